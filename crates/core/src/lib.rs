@@ -1,0 +1,1 @@
+//! Preference objectives: pure functions from scores to per-example losses.

@@ -1,0 +1,1 @@
+//! Preference records, the layouts people have them in, images and sampling order.

@@ -1,0 +1,1 @@
+//! Noise schedules, denoising errors, samplers and alignment methods for image diffusion.

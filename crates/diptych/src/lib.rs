@@ -1,0 +1,1 @@
+//! Preference alignment for image diffusion, vision-language and language models.

@@ -1,0 +1,1 @@
+//! Judges, win rates and their intervals.

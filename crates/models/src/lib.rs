@@ -1,0 +1,1 @@
+//! Trainable networks in the layouts people have, and LoRA adapters.

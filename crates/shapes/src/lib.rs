@@ -1,0 +1,1 @@
+//! The embedded world: scenes, captions, questions, renderer and verifier.

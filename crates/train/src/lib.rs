@@ -1,0 +1,1 @@
+//! The one training loop, its recipe, checkpoints and run directory.
