@@ -1,0 +1,47 @@
+//! What can go wrong when an objective is configured or computed.
+
+/// Failure of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The objective compares with a reference network and the scores of one were not given.
+    #[error("objective `{objective}` needs reference scores and none were given; set a reference such as [reference.adapter_off]")]
+    MissingReference {
+        /// Name of the objective as recipes write it.
+        objective: &'static str,
+    },
+    /// The objective compares two responses and only the chosen one was given.
+    #[error("objective `{objective}` needs a rejected response for every chosen one; use pairs, or [objective.sft] for chosen responses alone")]
+    MissingRejected {
+        /// Name of the objective as recipes write it.
+        objective: &'static str,
+    },
+    /// A parameter of an objective lies outside the range in which the objective is defined.
+    #[error("objective.{objective}.{parameter} = {found} is out of range; expected {expected}")]
+    OutOfRange {
+        /// Name of the objective as recipes write it.
+        objective: &'static str,
+        /// Name of the parameter as recipes write it.
+        parameter: &'static str,
+        /// The value that was given.
+        found: f64,
+        /// The range in words.
+        expected: &'static str,
+    },
+    /// A tensor of scores is not a vector with one element an example.
+    #[error("{name} has shape {found:?}; expected {expected}")]
+    Shape {
+        /// Which scores.
+        name: &'static str,
+        /// The shape that was given.
+        found: Vec<usize>,
+        /// The shape in words.
+        expected: String,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] diptych_tensor::Error),
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,71 @@
+//! Supervised fine-tuning on the chosen responses.
+//!
+//! # Paper
+//! No single source; the maximum-likelihood baseline of Rafailov et al., arXiv:2305.18290, Sec. 6 ("Preferred-FT"), and of
+//! Wallace et al., arXiv:2311.12908, Sec. 5 ("SFT"). For diffusion it is the denoising objective of Ho et al., "Denoising
+//! Diffusion Probabilistic Models", NeurIPS 2020, arXiv:2006.11239, Eq. 14.
+//!
+//! # Formula
+//!     L = -log pi(y_w)
+//!
+//! # Convention
+//! The loss is minus the score, whatever the score is: summed over tokens for text. For diffusion, pass minus the per-image
+//! mean squared denoising error as the score when training with this objective alone (a Gaussian log-density with variance
+//! one half, up to its constant): the loss is then the plain mean squared error that diffusers' training scripts report. With
+//! the pair score, minus *one half* of that error, the loss is half of theirs.
+//! Rewards are the scores themselves, so that margins and accuracies still say which side the policy finds likelier.
+
+use diptych_tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{Formula, ObjectiveInfo, Requirements};
+use crate::scores::CheckedLogps;
+use crate::{ObjectiveOutput, Result};
+
+/// Parameters of supervised fine-tuning: none.
+///
+/// # Shape
+/// Scores, losses and rewards are `(B,)`; see [`Objective::chosen_losses`](crate::Objective::chosen_losses).
+///
+/// # Errors
+/// None of its own.
+///
+/// # Example
+/// ```
+/// use diptych_core::{Objective, Sft};
+/// use diptych_tensor::{Device, Tensor};
+///
+/// let chosen = Tensor::new(&[-0.25f32, -1.5], &Device::Cpu)?;
+/// let losses = Objective::from(Sft {}).chosen_losses(&chosen)?;
+/// assert_eq!(losses.to_vec1::<f32>()?, [0.25, 1.5]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sft {}
+
+impl Formula for Sft {
+    const INFO: ObjectiveInfo = ObjectiveInfo {
+        name: "sft",
+        title: "Supervised fine-tuning on the chosen responses",
+        paper: "baseline of arXiv:2305.18290 (Sec. 6) and arXiv:2311.12908 (Sec. 5); for diffusion Ho et al., NeurIPS 2020, arXiv:2006.11239",
+        requirements: Requirements { reference: false, rejected: false },
+    };
+
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn losses(&self, logps: &CheckedLogps) -> Result<ObjectiveOutput> {
+        Ok(ObjectiveOutput {
+            losses: self.chosen_losses(&logps.policy_chosen)?,
+            rewards_chosen: logps.policy_chosen.detach(),
+            rewards_rejected: logps.policy_rejected.detach(),
+        })
+    }
+
+    fn chosen_losses(&self, policy_chosen: &Tensor) -> Result<Tensor> {
+        let negated = || -> diptych_tensor::Result<Tensor> { Ok(policy_chosen.neg()?) };
+        Ok(negated()?)
+    }
+}
