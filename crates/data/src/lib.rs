@@ -1,1 +1,69 @@
 //! Preference records, the layouts people have them in, images and sampling order.
+//!
+//! This crate runs on the host alone: it knows files, JSON, images and safetensors, and no device. The trainer asks it for
+//! records by index, in an order it also provides, and turns them into tensors itself.
+//!
+//! | layout | what lies on disk | record |
+//! |---|---|---|
+//! | [`Layout::Preference`] | JSON lines with `prompt`, `chosen_image`, `rejected_image` | [`ImagePair`] |
+//! | [`Layout::ImageCaption`] | JSON lines with `prompt`, `image` | [`ImageCaption`] |
+//! | [`Layout::LatentPairs`] | safetensors shards of latents and text states | a row of [`LatentPairs`] |
+//!
+//! Whatever a user can get wrong is an [`Error`] that names the file, the row, the key, what was found and what was
+//! expected. Nothing here panics on the contents of a file.
+//!
+//! ```
+//! use diptych_data::{Dataset, ImagePair, ImageSource, Layout, write_pairs};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("pairs.jsonl");
+//! let red = image::RgbImage::from_pixel(8, 8, image::Rgb([255, 0, 0]));
+//! let blue = image::RgbImage::from_pixel(8, 8, image::Rgb([0, 0, 255]));
+//! let pair = ImagePair::new("0", "a red square", ImageSource::from_image(&red)?, ImageSource::from_image(&blue)?);
+//! write_pairs(&file, &[pair])?;
+//!
+//! let dataset = Dataset::load(&[file], Layout::Auto)?;
+//! assert_eq!((dataset.layout(), dataset.len()), (Layout::Preference, 1));
+//! let Dataset::Pairs(pairs) = dataset else { unreachable!("the layout was just checked") };
+//! let (chosen, _rejected) = pairs[0].decode()?;
+//! assert_eq!(chosen, red);
+//! # Ok(())
+//! # }
+//! ```
+
+mod dataset;
+mod error;
+mod files;
+mod hash;
+mod image_caption;
+mod image_source;
+//mod inspect;
+mod json;
+mod json_lines;
+mod latent_pairs;
+mod layout;
+mod nearest;
+mod order;
+mod preference;
+mod resize;
+mod row;
+mod shard;
+mod write;
+
+pub use dataset::Dataset;
+pub use error::{Error, Result, RowProblem, ShardProblem};
+pub use files::DataFiles;
+pub use hash::{ContentHash, FileHash};
+pub use image_caption::ImageCaption;
+pub use image_source::{ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
+/*pub use inspect::{
+    FieldSummary, Inspection, MAX_PROBLEMS, Problem, PromptSummary, RecordPreview, ScoreSummary, Severity, SizeCount,
+    TensorSummary, inspect,
+};*/
+pub use json_lines::MAX_LINE_BYTES;
+pub use latent_pairs::{HostTensor, LatentPairs, LatentTensors};
+pub use layout::Layout;
+pub use order::shuffled_indices;
+pub use preference::ImagePair;
+pub use resize::resize_and_crop;
+pub use write::{write_captions, write_latent_pairs, write_pairs};

@@ -1,0 +1,345 @@
+//! Everything that can be wrong with a dataset, said so that it can be found and mended.
+
+use std::path::PathBuf;
+
+use crate::Layout;
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong while finding, reading, decoding or writing records.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a read or write.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// No dataset path was given.
+    #[error("no dataset path is given; expected at least one file, folder or pattern")]
+    NoPaths,
+    /// A path names nothing.
+    #[error("{}: no such file or folder", path.display())]
+    NotFound {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// A pattern with `*` matches nothing.
+    #[error("{pattern}: no file matches this pattern")]
+    NoMatch {
+        /// The pattern as given.
+        pattern: String,
+    },
+    /// A pattern cannot be understood.
+    #[error("{pattern}: not a valid pattern: {reason}")]
+    Pattern {
+        /// The pattern as given.
+        pattern: String,
+        /// Where it breaks.
+        reason: String,
+    },
+    /// The same file is reached by two of the paths.
+    #[error("{}: this file is named twice by the dataset's paths; name it once", path.display())]
+    DuplicateFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A folder holds no file of the layout.
+    #[error("{}: found {found}; the {layout} layout expects {expected} in this folder", path.display())]
+    NoRecordFiles {
+        /// The folder.
+        path: PathBuf,
+        /// The layout asked for.
+        layout: Layout,
+        /// What lies there.
+        found: String,
+        /// What should.
+        expected: &'static str,
+    },
+    /// `layout = "auto"` cannot tell what this is.
+    #[error("{}: cannot tell the layout: found {found}; set `layout` to one of {}", path.display(), Layout::EXPLICIT_NAMES.join(", "))]
+    UnknownLayout {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was seen there.
+        found: String,
+    },
+    /// Two files of one dataset have different layouts.
+    #[error("{} has the {second_layout} layout, but {} has the {first_layout} layout; one dataset has one layout", second.display(), first.display())]
+    MixedLayouts {
+        /// The first file.
+        first: PathBuf,
+        /// Its layout.
+        first_layout: Layout,
+        /// The file that differs.
+        second: PathBuf,
+        /// Its layout.
+        second_layout: Layout,
+    },
+    /// There is not a single record.
+    #[error("{paths}: the dataset is empty; expected at least one record")]
+    EmptyDataset {
+        /// The files that were read.
+        paths: String,
+    },
+    /// A row of a JSON lines file.
+    #[error("{}, row {row}: {problem}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Line number in it, from 1.
+        row: usize,
+        /// What is wrong there.
+        problem: RowProblem,
+    },
+    /// A shard of latents.
+    #[error("{}: {problem}", path.display())]
+    Shard {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong there.
+        problem: ShardProblem,
+    },
+    /// Tensors given to [`crate::LatentPairs::new`] do not fit together.
+    #[error("latent pairs: {0}")]
+    Tensors(ShardProblem),
+    /// An image cannot be decoded.
+    #[error("{image}: cannot decode the image: {reason}")]
+    Image {
+        /// Path of the image, or that it is embedded.
+        image: String,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// An image of a record cannot be used.
+    #[error("record `{id}`, `{key}`: {source}")]
+    Record {
+        /// The record's id.
+        id: String,
+        /// The key of the image.
+        key: &'static str,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// A size that no image can have.
+    #[error("an image of {width}x{height} pixels is asked for; both sides must be between 1 and {max}")]
+    ImageSize {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The largest side.
+        max: u32,
+    },
+    /// A record cannot be written.
+    #[error("record `{id}` cannot be written: {reason}")]
+    InvalidRecord {
+        /// The record's id.
+        id: String,
+        /// Why it could not be read back.
+        reason: String,
+    },
+    /// The output already exists and would be mixed with the new files.
+    #[error("{}: already exists and is not an empty folder; remove it or choose another output", path.display())]
+    OutputExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// No record was given to write.
+    #[error("{}: there is no record to write", path.display())]
+    NothingToWrite {
+        /// The output.
+        path: PathBuf,
+    },
+}
+
+/// What is wrong with one row of a JSON lines file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// The line is longer than this crate reads.
+    #[error("the line is longer than {limit} bytes; keep large images in files and name them by path")]
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The line is not text.
+    #[error("not UTF-8 at byte {byte} of the line")]
+    NotUtf8 {
+        /// Offset in the line, from 0.
+        byte: usize,
+    },
+    /// The line is not one JSON object.
+    #[error("not one JSON object a line: {reason} at column {column}")]
+    Json {
+        /// What the parser said.
+        reason: String,
+        /// Column, from 1.
+        column: usize,
+    },
+    /// A key that the layout does not know.
+    #[error("unknown key `{key}`{}; expected {expected}", nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default())]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The keys that the layout knows.
+        expected: String,
+        /// The known key that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A key that the layout needs.
+    #[error("missing key `{key}`; expected {expected}")]
+    MissingKey {
+        /// The key.
+        key: String,
+        /// What its value should be.
+        expected: String,
+    },
+    /// A value of the wrong kind.
+    #[error("`{key}`: found {found}, expected {expected}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// What is there.
+        found: String,
+        /// What should be.
+        expected: String,
+    },
+    /// Embedded bytes that are not base64.
+    #[error("`{key}`: not base64: {reason}")]
+    Base64 {
+        /// The key.
+        key: String,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// An image path that leaves the dataset's folder.
+    #[error(
+        "`{key}`: the path `{found}` {reason}; expected a path relative to the file's folder and inside it (a symbolic \
+         link there may lead elsewhere)"
+    )]
+    ImagePath {
+        /// The key.
+        key: String,
+        /// The path as written.
+        found: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An image path that names no file.
+    #[error("`{key}`: no image file at {}", path.display())]
+    MissingImage {
+        /// The key.
+        key: String,
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+}
+
+/// What is wrong with one shard of latents, or with tensors on their way into one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardProblem {
+    /// The file is not safetensors, or is cut short.
+    #[error("not a complete safetensors file: {reason}")]
+    Unreadable {
+        /// What the reader said.
+        reason: String,
+    },
+    /// A tensor that the layout does not know.
+    #[error("unknown tensor `{name}`{}; expected {expected}", nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default())]
+    UnknownTensor {
+        /// Its name.
+        name: String,
+        /// The tensors that the layout knows.
+        expected: String,
+        /// The known name that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A tensor that the layout needs.
+    #[error("missing tensor `{name}` {shape}{hint}")]
+    MissingTensor {
+        /// Its name.
+        name: &'static str,
+        /// Its shape in letters.
+        shape: &'static str,
+        /// Why it is needed, where that is not always so.
+        hint: &'static str,
+    },
+    /// A tensor of a type that is not read.
+    #[error("`{name}` has dtype {found}; expected {expected}")]
+    Dtype {
+        /// The tensor.
+        name: String,
+        /// Its dtype.
+        found: String,
+        /// The dtypes that are read.
+        expected: &'static str,
+    },
+    /// A tensor of the wrong shape.
+    #[error("`{name}` has shape {found:?}; expected {expected}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What its shape should be, and after which tensor.
+        expected: String,
+    },
+    /// The number of values is not the product of the shape.
+    #[error("`{name}` has {found} values; its shape {shape:?} needs {expected}")]
+    Length {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Values given.
+        found: usize,
+        /// Values needed.
+        expected: usize,
+    },
+    /// NaN or an infinity.
+    #[error("`{name}` has {count} values that are NaN or infinite, the first in record {record}")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// The first record (from 0) with such a value.
+        record: usize,
+        /// How many values.
+        count: usize,
+    },
+    /// A timestep that is not a number from 0.
+    #[error(
+        "`timesteps` of record {record} is {found}; expected an integer from 0 to {}",
+        u32::MAX
+    )]
+    Timestep {
+        /// The record, from 0.
+        record: usize,
+        /// Its value.
+        found: String,
+    },
+    /// A shard that differs from the first one.
+    #[error("`{name}` {found}, but in the first shard, {}, it {expected}; all shards agree in tensors and shapes", first.display())]
+    Disagrees {
+        /// The tensor.
+        name: String,
+        /// What it is here.
+        found: String,
+        /// What it is there.
+        expected: String,
+        /// The first shard.
+        first: PathBuf,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a dataset's contents are, in 64 hexadecimal digits.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::json_lines::JsonLines;
+use crate::{DataFiles, ImageCaption, ImagePair, ImageSource, Layout};
+
+/// SHA-256 of a dataset's files and of every image they name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentHash {
+    /// One hash of everything, in reading order. It does not depend on where the dataset lies, nor on file names.
+    pub sha256: String,
+    /// The record files, in reading order.
+    pub files: Vec<FileHash>,
+    /// Different image files that the rows name.
+    pub num_image_files: usize,
+}
+
+/// SHA-256 of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileHash {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its length.
+    pub num_bytes: u64,
+    /// Of its contents, in hexadecimal.
+    pub sha256: String,
+}
+
+impl DataFiles {
+    /// Hashes the record files and the image files they name, in constant memory.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a row that is wrong.
+    pub fn content_hash(&self) -> Result<ContentHash> {
+        let mut whole = Sha256::new();
+        let mut files = Vec::new();
+        let mut images: BTreeMap<PathBuf, String> = BTreeMap::new();
+        for path in self.files() {
+            let file = hash_file(path)?;
+            whole.update(format!("file {}\n", file.sha256));
+            files.push(file);
+            if self.layout() == Layout::LatentPairs {
+                continue;
+            }
+            for row in JsonLines::open(path)? {
+                let sources = match self.layout() {
+                    Layout::Preference => {
+                        let pair = ImagePair::from_row(row?)?;
+                        vec![pair.chosen, pair.rejected]
+                    }
+                    _ => vec![ImageCaption::from_row(row?)?.image],
+                };
+                // Embedded images are part of the record file's own hash.
+                for source in sources {
+                    let ImageSource::Path(path) = source else { continue };
+                    if !images.contains_key(&path) {
+                        images.insert(path.clone(), hash_file(&path)?.sha256);
+                    }
+                    whole.update(format!("image {}\n", images[&path]));
+                }
+            }
+        }
+        Ok(ContentHash {
+            sha256: hex(&whole.finalize()),
+            files,
+            num_image_files: images.len(),
+        })
+    }
+}
+
+fn hash_file(path: &Path) -> Result<FileHash> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    let mut num_bytes = 0;
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io(path))?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        num_bytes += read as u64;
+    }
+    Ok(FileHash {
+        path: path.to_path_buf(),
+        num_bytes,
+        sha256: hex(&hasher.finalize()),
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

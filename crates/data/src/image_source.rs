@@ -1,0 +1,138 @@
+//! Where an image lies, and how it becomes pixels.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Cursor, Seek};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+
+use crate::error::{Error, Result};
+
+/// The longest side of an image that is decoded, in pixels. A small file can claim any size; memory is reserved only below it.
+pub const MAX_IMAGE_SIDE: u32 = 16_384;
+
+/// The largest image file that is read whole to be embedded or hashed, in bytes: 256 MiB.
+pub const MAX_IMAGE_FILE_BYTES: u64 = 256 << 20;
+
+/// Decoders may reserve this much: an image of [`MAX_IMAGE_SIDE`] squared with 8 bits a channel is 768 MiB and refused.
+const MAX_DECODED_BYTES: u64 = 512 << 20;
+
+/// An encoded image (PNG or JPEG): in a file, or in memory.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// A file.
+    Path(PathBuf),
+    /// The contents of such a file.
+    Bytes(Arc<[u8]>),
+}
+
+impl ImageSource {
+    /// The image as PNG in memory; decoding gives the same pixels back.
+    ///
+    /// # Errors
+    /// [`Error::ImageSize`] for an image without pixels.
+    pub fn from_image(image: &RgbImage) -> Result<Self> {
+        let (width, height) = image.dimensions();
+        let mut bytes = Vec::new();
+        image
+            .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+            .map_err(|_| Error::ImageSize {
+                width,
+                height,
+                max: MAX_IMAGE_SIDE,
+            })?;
+        Ok(Self::Bytes(bytes.into()))
+    }
+
+    /// The pixels, 8 bits a channel.
+    ///
+    /// The format is told from the contents, not the name. Gray becomes RGB, 16 bits become 8, transparency is laid over white
+    /// (as a page would show it), and the orientation a camera wrote into the EXIF data is applied, as Hugging Face `datasets`
+    /// does.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is not a PNG or JPEG, is corrupt or cut short, or has a
+    /// side longer than [`MAX_IMAGE_SIDE`].
+    pub fn decode(&self) -> Result<RgbImage> {
+        match self {
+            Self::Path(path) => {
+                let file = std::fs::File::open(path).map_err(Error::io(path))?;
+                decode(BufReader::new(file)).map_err(|reason| self.error(reason))
+            }
+            Self::Bytes(bytes) => decode(Cursor::new(bytes)).map_err(|reason| self.error(reason)),
+        }
+    }
+
+    /// The encoded bytes, as they are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is larger than [`MAX_IMAGE_FILE_BYTES`].
+    pub fn encoded(&self) -> Result<Arc<[u8]>> {
+        match self {
+            Self::Bytes(bytes) => Ok(Arc::clone(bytes)),
+            Self::Path(path) => {
+                let num_bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
+                if num_bytes > MAX_IMAGE_FILE_BYTES {
+                    return Err(self.error(format!("{num_bytes} bytes; at most {MAX_IMAGE_FILE_BYTES} are read")));
+                }
+                Ok(std::fs::read(path).map_err(Error::io(path))?.into())
+            }
+        }
+    }
+
+    fn error(&self, reason: String) -> Error {
+        Error::Image {
+            image: self.to_string(),
+            reason,
+        }
+    }
+}
+
+impl fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Bytes(bytes) => write!(f, "embedded image of {} bytes", bytes.len()),
+        }
+    }
+}
+
+impl fmt::Debug for ImageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageSource({self})")
+    }
+}
+
+fn decode<R: BufRead + Seek>(reader: R) -> std::result::Result<RgbImage, String> {
+    let mut reader = ImageReader::new(reader)
+        .with_guessed_format()
+        .map_err(|error| error.to_string())?;
+    if reader.format().is_none() {
+        return Err("neither PNG nor JPEG".to_owned());
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_IMAGE_SIDE);
+    limits.max_image_height = Some(MAX_IMAGE_SIDE);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let orientation = decoder.orientation().map_err(|error| error.to_string())?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    image.apply_orientation(orientation);
+    Ok(if image.color().has_alpha() {
+        over_white(&image.to_rgba8())
+    } else {
+        image.into_rgb8()
+    })
+}
+
+fn over_white(image: &image::RgbaImage) -> RgbImage {
+    let mut flat = RgbImage::new(image.width(), image.height());
+    for (to, from) in flat.pixels_mut().zip(image.pixels()) {
+        let [red, green, blue, alpha] = from.0.map(u32::from);
+        // Rounded to the nearest of 255 steps.
+        to.0 = [red, green, blue].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8);
+    }
+    flat
+}
