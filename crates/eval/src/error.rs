@@ -1,0 +1,104 @@
+//! What can go wrong while judging.
+
+use std::path::PathBuf;
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong while finding prompts, scoring images or comparing scores.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value of a configuration that cannot be used.
+    #[error("`eval.win_rate.{key}`: found {found}, expected {expected}")]
+    InvalidConfig {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The file of prompts cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A row of the file of prompts.
+    #[error("{}, row {row}: {reason}; expected a JSON object with a string `prompt`", path.display())]
+    PromptRow {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        row: usize,
+        /// What the parser said.
+        reason: String,
+    },
+    /// The file of prompts has none.
+    #[error("{}: no prompt in this file; expected one a line", path.display())]
+    NoPrompts {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The world of scenes has fewer captions than asked for.
+    #[error(
+        "found {found} different held-out captions, {wanted} were asked for; lower `num_prompts` or widen the scenes"
+    )]
+    TooFewCaptions {
+        /// Captions found.
+        found: usize,
+        /// Captions wanted.
+        wanted: usize,
+    },
+    /// The shapes world refused a configuration or caption.
+    #[error(transparent)]
+    Shapes(#[from] diptych_shapes::Error),
+    /// An image cannot be judged against its prompt.
+    #[error("judge `{judge}`, image {index}, prompt {prompt:?}: {source}")]
+    Unjudged {
+        /// Name of the judge.
+        judge: &'static str,
+        /// Position of the image in the batch, from 0.
+        index: usize,
+        /// The prompt.
+        prompt: String,
+        /// Why.
+        source: diptych_shapes::Error,
+    },
+    /// Two lists that belong together differ in length.
+    #[error("{left_len} {left} but {right_len} {right}; expected as many of one as of the other")]
+    LengthMismatch {
+        /// What the first list holds.
+        left: &'static str,
+        /// Its length.
+        left_len: usize,
+        /// What the second list holds.
+        right: &'static str,
+        /// Its length.
+        right_len: usize,
+    },
+    /// Nothing to compare.
+    #[error("no scores to compare; expected at least one for each side")]
+    NoScores,
+    /// NaN or an infinity among the scores.
+    #[error("score {index} of {side} is {value}; expected a finite number")]
+    NotFinite {
+        /// `base` or `aligned`.
+        side: &'static str,
+        /// Position, from 0.
+        index: usize,
+        /// Its value.
+        value: f64,
+    },
+    /// The scores cannot be divided among the prompts.
+    #[error("{len} scores cannot be divided into groups of {images_per_prompt} images a prompt")]
+    Ungroupable {
+        /// Number of scores.
+        len: usize,
+        /// Scores wanted for each prompt.
+        images_per_prompt: usize,
+    },
+}

@@ -1,0 +1,126 @@
+//! The prompts two models are compared on.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use diptych_shapes::{Example, SceneConfig, Split};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// Examples looked at for each caption wanted, before giving up on finding another different one.
+const EXAMPLES_PER_PROMPT: usize = 50;
+
+/// `n` different captions of the shapes world that occur in no training split, in the order of their examples.
+///
+/// # Errors
+/// [`Error::Shapes`] for scenes that cannot be drawn; [`Error::TooFewCaptions`] when the scenes have fewer captions than `n`.
+pub fn held_out_prompts(seed: u64, n: usize, scenes: &SceneConfig) -> Result<Vec<String>> {
+    let mut seen = BTreeSet::new();
+    let mut prompts = Vec::with_capacity(n);
+    for index in 0..n.saturating_mul(EXAMPLES_PER_PROMPT) {
+        if prompts.len() == n {
+            break;
+        }
+        let caption = Example::generate(seed, index as u64, Split::HeldOut, scenes)?.caption;
+        if seen.insert(caption.clone()) {
+            prompts.push(caption);
+        }
+    }
+    if prompts.len() < n {
+        return Err(Error::TooFewCaptions {
+            found: prompts.len(),
+            wanted: n,
+        });
+    }
+    Ok(prompts)
+}
+
+/// Prompts from a file: rows of JSON with `prompt` when its name ends in `.jsonl` (other keys are for others), else one a
+/// line. Blank lines are passed over.
+///
+/// # Errors
+/// [`Error::Io`], also for a file that is not UTF-8; [`Error::PromptRow`] with the row; [`Error::NoPrompts`].
+pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Row {
+        prompt: String,
+    }
+
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let is_rows = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let prompts: Vec<String> = lines
+        .map(|(index, line)| match is_rows {
+            false => Ok(line.trim().to_owned()),
+            true => serde_json::from_str::<Row>(line)
+                .map(|row| row.prompt)
+                .map_err(|error| Error::PromptRow {
+                    path: path.to_path_buf(),
+                    row: index + 1,
+                    reason: error.to_string(),
+                }),
+        })
+        .collect::<Result<_>>()?;
+    if prompts.is_empty() {
+        return Err(Error::NoPrompts {
+            path: path.to_path_buf(),
+        });
+    }
+    Ok(prompts)
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_shapes::Claims;
+
+    use super::*;
+
+    #[test]
+    fn held_out_captions_are_different_held_out_and_reproducible() {
+        let scenes = SceneConfig::default();
+        let prompts = held_out_prompts(3, 256, &scenes).unwrap();
+        assert_eq!(prompts.len(), 256);
+        assert_eq!(prompts.iter().collect::<BTreeSet<_>>().len(), 256);
+        for prompt in &prompts {
+            assert_eq!(Split::of(&Claims::parse(prompt).unwrap()), Split::HeldOut, "{prompt}");
+        }
+        assert_eq!(prompts[..16], held_out_prompts(3, 16, &scenes).unwrap());
+        assert_ne!(prompts[..16], held_out_prompts(4, 16, &scenes).unwrap());
+        assert!(held_out_prompts(0, 0, &scenes).unwrap().is_empty());
+    }
+
+    #[test]
+    fn files_of_lines_and_of_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let lines = write("prompts.txt", b"a red star\n\n  two blue rings \r\n");
+        assert_eq!(read_prompts(&lines).unwrap(), ["a red star", "two blue rings"]);
+        let rows = write(
+            "prompts.jsonl",
+            b"{\"prompt\": \"a\", \"chosen_image\": \"x.png\"}\n\n{\"prompt\": \"b\"}\n",
+        );
+        assert_eq!(read_prompts(&rows).unwrap(), ["a", "b"]);
+
+        let bad = write("bad.jsonl", b"{\"prompt\": \"a\"}\n\n{\"prompt\": 3}\n");
+        let message = read_prompts(&bad).unwrap_err().to_string();
+        assert!(message.contains("bad.jsonl, row 3: invalid type: integer"), "{message}");
+        let empty = write("empty.txt", b"\n  \n");
+        assert!(matches!(read_prompts(&empty), Err(Error::NoPrompts { .. })));
+        let binary = write("binary.txt", b"\xff\xfe");
+        assert!(read_prompts(&binary).unwrap_err().to_string().contains("UTF-8"));
+        assert!(matches!(
+            read_prompts(&folder.path().join("none.txt")),
+            Err(Error::Io { .. })
+        ));
+    }
+}
