@@ -1,0 +1,112 @@
+//! What can go wrong in this crate.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure while loading, training, sampling or evaluating a diffusion pipeline.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor operation or a weight file.
+    #[error(transparent)]
+    Tensor(#[from] diptych_tensor::Error),
+    /// An objective.
+    #[error(transparent)]
+    Core(#[from] diptych_core::Error),
+    /// Records, images or sources.
+    #[error(transparent)]
+    Data(#[from] diptych_data::Error),
+    /// A network, a tokenizer or an adapter.
+    #[error(transparent)]
+    Models(#[from] diptych_models::Error),
+    /// The training loop or the run directory.
+    #[error(transparent)]
+    Train(#[from] diptych_train::Error),
+    /// A judge or a statistic.
+    #[error(transparent)]
+    Eval(#[from] diptych_eval::Error),
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// `read`, `write`, `create` …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file is not JSON.
+    #[error("{path} is not valid JSON: {source}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// An image could not be written.
+    #[error("cannot write the image {path}: {source}")]
+    WriteImage {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: image::ImageError,
+    },
+    /// A value of a configuration file that is wrong or not implemented.
+    #[error("{file}: `{key}` is {found}, expected {expected}")]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// What it holds.
+        found: String,
+        /// What is accepted.
+        expected: String,
+    },
+    /// Keys of a recipe that contradict each other or that nothing would use.
+    #[error("recipe: `{key}` {problem}; {hint}")]
+    Recipe {
+        /// The key.
+        key: String,
+        /// What is wrong with it here.
+        problem: String,
+        /// What to write instead.
+        hint: String,
+    },
+    /// A timestep outside the training table.
+    #[error("timestep {found} is outside the noise schedule, which has {num_train_timesteps} (0 to one less)")]
+    Timestep {
+        /// The timestep.
+        found: usize,
+        /// Length of the table.
+        num_train_timesteps: usize,
+    },
+    /// A number of sampling steps the schedule cannot serve.
+    #[error("{found} sampling steps asked for, expected 1 to {num_train_timesteps}, the length of the noise schedule")]
+    Steps {
+        /// Steps asked for.
+        found: usize,
+        /// Length of the table.
+        num_train_timesteps: usize,
+    },
+    /// A tensor or list has the wrong shape.
+    #[error("{name} has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// Which one.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that fits.
+        expected: Vec<usize>,
+    },
+    /// A part of the pipeline is needed that was not loaded.
+    #[error("{action} needs the pipeline's {component}, which was not loaded")]
+    MissingComponent {
+        /// What was asked for.
+        action: &'static str,
+        /// The part: `vae`, `text_encoder`.
+        component: &'static str,
+    },
+}

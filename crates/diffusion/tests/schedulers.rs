@@ -1,0 +1,102 @@
+//! Noise schedules and samplers against values computed by the `diffusers` package (`tests/golden/schedulers`).
+
+use std::path::{Path, PathBuf};
+
+use diptych_diffusion::sampler::SamplerKind;
+use diptych_diffusion::schedule::{NoiseSchedule, SchedulerConfig};
+use diptych_tensor::{Device, Tensor};
+use serde_json::Value;
+
+fn golden(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/schedulers").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn schedule(case: &Value) -> NoiseSchedule {
+    NoiseSchedule::new(SchedulerConfig::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap())
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+fn matrix(value: &Value) -> Tensor {
+    let rows: Vec<Vec<f64>> = value.as_array().unwrap().iter().map(numbers).collect();
+    Tensor::new(rows, &Device::Cpu).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Differences relative to 1 or to the expected number, whichever is larger.
+fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (found - expected).abs() / expected.abs().max(1.0);
+        assert!(error <= tolerance, "{what}[{i}]: {found}, expected {expected}");
+    }
+}
+
+#[test]
+fn training_tables_and_targets() {
+    let golden = golden("training.json");
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 7);
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let schedule = schedule(case);
+        let table: Vec<f64> = schedule.alphas_cumprod().iter().map(|&alpha| f64::from(alpha)).collect();
+        assert_eq!(table.len() as u64, case["num_train_timesteps"].as_u64().unwrap(), "{name}");
+        let found: Vec<f64> = numbers(&case["indices"]).iter().map(|&at| table[at as usize]).collect();
+        assert_close(&found, &numbers(&case["alphas_cumprod"]), 1e-6, name);
+        assert_close(&[table.iter().sum()], &[case["alphas_cumprod_sum"].as_f64().unwrap()], 1e-6, name);
+
+        let timesteps: Vec<u32> = numbers(&case["timesteps"]).iter().map(|&timestep| timestep as u32).collect();
+        let (latents, noise) = (matrix(&case["sample"]), matrix(&case["noise"]));
+        let noisy = schedule.add_noise(&latents, &noise, &timesteps).unwrap();
+        assert_close(&values(&noisy), &values(&matrix(&case["noisy"])), 1e-6, name);
+        let target = schedule.target(&latents, &noise, &timesteps).unwrap();
+        assert_close(&values(&target), &values(&matrix(&case["target"])), 1e-6, name);
+    }
+}
+
+/// What stands for the network: the formula in `tests/golden/README.md`.
+fn output(input: &Tensor, timestep: f32) -> Tensor {
+    let found: Vec<f64> = values(input)
+        .into_iter()
+        .enumerate()
+        .map(|(i, x)| 0.1 * x + 0.5 * (0.7 * i as f64 + f64::from(timestep) / 250.0).sin())
+        .collect();
+    Tensor::from_vec(found, input.shape(), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn sampling_trajectories() {
+    let golden = golden("sampling.json");
+    let cases = golden["cases"].as_array().unwrap();
+    let initial = numbers(&golden["initial"]);
+    let initial = Tensor::from_vec(initial.clone(), (1, initial.len(), 1, 1), &Device::Cpu).unwrap();
+    let mut num_cases = [0, 0];
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let kind: SamplerKind = serde_json::from_value(case["sampler"].clone()).unwrap();
+        num_cases[usize::from(kind == SamplerKind::Euler)] += 1;
+        let num_steps = case["num_inference_steps"].as_u64().unwrap() as usize;
+        let sampler = kind.prepare(&schedule(case), num_steps).unwrap();
+        let timesteps = sampler.timesteps();
+        let found: Vec<f64> = timesteps.iter().map(|&timestep| f64::from(timestep)).collect();
+        assert_close(&found, &numbers(&case["timesteps"]), 1e-6, name);
+        assert_close(&[sampler.initial_sigma()], &[case["init_noise_sigma"].as_f64().unwrap()], 1e-6, name);
+
+        let mut latents = (&initial * sampler.initial_sigma()).unwrap();
+        for (step_idx, (&timestep, expected)) in
+            timesteps.iter().zip(case["trajectory"].as_array().unwrap()).enumerate()
+        {
+            let prediction = output(&sampler.scale_input(&latents, step_idx).unwrap(), timestep);
+            latents = sampler.step(&prediction, step_idx, &latents).unwrap();
+            assert_close(&values(&latents), &numbers(expected), 1e-5, &format!("{name} step {step_idx}"));
+        }
+    }
+    assert_eq!(num_cases, [19, 13], "DDIM and Euler cases");
+}
