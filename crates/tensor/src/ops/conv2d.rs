@@ -1,0 +1,281 @@
+//! Two-dimensional convolution (cross-correlation, as PyTorch's `conv2d`), with groups and dilation of one.
+//!
+//! The CPU kernels unfold tiles of the input into columns and multiply matrices; `kernel` says how each pass is tiled.
+
+mod geometry;
+mod kernel;
+
+use std::sync::Mutex;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result as CandleResult, Shape, Storage,
+    Tensor,
+};
+
+use self::geometry::Geometry;
+use super::kernel::{Operand, Path, from_parts, on_float, output, path, shape_error};
+use crate::{Error, Result};
+
+const OP: &str = "conv2d";
+
+/// Stride and zero padding of a convolution, the same in both directions and on both sides.
+///
+/// Asymmetric padding is the caller's: `Tensor::pad_with_zeros` before a convolution without padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// Distance of two output positions, in input pixels; at least 1.
+    pub stride: usize,
+    /// Rows and columns of zeros on each side.
+    pub padding: usize,
+}
+
+impl Default for Conv2dConfig {
+    fn default() -> Self {
+        Self { stride: 1, padding: 0 }
+    }
+}
+
+/// Convolution of `x` with `weight`, plus `bias`.
+///
+/// A frozen weight or bias costs no gradient, nor does an untracked input, on any device: the operation is one node that
+/// computes the gradients of its tracked operands only. Beside the result the CPU kernels use at most some tens of MiB.
+///
+/// # Shape
+/// `x` `(B, C, Y, X)`, `weight` `(O, C, ky, kx)`, `bias` `(O)`; the result is `(B, O, (Y + 2p - ky) / s + 1, ...)`.
+///
+/// # Errors
+/// [`Error::Operand`] for shapes, dtypes or a stride that do not fit, or a kernel larger than the padded input.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
+    let geometry = Geometry::of(x, weight, bias, config)?;
+    let mut operands = vec![x, weight];
+    operands.extend(bias);
+    let precomputed = match path(OP, &operands)? {
+        Path::Widened(dtype) => {
+            let widen = |tensor: &Tensor| tensor.to_dtype(DType::F32);
+            let bias = bias.map(widen).transpose()?;
+            return Ok(conv2d(&widen(x)?, &widen(weight)?, bias.as_ref(), config)?.to_dtype(dtype)?);
+        }
+        Path::Fused => None,
+        Path::Composed => Some(conv2d_composed(
+            &x.detach(),
+            &weight.detach(),
+            bias.map(Tensor::detach).as_ref(),
+            config,
+        )?),
+    };
+    let op = Conv2d { geometry, config, precomputed: Mutex::new(precomputed) };
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    Ok(match bias {
+        None => x.apply_op2(&weight, op)?,
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op)?,
+    })
+}
+
+/// [`conv2d`] in candle's primitives.
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn conv2d_composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
+    let geometry = Geometry::of(x, weight, bias, config)?;
+    let y = x.contiguous()?.conv2d(&weight.contiguous()?, config.padding, config.stride, 1, 1)?;
+    Ok(match bias {
+        None => y,
+        Some(bias) => y.broadcast_add(&bias.reshape((1, geometry.outputs, 1, 1))?)?,
+    })
+}
+
+struct Conv2d {
+    geometry: Geometry,
+    config: Conv2dConfig,
+    /// Result of the forward pass on a device without a kernel of ours, until it is taken.
+    precomputed: Mutex<Option<Tensor>>,
+}
+
+impl Conv2d {
+    fn cpu(
+        &self,
+        x: (&CpuStorage, &Layout),
+        weight: (&CpuStorage, &Layout),
+        bias: Option<(&CpuStorage, &Layout)>,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        on_float!(x.0.dtype(), OP, T => {
+            let (x, weight) = (from_parts::<T>(x.0, x.1)?, from_parts::<T>(weight.0, weight.1)?);
+            let bias = bias.map(|(storage, layout)| from_parts::<T>(storage, layout)).transpose()?;
+            Ok(output(kernel::forward(&self.geometry, x, weight, bias), self.geometry.output_shape()))
+        })
+    }
+
+    /// Hands the precomputed result to `take`, which copies the storage of its device.
+    fn device<S>(&self, copy: impl Fn(&Storage, &Layout) -> CandleResult<S>) -> CandleResult<(S, Shape)> {
+        let taken = self.precomputed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let Some(result) = taken else {
+            return Err(candle_core::Error::Msg("conv2d was applied twice".into()));
+        };
+        let result = result.contiguous()?;
+        let (storage, layout) = result.storage_and_layout();
+        Ok((copy(&storage, layout)?, self.geometry.output_shape()))
+    }
+
+    fn cuda(&self) -> CandleResult<(CudaStorage, Shape)> {
+        self.device(|storage, layout| match storage {
+            Storage::Cuda(storage) => storage.try_clone(layout),
+            _ => Err(candle_core::Error::Msg("conv2d: result on another device".into())),
+        })
+    }
+
+    fn metal(&self) -> CandleResult<(MetalStorage, Shape)> {
+        self.device(|storage, layout| match storage {
+            Storage::Metal(storage) => storage.try_clone(layout),
+            _ => Err(candle_core::Error::Msg("conv2d: result on another device".into())),
+        })
+    }
+
+    /// Gradients of x, weight and bias.
+    fn gradients(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> CandleResult<[Option<Tensor>; 3]> {
+        let grad = grad.contiguous()?;
+        let bias_tracked = bias.is_some_and(Tensor::track_op);
+        if !x.device().is_cpu() {
+            let dx = x.track_op().then(|| self.composed_dx(weight, &grad)).transpose()?;
+            let dw = weight.track_op().then(|| self.composed_dw(x, &grad)).transpose()?;
+            return Ok([dx, dw, bias_tracked.then(|| grad.sum((0, 2, 3))).transpose()?]);
+        }
+        let geometry = &self.geometry;
+        let [x_operand, weight_operand, grad_operand] = [x, weight, &grad].map(Operand::of);
+        on_float!(x.dtype(), OP, T => {
+            let dy = grad_operand.slice::<T>()?;
+            let (mut dx, mut dw, mut db) = (None, None, None);
+            if x.track_op() {
+                let data = kernel::backward_input(geometry, weight_operand.slice::<T>()?, dy);
+                dx = Some(Tensor::from_vec(data, x.shape(), x.device())?);
+            }
+            if weight.track_op() {
+                let data = kernel::backward_weight(geometry, x_operand.slice::<T>()?, dy);
+                dw = Some(Tensor::from_vec(data, weight.shape(), x.device())?);
+            }
+            if bias_tracked {
+                db = Some(Tensor::from_vec(kernel::backward_bias(geometry, dy), geometry.outputs, x.device())?);
+            }
+            Ok([dx, dw, db])
+        })
+    }
+
+    fn composed_dx(&self, weight: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
+        let Geometry { height, width, ky, kx, out_height, out_width, .. } = self.geometry;
+        let Conv2dConfig { stride, padding } = self.config;
+        // Rows and columns at the end that no window reached.
+        let rest = |len: usize, out_len: usize, k: usize| len + 2 * padding - ((out_len - 1) * stride + k);
+        let (rest_y, rest_x) = (rest(height, out_height, ky), rest(width, out_width, kx));
+        let rest = rest_y.max(rest_x);
+        let dx = grad.conv_transpose2d(&weight.detach(), padding, rest, stride, 1)?;
+        dx.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()
+    }
+
+    fn composed_dw(&self, x: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
+        let Conv2dConfig { stride, padding } = self.config;
+        let (x, grad) = (x.detach().transpose(0, 1)?.contiguous()?, grad.transpose(0, 1)?.contiguous()?);
+        let dw = x.conv2d(&grad, padding, 1, stride, 1)?.transpose(0, 1)?;
+        dw.narrow(2, 0, self.geometry.ky)?.narrow(3, 0, self.geometry.kx)?.contiguous()
+    }
+}
+
+impl CustomOp2 for Conv2d {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        self.cpu((s1, l1), (s2, l2), None)
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        self.cuda()
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> CandleResult<(MetalStorage, Shape)> {
+        self.metal()
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, _] = self.gradients(x, weight, None, grad)?;
+        Ok((dx, dw))
+    }
+}
+
+impl CustomOp3 for Conv2d {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> CandleResult<(CpuStorage, Shape)> {
+        self.cpu((s1, l1), (s2, l2), Some((s3, l3)))
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> CandleResult<(CudaStorage, Shape)> {
+        self.cuda()
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> CandleResult<(MetalStorage, Shape)> {
+        self.metal()
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, db] = self.gradients(x, weight, Some(bias), grad)?;
+        Ok((dx, dw, db))
+    }
+}

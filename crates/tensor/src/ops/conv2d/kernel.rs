@@ -1,0 +1,324 @@
+//! The three passes as products of matrices.
+//!
+//! With W (O, C ky kx), columns U (C ky kx, P) of an image and its output Y (O, P), P positions:
+//!
+//!     Y = W U          dU = W^T dY, folded to dX          dW = dY U^T
+//!
+//! - Forward: tiles of positions, one per task: a task unfolds its columns and multiplies, so that they are read from the
+//!   cache. Where weights are large or positions few, all threads share one product, over several images if need be, so
+//!   that the weights are read once.
+//! - Gradient of the input: blocks of input channels, one per task: a task owns the planes that it folds into.
+//! - Gradient of the weight: blocks of input channels, one per task: a task owns the columns of dW that it sums.
+//!
+//! All sizes follow from the shape alone, so results do not depend on the number of threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::geometry::Geometry;
+use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Shared, Threads, matmul, sum};
+
+/// Columns of one tile of the forward pass in bytes, about: they stay in the second or third cache.
+const TILE_BYTES: usize = 4 << 20;
+/// Columns shared by all threads, in bytes.
+const SHARED_BYTES: usize = 32 << 20;
+/// Weights above this do not stay in the cache between tiles, in bytes.
+const LARGE_WEIGHT_BYTES: usize = 16 << 20;
+/// Columns of one block of a backward pass in bytes, about.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Positions of one tile of a backward pass.
+const BLOCK_POSITIONS: usize = 1024;
+
+/// `len` split into equal pieces of at most `max`, rounded up to a multiple of eight.
+fn piece(len: usize, max: usize) -> usize {
+    let pieces = len.div_ceil(max.max(1)).max(1);
+    len.div_ceil(pieces).next_multiple_of(8)
+}
+
+fn pieces(len: usize, piece: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
+    (0..len.div_ceil(piece)).map(move |i| i * piece..((i + 1) * piece).min(len))
+}
+
+/// The result (B, O, P).
+pub(super) fn forward<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    let (positions, depth) = (g.positions(), g.depth());
+    let mut y = vec![T::zero(); g.images * g.outputs * positions];
+    if y.is_empty() {
+        return y;
+    }
+    let size = size_of::<T>();
+    let tile = piece(positions, (TILE_BYTES / size / depth.max(1)).clamp(64, 512));
+    let num_tiles = g.images * positions.div_ceil(tile);
+    if g.is_pointwise() {
+        fill_bias(g, &mut y, bias);
+        pointwise(g, x, weight, &mut y);
+    } else if positions >= 256 && num_tiles >= 4 && weight.len() * size <= LARGE_WEIGHT_BYTES {
+        tiled(g, (x, weight, bias), &mut y, tile);
+    } else {
+        fill_bias(g, &mut y, bias);
+        shared(g, x, weight, &mut y);
+    }
+    y
+}
+
+fn fill_bias<T: Float>(g: &Geometry, y: &mut [T], bias: Option<&[T]>) {
+    let Some(bias) = bias else { return };
+    for image in y.chunks_exact_mut(g.outputs * g.positions()) {
+        for (plane, &bias) in image.chunks_exact_mut(g.positions()).zip(bias) {
+            plane.fill(bias);
+        }
+    }
+}
+
+fn pointwise<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
+    let (positions, channels, outputs) = (g.positions(), g.channels, g.outputs);
+    for (image, y) in y.chunks_exact_mut(outputs * positions).enumerate() {
+        let x = &x[image * channels * positions..(image + 1) * channels * positions];
+        let (weight, x) = (Matrix::rows(weight, channels), Matrix::rows(x, positions));
+        let place = MatrixMut::rows(y, positions);
+        matmul((outputs, positions, channels), place, Accumulate::Add, weight, x, Threads::All);
+    }
+}
+
+fn tiled<T: Float>(g: &Geometry, (x, weight, bias): (&[T], &[T], Option<&[T]>), y: &mut [T], tile: usize) {
+    let (positions, depth, outputs) = (g.positions(), g.depth(), g.outputs);
+    let tiles: Vec<(usize, Range<usize>)> =
+        (0..g.images).flat_map(|image| pieces(positions, tile).map(move |range| (image, range))).collect();
+    let place = Shared::new(y);
+    tiles.into_par_iter().for_each(|(image, range)| {
+        T::with_scratch(depth * range.len(), |columns| {
+            let planes = image * g.channels..(image + 1) * g.channels;
+            unfold_channels(g, x, planes, range.clone(), columns, range.len());
+            let start = image * outputs * positions + range.start;
+            let mut accumulate = Accumulate::Replace;
+            if let Some(bias) = bias {
+                accumulate = Accumulate::Add;
+                for (o, &bias) in bias.iter().enumerate() {
+                    #[expect(unsafe_code, reason = "each task writes its own positions")]
+                    // SAFETY: tiles of positions do not overlap.
+                    unsafe { place.part(start + o * positions, range.len()) }.fill(bias);
+                }
+            }
+            #[expect(unsafe_code, reason = "each task writes its own positions")]
+            // SAFETY: tiles of positions do not overlap, and the rows of a block are `positions` apart.
+            let block = unsafe { MatrixMut::block(place, start, positions) };
+            let (weight, columns) = (Matrix::rows(weight, depth), Matrix::rows(columns, range.len()));
+            matmul((outputs, range.len(), depth), block, accumulate, weight, columns, Threads::One);
+        });
+    });
+}
+
+/// Unfolds `positions` of the given planes of `x` (counted over all images) into rows `row_len` apart.
+fn unfold_channels<T: Float>(
+    g: &Geometry,
+    x: &[T],
+    planes: Range<usize>,
+    positions: Range<usize>,
+    columns: &mut [T],
+    row_len: usize,
+) {
+    let x = &x[planes.start * g.pixels()..planes.end * g.pixels()];
+    // Not in chunks: the last row may end before `row_len`.
+    for (c, plane) in x.chunks_exact(g.pixels()).enumerate() {
+        g.unfold(plane, positions.clone(), &mut columns[c * g.taps() * row_len..], row_len);
+    }
+}
+
+/// Products over groups of columns, one after the other, each by all threads.
+fn shared<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
+    let (positions, depth, outputs, taps) = (g.positions(), g.depth(), g.outputs, g.taps());
+    let max = (SHARED_BYTES / size_of::<T>() / depth.max(1)).max(8);
+    for group in groups(g, max) {
+        let len = group.len();
+        T::with_scratch(depth * len, |columns| {
+            columns.par_chunks_exact_mut(taps * len).enumerate().for_each(|(c, columns)| {
+                for (i, image) in group.images.clone().enumerate() {
+                    let plane = image * g.channels + c;
+                    let columns = &mut columns[i * group.positions.len()..];
+                    unfold_channels(g, x, plane..plane + 1, group.positions.clone(), columns, len);
+                }
+            });
+            let (weight, columns) = (Matrix::rows(weight, depth), Matrix::rows(columns, len));
+            if group.images.len() == 1 {
+                let place = &mut y[group.images.start * outputs * positions + group.positions.start..];
+                let place = MatrixMut::rows(place, positions);
+                matmul((outputs, len, depth), place, Accumulate::Add, weight, columns, Threads::All);
+            } else {
+                let mut joint = vec![T::zero(); outputs * len];
+                let place = MatrixMut::rows(&mut joint, len);
+                matmul((outputs, len, depth), place, Accumulate::Replace, weight, columns, Threads::All);
+                scatter(g, &joint, &group, y);
+            }
+        });
+    }
+}
+
+/// Columns that are multiplied together: positions of one image, or several whole images.
+#[derive(Clone)]
+struct Group {
+    images: Range<usize>,
+    positions: Range<usize>,
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.images.len() * self.positions.len()
+    }
+}
+
+/// All columns, at most `max` in a group where that is possible.
+fn groups(g: &Geometry, max: usize) -> Vec<Group> {
+    let positions = g.positions();
+    let together = (max.min(2 * BLOCK_POSITIONS) / positions.max(1)).min(g.images);
+    if together > 1 {
+        return pieces(g.images, together).map(|images| Group { images, positions: 0..positions }).collect();
+    }
+    let tile = piece(positions, max);
+    let of_image = |image| pieces(positions, tile).map(move |positions| Group { images: image..image + 1, positions });
+    (0..g.images).flat_map(of_image).collect()
+}
+
+/// Adds `joint` (O, images x P) to the images of `y` (B, O, P).
+fn scatter<T: Float>(g: &Geometry, joint: &[T], group: &Group, y: &mut [T]) {
+    let (positions, outputs) = (g.positions(), g.outputs);
+    for (i, image) in group.images.clone().enumerate() {
+        let image = &mut y[image * outputs * positions..(image + 1) * outputs * positions];
+        for (y, joint) in image.chunks_exact_mut(positions).zip(joint.chunks_exact(group.len())) {
+            for (y, &x) in y.iter_mut().zip(&joint[i * positions..]) {
+                *y += x;
+            }
+        }
+    }
+}
+
+/// dY of a group as a matrix (O, columns): a view of one image, or several images gathered.
+enum GroupGradient<'a, T> {
+    Image(&'a [T]),
+    Gathered(Vec<T>),
+}
+
+impl<'a, T: Float> GroupGradient<'a, T> {
+    fn of(g: &Geometry, group: &Group, dy: &'a [T]) -> Self {
+        let (positions, outputs) = (g.positions(), g.outputs);
+        if group.images.len() == 1 {
+            return Self::Image(&dy[group.images.start * outputs * positions + group.positions.start..]);
+        }
+        let mut gathered = Vec::with_capacity(outputs * group.len());
+        for o in 0..outputs {
+            for image in group.images.clone() {
+                gathered.extend_from_slice(&dy[(image * outputs + o) * positions..][..positions]);
+            }
+        }
+        Self::Gathered(gathered)
+    }
+
+    fn matrix(&self, g: &Geometry, group: &Group) -> Matrix<'_, T> {
+        match self {
+            Self::Image(dy) => Matrix::rows(dy, g.positions()),
+            Self::Gathered(dy) => Matrix::rows(dy, group.len()),
+        }
+    }
+}
+
+/// Input channels of one task.
+fn block_channels<T>(g: &Geometry) -> usize {
+    let columns = BLOCK_POSITIONS.min(g.images * g.positions()).max(1);
+    let max = (BLOCK_BYTES / size_of::<T>() / g.taps() / columns).max(1);
+    // At least eight tasks where there are as many channels.
+    g.channels.div_ceil(g.channels.div_ceil(max).max(8))
+}
+
+/// The gradient (B, C, Y, X) of the input.
+pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> Vec<T> {
+    let (positions, pixels, outputs, taps, depth) = (g.positions(), g.pixels(), g.outputs, g.taps(), g.depth());
+    let mut dx = vec![T::zero(); g.images * g.channels * pixels];
+    if dx.is_empty() || outputs == 0 || positions == 0 {
+        return dx;
+    }
+    if g.is_pointwise() {
+        for (dx, dy) in dx.chunks_exact_mut(g.channels * pixels).zip(dy.chunks_exact(outputs * positions)) {
+            let (weight, dy) = (Matrix::rows(weight, depth).t(), Matrix::rows(dy, positions));
+            let place = MatrixMut::rows(dx, pixels);
+            matmul((depth, positions, outputs), place, Accumulate::Replace, weight, dy, Threads::All);
+        }
+        return dx;
+    }
+    let groups = groups(g, BLOCK_POSITIONS);
+    let gradients: Vec<_> = groups.iter().map(|group| GroupGradient::of(g, group, dy)).collect();
+    let block = block_channels::<T>(g);
+    // Tiles of one image add to the same planes: they belong to one task.
+    let mut same_images: Vec<Range<usize>> = Vec::new();
+    for (i, group) in groups.iter().enumerate() {
+        match same_images.last_mut() {
+            Some(range) if groups[range.start].images == group.images => range.end = i + 1,
+            _ => same_images.push(i..i + 1),
+        }
+    }
+    let tasks: Vec<(Range<usize>, Range<usize>)> =
+        same_images.into_iter().flat_map(|set| pieces_of(g.channels, block).map(move |c| (set.clone(), c))).collect();
+    let place = Shared::new(&mut dx);
+    tasks.into_par_iter().for_each(|(set, channels)| {
+        for (group, dy) in groups[set.clone()].iter().zip(&gradients[set]) {
+            let (rows, len) = (channels.len() * taps, group.len());
+            T::with_scratch(rows * len, |columns| {
+                let weight = Matrix::rows(&weight[channels.start * taps..], depth).t();
+                let into = MatrixMut::rows(columns, len);
+                matmul((rows, len, outputs), into, Accumulate::Replace, weight, dy.matrix(g, group), Threads::One);
+                for (i, image) in group.images.clone().enumerate() {
+                    for (c, channel) in channels.clone().enumerate() {
+                        let columns = &mut columns[c * taps * len + i * group.positions.len()..];
+                        #[expect(unsafe_code, reason = "each task writes its own planes")]
+                        // SAFETY: tasks differ in their images or in their channels.
+                        let plane = unsafe { place.part((image * g.channels + channel) * pixels, pixels) };
+                        g.fold(columns, len, group.positions.clone(), plane);
+                    }
+                }
+            });
+        }
+    });
+    dx
+}
+
+/// `len` in pieces of `piece`, without rounding.
+fn pieces_of(len: usize, piece: usize) -> impl Iterator<Item = Range<usize>> {
+    pieces(len, piece.max(1))
+}
+
+/// The gradient (O, C, ky, kx) of the weight.
+pub(super) fn backward_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    let (outputs, taps, depth) = (g.outputs, g.taps(), g.depth());
+    let mut dw = vec![T::zero(); outputs * depth];
+    if dw.is_empty() || dy.is_empty() {
+        return dw;
+    }
+    let groups = groups(g, BLOCK_POSITIONS);
+    let gradients: Vec<_> = groups.iter().map(|group| GroupGradient::of(g, group, dy)).collect();
+    let blocks: Vec<Range<usize>> = pieces_of(g.channels, block_channels::<T>(g)).collect();
+    let place = Shared::new(&mut dw);
+    blocks.into_par_iter().for_each(|channels| {
+        for (group, dy) in groups.iter().zip(&gradients) {
+            let (rows, len) = (channels.len() * taps, group.len());
+            T::with_scratch(rows * len, |columns| {
+                for (i, image) in group.images.clone().enumerate() {
+                    let planes = image * g.channels + channels.start..image * g.channels + channels.end;
+                    let columns = &mut columns[i * group.positions.len()..];
+                    unfold_channels(g, x, planes, group.positions.clone(), columns, len);
+                }
+                #[expect(unsafe_code, reason = "each task writes its own columns")]
+                // SAFETY: blocks of channels are disjoint columns of dW, whose rows are `depth` apart.
+                let block = unsafe { MatrixMut::block(place, channels.start * taps, depth) };
+                let (dy, columns) = (dy.matrix(g, group), Matrix::rows(columns, len).t());
+                matmul((outputs, rows, len), block, Accumulate::Add, dy, columns, Threads::One);
+            });
+        }
+    });
+    dw
+}
+
+/// The gradient (O) of the bias.
+pub(super) fn backward_bias<T: Float>(g: &Geometry, dy: &[T]) -> Vec<T> {
+    let positions = g.positions();
+    let plane = |image: usize, o: usize| sum(&dy[(image * g.outputs + o) * positions..][..positions]);
+    (0..g.outputs).into_par_iter().map(|o| T::of((0..g.images).map(|image| plane(image, o)).sum())).collect()
+}

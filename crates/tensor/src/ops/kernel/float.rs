@@ -1,0 +1,205 @@
+//! The two element types of the kernels.
+
+use std::cell::Cell;
+
+use candle_core::WithDType;
+
+/// f32 or f64.
+///
+/// The functions of f32 are polynomials without branches, so that loops over them become vector code; those of f64 are
+/// the exact ones of the standard library.
+pub(in crate::ops) trait Float: WithDType + num_traits::Float {
+    /// Nearest value of this type.
+    fn of(value: f64) -> Self;
+    /// The same value in f64.
+    fn double(self) -> f64;
+    /// `e^self`; zero below about -86.5 in f32.
+    fn fast_exp(self) -> Self;
+    /// The error function.
+    fn fast_erf(self) -> Self;
+    /// Runs `f` on a buffer of this thread, whose content is undefined but initialized.
+    ///
+    /// The buffer is taken out of its place while it is used: a task that is stolen while this one waits gets its own.
+    fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
+
+    /// `1 / (1 + e^-self)`.
+    #[inline(always)]
+    fn sigmoid(self) -> Self {
+        let one = Self::one();
+        one / (one + (-self).fast_exp())
+    }
+
+    /// The larger one; a comparison and a choice, which vectorize.
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        if self > other { self } else { other }
+    }
+}
+
+macro_rules! scratch {
+    ($t:ty) => {
+        fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
+            thread_local! {
+                static SCRATCH: Cell<Vec<$t>> = const { Cell::new(Vec::new()) };
+            }
+            let mut buffer = SCRATCH.take();
+            if buffer.len() < len {
+                buffer.clear();
+                buffer.resize(len, 0.0);
+            }
+            let result = f(&mut buffer[..len]);
+            SCRATCH.set(buffer);
+            result
+        }
+    };
+}
+
+impl Float for f32 {
+    #[inline(always)]
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+
+    #[inline(always)]
+    fn double(self) -> f64 {
+        f64::from(self)
+    }
+
+    /// Cephes `expf`: `e^x = 2^n e^r` with `|r| <= ln 2 / 2`. Relative error below 2e-7.
+    #[inline(always)]
+    #[expect(clippy::excessive_precision, reason = "ln 2 in two parts, as published")]
+    fn fast_exp(self) -> Self {
+        // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        let x = if self < -88.0 { -88.0 } else { self };
+        let x = if x > 89.0 { 89.0 } else { x };
+        let shifted = x * std::f32::consts::LOG2_E + ROUND;
+        let n = shifted - ROUND;
+        let r = x - n * 0.693_359_375;
+        let r = r - n * -2.121_944_4e-4;
+        let mut p = 1.987_569_1e-4_f32;
+        p = p * r + 1.398_199_9e-3;
+        p = p * r + 8.333_452e-3;
+        p = p * r + 4.166_579_6e-2;
+        p = p * r + 1.666_666_5e-1;
+        p = p * r + 5.000_000_1e-1;
+        let e = p * (r * r) + r + 1.0;
+        // 2^(n - 1), then twice: n may be 128. Where n - 1 is below -126 the factor is zero or meaningless.
+        let scale = f32::from_bits(shifted.to_bits().wrapping_add(126) << 23);
+        let e = e * scale * 2.0;
+        if self < -86.5 { 0.0 } else { e }
+    }
+
+    /// Rational minimax approximation (Eigen, XLA), clamped where f32 rounds to one. Error below 3 units in the last place.
+    #[inline(always)]
+    #[expect(clippy::excessive_precision, reason = "coefficients as published")]
+    fn fast_erf(self) -> Self {
+        const LIMIT: f32 = 3.832_506_856_900_711;
+        let x = if self > LIMIT { LIMIT } else { self };
+        let x = if x < -LIMIT { -LIMIT } else { x };
+        let s = x * x;
+        let mut p = 0.000_229_050_658_613_506_46_f32;
+        p = p * s + 0.003_408_291_010_710_950_6;
+        p = p * s + 0.050_955_695_062_380_861;
+        p = p * s + 0.185_208_322_399_761_45;
+        p = p * s + 1.128_379_143_519_084;
+        let mut q = -1.179_160_295_436_169_7e-7_f32;
+        q = q * s + 0.000_023_547_966_471_313_185;
+        q = q * s + 0.001_017_962_527_891_488_5;
+        q = q * s + 0.014_070_470_171_167_667;
+        q = q * s + 0.110_985_051_782_853_62;
+        q = q * s + 0.497_469_251_100_675_38;
+        q = q * s + 1.0;
+        x * p / q
+    }
+
+    scratch!(f32);
+}
+
+impl Float for f64 {
+    #[inline(always)]
+    fn of(value: f64) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn double(self) -> f64 {
+        self
+    }
+
+    #[inline(always)]
+    fn fast_exp(self) -> Self {
+        self.exp()
+    }
+
+    #[inline(always)]
+    fn fast_erf(self) -> Self {
+        candle_core::cpu::erf::erf_f64(self)
+    }
+
+    scratch!(f64);
+}
+
+/// Evaluates the expression with `$t` standing for the element type; other types are an error of candle.
+macro_rules! on_float {
+    ($dtype:expr, $op:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $t = f64;
+                $body
+            }
+            other => Err(candle_core::Error::UnsupportedDTypeForOp(other, $op)),
+        }
+    };
+}
+
+pub(in crate::ops) use on_float;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponential_of_f32_is_exact_to_two_units() {
+        let mut checked = 0;
+        for i in -860_000..885_000 {
+            let x = i as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            let found = f64::from(x.fast_exp());
+            assert!((found - exact).abs() <= 2e-7 * exact, "exp({x}) = {found}, not {exact}");
+            checked += 1;
+        }
+        assert_eq!(checked, 1_745_000);
+        assert_eq!(0f32.fast_exp(), 1.0);
+        assert_eq!((-100f32).fast_exp(), 0.0);
+        assert_eq!(f32::NEG_INFINITY.fast_exp(), 0.0);
+        assert_eq!(100f32.fast_exp(), f32::INFINITY);
+        assert!(f32::NAN.fast_exp().is_nan());
+    }
+
+    #[test]
+    fn error_function_of_f32_is_exact_to_a_few_units() {
+        for i in -60_000..60_000 {
+            let x = i as f32 * 1e-4;
+            let exact = f64::from(x).fast_erf();
+            let found = f64::from(x.fast_erf());
+            assert!((found - exact).abs() <= 4e-7 * exact.abs(), "erf({x}) = {found}, not {exact}");
+        }
+        assert_eq!(100f32.fast_erf(), 1.0);
+        assert!(f32::NAN.fast_erf().is_nan());
+    }
+
+    #[test]
+    fn scratch_can_be_used_inside_scratch() {
+        let total = f32::with_scratch(4, |outer| {
+            outer.fill(1.0);
+            f32::with_scratch(8, |inner| inner.fill(2.0));
+            outer.iter().sum::<f32>()
+        });
+        assert_eq!(total, 4.0);
+    }
+}

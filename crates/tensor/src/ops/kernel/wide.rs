@@ -1,0 +1,30 @@
+//! Vector loops: one body, compiled twice.
+
+/// Declares a function whose body is also compiled for AVX2 and chosen at run time.
+///
+/// Only the width of the vectors differs: no fused multiply-add is enabled, so both versions give the same bits. Other
+/// architectures have their vectors in the baseline.
+macro_rules! wide {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$($generic:ident: $bound:path),*>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name<$($generic: $bound),*>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<$($generic: $bound),*>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2")]
+                fn avx2<$($generic: $bound),*>($($arg: $ty),*) $(-> $ret)? {
+                    body::<$($generic),*>($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    #[expect(unsafe_code, reason = "a function compiled for a CPU feature")]
+                    // SAFETY: the feature was just detected; the function has no other requirement.
+                    return unsafe { avx2::<$($generic),*>($($arg),*) };
+                }
+            }
+            body::<$($generic),*>($($arg),*)
+        }
+    };
+}
+
+pub(in crate::ops) use wide;

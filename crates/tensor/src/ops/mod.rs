@@ -1,0 +1,46 @@
+//! Differentiable operations of the networks.
+//!
+//! Each operation has two forms. `NAME_composed` is written with candle's primitives: it is the oracle of the tests and
+//! the path of devices without a kernel of ours. `NAME` runs a fused kernel on the CPU (f32 and f64; bf16 and f16 are
+//! widened to f32 and narrowed back) and the composed form elsewhere. Where a fused form needs no kernel, there is one
+//! function.
+//!
+//! What holds for every fused operation, and what the tests check:
+//! - A gradient is computed only for operands that the tape tracks: a frozen weight costs nothing and gets no entry.
+//! - Results do not depend on the number of threads: each output element is summed in one fixed order.
+//! - Operands of any layout are accepted. Memory beside the result is bounded; attention keeps no score matrix.
+//!
+//! | module | operations |
+//! |---|---|
+//! | [`activation`] | [`silu`], [`gelu`], [`gelu_tanh`], [`quick_gelu`], [`geglu`] |
+//! | [`attention`](mod@attention) | [`attention`](attention()), [`attention_packed`] |
+//! | [`conv2d`](mod@conv2d) | [`conv2d`](conv2d()) |
+//! | [`embedding`](mod@embedding) | [`embedding`](embedding()) |
+//! | [`linear`](mod@linear) | [`linear`](linear()) |
+//! | [`norm`] | [`group_norm`], [`group_norm_silu`], [`layer_norm`] |
+//! | [`softmax`](mod@softmax) | [`softmax`](softmax()), [`log_sigmoid`] |
+//! | [`upsample`] | [`upsample_nearest2d`] |
+
+pub mod activation;
+pub mod attention;
+pub mod conv2d;
+pub mod embedding;
+mod kernel;
+pub mod linear;
+pub mod norm;
+pub mod softmax;
+pub mod upsample;
+
+pub use activation::{
+    geglu, geglu_composed, gelu, gelu_composed, gelu_tanh, gelu_tanh_composed, quick_gelu, quick_gelu_composed, silu,
+    silu_composed,
+};
+pub use attention::{AttentionConfig, AttentionMask, attention, attention_composed, attention_packed};
+pub use conv2d::{Conv2dConfig, conv2d, conv2d_composed};
+pub use embedding::embedding;
+pub use linear::{linear, linear_composed};
+pub use norm::{
+    group_norm, group_norm_composed, group_norm_silu, group_norm_silu_composed, layer_norm, layer_norm_composed,
+};
+pub use softmax::{log_sigmoid, log_sigmoid_composed, softmax, softmax_composed};
+pub use upsample::{upsample_nearest2d, upsample_nearest2d_composed};

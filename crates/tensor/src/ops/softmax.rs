@@ -1,0 +1,202 @@
+//! Softmax over the last dimension, and the logarithm of the logistic sigmoid.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result as CandleResult, Shape, Tensor};
+
+use super::kernel::{Float, Operand, Path, chunked, chunked_rows, from_parts, on_float, output, path, shape_error, wide};
+use crate::Result;
+
+/// Softmax over the last dimension. Entries of minus infinity get probability zero.
+///
+/// # Shape
+/// `(..., D)` to the same.
+///
+/// # Errors
+/// [`Error::Operand`](crate::Error::Operand) for a scalar.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    if x.rank() == 0 {
+        return Err(shape_error("softmax", "shape of x", x.dims(), "at least one dimension"));
+    }
+    match path("softmax", &[x])? {
+        Path::Fused => Ok(x.contiguous()?.apply_op1(Softmax)?),
+        Path::Widened(dtype) => Ok(softmax(&x.to_dtype(DType::F32)?)?.to_dtype(dtype)?),
+        Path::Composed => softmax_composed(x),
+    }
+}
+
+/// [`softmax`] in candle's primitives.
+///
+/// # Errors
+/// Those of candle.
+pub fn softmax_composed(x: &Tensor) -> Result<Tensor> {
+    if x.elem_count() == 0 {
+        return Ok(x.clone());
+    }
+    let max = x.detach().max_keepdim(D::Minus1)?;
+    let exp = x.broadcast_sub(&max)?.exp()?;
+    Ok(exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?)
+}
+
+struct Softmax;
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let width = layout.dims().last().copied().unwrap_or(1);
+        on_float!(storage.dtype(), "softmax", T => {
+            let x = from_parts::<T>(storage, layout)?;
+            let mut y: Vec<T> = x.to_vec();
+            chunked_rows(&mut y, width, |_, rows| {
+                for row in rows.chunks_exact_mut(width) {
+                    let sum = exponentials(row, 1.0);
+                    scale(row, 1.0 / sum);
+                }
+            });
+            Ok(output(y, layout.shape()))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
+        if !x.track_op() {
+            return Ok(None);
+        }
+        let width = x.dim(D::Minus1)?;
+        let grad = grad.contiguous()?;
+        let (y_operand, grad_operand) = (Operand::of(y), Operand::of(&grad));
+        on_float!(x.dtype(), "softmax", T => {
+            let (y, dy) = (y_operand.slice::<T>()?, grad_operand.slice::<T>()?);
+            let mut dx: Vec<T> = vec![0.0; dy.len()];
+            chunked_rows(&mut dx, width, |first, rows| {
+                for (i, dx) in rows.chunks_exact_mut(width).enumerate() {
+                    let row = (first + i) * width..(first + i + 1) * width;
+                    softmax_slopes(&y[row.clone()], &dy[row], dx);
+                }
+            });
+            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+        })
+    }
+}
+
+/// Partial sums or maxima of a row, so that loops over it become vector code with one fixed order.
+const LANES: usize = 16;
+
+wide! {
+    /// Replaces `row` by `e^(scale (x - max))` and returns the sum.
+    pub(super) fn exponentials<T: Float>(row: &mut [T], scale: T) -> T {
+        let mut max = [T::neg_infinity(); LANES];
+        let (whole, rest) = row.as_chunks::<LANES>();
+        for x in whole {
+            for (max, &x) in max.iter_mut().zip(x) {
+                *max = x.larger(*max);
+            }
+        }
+        let max = rest.iter().chain(&max).fold(T::neg_infinity(), |max, &x| x.larger(max));
+        let mut sums = [T::zero(); LANES];
+        let (whole, rest) = row.as_chunks_mut::<LANES>();
+        for x in whole {
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *x = (scale * (*x - max)).fast_exp();
+                *sum += *x;
+            }
+        }
+        let mut sum = T::zero();
+        for x in rest {
+            *x = (scale * (*x - max)).fast_exp();
+            sum += *x;
+        }
+        sums.iter().fold(sum, |sum, &x| sum + x)
+    }
+}
+
+wide! {
+    pub(super) fn scale<T: Float>(row: &mut [T], factor: T) {
+        for x in row {
+            *x *= factor;
+        }
+    }
+}
+
+wide! {
+    fn softmax_slopes<T: Float>(y: &[T], dy: &[T], dx: &mut [T]) {
+        let mut dots = [T::zero(); LANES];
+        let ((y_whole, y_rest), (dy_whole, dy_rest)) = (y.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+        for (y, dy) in y_whole.iter().zip(dy_whole) {
+            for ((dot, &y), &dy) in dots.iter_mut().zip(y).zip(dy) {
+                *dot += y * dy;
+            }
+        }
+        let dot = y_rest.iter().zip(dy_rest).fold(T::zero(), |dot, (&y, &dy)| dot + y * dy);
+        let dot = dots.iter().fold(dot, |dot, &x| dot + x);
+        for ((&y, &dy), dx) in y.iter().zip(dy).zip(dx) {
+            *dx = y * (dy - dot);
+        }
+    }
+}
+
+/// `log(1 / (1 + e^-x))`, finite for every finite `x`; the derivative is `s(-x)`, one half at zero.
+///
+/// Any shape.
+///
+/// # Errors
+/// Those of candle.
+pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
+    match path("log_sigmoid", &[x])? {
+        Path::Fused => Ok(x.contiguous()?.apply_op1(LogSigmoid)?),
+        Path::Widened(dtype) => Ok(log_sigmoid(&x.to_dtype(DType::F32)?)?.to_dtype(dtype)?),
+        Path::Composed => log_sigmoid_composed(x),
+    }
+}
+
+/// [`log_sigmoid`] in candle's primitives: `-(m + log(e^-m + e^(-x - m)))` with `m = max(-x, 0)` detached, so that no
+/// corner of an absolute value is differentiated.
+///
+/// # Errors
+/// Those of candle.
+pub fn log_sigmoid_composed(x: &Tensor) -> Result<Tensor> {
+    let m = x.detach().neg()?.relu()?;
+    let terms = (m.neg()?.exp()? + (x.neg()? - &m)?.exp()?)?;
+    Ok((m + terms.log()?)?.neg()?)
+}
+
+struct LogSigmoid;
+
+impl CustomOp1 for LogSigmoid {
+    fn name(&self) -> &'static str {
+        "log_sigmoid"
+    }
+
+    // The standard library's functions, not the fast ones: losses are few numbers, and the tail matters.
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        on_float!(storage.dtype(), "log_sigmoid", T => {
+            let x = from_parts::<T>(storage, layout)?;
+            let mut y: Vec<T> = vec![0.0; x.len()];
+            chunked(&mut y, |start, y| {
+                for (&x, y) in x[start..].iter().zip(y) {
+                    *y = x.min(0.0) - (-x.abs()).exp().ln_1p();
+                }
+            });
+            Ok(output(y, layout.shape()))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
+        if !x.track_op() {
+            return Ok(None);
+        }
+        let grad = grad.contiguous()?;
+        let (x_operand, grad_operand) = (Operand::of(x), Operand::of(&grad));
+        on_float!(x.dtype(), "log_sigmoid", T => {
+            let (x_values, dy) = (x_operand.slice::<T>()?, grad_operand.slice::<T>()?);
+            let mut dx: Vec<T> = vec![0.0; dy.len()];
+            chunked(&mut dx, |start, dx| {
+                for ((&x, &dy), dx) in x_values[start..].iter().zip(&dy[start..]).zip(dx) {
+                    *dx = dy / (1.0 + x.exp());
+                }
+            });
+            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+        })
+    }
+}
