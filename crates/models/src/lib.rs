@@ -1,1 +1,34 @@
 //! Trainable networks in the layouts people have, and LoRA adapters.
+//!
+//! Every network here is built by a [`Builder`], which says where its tensors come from (a checkpoint or a seeded
+//! initialization), what of it is trained, and which layers carry an adapter. Parameters, configuration files and adapters have
+//! the names that diffusers, transformers and PEFT give them, so what is written here is read there.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x |
+//! | [`vae`] | its image autoencoder |
+//! | [`text_encoder`] | the CLIP text model and its tokenizer |
+//! | [`lora`] | adapters on disk: PEFT directories, diffusers files, merged weights |
+//! | [`diffusers`] | pipeline directories |
+//! | [`layers`] | the layers all of them are made of |
+
+mod adapter;
+mod attention;
+mod builder;
+mod config_json;
+pub mod diffusers;
+mod error;
+mod init;
+pub mod layers;
+pub mod lora;
+mod nearest;
+mod resnet;
+pub mod text_encoder;
+pub mod unet;
+pub mod vae;
+
+pub use adapter::{AdapterConfig, AdapterSwitch, FullConfig, LoraConfig, LoraInit, SwitchGuard, Targets};
+pub use builder::{Builder, BuilderConfig, Trainable};
+pub use error::{Error, Result};
+pub use init::Init;

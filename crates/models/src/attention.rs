@@ -1,0 +1,27 @@
+//! Attention as the networks call it.
+//!
+//! B batch, T query tokens, S key tokens, D width, H heads.
+
+use diptych_tensor::{DType, Result, Tensor, ops};
+
+/// How heads attend.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) num_heads: usize,
+    pub(crate) mask: ops::AttentionMask,
+    /// Attend in f32 when the activations are in half precision.
+    pub(crate) upcast: bool,
+}
+
+/// Scaled dot-product attention over heads side by side in D: q (B,T,D), k and v (B,S,D) to (B,T,D).
+pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
+    let dtype = q.dtype();
+    let head_dim = q.dim(2)? / heads.num_heads;
+    let config = ops::AttentionConfig { scale: 1.0 / (head_dim as f64).sqrt(), mask: heads.mask };
+    if heads.upcast && dtype.size_in_bytes() < 4 {
+        let wide = |x: &Tensor| x.to_dtype(DType::F32);
+        let out = ops::attention_packed(&wide(q)?, &wide(k)?, &wide(v)?, heads.num_heads, config)?;
+        return Ok(out.to_dtype(dtype)?);
+    }
+    ops::attention_packed(q, k, v, heads.num_heads, config)
+}

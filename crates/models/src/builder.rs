@@ -1,0 +1,311 @@
+//! Where a network's tensors come from, which of them are trained, and which layers carry an adapter.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use diptych_tensor::{DType, Device, Params, Tensor, Weights};
+
+use crate::adapter::{AdapterSwitch, LoraConfig, LoraInit, Matcher};
+use crate::layers::Lora;
+use crate::lora::LoraAdapter;
+use crate::nearest::nearest;
+use crate::{Error, Init, Result};
+
+/// What of a network is trained.
+#[derive(Debug, Clone, Copy)]
+pub enum Trainable<'a> {
+    /// Nothing: every tensor is frozen, in the compute type.
+    None,
+    /// Every parameter, as f32 masters that are cast to the type of the activations in the forward pass.
+    All,
+    /// Adapters on the layers that the configuration names; the network itself is frozen, in the compute type.
+    Lora(&'a LoraConfig),
+}
+
+/// How to build a network.
+#[derive(Debug, Clone)]
+pub struct BuilderConfig<'a> {
+    /// The checkpoint; without one, parameters are initialized from `seed`.
+    pub weights: Option<&'a Weights>,
+    /// Where tensors live.
+    pub device: Device,
+    /// Type of frozen tensors and of the activations. With f64, trainable masters are f64 too.
+    pub dtype: DType,
+    /// What is trained.
+    pub trainable: Trainable<'a>,
+    /// An adapter to attach: the starting point when adapters are trained, frozen otherwise.
+    pub adapter: Option<&'a LoraAdapter>,
+    /// Seed of every initial value.
+    pub seed: u64,
+    /// Put before every name in [`Params`], such as `text_encoder.`; it keeps networks trained together apart.
+    pub params_prefix: &'a str,
+    /// The switch that turns adapters off; networks that share one are switched together.
+    pub switch: AdapterSwitch,
+}
+
+impl<'a> BuilderConfig<'a> {
+    /// A frozen network from `weights`, without an adapter, in f32 on the CPU; change the fields that should differ.
+    pub fn new(weights: Option<&'a Weights>) -> Self {
+        Self {
+            weights,
+            device: Device::Cpu,
+            dtype: DType::F32,
+            trainable: Trainable::None,
+            adapter: None,
+            seed: 0,
+            params_prefix: "",
+            switch: AdapterSwitch::new(),
+        }
+    }
+}
+
+/// Hands a network its tensors, by name, and notes which of them are trained.
+///
+/// A builder stands at a place in the tree of modules; [`Builder::child`] goes one step down. After the network is built,
+/// [`Builder::finish`] on the root reports what did not fit and returns the trainable parameters.
+///
+/// ```
+/// use diptych_models::{Builder, BuilderConfig, Trainable, layers::{Linear, LinearConfig}};
+///
+/// let builder = Builder::new(BuilderConfig { trainable: Trainable::All, ..BuilderConfig::new(None) })?;
+/// let layer = Linear::load(&builder.child("proj"), LinearConfig::new(4, 2))?;
+/// let params = builder.finish()?;
+/// assert_eq!(params.names().collect::<Vec<_>>(), ["proj.bias", "proj.weight"]);
+/// # Ok::<(), diptych_models::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Builder<'a> {
+    shared: Rc<Shared<'a>>,
+    /// Place in the tree of modules: the name that parameters and adapters have.
+    path: String,
+    /// The same place in the weight file, where old files use other names.
+    source: String,
+}
+
+#[derive(Debug)]
+struct Shared<'a> {
+    config: BuilderConfig<'a>,
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    params: Params,
+    /// Tensors taken from the weight file.
+    used: BTreeSet<String>,
+    /// Beginnings of names in the weight file that may stay unused.
+    ignored: Vec<String>,
+    /// Layers that could carry an adapter.
+    layers: BTreeSet<String>,
+    /// Layers that do.
+    adapted: BTreeSet<String>,
+    matcher: Option<Matcher>,
+}
+
+impl<'a> Builder<'a> {
+    /// A builder at the root of a network.
+    ///
+    /// # Errors
+    /// [`Error::AdapterSetting`] or [`Error::TargetPattern`] when the LoRA configuration cannot be used.
+    pub fn new(config: BuilderConfig<'a>) -> Result<Self> {
+        let mut state = State::default();
+        if let Trainable::Lora(lora) = config.trainable {
+            lora.validate()?;
+            state.matcher = Some(Matcher::new(&lora.targets)?);
+        }
+        let shared = Rc::new(Shared { config, state: RefCell::new(state) });
+        Ok(Self { shared, path: String::new(), source: String::new() })
+    }
+
+    /// The module `name` below this one.
+    pub fn child(&self, name: impl AsRef<str>) -> Self {
+        self.child_from(name.as_ref(), &[name.as_ref()])
+    }
+
+    /// The module `name` below this one, which a weight file may have under any of `sources`: the first that it has is taken.
+    pub(crate) fn child_from(&self, name: &str, sources: &[&str]) -> Self {
+        let has = |source: &&&str| {
+            let prefix = format!("{}.", join(&self.source, source));
+            self.shared.config.weights.is_some_and(|weights| weights.names().any(|name| name.starts_with(&prefix)))
+        };
+        let source = if let [only] = sources { only } else { sources.iter().find(has).copied().unwrap_or(name) };
+        Self { shared: self.shared.clone(), path: join(&self.path, name), source: join(&self.source, source) }
+    }
+
+    /// The module `name` below this one, whose tensors stand in the weight file without that part of the name.
+    pub(crate) fn child_without_source(&self, name: &str) -> Self {
+        Self { shared: self.shared.clone(), path: join(&self.path, name), source: self.source.clone() }
+    }
+
+    /// Name of the module this builder stands at.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether the weight file has any tensor below the module `name`.
+    pub(crate) fn source_has(&self, name: &str) -> bool {
+        let prefix = format!("{}.", join(&self.source, name));
+        self.shared.config.weights.is_some_and(|weights| weights.names().any(|name| name.starts_with(&prefix)))
+    }
+
+    /// Lets tensors of the weight file stay unused when their names begin with `prefix`.
+    pub fn ignore_unused(&self, prefix: impl Into<String>) {
+        self.shared.state.borrow_mut().ignored.push(prefix.into());
+    }
+
+    /// The type of activations.
+    pub fn dtype(&self) -> DType {
+        self.shared.config.dtype
+    }
+
+    /// Where tensors live.
+    pub fn device(&self) -> &Device {
+        &self.shared.config.device
+    }
+
+    /// The switch of the network's adapters.
+    pub fn switch(&self) -> AdapterSwitch {
+        self.shared.config.switch.clone()
+    }
+
+    /// The parameter `name` of this module: from the weight file, or as `init` says.
+    ///
+    /// # Errors
+    /// When the weight file has no such tensor or one of another shape.
+    pub fn get(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        let config = &self.shared.config;
+        let path = join(&self.path, name);
+        let trainable = matches!(config.trainable, Trainable::All);
+        let dtype = if trainable { self.master_dtype() } else { config.dtype };
+        let tensor = if let Some(weights) = config.weights {
+            let source = join(&self.source, name);
+            let tensor = weights.get(&source, shape, dtype, &config.device)?;
+            self.shared.state.borrow_mut().used.insert(source);
+            tensor
+        } else {
+            init.tensor(shape, dtype, &config.device, (config.seed, &path))?
+        };
+        if trainable { self.insert(&path, &tensor) } else { Ok(tensor) }
+    }
+
+    /// The adapter of this layer, if it is a target of training or part of the adapter that is attached.
+    ///
+    /// `down` and `up` are the shapes of `A` and `B` with the rank left as 0: `(0, in, ...)` and `(out, 0, ...)`.
+    pub(crate) fn lora(&self, down: &[usize], up: &[usize]) -> Result<Option<Lora>> {
+        let config = &self.shared.config;
+        self.shared.state.borrow_mut().layers.insert(self.path.clone());
+        let start = config.adapter.and_then(|adapter| adapter.modules.get(&self.path));
+        let Trainable::Lora(lora) = config.trainable else {
+            return start.map(|start| self.attach(start.down.clone(), start.up.clone(), start.scale, (down, up))).transpose();
+        };
+        let is_target = self.shared.state.borrow_mut().matcher.as_mut().is_some_and(|m| m.matches(&self.path));
+        match (is_target, config.adapter, start) {
+            (false, ..) => Ok(None),
+            (true, Some(_), None) => Err(Error::MissingModule { module: self.path.clone() }),
+            (true, _, Some(start)) => {
+                let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
+                self.check_shape("A", &start.down, &a)?;
+                self.check_shape("B", &start.up, &b)?;
+                self.attach(start.down.clone(), start.up.clone(), lora.scale(), (down, up)).map(Some)
+            }
+            (true, None, None) => {
+                let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
+                let init = match lora.init_weights {
+                    LoraInit::Kaiming => Init::kaiming_uniform(a[1..].iter().product()),
+                    LoraInit::Gaussian => Init::Normal { std: 1.0 / lora.rank as f64 },
+                };
+                let name = join(&self.path, "lora_A.weight");
+                let a = init.tensor(&a, self.master_dtype(), &config.device, (config.seed, &name))?;
+                let b = Init::Zeros.tensor(&b, self.master_dtype(), &config.device, (config.seed, ""))?;
+                self.attach(a, b, lora.scale(), (down, up)).map(Some)
+            }
+        }
+    }
+
+    /// Puts `A` and `B` on this layer: trained or frozen.
+    fn attach(&self, a: Tensor, b: Tensor, scale: f64, (down, up): (&[usize], &[usize])) -> Result<Lora> {
+        let config = &self.shared.config;
+        let rank = a.dims().first().copied().unwrap_or(0);
+        self.check_shape("A", &a, &with_rank(down, 0, rank))?;
+        self.check_shape("B", &b, &with_rank(up, 1, rank))?;
+        self.shared.state.borrow_mut().adapted.insert(self.path.clone());
+        let trainable = matches!(config.trainable, Trainable::Lora(_));
+        let dtype = if trainable { self.master_dtype() } else { config.dtype };
+        let place = |tensor: &Tensor| -> diptych_tensor::Result<Tensor> {
+            Ok(tensor.to_dtype(dtype)?.to_device(&config.device)?.contiguous()?)
+        };
+        let (mut a, mut b) = (place(&a)?, place(&b)?);
+        if trainable {
+            a = self.insert(&join(&self.path, "lora_A.weight"), &a)?;
+            b = self.insert(&join(&self.path, "lora_B.weight"), &b)?;
+        }
+        Ok(Lora { a, b, scale, switch: self.switch() })
+    }
+
+    /// Checks what was built against what was asked for, and hands over the trainable parameters.
+    ///
+    /// # Errors
+    /// [`Error::UnmatchedTarget`] for a target that named no layer, [`Error::UnknownModule`] for a part of the adapter that no
+    /// layer took, [`Error::UnusedTensors`] when the weight file has more than the network.
+    pub fn finish(self) -> Result<Params> {
+        let state = self.shared.state.take();
+        if let Some(target) = state.matcher.as_ref().and_then(Matcher::unmatched) {
+            let last_parts = state.layers.iter().filter_map(|name| name.rsplit('.').next());
+            let names = state.layers.iter().map(String::as_str).chain(last_parts);
+            return Err(Error::UnmatchedTarget { target: target.to_owned(), nearest: nearest(target, names) });
+        }
+        if let Some(adapter) = self.shared.config.adapter {
+            if let Some(module) = adapter.modules.keys().find(|module| !state.adapted.contains(*module)) {
+                let nearest = nearest(module, state.layers.iter().map(String::as_str));
+                return Err(Error::UnknownModule { module: module.clone(), nearest });
+            }
+        }
+        if let Some(weights) = self.shared.config.weights {
+            let unused = |name: &&str| {
+                !state.used.contains(*name) && !state.ignored.iter().any(|prefix| name.starts_with(prefix.as_str()))
+            };
+            let names: Vec<String> = weights.names().filter(unused).map(str::to_owned).collect();
+            if !names.is_empty() {
+                return Err(Error::UnusedTensors { names });
+            }
+        }
+        Ok(state.params)
+    }
+
+    fn insert(&self, path: &str, tensor: &Tensor) -> Result<Tensor> {
+        let name = format!("{}{path}", self.shared.config.params_prefix);
+        Ok(self.shared.state.borrow_mut().params.insert(name, tensor)?)
+    }
+
+    fn master_dtype(&self) -> DType {
+        if self.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    fn check_shape(&self, what: &'static str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
+        if tensor.dims() == expected {
+            return Ok(());
+        }
+        let module = self.path.clone();
+        Err(Error::AdapterShape { module, what, found: tensor.dims().to_vec(), expected: expected.to_vec() })
+    }
+}
+
+/// `tensors` without `prefix` before their names, such as a snapshot of the parameters of one of several networks.
+pub(crate) fn without_prefix(tensors: BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
+    tensors.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor))).collect()
+}
+
+fn with_rank(shape: &[usize], axis: usize, rank: usize) -> Vec<usize> {
+    let mut shape = shape.to_vec();
+    shape[axis] = rank;
+    shape
+}
+
+fn join(path: &str, name: &str) -> String {
+    match (path.is_empty(), name.is_empty()) {
+        (true, _) => name.to_owned(),
+        (_, true) => path.to_owned(),
+        (false, false) => format!("{path}.{name}"),
+    }
+}

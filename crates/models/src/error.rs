@@ -1,0 +1,224 @@
+//! What can go wrong while networks, adapters and pipelines are read, built and written.
+
+use std::path::PathBuf;
+
+use crate::nearest::hint;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Errors of this crate; each names what was found, what was expected and, for names, the nearest valid ones.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor operation or a weight file failed.
+    #[error(transparent)]
+    Tensor(#[from] diptych_tensor::Error),
+
+    /// A file or directory could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+
+    /// A JSON file could not be parsed.
+    #[error("{}: not valid JSON: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: serde_json::Error,
+    },
+
+    /// A value in a configuration file is wrong or names something that is not implemented.
+    #[error("{}: `{key}` is {found}, expected {expected}", file.display())]
+    Config {
+        /// The configuration file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// The value in the file.
+        found: String,
+        /// The values that would be accepted.
+        expected: String,
+    },
+
+    /// A configuration file has a key that this network does not know, so its effect would be lost.
+    #[error("{}: unknown key `{key}` = {found}{}", file.display(), hint(nearest))]
+    UnknownConfigKey {
+        /// The configuration file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value.
+        found: String,
+        /// Known keys with a similar name.
+        nearest: Vec<String>,
+    },
+
+    /// A tensor passed to a network has the wrong shape.
+    #[error("{what} has shape {found:?}, expected {expected}")]
+    Shape {
+        /// Which tensor.
+        what: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What was expected.
+        expected: String,
+    },
+
+    /// The weight file holds tensors that the network described by the configuration does not have.
+    #[error(
+        "{} of the weight file's tensors belong to no part of the network, so its configuration does not fit the weights: {}",
+        names.len(), list(names)
+    )]
+    UnusedTensors {
+        /// Their names.
+        names: Vec<String>,
+    },
+
+    /// An adapter target matches no layer of the network.
+    #[error("adapter target `{target}` matches no layer{}", hint(nearest))]
+    UnmatchedTarget {
+        /// The target as written.
+        target: String,
+        /// Layers (or their last parts) with a similar name.
+        nearest: Vec<String>,
+    },
+
+    /// The adapter's target is not a valid regular expression.
+    #[error("adapter target `{target}` is not a valid regular expression: {source}")]
+    TargetPattern {
+        /// The pattern.
+        target: String,
+        /// Why it is not valid.
+        source: Box<regex::Error>,
+    },
+
+    /// An adapter setting is out of range.
+    #[error("adapter `{key}` is {found}, expected {expected}")]
+    AdapterSetting {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+
+    /// An adapter holds tensors for a layer that the network does not have.
+    #[error("the adapter has tensors for `{module}`, which the network does not have{}", hint(nearest))]
+    UnknownModule {
+        /// The layer's name in the adapter.
+        module: String,
+        /// Layers with a similar name.
+        nearest: Vec<String>,
+    },
+
+    /// An adapter to start from lacks a layer that the targets name.
+    #[error("the adapter to start from has no tensors for `{module}`, which the targets name")]
+    MissingModule {
+        /// The layer.
+        module: String,
+    },
+
+    /// An adapter has one of a layer's two matrices but not the other.
+    #[error("{}: the adapter has `{found}` of `{module}` but not `{missing}`", path.display())]
+    MissingHalf {
+        /// The adapter file.
+        path: PathBuf,
+        /// The layer.
+        module: String,
+        /// The matrix that is there.
+        found: &'static str,
+        /// The matrix that is not.
+        missing: &'static str,
+    },
+
+    /// An adapter's matrices do not fit each other or the layer they adapt.
+    #[error("the adapter's {what} of `{module}` has shape {found:?}, expected {expected:?}")]
+    AdapterShape {
+        /// The layer.
+        module: String,
+        /// Which matrix.
+        what: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that fits.
+        expected: Vec<usize>,
+    },
+
+    /// A path holds no adapter in a known layout.
+    #[error("{}: no adapter found; expected {expected}", path.display())]
+    NoAdapter {
+        /// The path.
+        path: PathBuf,
+        /// The layouts looked for.
+        expected: &'static str,
+    },
+
+    /// An adapter file has a tensor whose name follows none of the known layouts.
+    #[error("{}: tensor `{name}` is not part of a LoRA adapter in a known layout", path.display())]
+    UnknownAdapterTensor {
+        /// The adapter file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+
+    /// A directory lacks a file that it must have.
+    #[error("{}: none of {} found", path.display(), expected.join(", "))]
+    MissingFile {
+        /// The directory.
+        path: PathBuf,
+        /// The file names looked for.
+        expected: Vec<String>,
+    },
+
+    /// A pipeline has no such component.
+    #[error("{}: the pipeline has no component `{name}`{}", path.display(), hint(nearest))]
+    MissingComponent {
+        /// The pipeline directory.
+        path: PathBuf,
+        /// The component.
+        name: String,
+        /// Components with a similar name.
+        nearest: Vec<String>,
+    },
+
+    /// A tokenizer could not be built or could not encode a text.
+    #[error("{}: {message}", path.display())]
+    Tokenizer {
+        /// The tokenizer's directory.
+        path: PathBuf,
+        /// What the tokenizer said.
+        message: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`] about `path`, for `map_err`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    /// An [`Error::Json`] about `path`, for `map_err`.
+    pub(crate) fn json(path: impl Into<PathBuf>) -> impl FnOnce(serde_json::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Json { path, source }
+    }
+}
+
+/// The first few names, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(", ...");
+    }
+    text
+}

@@ -1,0 +1,72 @@
+//! A network's weights with an adapter merged in.
+
+use std::collections::BTreeMap;
+
+use diptych_tensor::{DType, Device, Result as TensorResult, Tensor, Weights};
+
+use super::{LoraAdapter, LoraModule};
+use crate::nearest::nearest;
+use crate::{Error, Result};
+
+/// Names of layers in files of 2022, for names of today: the autoencoder's attention.
+const OLD_NAMES: [(&str, &str); 4] = [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
+
+/// Every tensor of `weights` in `dtype`, with `W + scale * B * A` in place of each adapted layer's weight. Sums are taken in f32.
+///
+/// # Errors
+/// [`Error::UnknownModule`] for a layer that the weights do not have, [`Error::AdapterShape`] for one of another shape.
+pub fn merge(weights: &Weights, adapter: &LoraAdapter, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
+    let mut updates = BTreeMap::new();
+    for (module, update) in &adapter.modules {
+        let name = find(weights, module).ok_or_else(|| {
+            let layers = weights.names().filter_map(|name| name.strip_suffix(".weight"));
+            Error::UnknownModule { module: module.clone(), nearest: nearest(module, layers) }
+        })?;
+        updates.insert(name, (module, update));
+    }
+    let mut merged = BTreeMap::new();
+    for name in weights.names() {
+        let tensor = match updates.get(name) {
+            None => weights.read(name, dtype, &Device::Cpu)?,
+            Some((module, update)) => {
+                let weight = weights.read(name, DType::F32, &Device::Cpu)?;
+                check(module, update, weight.dims())?;
+                add(&weight, update, dtype)?
+            }
+        };
+        merged.insert(name.to_owned(), tensor);
+    }
+    Ok(merged)
+}
+
+/// The name of a layer's weight, which may be an old one or lack the text encoder's prefix.
+fn find(weights: &Weights, module: &str) -> Option<String> {
+    let old = OLD_NAMES.iter().filter_map(|(new, old)| Some(format!("{}{old}", module.strip_suffix(new)?)));
+    let short = module.strip_prefix("text_model.").map(str::to_owned);
+    let names = std::iter::once(module.to_owned()).chain(old).chain(short).map(|name| format!("{name}.weight"));
+    names.into_iter().find(|name| weights.contains(name))
+}
+
+fn check(module: &str, update: &LoraModule, weight: &[usize]) -> Result<()> {
+    let rank = update.rank();
+    let (mut down, mut up) = (weight.to_vec(), vec![1; weight.len()]);
+    if weight.len() < 2 {
+        return Err(Error::AdapterShape { module: module.to_owned(), what: "weight", found: weight.to_vec(), expected: vec![0, 0] });
+    }
+    down[0] = rank;
+    (up[0], up[1]) = (weight[0], rank);
+    for (what, tensor, expected) in [("lora_A", &update.down, down), ("lora_B", &update.up, up)] {
+        if tensor.dims() != expected {
+            return Err(Error::AdapterShape { module: module.to_owned(), what, found: tensor.dims().to_vec(), expected });
+        }
+    }
+    Ok(())
+}
+
+/// `W + scale * B * A`; a convolution's `B` is 1x1, so its product with `A` is over the channels in between.
+fn add(weight: &Tensor, update: &LoraModule, dtype: DType) -> TensorResult<Tensor> {
+    let down = update.down.to_dtype(DType::F32)?.flatten_from(1)?;
+    let up = update.up.to_dtype(DType::F32)?.flatten_from(1)?;
+    let delta = (up.matmul(&down)? * update.scale)?.reshape(weight.shape())?;
+    Ok((weight + delta)?.to_dtype(dtype)?)
+}

@@ -1,0 +1,141 @@
+//! PEFT's `LoraConfig` as JSON: the content of `adapter_config.json`, and what diffusers puts into a file's metadata.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use regex::Regex;
+use serde_json::{Map, Value, json};
+
+use super::LoraAdapter;
+use crate::{Error, LoraInit, Result, Targets};
+
+/// What an adapter's configuration says about the factor of each layer.
+#[derive(Debug)]
+pub(super) struct Scales {
+    alpha: f64,
+    alpha_pattern: Vec<(Regex, f64)>,
+    /// Whether the factor is `alpha / sqrt(rank)`.
+    rank_stabilized: bool,
+    pub(super) targets: Option<Targets>,
+    pub(super) init_weights: LoraInit,
+}
+
+impl Scales {
+    /// Reads PEFT's configuration, refusing kinds of adapters that are not implemented. `file` is for messages.
+    pub(super) fn from_json(config: &Map<String, Value>, file: &Path) -> Result<Self> {
+        let error = |key: &str, expected: &str| Error::Config {
+            file: file.to_owned(),
+            key: key.to_owned(),
+            found: config.get(key).map_or_else(|| "missing".to_owned(), Value::to_string),
+            expected: expected.to_owned(),
+        };
+        let is_off = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        };
+        // Each of these changes what the adapter computes.
+        let variants = ["use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "layer_replication", "use_qalora"];
+        let more = ["trainable_token_indices", "use_bdlora", "arrow_config", "alora_invocation_tokens", "target_parameters"];
+        for key in variants.into_iter().chain(more) {
+            if !config.get(key).is_none_or(is_off) {
+                return Err(error(key, "nothing: this kind of adapter is not implemented"));
+            }
+        }
+        if !matches!(config.get("peft_type").and_then(Value::as_str), None | Some("LORA")) {
+            return Err(error("peft_type", "\"LORA\""));
+        }
+        if !matches!(config.get("bias").and_then(Value::as_str), None | Some("none")) {
+            return Err(error("bias", "\"none\""));
+        }
+        let alpha = config.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| error("lora_alpha", "a number"))?;
+        let mut alpha_pattern = Vec::new();
+        for (pattern, value) in config.get("alpha_pattern").and_then(Value::as_object).into_iter().flatten() {
+            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
+            let regex = regex.map_err(|source| Error::TargetPattern { target: pattern.clone(), source: Box::new(source) })?;
+            alpha_pattern.push((regex, value.as_f64().ok_or_else(|| error("alpha_pattern", "numbers"))?));
+        }
+        let targets = match config.get("target_modules") {
+            Some(Value::String(pattern)) => Some(Targets::Pattern(pattern.clone())),
+            Some(Value::Array(names)) => {
+                Some(Targets::Suffixes(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()))
+            }
+            _ => None,
+        };
+        let gaussian = config.get("init_lora_weights").and_then(Value::as_str) == Some("gaussian");
+        Ok(Self {
+            alpha,
+            alpha_pattern,
+            rank_stabilized: config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            targets,
+            init_weights: if gaussian { LoraInit::Gaussian } else { LoraInit::Kaiming },
+        })
+    }
+
+    /// The factor of a layer.
+    pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
+        // PEFT matches the names of the network in memory, where the text encoder's may lack a prefix.
+        let short = module.strip_prefix("text_model.").unwrap_or(module);
+        let pattern = |(regex, _): &&(Regex, f64)| regex.is_match(module) || regex.is_match(short);
+        let alpha = self.alpha_pattern.iter().find(pattern).map_or(self.alpha, |(_, alpha)| *alpha);
+        let rank = rank as f64;
+        alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+    }
+}
+
+/// The keyword arguments of PEFT's `LoraConfig` that describe `adapter`.
+pub(super) fn to_json(adapter: &LoraAdapter) -> Map<String, Value> {
+    let ranks = || adapter.modules.values().map(super::LoraModule::rank);
+    let alphas = || adapter.modules.values().map(super::LoraModule::alpha);
+    let rank = most_common(ranks().map(|rank| rank as f64)) as usize;
+    let alpha = most_common(alphas());
+    let differing = |value: &dyn Fn(&super::LoraModule) -> Option<Value>| -> Map<String, Value> {
+        let entries = adapter.modules.iter();
+        entries.filter_map(|(name, module)| Some((format!("^{}", short_name(name)), value(module)?))).collect()
+    };
+    let targets = match &adapter.targets {
+        Some(Targets::Pattern(pattern)) => json!(pattern),
+        Some(Targets::Suffixes(names)) => json!(names),
+        None => json!(adapter.modules.keys().map(|name| short_name(name)).collect::<Vec<_>>()),
+    };
+    let init = match adapter.init_weights {
+        LoraInit::Kaiming => json!(true),
+        LoraInit::Gaussian => json!("gaussian"),
+    };
+    let fields = [
+        ("alpha_pattern", Value::Object(differing(&|m| (m.alpha() != alpha).then(|| number(m.alpha()))))),
+        ("bias", json!("none")),
+        ("fan_in_fan_out", json!(false)),
+        ("init_lora_weights", init),
+        ("lora_alpha", number(alpha)),
+        ("lora_dropout", json!(0.0)),
+        ("modules_to_save", Value::Null),
+        ("r", json!(rank)),
+        ("rank_pattern", Value::Object(differing(&|m| (m.rank() != rank).then(|| json!(m.rank()))))),
+        ("target_modules", targets),
+        ("use_dora", json!(false)),
+        ("use_rslora", json!(false)),
+    ];
+    fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+}
+
+/// The name that a suffix match finds whether or not the text encoder has its prefix.
+fn short_name(module: &str) -> &str {
+    module.strip_prefix("text_model.").unwrap_or(module)
+}
+
+/// Whole numbers without a decimal point, as PEFT writes them.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// The most common value, the smallest of them in a tie; 1 if there is none.
+fn most_common(values: impl Iterator<Item = f64>) -> f64 {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    for value in values {
+        // Bits of positive numbers are ordered as the numbers are.
+        *counts.entry(value.to_bits()).or_default() += 1;
+    }
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map_or(1.0, |(bits, _)| f64::from_bits(bits))
+}

@@ -1,0 +1,189 @@
+//! LoRA adapters on disk and in memory: PEFT directories, diffusers files, kohya files, and weights with an adapter merged in.
+//!
+//! | layout | files | read | written |
+//! |---|---|---|---|
+//! | PEFT | `adapter_config.json`, `adapter_model.safetensors` | yes | [`LoraAdapter::save_peft`] |
+//! | diffusers | `pytorch_lora_weights.safetensors`, one or more networks | yes, also names of 2023 | [`save_diffusers`] |
+//! | kohya | one `.safetensors` file | no | [`save_kohya`] |
+//! | merged | the network's own weights | as any weights | [`merge`] |
+
+mod diffusers_file;
+mod kohya;
+mod merge;
+mod metadata;
+mod peft;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diptych_tensor::{DType, Device, Params, Tensor, Weights};
+
+pub use self::diffusers_file::save_diffusers;
+pub use self::kohya::save_kohya;
+pub use self::merge::merge;
+use crate::{Error, LoraConfig, LoraInit, Result, Targets};
+
+/// An adapter for one network, by the names of the layers it adapts.
+#[derive(Debug, Clone, Default)]
+pub struct LoraAdapter {
+    /// The matrices of each adapted layer.
+    pub modules: BTreeMap<String, LoraModule>,
+    /// The targets that named these layers, if known; otherwise files list the layers one by one.
+    pub targets: Option<Targets>,
+    /// How `A` was initialized, for the record in PEFT's configuration.
+    pub init_weights: LoraInit,
+}
+
+/// A layer's low-rank update, `scale * up * down`.
+#[derive(Debug, Clone)]
+pub struct LoraModule {
+    /// PEFT's `lora_A`: (rank, in) or (rank, in, ky, kx).
+    pub down: Tensor,
+    /// PEFT's `lora_B`: (out, rank) or (out, rank, 1, 1).
+    pub up: Tensor,
+    /// `alpha / rank`.
+    pub scale: f64,
+}
+
+impl LoraModule {
+    /// The inner width of the update.
+    pub fn rank(&self) -> usize {
+        self.down.dims().first().copied().unwrap_or(0)
+    }
+
+    /// The strength, `scale * rank`.
+    pub fn alpha(&self) -> f64 {
+        let alpha = self.scale * self.rank() as f64;
+        // Divided and multiplied again, 1/3 of 3 is not quite 1.
+        if (alpha - alpha.round()).abs() < 1e-9 { alpha.round() } else { alpha }
+    }
+}
+
+impl LoraAdapter {
+    /// Reads the adapter of the network `component` (`unet`, `text_encoder`, ...) at `path`: a PEFT directory, a directory with one for
+    /// each network, a diffusers file, or a directory with one.
+    ///
+    /// A PEFT directory does not say which network it adapts; names that do not fit are found when it is attached or merged.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] when there is none for the network, [`Error::MissingHalf`], [`Error::AdapterShape`] or
+    /// [`Error::UnknownAdapterTensor`] for a damaged one, [`Error::Config`] for a kind of adapter that is not implemented.
+    pub fn load(path: impl AsRef<Path>, component: &str) -> Result<Self> {
+        let path = path.as_ref();
+        let below = path.join(component);
+        if path.join(peft::CONFIG).is_file() {
+            return peft::load(path);
+        }
+        if below.join(peft::CONFIG).is_file() {
+            return peft::load(&below);
+        }
+        let in_dir = path.join(diffusers_file::FILE);
+        if in_dir.is_file() {
+            return diffusers_file::load(&in_dir, component);
+        }
+        if path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
+            return match path.parent() {
+                Some(dir) if path.ends_with(peft::WEIGHTS) && dir.join(peft::CONFIG).is_file() => peft::load(dir),
+                _ => diffusers_file::load(path, component),
+            };
+        }
+        Err(Error::NoAdapter {
+            path: path.to_owned(),
+            expected: "adapter_config.json with adapter_model.safetensors (PEFT), or pytorch_lora_weights.safetensors (diffusers)",
+        })
+    }
+
+    /// The adapter that a training run holds in its parameters, copied. `prefix` is what the builder put before their names.
+    ///
+    /// # Errors
+    /// When the device cannot copy, or a parameter is no part of an adapter.
+    pub fn from_params(params: &Params, config: &LoraConfig, prefix: &str) -> Result<Self> {
+        let mut halves = Halves::default();
+        for (name, tensor) in crate::builder::without_prefix(params.snapshot()?, prefix) {
+            if !halves.insert(&name, tensor) {
+                return Err(Error::UnknownAdapterTensor { path: "the trained parameters".into(), name });
+            }
+        }
+        let mut adapter = halves.pair(Path::new("the trained parameters"), |_, _| config.scale())?;
+        adapter.targets = Some(config.targets.clone());
+        adapter.init_weights = config.init_weights;
+        Ok(adapter)
+    }
+
+    /// Writes a PEFT directory: `adapter_config.json` and `adapter_model.safetensors`. `base_model` is the name or path of the network
+    /// it was trained on, for PEFT's record.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn save_peft(&self, dir: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
+        peft::save(self, dir.as_ref(), base_model)
+    }
+
+    /// Number of scalars.
+    pub fn num_elements(&self) -> usize {
+        self.modules.values().map(|module| module.down.elem_count() + module.up.elem_count()).sum()
+    }
+}
+
+/// The two matrices of every layer, collected as a file lists them.
+#[derive(Debug, Default)]
+struct Halves {
+    down: BTreeMap<String, Tensor>,
+    up: BTreeMap<String, Tensor>,
+}
+
+impl Halves {
+    /// Takes a tensor if its name, already in PEFT's form, ends as a half does.
+    fn insert(&mut self, name: &str, tensor: Tensor) -> bool {
+        for (half, endings) in [
+            (&mut self.down, [".lora_A.weight", ".lora_A.default.weight"]),
+            (&mut self.up, [".lora_B.weight", ".lora_B.default.weight"]),
+        ] {
+            if let Some(module) = endings.iter().find_map(|ending| name.strip_suffix(ending)) {
+                half.insert(with_text_prefix(module), tensor);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Joins the halves; `scale` gives a layer's factor from its name and rank.
+    fn pair(mut self, path: &Path, scale: impl Fn(&str, usize) -> f64) -> Result<LoraAdapter> {
+        let mut adapter = LoraAdapter::default();
+        for (module, down) in std::mem::take(&mut self.down) {
+            let Some(up) = self.up.remove(&module) else {
+                return Err(missing(path, module, "lora_A", "lora_B"));
+            };
+            let rank = down.dims().first().copied().unwrap_or(0);
+            let mut expected = up.dims().to_vec();
+            if expected.len() < 2 || down.dims().len() != expected.len() || rank == 0 {
+                let expected = vec![rank, 0];
+                return Err(Error::AdapterShape { module, what: "lora_B", found: up.dims().to_vec(), expected });
+            }
+            expected[1] = rank;
+            if up.dims() != expected {
+                return Err(Error::AdapterShape { module, what: "lora_B", found: up.dims().to_vec(), expected });
+            }
+            let scale = scale(&module, rank);
+            adapter.modules.insert(module, LoraModule { down, up, scale });
+        }
+        match self.up.into_keys().next() {
+            Some(module) => Err(missing(path, module, "lora_B", "lora_A")),
+            None => Ok(adapter),
+        }
+    }
+}
+
+fn missing(path: &Path, module: String, found: &'static str, missing: &'static str) -> Error {
+    Error::MissingHalf { path: path.to_owned(), module, found, missing }
+}
+
+/// The text encoder's layers without the prefix that transformers 5 leaves out, with it.
+fn with_text_prefix(module: &str) -> String {
+    if module.starts_with("encoder.layers.") { format!("text_model.{module}") } else { module.to_owned() }
+}
+
+/// A tensor of an adapter file, in f32.
+fn read(weights: &Weights, name: &str) -> Result<Tensor> {
+    Ok(weights.read(name, DType::F32, &Device::Cpu)?)
+}

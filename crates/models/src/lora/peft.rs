@@ -1,0 +1,64 @@
+//! PEFT's directory: `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use diptych_tensor::{Weights, files, save_tensors};
+use serde_json::{Value, json};
+
+use super::metadata::{Scales, to_json};
+use super::{Halves, LoraAdapter, read};
+use crate::config_json::read_json;
+use crate::{Error, Result};
+
+pub(super) const CONFIG: &str = "adapter_config.json";
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// What PEFT puts before every name: its own wrapper and the wrapped network.
+const PREFIX: &str = "base_model.model.";
+
+pub(super) fn load(dir: &Path) -> Result<LoraAdapter> {
+    let (config_path, weights_path) = (dir.join(CONFIG), dir.join(WEIGHTS));
+    let config = read_json(&config_path)?;
+    let Some(config) = config.as_object() else {
+        let (key, found, expected) = (".".into(), config.to_string(), "an object".into());
+        return Err(Error::Config { file: config_path, key, found, expected });
+    };
+    let scales = Scales::from_json(config, &config_path)?;
+    if !weights_path.is_file() {
+        return Err(Error::MissingFile { path: dir.to_owned(), expected: vec![WEIGHTS.to_owned()] });
+    }
+    let weights = Weights::open(&weights_path)?;
+    let mut halves = Halves::default();
+    for name in weights.names() {
+        let plain = name.strip_prefix(PREFIX).unwrap_or(name);
+        if !halves.insert(plain, read(&weights, name)?) {
+            return Err(Error::UnknownAdapterTensor { path: weights_path, name: name.to_owned() });
+        }
+    }
+    let mut adapter = halves.pair(&weights_path, |module, rank| scales.scale(module, rank))?;
+    adapter.targets = scales.targets;
+    adapter.init_weights = scales.init_weights;
+    Ok(adapter)
+}
+
+pub(super) fn save(adapter: &LoraAdapter, dir: &Path, base_model: Option<&str>) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let mut config = to_json(adapter);
+    config.insert("auto_mapping".into(), Value::Null);
+    config.insert("base_model_name_or_path".into(), json!(base_model));
+    config.insert("inference_mode".into(), json!(true));
+    config.insert("peft_type".into(), json!("LORA"));
+    config.insert("revision".into(), Value::Null);
+    config.insert("task_type".into(), Value::Null);
+    let mut tensors = BTreeMap::new();
+    for (name, module) in &adapter.modules {
+        tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), module.down.clone());
+        tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), module.up.clone());
+    }
+    save_tensors(&dir.join(WEIGHTS), &tensors, &BTreeMap::from([("format".into(), "pt".into())]))?;
+    // Python's json.dumps(sort_keys=True), as PEFT writes it.
+    let sorted: BTreeMap<String, Value> = config.into_iter().collect();
+    Ok(files::write_file(&dir.join(CONFIG), format!("{:#}\n", json!(sorted)).as_bytes())?)
+}

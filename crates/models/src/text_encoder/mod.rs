@@ -1,0 +1,12 @@
+//! The text encoder of Stable Diffusion 1.x: transformers' `CLIPTextModel` and `CLIPTokenizer`.
+//!
+//! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, arXiv:2103.00020.
+
+mod bpe;
+mod config;
+mod model;
+mod tokenizer;
+
+pub use self::config::{ClipTextConfig, TextActivation};
+pub use self::model::{ClipTextModel, ClipTextOutput};
+pub use self::tokenizer::{ClipTokenizer, ClipTokenizerConfig, SpecialToken};

@@ -1,0 +1,198 @@
+//! The text encoder.
+//!
+//! B batch, T tokens, D width.
+
+use std::sync::Arc;
+
+use diptych_tensor::{DType, Result as TensorResult, Tensor, checkpoint, ops};
+
+use super::{ClipTextConfig, TextActivation};
+use crate::attention::{Heads, attend};
+use crate::layers::{LayerNorm, Linear, LinearConfig};
+use crate::{AdapterSwitch, Builder, Error, Init, Result};
+
+/// What a text encoder returns.
+#[derive(Debug, Clone)]
+pub struct ClipTextOutput {
+    /// One vector per token, after the final norm: (B, T, D).
+    pub last_hidden_state: Tensor,
+    /// The vector at the end of each text: (B, D).
+    pub pooler_output: Tensor,
+}
+
+/// transformers' `CLIPTextModel`: token ids to vectors.
+#[derive(Debug)]
+pub struct ClipTextModel {
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    layers: Vec<Arc<Layer>>,
+    final_layer_norm: LayerNorm,
+    config: ClipTextConfig,
+    dtype: DType,
+    switch: AdapterSwitch,
+    /// Whether the backward pass computes the activations inside layers again instead of keeping them.
+    pub gradient_checkpointing: bool,
+}
+
+impl ClipTextModel {
+    /// The network at the builder's place. Parameters are called `text_model....` as published files call them; a file without that
+    /// prefix, which transformers 5 can write, loads too.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(builder: &Builder<'_>, config: &ClipTextConfig) -> Result<Self> {
+        // A buffer in files written before transformers 4.31, and the image half of a whole CLIP.
+        for unused in ["text_model.embeddings.position_ids", "embeddings.position_ids", "vision_model.", "visual_projection."] {
+            builder.ignore_unused(unused);
+        }
+        for unused in ["text_projection.", "logit_scale"] {
+            builder.ignore_unused(unused);
+        }
+        let root = if builder.source_has("embeddings") {
+            builder.child_without_source("text_model")
+        } else {
+            builder.child("text_model")
+        };
+        let width = config.hidden_size;
+        let table = |name: &str, len| {
+            let init = Init::Normal { std: 0.02 * config.initializer_factor };
+            root.child(format!("embeddings.{name}")).get("weight", &[len, width], init)
+        };
+        let layer = |i| Layer::load(&root.child(format!("encoder.layers.{i}")), config).map(Arc::new);
+        Ok(Self {
+            token_embedding: table("token_embedding", config.vocab_size)?,
+            position_embedding: table("position_embedding", config.max_position_embeddings)?,
+            layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::load(&root.child("final_layer_norm"), width, config.layer_norm_eps)?,
+            config: config.clone(),
+            dtype: builder.dtype(),
+            switch: builder.switch(),
+            gradient_checkpointing: false,
+        })
+    }
+
+    /// The configuration the network was built from.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
+    }
+
+    /// The switch of this network's adapters.
+    pub fn adapter_switch(&self) -> &AdapterSwitch {
+        &self.switch
+    }
+
+    /// The vectors of `input_ids`. Every token attends to itself and to those before it; padding is not masked, as Stable Diffusion
+    /// was trained without a mask.
+    ///
+    /// # Shape
+    /// (B, T) in u32, T at most the number of positions, to (B, T, D) and (B, D), in the builder's compute type.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when there are too many tokens, or when an id is not in the vocabulary.
+    pub fn forward(&self, input_ids: &Tensor) -> Result<ClipTextOutput> {
+        let limit = self.config.max_position_embeddings;
+        match *input_ids.dims() {
+            [_, tokens] if (1..=limit).contains(&tokens) => {}
+            _ => {
+                let expected = format!("(B, T) with T from 1 to {limit}");
+                return Err(Error::Shape { what: "input_ids", found: input_ids.dims().to_vec(), expected });
+            }
+        }
+        Ok(self.run(input_ids)?)
+    }
+
+    fn run(&self, input_ids: &Tensor) -> TensorResult<ClipTextOutput> {
+        let (batch, tokens) = input_ids.dims2()?;
+        let token_btd = ops::embedding(input_ids, &self.token_embedding)?;
+        let mut x = token_btd.broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?.unsqueeze(0)?)?;
+        x = x.to_dtype(self.dtype)?;
+        for layer in &self.layers {
+            x = self.run_layer(layer, &x)?;
+        }
+        let last_hidden_state = self.final_layer_norm.forward(&x)?;
+        let ids = input_ids.to_vec2::<u32>()?;
+        let rows: Vec<u32> = ids.iter().enumerate().map(|(b, ids)| (b * tokens + self.end_of(ids)) as u32).collect();
+        let rows = Tensor::from_vec(rows, batch, input_ids.device())?;
+        let pooler_output = last_hidden_state.flatten(0, 1)?.index_select(&rows, 0)?;
+        Ok(ClipTextOutput { last_hidden_state, pooler_output })
+    }
+
+    fn run_layer(&self, layer: &Arc<Layer>, x: &Tensor) -> TensorResult<Tensor> {
+        if !self.gradient_checkpointing {
+            return layer.forward(x);
+        }
+        let (layer, switch, enabled) = (layer.clone(), self.switch.clone(), self.switch.is_enabled());
+        checkpoint(&[x], move |inputs| {
+            let _as_in_the_forward_pass = switch.set(enabled);
+            layer.forward(&inputs[0])
+        })
+    }
+
+    /// Position of the token that ends a text; the first one without such a token, as in transformers.
+    fn end_of(&self, ids: &[u32]) -> usize {
+        /// What configurations said before transformers 4.31, whatever the vocabulary.
+        const LEGACY_EOS: u32 = 2;
+        let end = if self.config.eos_token_id == LEGACY_EOS {
+            let highest = ids.iter().max();
+            ids.iter().position(|id| Some(id) == highest)
+        } else {
+            ids.iter().position(|&id| id == self.config.eos_token_id)
+        };
+        end.unwrap_or(0)
+    }
+}
+
+/// One layer: causal attention and a feed-forward layer, each on a normed input.
+#[derive(Debug)]
+struct Layer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: Heads,
+    activation: TextActivation,
+}
+
+impl Layer {
+    fn load(builder: &Builder<'_>, config: &ClipTextConfig) -> Result<Self> {
+        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        // transformers' `CLIPPreTrainedModel._init_weights`.
+        let (factor, depth) = (config.initializer_factor, config.num_hidden_layers);
+        let out_std = (width as f64).powf(-0.5) * factor;
+        let in_std = out_std * (2.0 * depth as f64).powf(-0.5);
+        let fc_std = (2.0 * width as f64).powf(-0.5) * factor;
+        let linear = |name: &str, (from, to): (usize, usize), std| {
+            let config = LinearConfig::new(from, to).init(Init::Normal { std }, Init::Zeros);
+            Linear::load(&builder.child(name), config)
+        };
+        let attention = |name: &str, std| linear(&format!("self_attn.{name}"), (width, width), std);
+        Ok(Self {
+            layer_norm1: LayerNorm::load(&builder.child("layer_norm1"), width, eps)?,
+            q_proj: attention("q_proj", in_std)?,
+            k_proj: attention("k_proj", in_std)?,
+            v_proj: attention("v_proj", in_std)?,
+            out_proj: attention("out_proj", out_std)?,
+            layer_norm2: LayerNorm::load(&builder.child("layer_norm2"), width, eps)?,
+            fc1: linear("mlp.fc1", (width, inner), fc_std)?,
+            fc2: linear("mlp.fc2", (inner, width), in_std)?,
+            heads: Heads { num_heads: config.num_attention_heads, mask: ops::AttentionMask::Causal, upcast: false },
+            activation: config.hidden_act,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let h = self.layer_norm1.forward(x)?;
+        let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
+        let x = (self.out_proj.forward(&attend(&q, &k, &v, self.heads)?)? + x)?;
+        let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
+        let h = match self.activation {
+            TextActivation::QuickGelu => ops::quick_gelu(&h)?,
+            TextActivation::Gelu => ops::gelu(&h)?,
+        };
+        Ok((self.fc2.forward(&h)? + x)?)
+    }
+}

@@ -1,0 +1,228 @@
+//! The denoiser's blocks: down, middle and up.
+//!
+//! B batch, C channels, Y x X spatial.
+
+use std::sync::Arc;
+
+use diptych_tensor::{Result as TensorResult, Tensor, checkpoint};
+
+use super::transformer::{Transformer2D, TransformerConfig};
+use super::{DownBlockType, UNet2DConditionConfig, UpBlockType};
+use crate::resnet::{Downsample2D, ResnetBlock2D, ResnetConfig, Upsample2D};
+use crate::{AdapterSwitch, Builder, Result};
+
+/// What is the same for every block of one forward pass.
+pub(super) struct Pass {
+    /// SiLU of the time embedding, (B, D): every residual block wants it.
+    pub(super) time_silu: Tensor,
+    /// Text, (B, T, D).
+    pub(super) text: Tensor,
+    /// With gradient checkpointing: the switch whose state a recomputed block must run in.
+    pub(super) checkpointing: Option<AdapterSwitch>,
+}
+
+impl Pass {
+    /// Runs `f` on `x` and the pass's `context`, recomputing it in the backward pass if so asked.
+    fn run<M: Send + Sync + 'static>(
+        &self,
+        module: &Arc<M>,
+        (x, context): (&Tensor, &Tensor),
+        f: impl Fn(&M, &Tensor, &Tensor) -> TensorResult<Tensor> + Send + Sync + 'static,
+    ) -> TensorResult<Tensor> {
+        let Some(switch) = &self.checkpointing else {
+            return f(module, x, context);
+        };
+        let (module, switch, enabled) = (module.clone(), switch.clone(), switch.is_enabled());
+        checkpoint(&[x, context], move |inputs| {
+            let _as_in_the_forward_pass = switch.set(enabled);
+            f(&module, &inputs[0], &inputs[1])
+        })
+    }
+
+    fn resnet(&self, resnet: &Arc<ResnetBlock2D>, x: &Tensor) -> TensorResult<Tensor> {
+        self.run(resnet, (x, &self.time_silu), |resnet, x, time| resnet.forward(x, Some(time)))
+    }
+
+    fn attention(&self, attention: &Arc<Transformer2D>, x: &Tensor) -> TensorResult<Tensor> {
+        self.run(attention, (x, &self.text), Transformer2D::forward)
+    }
+}
+
+/// What the blocks of one level look like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockConfig {
+    num_layers: usize,
+    /// Whether this is the last (coarsest) or the first (finest) level, beyond which there is no change of resolution.
+    is_coarsest: bool,
+    is_finest: bool,
+    downsample_padding: usize,
+    resnet: ResnetConfig,
+    transformer: TransformerConfig,
+}
+
+impl BlockConfig {
+    pub(super) fn new(config: &UNet2DConditionConfig, level: usize, time_dim: usize) -> Self {
+        let channels = config.block_out_channels[level];
+        Self {
+            num_layers: config.layers_per_block[level],
+            is_coarsest: level + 1 == config.block_out_channels.len(),
+            is_finest: level == 0,
+            downsample_padding: config.downsample_padding,
+            resnet: ResnetConfig {
+                in_channels: channels,
+                out_channels: channels,
+                time_dim: Some(time_dim),
+                num_groups: config.norm_num_groups,
+                eps: config.norm_eps,
+                output_scale: 1.0,
+            },
+            transformer: TransformerConfig {
+                channels,
+                num_heads: config.attention_head_dim[level],
+                num_layers: config.transformer_layers_per_block[level],
+                text_dim: config.cross_attention_dim[level],
+                num_groups: config.norm_num_groups,
+                use_linear_projection: config.use_linear_projection,
+                upcast_attention: config.upcast_attention,
+            },
+        }
+    }
+
+    /// The residual blocks with these input channels, and as many transformers if the block attends.
+    fn layers(self, builder: &Builder<'_>, inputs: &[usize], attends: bool) -> Result<Vec<Layer>> {
+        let layer = |(i, &in_channels): (usize, &usize)| {
+            let resnet = ResnetConfig { in_channels, ..self.resnet };
+            let attention = || Transformer2D::load(&builder.child(format!("attentions.{i}")), self.transformer).map(Arc::new);
+            Ok(Layer {
+                resnet: Arc::new(ResnetBlock2D::load(&builder.child(format!("resnets.{i}")), resnet)?),
+                attention: attends.then(attention).transpose()?,
+            })
+        };
+        inputs.iter().enumerate().map(layer).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    resnet: Arc<ResnetBlock2D>,
+    attention: Option<Arc<Transformer2D>>,
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> TensorResult<Tensor> {
+        let x = pass.resnet(&self.resnet, x)?;
+        match &self.attention {
+            Some(attention) => pass.attention(attention, &x),
+            None => Ok(x),
+        }
+    }
+}
+
+/// `DownBlock2D` or `CrossAttnDownBlock2D`.
+#[derive(Debug)]
+pub(super) struct DownBlock {
+    layers: Vec<Layer>,
+    downsampler: Option<Downsample2D>,
+}
+
+impl DownBlock {
+    pub(super) fn load(
+        builder: &Builder<'_>,
+        kind: DownBlockType,
+        in_channels: usize,
+        config: BlockConfig,
+    ) -> Result<Self> {
+        let mut inputs = vec![config.resnet.out_channels; config.num_layers];
+        inputs[0] = in_channels;
+        let (channels, padding) = (config.resnet.out_channels, config.downsample_padding);
+        let downsampler = || Downsample2D::load(&builder.child("downsamplers.0"), channels, padding);
+        Ok(Self {
+            layers: config.layers(builder, &inputs, kind == DownBlockType::CrossAttnDownBlock2D)?,
+            downsampler: (!config.is_coarsest).then(downsampler).transpose()?,
+        })
+    }
+
+    /// Also pushes what the up blocks will want: the output of every layer, and the smaller map.
+    pub(super) fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, pass: &Pass) -> TensorResult<Tensor> {
+        for layer in &self.layers {
+            x = layer.forward(&x, pass)?;
+            skips.push(x.clone());
+        }
+        if let Some(downsampler) = &self.downsampler {
+            x = downsampler.forward(&x)?;
+            skips.push(x.clone());
+        }
+        Ok(x)
+    }
+}
+
+/// `UNetMidBlock2DCrossAttn`.
+#[derive(Debug)]
+pub(super) struct MidBlock {
+    resnets: [Arc<ResnetBlock2D>; 2],
+    attention: Arc<Transformer2D>,
+}
+
+impl MidBlock {
+    pub(super) fn load(builder: &Builder<'_>, config: BlockConfig, output_scale: f64) -> Result<Self> {
+        let resnet = |i| {
+            let config = ResnetConfig { output_scale, ..config.resnet };
+            ResnetBlock2D::load(&builder.child(format!("resnets.{i}")), config).map(Arc::new)
+        };
+        Ok(Self {
+            resnets: [resnet(0)?, resnet(1)?],
+            attention: Arc::new(Transformer2D::load(&builder.child("attentions.0"), config.transformer)?),
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> TensorResult<Tensor> {
+        let x = pass.resnet(&self.resnets[0], x)?;
+        let x = pass.attention(&self.attention, &x)?;
+        pass.resnet(&self.resnets[1], &x)
+    }
+}
+
+/// `UpBlock2D` or `CrossAttnUpBlock2D`.
+#[derive(Debug)]
+pub(super) struct UpBlock {
+    layers: Vec<Layer>,
+    upsampler: Option<Upsample2D>,
+}
+
+impl UpBlock {
+    /// `previous` channels come from the block below, `skip` channels from the last of the skips.
+    pub(super) fn load(
+        builder: &Builder<'_>,
+        kind: UpBlockType,
+        (previous, skip): (usize, usize),
+        config: BlockConfig,
+    ) -> Result<Self> {
+        let channels = config.resnet.out_channels;
+        let num_layers = config.num_layers + 1;
+        let input = |i| (if i == 0 { previous } else { channels }) + if i + 1 == num_layers { skip } else { channels };
+        let inputs: Vec<usize> = (0..num_layers).map(input).collect();
+        let upsampler = || Upsample2D::load(&builder.child("upsamplers.0"), channels);
+        Ok(Self {
+            layers: config.layers(builder, &inputs, kind == UpBlockType::CrossAttnUpBlock2D)?,
+            upsampler: (!config.is_finest).then(upsampler).transpose()?,
+        })
+    }
+
+    pub(super) fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, pass: &Pass) -> TensorResult<Tensor> {
+        for layer in &self.layers {
+            // The down blocks push exactly as many skips as the up blocks take; load() gave both the same configuration.
+            x = match skips.pop() {
+                Some(skip) => Tensor::cat(&[&x, &skip], 1)?,
+                None => x,
+            };
+            x = layer.forward(&x, pass)?;
+        }
+        match &self.upsampler {
+            Some(upsampler) => {
+                let size = skips.last().map(Tensor::dims4).transpose()?.map(|(_, _, height, width)| (height, width));
+                upsampler.forward(&x, size)
+            }
+            None => Ok(x),
+        }
+    }
+}

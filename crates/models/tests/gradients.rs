@@ -1,0 +1,163 @@
+//! Every trainable parameter gets its gradient, and the gradient is right: against finite differences in f64, with and without
+//! gradient checkpointing.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use diptych_models::{BuilderConfig, LoraConfig, Targets, Trainable};
+use diptych_tensor::{DType, Device, Gradients, Params, Tensor, backward};
+use support::{randn, relative_error, shake, tiny_text, tiny_unet, tiny_vae, unet_inputs, values};
+
+/// Checks that every gradient is there and not zero, and that along a random direction `v` over all parameters
+/// `(L(p + e v) - L(p - e v)) / 2e = <g, v>`.
+fn check_gradients(params: &Params, loss: impl Fn() -> Tensor) -> Gradients {
+    let gradients = backward(&loss(), params).unwrap();
+    gradients.ensure_complete(params).unwrap();
+    for (name, gradient) in gradients.iter() {
+        assert!(values(gradient).iter().any(|g| g.abs() > 1e-12), "the gradient of {name} is zero");
+    }
+    let step = 1e-5;
+    let start = params.snapshot().unwrap();
+    let directions: Vec<Tensor> = params.iter().zip(0..).map(|((_, var), i)| randn(900 + i, var.dims(), DType::F64)).collect();
+    let at = |factor: f64| {
+        for ((name, var), direction) in params.iter().zip(&directions) {
+            var.set(&(&start[name] + (direction * factor).unwrap()).unwrap()).unwrap();
+        }
+        values(&loss())[0]
+    };
+    let numeric = (at(step) - at(-step)) / (2.0 * step);
+    params.load(&start).unwrap();
+    let product: f64 = params
+        .names()
+        .zip(&directions)
+        .map(|(name, v)| values(&(gradients.get(name).unwrap() * v).unwrap()).iter().sum::<f64>())
+        .sum();
+    let error = (numeric - product).abs() / numeric.abs().max(product.abs());
+    assert!(error < 1e-6, "directional derivative {numeric} against {product}: relative error {error:.1e}");
+    gradients
+}
+
+fn same(a: &Gradients, b: &Gradients) {
+    for ((name, a), (other, b)) in a.iter().zip(b.iter()) {
+        assert_eq!(name, other);
+        let error = relative_error(a, b);
+        assert!(error < 1e-12, "{name}: {error:.1e}");
+    }
+    assert_eq!(a.iter().count(), b.iter().count());
+}
+
+fn f64_builder(trainable: Trainable<'_>) -> BuilderConfig<'_> {
+    BuilderConfig { dtype: DType::F64, trainable, ..BuilderConfig::new(None) }
+}
+
+fn unet_gradients(trainable: Trainable<'_>) -> usize {
+    let (mut unet, params) = tiny_unet(f64_builder(trainable));
+    shake(&params, 50);
+    let (sample, timesteps, text) = unet_inputs(DType::F64);
+    let weight = randn(3, sample.dims(), DType::F64);
+    let mut results = Vec::new();
+    for checkpointing in [false, true] {
+        unet.gradient_checkpointing = checkpointing;
+        let loss = || (unet.forward(&sample, &timesteps, &text).unwrap() * &weight).unwrap().sum_all().unwrap();
+        let value = values(&loss())[0];
+        results.push((value, check_gradients(&params, loss)));
+    }
+    assert_eq!(results[0].0, results[1].0, "checkpointing changed the loss");
+    same(&results[0].1, &results[1].1);
+    params.len()
+}
+
+#[test]
+fn denoiser() {
+    // diffusers' network of the same configuration has as many parameters.
+    assert_eq!(unet_gradients(Trainable::All), 180);
+}
+
+#[test]
+fn denoiser_with_adapters_on_linear_layers_and_convolutions() {
+    let targets = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv_shortcut", "proj_in", "downsamplers.0.conv", "ff.net.2"];
+    let lora = LoraConfig { rank: 2, alpha: 3.0, targets: Targets::Suffixes(targets.map(str::to_owned).to_vec()), ..Default::default() };
+    assert!(unet_gradients(Trainable::Lora(&lora)) > 60);
+}
+
+#[test]
+fn autoencoder() {
+    let (mut vae, params) = tiny_vae(f64_builder(Trainable::All));
+    shake(&params, 70);
+    let image = randn(4, &[2, 3, 4, 6], DType::F64);
+    let noise = randn(5, &[2, 2, 2, 3], DType::F64);
+    let mut results = Vec::new();
+    for checkpointing in [false, true] {
+        vae.gradient_checkpointing = checkpointing;
+        let loss = || {
+            let posterior = vae.encode(&image).unwrap();
+            let decoded = vae.decode(&posterior.sample(&noise).unwrap()).unwrap();
+            let error = (decoded - &image).unwrap().sqr().unwrap().mean_all().unwrap();
+            (error + (posterior.kl().unwrap().mean_all().unwrap() * 0.1).unwrap()).unwrap()
+        };
+        results.push((values(&loss())[0], check_gradients(&params, loss)));
+    }
+    assert_eq!(results[0].0, results[1].0, "checkpointing changed the loss");
+    same(&results[0].1, &results[1].1);
+}
+
+#[test]
+fn text_encoder() {
+    let lora = LoraConfig { targets: Targets::Pattern(r".*\.(q_proj|fc1)".into()), rank: 2, ..Default::default() };
+    for (trainable, expected) in [(Trainable::All, 2 + 2 * 16 + 2), (Trainable::Lora(&lora), 2 * 2 * 2)] {
+        let (mut text, params) = tiny_text(f64_builder(trainable));
+        assert_eq!(params.len(), expected);
+        shake(&params, 80);
+        let ids = Tensor::new(&[[0u32, 1, 2, 3, 4, 11], [5, 6, 7, 11, 9, 10]], &Device::Cpu).unwrap();
+        let weight = randn(6, &[2, 6, 8], DType::F64);
+        let mut results = Vec::new();
+        for checkpointing in [false, true] {
+            text.gradient_checkpointing = checkpointing;
+            let loss = || {
+                let output = text.forward(&ids).unwrap();
+                let pooled = output.pooler_output.sqr().unwrap().sum_all().unwrap();
+                ((output.last_hidden_state * &weight).unwrap().sum_all().unwrap() + pooled).unwrap()
+            };
+            results.push((values(&loss())[0], check_gradients(&params, loss)));
+        }
+        assert_eq!(results[0].0, results[1].0, "checkpointing changed the loss");
+        same(&results[0].1, &results[1].1);
+    }
+}
+
+/// A recomputed block runs in the state that the switch had in its forward pass, whatever it is by then.
+#[test]
+fn a_recomputed_pass_remembers_the_switch() {
+    let lora = LoraConfig { rank: 2, ..Default::default() };
+    let (mut unet, params) = tiny_unet(f64_builder(Trainable::Lora(&lora)));
+    shake(&params, 50);
+    let (sample, timesteps, text) = unet_inputs(DType::F64);
+    let loss = |unet: &diptych_models::unet::UNet2DConditionModel| {
+        unet.forward(&sample, &timesteps, &text).unwrap().sqr().unwrap().sum_all().unwrap()
+    };
+    let plain = backward(&loss(&unet), &params).unwrap();
+    unet.gradient_checkpointing = true;
+    let value = loss(&unet);
+    let _off = unet.adapter_switch().disable();
+    same(&plain, &backward(&value, &params).unwrap());
+}
+
+/// With adapters off the network is the one without adapters, bit for bit, and no gradient reaches the adapters.
+#[test]
+fn adapters_off_is_the_network_without_them() {
+    let lora = LoraConfig { rank: 2, ..Default::default() };
+    let frozen = BuilderConfig { seed: 5, ..BuilderConfig::new(None) };
+    let (plain, none) = tiny_unet(frozen.clone());
+    assert!(none.is_empty());
+    let (adapted, params) = tiny_unet(BuilderConfig { trainable: Trainable::Lora(&lora), ..frozen });
+    let (sample, timesteps, text) = unet_inputs(DType::F32);
+    let run = |unet: &diptych_models::unet::UNet2DConditionModel| unet.forward(&sample, &timesteps, &text).unwrap();
+    let expected = values(&run(&plain));
+    assert_eq!(values(&run(&adapted)), expected, "B is zero at the start");
+    shake(&params, 9);
+    assert_ne!(values(&run(&adapted)), expected);
+    let _off = adapted.adapter_switch().disable();
+    let output = run(&adapted);
+    assert_eq!(values(&output), expected);
+    assert!(!output.track_op(), "the reference pass keeps a graph");
+}
