@@ -9,6 +9,7 @@ use crate::{DataFiles, ImageCaption, ImagePair, LatentPairs, Layout};
 
 /// All records of a dataset.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a run holds one of these")]
 pub enum Dataset {
     /// From the `preference` layout.
     Pairs(Vec<ImagePair>),

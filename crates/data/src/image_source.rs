@@ -1,18 +1,19 @@
 //! Where an image lies, and how it becomes pixels.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Cursor, Seek};
-use std::path::PathBuf;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result};
+use crate::jpeg;
 
 /// The longest side of an image that is decoded, in pixels. A small file can claim any size; memory is reserved only below it.
 pub const MAX_IMAGE_SIDE: u32 = 16_384;
 
-/// The largest image file that is read whole to be embedded or hashed, in bytes: 256 MiB.
+/// The largest image file that is read, in bytes: 256 MiB.
 pub const MAX_IMAGE_FILE_BYTES: u64 = 256 << 20;
 
 /// Decoders may reserve this much: an image of [`MAX_IMAGE_SIDE`] squared with 8 bits a channel is 768 MiB and refused.
@@ -53,15 +54,9 @@ impl ImageSource {
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is not a PNG or JPEG, is corrupt or cut short, or has a
-    /// side longer than [`MAX_IMAGE_SIDE`].
+    /// side longer than [`MAX_IMAGE_SIDE`] or a file larger than [`MAX_IMAGE_FILE_BYTES`].
     pub fn decode(&self) -> Result<RgbImage> {
-        match self {
-            Self::Path(path) => {
-                let file = std::fs::File::open(path).map_err(Error::io(path))?;
-                decode(BufReader::new(file)).map_err(|reason| self.error(reason))
-            }
-            Self::Bytes(bytes) => decode(Cursor::new(bytes)).map_err(|reason| self.error(reason)),
-        }
+        decode(&self.encoded()?).map_err(|reason| self.error(reason))
     }
 
     /// The encoded bytes, as they are.
@@ -72,13 +67,18 @@ impl ImageSource {
         match self {
             Self::Bytes(bytes) => Ok(Arc::clone(bytes)),
             Self::Path(path) => {
-                let num_bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
-                if num_bytes > MAX_IMAGE_FILE_BYTES {
-                    return Err(self.error(format!("{num_bytes} bytes; at most {MAX_IMAGE_FILE_BYTES} are read")));
-                }
+                self.check_file_size(path)?;
                 Ok(std::fs::read(path).map_err(Error::io(path))?.into())
             }
         }
+    }
+
+    fn check_file_size(&self, path: &Path) -> Result<()> {
+        let num_bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        if num_bytes > MAX_IMAGE_FILE_BYTES {
+            return Err(self.error(format!("{num_bytes} bytes; at most {MAX_IMAGE_FILE_BYTES} are read")));
+        }
+        Ok(())
     }
 
     fn error(&self, reason: String) -> Error {
@@ -104,12 +104,15 @@ impl fmt::Debug for ImageSource {
     }
 }
 
-fn decode<R: BufRead + Seek>(reader: R) -> std::result::Result<RgbImage, String> {
-    let mut reader = ImageReader::new(reader)
+fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+    let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| error.to_string())?;
-    if reader.format().is_none() {
-        return Err("neither PNG nor JPEG".to_owned());
+    match reader.format() {
+        // The decoder fills what is missing with gray and says nothing.
+        Some(ImageFormat::Jpeg) if !jpeg::is_complete(bytes) => return Err("the JPEG data is cut short".to_owned()),
+        Some(ImageFormat::Png | ImageFormat::Jpeg) => {}
+        _ => return Err("neither PNG nor JPEG".to_owned()),
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_IMAGE_SIDE);
@@ -117,6 +120,12 @@ fn decode<R: BufRead + Seek>(reader: R) -> std::result::Result<RgbImage, String>
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    if decoder.total_bytes() > MAX_DECODED_BYTES {
+        return Err(format!(
+            "{width}x{height} pixels need more than {MAX_DECODED_BYTES} bytes"
+        ));
+    }
     let orientation = decoder.orientation().map_err(|error| error.to_string())?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
     image.apply_orientation(orientation);

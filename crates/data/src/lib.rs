@@ -37,7 +37,8 @@ mod files;
 mod hash;
 mod image_caption;
 mod image_source;
-//mod inspect;
+mod inspect;
+mod jpeg;
 mod json;
 mod json_lines;
 mod latent_pairs;
@@ -56,10 +57,10 @@ pub use files::DataFiles;
 pub use hash::{ContentHash, FileHash};
 pub use image_caption::ImageCaption;
 pub use image_source::{ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
-/*pub use inspect::{
+pub use inspect::{
     FieldSummary, Inspection, MAX_PROBLEMS, Problem, PromptSummary, RecordPreview, ScoreSummary, Severity, SizeCount,
     TensorSummary, inspect,
-};*/
+};
 pub use json_lines::MAX_LINE_BYTES;
 pub use latent_pairs::{HostTensor, LatentPairs, LatentTensors};
 pub use layout::Layout;

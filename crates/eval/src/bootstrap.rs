@@ -32,7 +32,7 @@ pub(crate) fn resampled_means<const COLUMNS: usize>(
     means
 }
 
-/// The value below which the fraction `q` of `sorted` lies, interpolated linearly as NumPy's `percentile` does.
+/// The value below which the fraction `q` of `sorted` lies, interpolated linearly as `numpy.percentile` does.
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = q * (sorted.len() - 1) as f64;
     let (below, above) = (place.floor() as usize, place.ceil() as usize);

@@ -109,17 +109,13 @@ impl WinRateConfig {
     /// # Errors
     /// A file that cannot be read or has no prompt; scenes with too few captions.
     pub fn prompts(&self) -> Result<Vec<String>> {
-        match &self.prompts {
-            Some(path) => {
-                let mut prompts = crate::read_prompts(path)?;
-                prompts.truncate(self.num_prompts);
-                Ok(prompts)
-            }
-            None => {
-                let scenes = self.scenes.clone().unwrap_or_default();
-                crate::held_out_prompts(self.seed, self.num_prompts, &scenes)
-            }
+        if let Some(path) = &self.prompts {
+            let mut prompts = crate::read_prompts(path)?;
+            prompts.truncate(self.num_prompts);
+            return Ok(prompts);
         }
+        let scenes = self.scenes.clone().unwrap_or_default();
+        crate::held_out_prompts(self.seed, self.num_prompts, &scenes)
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use diptych_shapes::Verifier;
+use image::RgbImage;
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 
 /// A judge by name. In a recipe: `judge = "verifier"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -22,6 +26,32 @@ impl Judge {
     pub fn name(self) -> &'static str {
         match self {
             Self::Verifier => "verifier",
+        }
+    }
+
+    /// One score for each image, given the prompt at the same place. Higher is better.
+    ///
+    /// # Errors
+    /// [`Error::LengthMismatch`] when there are not as many prompts as images; [`Error::Unjudged`] for a prompt that the judge does
+    /// not understand.
+    pub fn score(self, prompts: &[String], images: &[RgbImage]) -> Result<Vec<f64>> {
+        if prompts.len() != images.len() {
+            let (left_len, right_len) = (prompts.len(), images.len());
+            return Err(Error::LengthMismatch { left: "prompts", left_len, right: "images", right_len });
+        }
+        match self {
+            Self::Verifier => {
+                let verifier = Verifier::default();
+                let scored = prompts.iter().zip(images).enumerate().map(|(index, (prompt, image))| {
+                    verifier.score(prompt, image).map_err(|source| Error::Unjudged {
+                        judge: self.name(),
+                        index,
+                        prompt: prompt.clone(),
+                        source,
+                    })
+                });
+                scored.collect()
+            }
         }
     }
 }

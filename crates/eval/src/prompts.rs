@@ -56,15 +56,16 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
         .is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let prompts: Vec<String> = lines
-        .map(|(index, line)| match is_rows {
-            false => Ok(line.trim().to_owned()),
-            true => serde_json::from_str::<Row>(line)
-                .map(|row| row.prompt)
-                .map_err(|error| Error::PromptRow {
-                    path: path.to_path_buf(),
-                    row: index + 1,
-                    reason: error.to_string(),
-                }),
+        .map(|(index, line)| {
+            if !is_rows {
+                return Ok(line.trim().to_owned());
+            }
+            let row = serde_json::from_str::<Row>(line).map_err(|error| Error::PromptRow {
+                path: path.to_path_buf(),
+                row: index + 1,
+                reason: error.to_string(),
+            })?;
+            Ok(row.prompt)
         })
         .collect::<Result<_>>()?;
     if prompts.is_empty() {

@@ -60,14 +60,8 @@ impl WinRate {
         check(base, aligned, bootstrap_samples)?;
         let differences: Vec<f64> = aligned.iter().zip(base).map(|(aligned, base)| aligned - base).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let columns = [base, aligned, &differences];
-        let resampled = resampled_means(columns, bootstrap_samples, &mut rng);
-        let mut estimates = columns
-            .into_iter()
-            .zip(resampled)
-            .map(|(column, means)| estimate(column, means));
-        let mut next = || estimates.next().expect("three columns were resampled");
-        let (base_estimate, aligned_estimate, difference) = (next(), next(), next());
+        let [base_means, aligned_means, difference_means] =
+            resampled_means([base, aligned, &differences], bootstrap_samples, &mut rng);
         let count = |holds: fn(&f64) -> bool| differences.iter().filter(|difference| holds(difference)).count();
         let (wins, losses) = (
             count(|difference| *difference > 0.0),
@@ -76,9 +70,9 @@ impl WinRate {
         let ties = differences.len() - wins - losses;
         Ok(Self {
             n: differences.len(),
-            base: base_estimate,
-            aligned: aligned_estimate,
-            difference,
+            base: estimate(base, base_means),
+            aligned: estimate(aligned, aligned_means),
+            difference: estimate(&differences, difference_means),
             wins,
             ties,
             losses,

@@ -1,0 +1,218 @@
+//! What a dataset holds, and everything that is wrong with it, in one pass.
+
+mod latents;
+mod report;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::{DataFiles, Layout};
+
+/// At most this many problems are kept; all are counted.
+pub const MAX_PROBLEMS: usize = 100;
+
+/// At most this many records are shown.
+const MAX_PREVIEWS: usize = 3;
+
+/// Summary of a dataset. Serializes to JSON; `Display` is the text for people.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The layout, found out if it was `auto`.
+    pub layout: Layout,
+    /// The record files, in reading order.
+    pub files: Vec<PathBuf>,
+    /// Rows or latent records, broken ones included where they can be counted.
+    pub num_records: usize,
+    /// Records that training would read without an error.
+    pub num_good_records: usize,
+    /// [`crate::ContentHash::sha256`]; absent when a problem kept a file from being hashed.
+    pub sha256: Option<String>,
+    /// Keys of the rows, in order of first appearance. Empty for latents.
+    pub fields: Vec<FieldSummary>,
+    /// Tensors of the shards. Empty for rows.
+    pub tensors: Vec<TensorSummary>,
+    /// Sizes of the images that could be decoded, most frequent first.
+    pub image_sizes: Vec<SizeCount>,
+    /// The prompts; absent for latents or without a good row.
+    pub prompts: Option<PromptSummary>,
+    /// Chosen minus rejected score; absent where no record has both.
+    pub score_margins: Option<ScoreSummary>,
+    /// Records with an id that an earlier one has.
+    pub num_duplicate_ids: usize,
+    /// Pairs whose chosen and rejected side are the same, pixel for pixel or value for value.
+    pub num_identical_pairs: usize,
+    /// The first good records.
+    pub previews: Vec<RecordPreview>,
+    /// What is wrong, in reading order, up to [`MAX_PROBLEMS`].
+    pub problems: Vec<Problem>,
+    /// Everything that is wrong, shown or not: errors.
+    pub num_errors: usize,
+    /// Everything that is doubtful, shown or not: warnings.
+    pub num_warnings: usize,
+}
+
+/// A key of the rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldSummary {
+    /// The key.
+    pub name: String,
+    /// Rows that have it.
+    pub num_present: usize,
+    /// Rows by the JSON type of the value.
+    pub kinds: BTreeMap<&'static str, usize>,
+}
+
+/// A tensor over all shards.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorSummary {
+    /// Its name.
+    pub name: &'static str,
+    /// Its shape, all records together.
+    pub shape: Vec<usize>,
+    /// Smallest value.
+    pub min: f64,
+    /// Largest value.
+    pub max: f64,
+    /// Mean of the values.
+    pub mean: f64,
+    /// Standard deviation of the values.
+    pub std: f64,
+}
+
+/// How many images have a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SizeCount {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Images of this size.
+    pub num_images: usize,
+}
+
+/// Lengths and repetitions of the prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PromptSummary {
+    /// Prompts that are different from all before.
+    pub num_distinct: usize,
+    /// Prompts that an earlier record has, too.
+    pub num_duplicates: usize,
+    /// Shortest, in characters.
+    pub min_chars: usize,
+    /// Mean length, in characters.
+    pub mean_chars: f64,
+    /// Longest, in characters.
+    pub max_chars: usize,
+    /// Most words, split at white space. CLIP text encoders read about 75 tokens, and a word is at least one.
+    pub max_words: usize,
+}
+
+/// Distribution of the chosen minus the rejected score.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ScoreSummary {
+    /// Records that have both scores.
+    pub num_scored: usize,
+    /// Smallest margin.
+    pub min: f64,
+    /// Mean margin.
+    pub mean: f64,
+    /// Largest margin.
+    pub max: f64,
+}
+
+/// The beginning of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecordPreview {
+    /// Its id.
+    pub id: String,
+    /// Its prompt.
+    pub prompt: String,
+    /// Its images, in words: key, where from, size.
+    pub images: Vec<String>,
+}
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Training would stop with this message.
+    Error,
+    /// Training would run, but probably not as meant.
+    Warning,
+}
+
+/// One thing that is wrong or doubtful.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// How bad.
+    pub severity: Severity,
+    /// File, row and what is wrong there.
+    pub message: String,
+}
+
+/// Reads every record and decodes every image behind `paths`, and goes on after what is wrong.
+///
+/// # Errors
+/// Only where there is nothing to inspect: a path that names nothing, a layout that cannot be told, a file that the
+/// operating system does not let us read. Everything else is a [`Problem`] of the result.
+pub fn inspect(paths: &[PathBuf], layout: Layout) -> Result<Inspection> {
+    let files = DataFiles::find(paths, layout)?;
+    let mut inspection = Inspection::new(&files);
+    match files.layout() {
+        Layout::Preference | Layout::ImageCaption => rows::inspect(&files, &mut inspection)?,
+        Layout::LatentPairs | Layout::Auto => latents::inspect(&files, &mut inspection)?,
+    }
+    if inspection.num_records == 0 && inspection.num_errors == 0 {
+        inspection.error(
+            crate::Error::EmptyDataset {
+                paths: files.describe(),
+            }
+            .to_string(),
+        );
+    }
+    inspection.sha256 = files.content_hash().ok().map(|hash| hash.sha256);
+    Ok(inspection)
+}
+
+impl Inspection {
+    fn new(files: &DataFiles) -> Self {
+        Self {
+            layout: files.layout(),
+            files: files.files().to_vec(),
+            num_records: 0,
+            num_good_records: 0,
+            sha256: None,
+            fields: Vec::new(),
+            tensors: Vec::new(),
+            image_sizes: Vec::new(),
+            prompts: None,
+            score_margins: None,
+            num_duplicate_ids: 0,
+            num_identical_pairs: 0,
+            previews: Vec::new(),
+            problems: Vec::new(),
+            num_errors: 0,
+            num_warnings: 0,
+        }
+    }
+
+    fn error(&mut self, message: String) {
+        self.num_errors += 1;
+        self.keep(Severity::Error, message);
+    }
+
+    fn warning(&mut self, message: String) {
+        self.num_warnings += 1;
+        self.keep(Severity::Warning, message);
+    }
+
+    fn keep(&mut self, severity: Severity, message: String) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(Problem { severity, message });
+        }
+    }
+}
