@@ -46,8 +46,13 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, config: AttentionConfig) ->
     check(q, k, v, 4)?;
     match path(OP, &[q, k, v])? {
         Path::Fused => {
-            let op = Attention { config, heads: Heads::Split };
-            Ok(adjacent(q)?.apply_op3(&adjacent(k)?, &adjacent(v)?, op)?.transpose(1, 2)?)
+            let op = Attention {
+                config,
+                heads: Heads::Split,
+            };
+            Ok(adjacent(q)?
+                .apply_op3(&adjacent(k)?, &adjacent(v)?, op)?
+                .transpose(1, 2)?)
         }
         Path::Widened(dtype) => {
             let [q, k, v] = widened(q, k, v)?;
@@ -69,8 +74,9 @@ pub fn attention_composed(q: &Tensor, k: &Tensor, v: &Tensor, config: AttentionC
         AttentionMask::None => scores,
         AttentionMask::Causal => {
             let (t, s) = (scores.dim(D::Minus2)?, scores.dim(D::Minus1)?);
-            let mask: Vec<f64> =
-                (0..t * s).map(|i| if i % s > i / s { f64::NEG_INFINITY } else { 0.0 }).collect();
+            let mask: Vec<f64> = (0..t * s)
+                .map(|i| if i % s > i / s { f64::NEG_INFINITY } else { 0.0 })
+                .collect();
             let mask = Tensor::from_vec(mask, (t, s), &candle_core::Device::Cpu)?;
             scores.broadcast_add(&mask.to_dtype(scores.dtype())?.to_device(scores.device())?)?
         }
@@ -105,7 +111,10 @@ pub fn attention_packed(
     }
     match path(OP, &[q, k, v])? {
         Path::Fused => {
-            let op = Attention { config, heads: Heads::Packed(num_heads) };
+            let op = Attention {
+                config,
+                heads: Heads::Packed(num_heads),
+            };
             Ok(adjacent(q)?.apply_op3(&adjacent(k)?, &adjacent(v)?, op)?)
         }
         Path::Widened(dtype) => {
@@ -124,7 +133,11 @@ pub fn attention_packed(
 }
 
 fn widened(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<[Tensor; 3]> {
-    Ok([q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?, v.to_dtype(DType::F32)?])
+    Ok([
+        q.to_dtype(DType::F32)?,
+        k.to_dtype(DType::F32)?,
+        v.to_dtype(DType::F32)?,
+    ])
 }
 
 /// The tensor itself where its last dimension is adjacent, else a contiguous copy.
@@ -148,7 +161,12 @@ fn check(q: &Tensor, k: &Tensor, v: &Tensor, rank: usize) -> Result<()> {
         return Err(shape_error(OP, "shape of k", k.dims(), expected));
     }
     if v.dims() != k.dims() {
-        return Err(shape_error(OP, "shape of v", v.dims(), format!("that of k, {:?}", k.dims())));
+        return Err(shape_error(
+            OP,
+            "shape of v",
+            v.dims(),
+            format!("that of k, {:?}", k.dims()),
+        ));
     }
     Ok(())
 }

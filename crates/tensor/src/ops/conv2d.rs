@@ -14,8 +14,8 @@ use candle_core::{
 };
 
 use self::geometry::Geometry;
-use super::kernel::{Operand, Path, from_parts, on_float, output, path, shape_error};
-use crate::{Error, Result};
+use super::kernel::{Operand, Path, from_parts, on_float, output, path};
+use crate::Result;
 
 const OP: &str = "conv2d";
 
@@ -45,7 +45,7 @@ impl Default for Conv2dConfig {
 /// `x` `(B, C, Y, X)`, `weight` `(O, C, ky, kx)`, `bias` `(O)`; the result is `(B, O, (Y + 2p - ky) / s + 1, ...)`.
 ///
 /// # Errors
-/// [`Error::Operand`] for shapes, dtypes or a stride that do not fit, or a kernel larger than the padded input.
+/// [`Error::Operand`](crate::Error::Operand) for shapes, dtypes or a stride that do not fit, or a kernel larger than the padded input.
 pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let geometry = Geometry::of(x, weight, bias, config)?;
     let mut operands = vec![x, weight];
@@ -64,7 +64,11 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
             config,
         )?),
     };
-    let op = Conv2d { geometry, config, precomputed: Mutex::new(precomputed) };
+    let op = Conv2d {
+        geometry,
+        config,
+        precomputed: Mutex::new(precomputed),
+    };
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     Ok(match bias {
         None => x.apply_op2(&weight, op)?,
@@ -78,7 +82,9 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
 /// As [`conv2d`].
 pub fn conv2d_composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let geometry = Geometry::of(x, weight, bias, config)?;
-    let y = x.contiguous()?.conv2d(&weight.contiguous()?, config.padding, config.stride, 1, 1)?;
+    let y = x
+        .contiguous()?
+        .conv2d(&weight.contiguous()?, config.padding, config.stride, 1, 1)?;
     Ok(match bias {
         None => y,
         Some(bias) => y.broadcast_add(&bias.reshape((1, geometry.outputs, 1, 1))?)?,
@@ -108,7 +114,11 @@ impl Conv2d {
 
     /// Hands the precomputed result to `take`, which copies the storage of its device.
     fn device<S>(&self, copy: impl Fn(&Storage, &Layout) -> CandleResult<S>) -> CandleResult<(S, Shape)> {
-        let taken = self.precomputed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let taken = self
+            .precomputed
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
         let Some(result) = taken else {
             return Err(candle_core::Error::Msg("conv2d was applied twice".into()));
         };
@@ -167,7 +177,15 @@ impl Conv2d {
     }
 
     fn composed_dx(&self, weight: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
-        let Geometry { height, width, ky, kx, out_height, out_width, .. } = self.geometry;
+        let Geometry {
+            height,
+            width,
+            ky,
+            kx,
+            out_height,
+            out_width,
+            ..
+        } = self.geometry;
         let Conv2dConfig { stride, padding } = self.config;
         // Rows and columns at the end that no window reached.
         let rest = |len: usize, out_len: usize, k: usize| len + 2 * padding - ((out_len - 1) * stride + k);
@@ -179,9 +197,14 @@ impl Conv2d {
 
     fn composed_dw(&self, x: &Tensor, grad: &Tensor) -> CandleResult<Tensor> {
         let Conv2dConfig { stride, padding } = self.config;
-        let (x, grad) = (x.detach().transpose(0, 1)?.contiguous()?, grad.transpose(0, 1)?.contiguous()?);
+        let (x, grad) = (
+            x.detach().transpose(0, 1)?.contiguous()?,
+            grad.transpose(0, 1)?.contiguous()?,
+        );
         let dw = x.conv2d(&grad, padding, 1, stride, 1)?.transpose(0, 1)?;
-        dw.narrow(2, 0, self.geometry.ky)?.narrow(3, 0, self.geometry.kx)?.contiguous()
+        dw.narrow(2, 0, self.geometry.ky)?
+            .narrow(3, 0, self.geometry.kx)?
+            .contiguous()
     }
 }
 
@@ -194,13 +217,7 @@ impl CustomOp2 for Conv2d {
         self.cpu((s1, l1), (s2, l2), None)
     }
 
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> CandleResult<(CudaStorage, Shape)> {
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> CandleResult<(CudaStorage, Shape)> {
         self.cuda()
     }
 

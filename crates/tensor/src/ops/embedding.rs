@@ -29,5 +29,8 @@ pub fn embedding(ids: &Tensor, table: &Tensor) -> Result<Tensor> {
     };
     let mut dims = ids.dims().to_vec();
     dims.push(width);
-    Ok(table.contiguous()?.index_select(&ids.flatten_all()?, 0)?.reshape(dims)?)
+    Ok(table
+        .contiguous()?
+        .index_select(&ids.flatten_all()?, 0)?
+        .reshape(dims)?)
 }

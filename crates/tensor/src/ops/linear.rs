@@ -56,7 +56,11 @@ pub fn linear_composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Re
     if let Some(last) = dims.last_mut() {
         *last = outputs;
     }
-    let y = x.contiguous()?.reshape((rows, inputs))?.matmul(&weight.t()?)?.reshape(dims)?;
+    let y = x
+        .contiguous()?
+        .reshape((rows, inputs))?
+        .matmul(&weight.t()?)?
+        .reshape(dims)?;
     Ok(match bias {
         None => y,
         Some(bias) => y.broadcast_add(bias)?,
@@ -69,7 +73,12 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<(usize, u
         return Err(shape_error(OP, "shape of weight", weight.dims(), "(O, I)"));
     };
     if x.dims().last() != Some(&inputs) {
-        return Err(shape_error(OP, "shape of x", x.dims(), format!("last dimension {inputs}, the width of weight")));
+        return Err(shape_error(
+            OP,
+            "shape of x",
+            x.dims(),
+            format!("last dimension {inputs}, the width of weight"),
+        ));
     }
     match bias {
         Some(bias) if bias.dims() != [outputs] => {
@@ -109,7 +118,8 @@ impl Linear {
     ) -> CandleResult<(S, Shape)> {
         let (m, inputs) = x.1.shape().dims2()?;
         let (outputs, _) = weight.1.shape().dims2()?;
-        let y = x.0.matmul(weight.0, (1, m, outputs, inputs), x.1, &weight.1.transpose(0, 1)?)?;
+        let y =
+            x.0.matmul(weight.0, (1, m, outputs, inputs), x.1, &weight.1.transpose(0, 1)?)?;
         let shape = Shape::from((m, outputs));
         let y = match bias {
             None => y,

@@ -23,7 +23,9 @@ use crate::{Error, Result};
 /// [`Error::Operand`] for shapes or dtypes that do not fit, or when `num_groups` does not divide C.
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, num_groups: usize, eps: f64) -> Result<Tensor> {
     let group = group::GroupNorm::new("group_norm", num_groups, eps, false);
-    grouped(x, weight, bias, group, |x, weight, bias| group_norm_composed(x, weight, bias, num_groups, eps))
+    grouped(x, weight, bias, group, |x, weight, bias| {
+        group_norm_composed(x, weight, bias, num_groups, eps)
+    })
 }
 
 /// [`group_norm`] in candle's primitives.
@@ -52,7 +54,9 @@ pub fn group_norm_composed(x: &Tensor, weight: &Tensor, bias: &Tensor, num_group
 /// As [`group_norm`].
 pub fn group_norm_silu(x: &Tensor, weight: &Tensor, bias: &Tensor, num_groups: usize, eps: f64) -> Result<Tensor> {
     let group = group::GroupNorm::new("group_norm_silu", num_groups, eps, true);
-    grouped(x, weight, bias, group, |x, weight, bias| group_norm_silu_composed(x, weight, bias, num_groups, eps))
+    grouped(x, weight, bias, group, |x, weight, bias| {
+        group_norm_silu_composed(x, weight, bias, num_groups, eps)
+    })
 }
 
 /// [`group_norm_silu`] in candle's primitives.
@@ -80,7 +84,8 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     check_layer(x, weight, bias)?;
     match path("layer_norm", &[x, weight, bias])? {
         Path::Fused => {
-            Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, layer::LayerNorm::new(eps))?)
+            Ok(x.contiguous()?
+                .apply_op3(&weight.contiguous()?, &bias.contiguous()?, layer::LayerNorm::new(eps))?)
         }
         Path::Widened(dtype) => {
             let [x, weight, bias] = widened(x, weight, bias)?;
@@ -117,7 +122,9 @@ fn grouped(
 ) -> Result<Tensor> {
     check_groups(group.op(), x, weight, bias, group.num_groups())?;
     match path(group.op(), &[x, weight, bias])? {
-        Path::Fused => Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, group)?),
+        Path::Fused => Ok(x
+            .contiguous()?
+            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, group)?),
         Path::Widened(dtype) => {
             let [x, weight, bias] = widened(x, weight, bias)?;
             Ok(grouped(&x, &weight, &bias, group, composed)?.to_dtype(dtype)?)
@@ -127,7 +134,11 @@ fn grouped(
 }
 
 fn widened(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<[Tensor; 3]> {
-    Ok([x.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?])
+    Ok([
+        x.to_dtype(DType::F32)?,
+        weight.to_dtype(DType::F32)?,
+        bias.to_dtype(DType::F32)?,
+    ])
 }
 
 /// Number of channels.

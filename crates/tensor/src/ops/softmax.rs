@@ -3,7 +3,9 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{Float, Operand, Path, chunked, chunked_rows, from_parts, on_float, output, path, shape_error, wide};
+use super::kernel::{
+    Float, Operand, Path, chunked, chunked_rows, from_parts, on_float, output, path, shape_error, wide,
+};
 use crate::Result;
 
 /// Softmax over the last dimension. Entries of minus infinity get probability zero.

@@ -38,7 +38,12 @@ pub fn upsample_nearest2d_composed(x: &Tensor, factor: usize) -> Result<Tensor> 
 
 fn dims(x: &Tensor, factor: usize) -> Result<[usize; 4]> {
     if factor == 0 {
-        return Err(Error::Operand { op: OP, what: "factor", found: "0".into(), expected: "at least 1".into() });
+        return Err(Error::Operand {
+            op: OP,
+            what: "factor",
+            found: "0".into(),
+            expected: "at least 1".into(),
+        });
     }
     match *x.dims() {
         [b, c, y, x] => Ok([b, c, y, x]),

@@ -44,8 +44,18 @@ impl Strides {
     fn of(layout: &Layout, heads: Heads, head_dim: usize) -> Self {
         let start = layout.start_offset();
         match (heads, layout.stride()) {
-            (Heads::Split, &[batch, head, row, _]) => Self { start, batch, head, row },
-            (Heads::Packed(_), &[batch, row, _]) => Self { start, batch, head: head_dim, row },
+            (Heads::Split, &[batch, head, row, _]) => Self {
+                start,
+                batch,
+                head,
+                row,
+            },
+            (Heads::Packed(_), &[batch, row, _]) => Self {
+                start,
+                batch,
+                head: head_dim,
+                row,
+            },
             (_, strides) => unreachable!("the rank was checked: {strides:?}"),
         }
     }
@@ -67,12 +77,20 @@ struct Sizes {
 impl Sizes {
     fn of(q: &Shape, k: &Shape, heads: Heads) -> Self {
         match (heads, q.dims(), k.dims()) {
-            (Heads::Split, &[batch, heads, queries, head_dim], &[_, _, keys, _]) => {
-                Self { batch, heads, queries, keys, head_dim }
-            }
-            (Heads::Packed(heads), &[batch, queries, width], &[_, keys, _]) => {
-                Self { batch, heads, queries, keys, head_dim: width / heads }
-            }
+            (Heads::Split, &[batch, heads, queries, head_dim], &[_, _, keys, _]) => Self {
+                batch,
+                heads,
+                queries,
+                keys,
+                head_dim,
+            },
+            (Heads::Packed(heads), &[batch, queries, width], &[_, keys, _]) => Self {
+                batch,
+                heads,
+                queries,
+                keys,
+                head_dim: width / heads,
+            },
             (_, q, _) => unreachable!("the rank was checked: {q:?}"),
         }
     }
@@ -97,13 +115,23 @@ impl Sizes {
     /// Strides of a contiguous tensor of `rows` rows per head, heads first.
     fn split(&self, rows: usize) -> Strides {
         let head = rows * self.head_dim;
-        Strides { start: 0, batch: self.heads * head, head, row: self.head_dim }
+        Strides {
+            start: 0,
+            batch: self.heads * head,
+            head,
+            row: self.head_dim,
+        }
     }
 
     /// Strides of a contiguous tensor of `rows` rows, each with all heads.
     fn packed(&self, rows: usize) -> Strides {
         let row = self.heads * self.head_dim;
-        Strides { start: 0, batch: rows * row, head: self.head_dim, row }
+        Strides {
+            start: 0,
+            batch: rows * row,
+            head: self.head_dim,
+            row,
+        }
     }
 }
 
@@ -133,7 +161,14 @@ impl<T: Float> Inputs<'_, T> {
     fn exponentials(&self, unit: usize, rows: &Range<usize>, keys: usize, scores: &mut [T], reciprocals: &mut [T]) {
         let (q, k) = (self.matrix(self.q, unit, rows.start), self.matrix(self.k, unit, 0).t());
         let place = MatrixMut::rows(scores, keys);
-        matmul((rows.len(), keys, self.sizes.head_dim), place, Accumulate::Replace, q, k, Threads::One);
+        matmul(
+            (rows.len(), keys, self.sizes.head_dim),
+            place,
+            Accumulate::Replace,
+            q,
+            k,
+            Threads::One,
+        );
         let factor = T::of(self.config.scale);
         for (i, (row, reciprocal)) in scores.chunks_exact_mut(keys).zip(reciprocals).enumerate() {
             let seen = match self.config.mask {
@@ -147,7 +182,12 @@ impl<T: Float> Inputs<'_, T> {
     }
 
     fn forward(&self) -> Vec<T> {
-        let Sizes { head_dim, queries, keys, .. } = self.sizes;
+        let Sizes {
+            head_dim,
+            queries,
+            keys,
+            ..
+        } = self.sizes;
         let mut out = vec![T::zero(); self.sizes.units() * queries * head_dim];
         let strides = self.sizes.packed(queries);
         let (tile, tiles) = (self.sizes.tile::<T>(), self.sizes.tiles::<T>());
@@ -164,7 +204,14 @@ impl<T: Float> Inputs<'_, T> {
                 #[expect(unsafe_code, reason = "each task writes its own rows")]
                 // SAFETY: tasks differ in the unit or in the rows.
                 let block = unsafe { MatrixMut::block(place, start, strides.row) };
-                matmul((rows.len(), head_dim, keys), block, Accumulate::Replace, p, v, Threads::One);
+                matmul(
+                    (rows.len(), head_dim, keys),
+                    block,
+                    Accumulate::Replace,
+                    p,
+                    v,
+                    Threads::One,
+                );
                 for (i, &reciprocal) in reciprocals[..rows.len()].iter().enumerate() {
                     #[expect(unsafe_code, reason = "each task writes its own rows")]
                     // SAFETY: as above; the block is no longer used.
@@ -176,12 +223,33 @@ impl<T: Float> Inputs<'_, T> {
     }
 
     /// Gradients of q, k and v, each only where `tracked`.
-    fn backward(&self, out: (&[T], Strides), grad: (&[T], Strides), tracked: [bool; 3], split: bool) -> [Option<Vec<T>>; 3] {
-        let Sizes { head_dim, queries, keys, .. } = self.sizes;
+    fn backward(
+        &self,
+        out: (&[T], Strides),
+        grad: (&[T], Strides),
+        tracked: [bool; 3],
+        split: bool,
+    ) -> [Option<Vec<T>>; 3] {
+        let Sizes {
+            head_dim,
+            queries,
+            keys,
+            ..
+        } = self.sizes;
         let units = self.sizes.units();
-        let strides = |rows: usize| if split { self.sizes.split(rows) } else { self.sizes.packed(rows) };
+        let strides = |rows: usize| {
+            if split {
+                self.sizes.split(rows)
+            } else {
+                self.sizes.packed(rows)
+            }
+        };
         let zeros = |tracked: bool, rows: usize| tracked.then(|| vec![T::zero(); units * rows * head_dim]);
-        let [mut dq, mut dk, mut dv] = [zeros(tracked[0], queries), zeros(tracked[1], keys), zeros(tracked[2], keys)];
+        let [mut dq, mut dk, mut dv] = [
+            zeros(tracked[0], queries),
+            zeros(tracked[1], keys),
+            zeros(tracked[2], keys),
+        ];
         let tiles = self.sizes.tiles::<T>();
         if units == 0 || tiles == 0 {
             return [dq, dk, dv];
@@ -241,13 +309,27 @@ impl<T: Float> Inputs<'_, T> {
             if !dv.is_empty() {
                 let place = MatrixMut::rows(dv, head_dim);
                 let p = Matrix::rows(p, keys).t();
-                matmul((keys, head_dim, rows.len()), place, Accumulate::Add, p, dout, Threads::One);
+                matmul(
+                    (keys, head_dim, rows.len()),
+                    place,
+                    Accumulate::Add,
+                    p,
+                    dout,
+                    Threads::One,
+                );
             }
             if dq.is_none() && dk.is_empty() {
                 return;
             }
             let v = self.matrix(self.v, unit, 0).t();
-            matmul((rows.len(), keys, head_dim), MatrixMut::rows(ds, keys), Accumulate::Replace, dout, v, Threads::One);
+            matmul(
+                (rows.len(), keys, head_dim),
+                MatrixMut::rows(ds, keys),
+                Accumulate::Replace,
+                dout,
+                v,
+                Threads::One,
+            );
             let factor = T::of(self.config.scale);
             for (i, (p, ds)) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
                 let row = |(data, strides): (&[T], Strides)| {
@@ -264,12 +346,26 @@ impl<T: Float> Inputs<'_, T> {
                 // SAFETY: tiles differ in the unit or in the rows.
                 let block = unsafe { MatrixMut::block(place, start, strides.row) };
                 let (ds, k) = (Matrix::rows(ds, keys), self.matrix(self.k, unit, 0));
-                matmul((rows.len(), head_dim, keys), block, Accumulate::Replace, ds, k, Threads::One);
+                matmul(
+                    (rows.len(), head_dim, keys),
+                    block,
+                    Accumulate::Replace,
+                    ds,
+                    k,
+                    Threads::One,
+                );
             }
             if !dk.is_empty() {
                 let (ds, q) = (Matrix::rows(ds, keys).t(), self.matrix(self.q, unit, rows.start));
                 let place = MatrixMut::rows(dk, head_dim);
-                matmul((keys, head_dim, rows.len()), place, Accumulate::Add, ds, q, Threads::One);
+                matmul(
+                    (keys, head_dim, rows.len()),
+                    place,
+                    Accumulate::Add,
+                    ds,
+                    q,
+                    Threads::One,
+                );
             }
         });
     }

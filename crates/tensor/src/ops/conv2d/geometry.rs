@@ -36,14 +36,22 @@ impl Geometry {
             return Err(shape_error(OP, "shape of weight", weight.dims(), "(O, C, ky, kx)"));
         };
         if weight_channels != channels || ky == 0 || kx == 0 {
-            let expected = format!("(O, {channels}, ky, kx) with a kernel of at least 1, for x {:?}", x.dims());
+            let expected = format!(
+                "(O, {channels}, ky, kx) with a kernel of at least 1, for x {:?}",
+                x.dims()
+            );
             return Err(shape_error(OP, "shape of weight", weight.dims(), expected));
         }
         if let Some(bias) = bias.filter(|bias| bias.dims() != [outputs]) {
             return Err(shape_error(OP, "shape of bias", bias.dims(), format!("[{outputs}]")));
         }
         if stride == 0 {
-            return Err(Error::Operand { op: OP, what: "stride", found: "0".into(), expected: "at least 1".into() });
+            return Err(Error::Operand {
+                op: OP,
+                what: "stride",
+                found: "0".into(),
+                expected: "at least 1".into(),
+            });
         }
         if height + 2 * padding < ky || width + 2 * padding < kx {
             let expected = format!("at least the kernel, {ky} x {kx}, with padding {padding}");
@@ -51,7 +59,19 @@ impl Geometry {
         }
         let out_len = |len: usize, k: usize| (len + 2 * padding - k) / stride + 1;
         let (out_height, out_width) = (out_len(height, ky), out_len(width, kx));
-        Ok(Self { images, channels, height, width, outputs, ky, kx, stride, padding, out_height, out_width })
+        Ok(Self {
+            images,
+            channels,
+            height,
+            width,
+            outputs,
+            ky,
+            kx,
+            stride,
+            padding,
+            out_height,
+            out_width,
+        })
     }
 
     pub(super) fn output_shape(&self) -> Shape {
@@ -112,7 +132,10 @@ impl Geometry {
                 }
                 self.clear_edges(tap, &positions, row);
                 let start = (range.start as isize + shift) as usize;
-                add(&row[range.start - positions.start..range.end - positions.start], &mut plane[start..start + range.len()]);
+                add(
+                    &row[range.start - positions.start..range.end - positions.start],
+                    &mut plane[start..start + range.len()],
+                );
             } else {
                 self.each_run(tap, positions.clone(), |pixels, columns| {
                     let Some((first, len)) = pixels else { return };
@@ -182,12 +205,7 @@ impl Geometry {
 
     /// Splits the columns of one tap into runs within one output row that lie in the plane (first pixel and length) or
     /// on the padding (`None`).
-    fn each_run(
-        &self,
-        tap: usize,
-        positions: Range<usize>,
-        mut f: impl FnMut(Option<(usize, usize)>, Range<usize>),
-    ) {
+    fn each_run(&self, tap: usize, positions: Range<usize>, mut f: impl FnMut(Option<(usize, usize)>, Range<usize>)) {
         let (tap_y, tap_x) = (tap / self.kx, tap % self.kx);
         // Output columns whose pixel `x stride + tap_x - padding` is in 0..width.
         let valid_start = self.padding.saturating_sub(tap_x).div_ceil(self.stride);

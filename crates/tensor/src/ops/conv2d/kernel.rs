@@ -77,14 +77,22 @@ fn pointwise<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
         let x = &x[image * channels * positions..(image + 1) * channels * positions];
         let (weight, x) = (Matrix::rows(weight, channels), Matrix::rows(x, positions));
         let place = MatrixMut::rows(y, positions);
-        matmul((outputs, positions, channels), place, Accumulate::Add, weight, x, Threads::All);
+        matmul(
+            (outputs, positions, channels),
+            place,
+            Accumulate::Add,
+            weight,
+            x,
+            Threads::All,
+        );
     }
 }
 
 fn tiled<T: Float>(g: &Geometry, (x, weight, bias): (&[T], &[T], Option<&[T]>), y: &mut [T], tile: usize) {
     let (positions, depth, outputs) = (g.positions(), g.depth(), g.outputs);
-    let tiles: Vec<(usize, Range<usize>)> =
-        (0..g.images).flat_map(|image| pieces(positions, tile).map(move |range| (image, range))).collect();
+    let tiles: Vec<(usize, Range<usize>)> = (0..g.images)
+        .flat_map(|image| pieces(positions, tile).map(move |range| (image, range)))
+        .collect();
     let place = Shared::new(y);
     tiles.into_par_iter().for_each(|(image, range)| {
         T::with_scratch(depth * range.len(), |columns| {
@@ -104,7 +112,14 @@ fn tiled<T: Float>(g: &Geometry, (x, weight, bias): (&[T], &[T], Option<&[T]>), 
             // SAFETY: tiles of positions do not overlap, and the rows of a block are `positions` apart.
             let block = unsafe { MatrixMut::block(place, start, positions) };
             let (weight, columns) = (Matrix::rows(weight, depth), Matrix::rows(columns, range.len()));
-            matmul((outputs, range.len(), depth), block, accumulate, weight, columns, Threads::One);
+            matmul(
+                (outputs, range.len(), depth),
+                block,
+                accumulate,
+                weight,
+                columns,
+                Threads::One,
+            );
         });
     });
 }
@@ -121,7 +136,12 @@ fn unfold_channels<T: Float>(
     let x = &x[planes.start * g.pixels()..planes.end * g.pixels()];
     // Not in chunks: the last row may end before `row_len`.
     for (c, plane) in x.chunks_exact(g.pixels()).enumerate() {
-        g.unfold(plane, positions.clone(), &mut columns[c * g.taps() * row_len..], row_len);
+        g.unfold(
+            plane,
+            positions.clone(),
+            &mut columns[c * g.taps() * row_len..],
+            row_len,
+        );
     }
 }
 
@@ -132,22 +152,39 @@ fn shared<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
     for group in groups(g, max) {
         let len = group.len();
         T::with_scratch(depth * len, |columns| {
-            columns.par_chunks_exact_mut(taps * len).enumerate().for_each(|(c, columns)| {
-                for (i, image) in group.images.clone().enumerate() {
-                    let plane = image * g.channels + c;
-                    let columns = &mut columns[i * group.positions.len()..];
-                    unfold_channels(g, x, plane..plane + 1, group.positions.clone(), columns, len);
-                }
-            });
+            columns
+                .par_chunks_exact_mut(taps * len)
+                .enumerate()
+                .for_each(|(c, columns)| {
+                    for (i, image) in group.images.clone().enumerate() {
+                        let plane = image * g.channels + c;
+                        let columns = &mut columns[i * group.positions.len()..];
+                        unfold_channels(g, x, plane..plane + 1, group.positions.clone(), columns, len);
+                    }
+                });
             let (weight, columns) = (Matrix::rows(weight, depth), Matrix::rows(columns, len));
             if group.images.len() == 1 {
                 let place = &mut y[group.images.start * outputs * positions + group.positions.start..];
                 let place = MatrixMut::rows(place, positions);
-                matmul((outputs, len, depth), place, Accumulate::Add, weight, columns, Threads::All);
+                matmul(
+                    (outputs, len, depth),
+                    place,
+                    Accumulate::Add,
+                    weight,
+                    columns,
+                    Threads::All,
+                );
             } else {
                 let mut joint = vec![T::zero(); outputs * len];
                 let place = MatrixMut::rows(&mut joint, len);
-                matmul((outputs, len, depth), place, Accumulate::Replace, weight, columns, Threads::All);
+                matmul(
+                    (outputs, len, depth),
+                    place,
+                    Accumulate::Replace,
+                    weight,
+                    columns,
+                    Threads::All,
+                );
                 scatter(g, &joint, &group, y);
             }
         });
@@ -172,10 +209,20 @@ fn groups(g: &Geometry, max: usize) -> Vec<Group> {
     let positions = g.positions();
     let together = (max.min(2 * BLOCK_POSITIONS) / positions.max(1)).min(g.images);
     if together > 1 {
-        return pieces(g.images, together).map(|images| Group { images, positions: 0..positions }).collect();
+        return pieces(g.images, together)
+            .map(|images| Group {
+                images,
+                positions: 0..positions,
+            })
+            .collect();
     }
     let tile = piece(positions, max);
-    let of_image = |image| pieces(positions, tile).map(move |positions| Group { images: image..image + 1, positions });
+    let of_image = |image| {
+        pieces(positions, tile).map(move |positions| Group {
+            images: image..image + 1,
+            positions,
+        })
+    };
     (0..g.images).flat_map(of_image).collect()
 }
 
@@ -237,10 +284,20 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
         return dx;
     }
     if g.is_pointwise() {
-        for (dx, dy) in dx.chunks_exact_mut(g.channels * pixels).zip(dy.chunks_exact(outputs * positions)) {
+        for (dx, dy) in dx
+            .chunks_exact_mut(g.channels * pixels)
+            .zip(dy.chunks_exact(outputs * positions))
+        {
             let (weight, dy) = (Matrix::rows(weight, depth).t(), Matrix::rows(dy, positions));
             let place = MatrixMut::rows(dx, pixels);
-            matmul((depth, positions, outputs), place, Accumulate::Replace, weight, dy, Threads::All);
+            matmul(
+                (depth, positions, outputs),
+                place,
+                Accumulate::Replace,
+                weight,
+                dy,
+                Threads::All,
+            );
         }
         return dx;
     }
@@ -255,8 +312,10 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
             _ => same_images.push(i..i + 1),
         }
     }
-    let tasks: Vec<(Range<usize>, Range<usize>)> =
-        same_images.into_iter().flat_map(|set| pieces_of(g.channels, block).map(move |c| (set.clone(), c))).collect();
+    let tasks: Vec<(Range<usize>, Range<usize>)> = same_images
+        .into_iter()
+        .flat_map(|set| pieces_of(g.channels, block).map(move |c| (set.clone(), c)))
+        .collect();
     let place = Shared::new(&mut dx);
     tasks.into_par_iter().for_each(|(set, channels)| {
         for (group, dy) in groups[set.clone()].iter().zip(&gradients[set]) {
@@ -264,7 +323,14 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
             T::with_scratch(rows * len, |columns| {
                 let weight = Matrix::rows(&weight[channels.start * taps..], depth).t();
                 let into = MatrixMut::rows(columns, len);
-                matmul((rows, len, outputs), into, Accumulate::Replace, weight, dy.matrix(g, group), Threads::One);
+                matmul(
+                    (rows, len, outputs),
+                    into,
+                    Accumulate::Replace,
+                    weight,
+                    dy.matrix(g, group),
+                    Threads::One,
+                );
                 for (i, image) in group.images.clone().enumerate() {
                     for (c, channel) in channels.clone().enumerate() {
                         let columns = &mut columns[c * taps * len + i * group.positions.len()..];
@@ -320,5 +386,8 @@ pub(super) fn backward_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<
 pub(super) fn backward_bias<T: Float>(g: &Geometry, dy: &[T]) -> Vec<T> {
     let positions = g.positions();
     let plane = |image: usize, o: usize| sum(&dy[(image * g.outputs + o) * positions..][..positions]);
-    (0..g.outputs).into_par_iter().map(|o| T::of((0..g.images).map(|image| plane(image, o)).sum())).collect()
+    (0..g.outputs)
+        .into_par_iter()
+        .map(|o| T::of((0..g.images).map(|image| plane(image, o)).sum()))
+        .collect()
 }

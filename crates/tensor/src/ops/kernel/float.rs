@@ -187,7 +187,10 @@ mod tests {
             let x = i as f32 * 1e-4;
             let exact = f64::from(x).fast_erf();
             let found = f64::from(x.fast_erf());
-            assert!((found - exact).abs() <= 4e-7 * exact.abs(), "erf({x}) = {found}, not {exact}");
+            assert!(
+                (found - exact).abs() <= 4e-7 * exact.abs(),
+                "erf({x}) = {found}, not {exact}"
+            );
         }
         assert_eq!(100f32.fast_erf(), 1.0);
         assert!(f32::NAN.fast_erf().is_nan());

@@ -22,7 +22,11 @@ impl<'a, T> Matrix<'a, T> {
 
     /// The transposed matrix.
     pub(in crate::ops) fn t(self) -> Self {
-        Self { data: self.data, row: self.col, col: self.row }
+        Self {
+            data: self.data,
+            row: self.col,
+            col: self.row,
+        }
     }
 }
 
@@ -38,7 +42,13 @@ pub(in crate::ops) struct MatrixMut<'a, T> {
 impl<'a, T> MatrixMut<'a, T> {
     /// Rows are `row` elements apart, columns are adjacent.
     pub(in crate::ops) fn rows(data: &'a mut [T], row: usize) -> Self {
-        Self { start: data.as_mut_ptr(), len: data.len(), row, col: 1, buffer: PhantomData }
+        Self {
+            start: data.as_mut_ptr(),
+            len: data.len(),
+            row,
+            col: 1,
+            buffer: PhantomData,
+        }
     }
 
     /// A block of a buffer that other threads write beside it: rows `row` apart from element `start` on.
@@ -48,12 +58,13 @@ impl<'a, T> MatrixMut<'a, T> {
     #[expect(unsafe_code, reason = "disjoint blocks of one matrix on several threads")]
     pub(in crate::ops) unsafe fn block(shared: Shared<'a, T>, start: usize, row: usize) -> Self {
         let (start, len) = shared.from(start);
-        Self { start, len, row, col: 1, buffer: PhantomData }
-    }
-
-    /// The transposed place.
-    pub(in crate::ops) fn t(self) -> Self {
-        Self { row: self.col, col: self.row, ..self }
+        Self {
+            start,
+            len,
+            row,
+            col: 1,
+            buffer: PhantomData,
+        }
     }
 }
 
@@ -88,9 +99,18 @@ pub(in crate::ops) fn matmul<T: Float>(
         return;
     }
     let last = |rows: usize, cols: usize, row: usize, col: usize| (rows - 1) * row + (cols - 1) * col;
-    assert!(last(m, n, dst.row, dst.col) < dst.len, "destination of a product out of range");
-    assert!(k == 0 || last(m, k, lhs.row, lhs.col) < lhs.data.len(), "left side of a product out of range");
-    assert!(k == 0 || last(k, n, rhs.row, rhs.col) < rhs.data.len(), "right side of a product out of range");
+    assert!(
+        last(m, n, dst.row, dst.col) < dst.len,
+        "destination of a product out of range"
+    );
+    assert!(
+        k == 0 || last(m, k, lhs.row, lhs.col) < lhs.data.len(),
+        "left side of a product out of range"
+    );
+    assert!(
+        k == 0 || last(k, n, rhs.row, rhs.col) < rhs.data.len(),
+        "right side of a product out of range"
+    );
     let parallelism = match threads {
         Threads::One => Parallelism::None,
         Threads::All => match rayon::current_num_threads() {

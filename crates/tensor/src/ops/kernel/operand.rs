@@ -47,7 +47,12 @@ pub(in crate::ops) fn shape_error(
     found: &[usize],
     expected: impl Into<String>,
 ) -> Error {
-    Error::Operand { op, what, found: format!("{found:?}"), expected: expected.into() }
+    Error::Operand {
+        op,
+        what,
+        found: format!("{found:?}"),
+        expected: expected.into(),
+    }
 }
 
 /// The elements of a CPU tensor, borrowed for a backward pass.
@@ -75,7 +80,9 @@ impl<'a> Operand<'a> {
     fn cpu(&self) -> CandleResult<&CpuStorage> {
         match &*self.storage {
             Storage::Cpu(storage) => Ok(storage),
-            _ => Err(candle_core::Error::Msg("a fused kernel was given a tensor of another device".into())),
+            _ => Err(candle_core::Error::Msg(
+                "a fused kernel was given a tensor of another device".into(),
+            )),
         }
     }
 

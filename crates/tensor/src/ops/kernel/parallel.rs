@@ -12,7 +12,9 @@ pub(in crate::ops) fn chunked<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]
     if out.len() <= CHUNK {
         f(0, out);
     } else {
-        out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, piece)| f(i * CHUNK, piece));
+        out.par_chunks_mut(CHUNK)
+            .enumerate()
+            .for_each(|(i, piece)| f(i * CHUNK, piece));
     }
 }
 
@@ -25,7 +27,9 @@ pub(in crate::ops) fn chunked_rows<T: Send>(out: &mut [T], row_len: usize, f: im
     if out.len() <= CHUNK {
         f(0, out);
     } else {
-        out.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, piece)| f(i * rows, piece));
+        out.par_chunks_mut(rows * row_len)
+            .enumerate()
+            .for_each(|(i, piece)| f(i * rows, piece));
     }
 }
 
@@ -46,7 +50,11 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(in crate::ops) fn new(buffer: &'a mut [T]) -> Self {
-        Self { start: buffer.as_mut_ptr(), len: buffer.len(), buffer: PhantomData }
+        Self {
+            start: buffer.as_mut_ptr(),
+            len: buffer.len(),
+            buffer: PhantomData,
+        }
     }
 
     /// Elements `start .. start + len` as a slice.

@@ -7,7 +7,9 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use crate::ops::activation::{Activation, Silu};
-use crate::ops::kernel::{Float, Operand, Shared, add_all, dot_centered, from_parts, on_float, output, sum, sum_squares, wide};
+use crate::ops::kernel::{
+    Float, Operand, Shared, add_all, dot_centered, from_parts, on_float, output, sum, sum_squares, wide,
+};
 
 /// Mean and reciprocal standard deviation of each (image, group).
 type Statistics = Vec<(f64, f64)>;
@@ -30,7 +32,13 @@ struct Sizes {
 
 impl GroupNorm {
     pub(super) fn new(op: &'static str, num_groups: usize, eps: f64, silu: bool) -> Self {
-        Self { op, num_groups, eps, silu, statistics: OnceLock::new() }
+        Self {
+            op,
+            num_groups,
+            eps,
+            silu,
+            statistics: OnceLock::new(),
+        }
     }
 
     pub(super) fn op(&self) -> &'static str {
@@ -44,12 +52,20 @@ impl GroupNorm {
     fn sizes(&self, shape: &Shape) -> Sizes {
         let dims = shape.dims();
         let positions = dims[2..].iter().product();
-        Sizes { channels: dims[1], positions, group_channels: dims[1] / self.num_groups }
+        Sizes {
+            channels: dims[1],
+            positions,
+            group_channels: dims[1] / self.num_groups,
+        }
     }
 
     /// Values, and the statistics for the backward pass.
     fn values<T: Float>(&self, sizes: Sizes, x: &[T], weight: &[T], bias: &[T]) -> (Vec<T>, Statistics) {
-        let Sizes { positions, group_channels, .. } = sizes;
+        let Sizes {
+            positions,
+            group_channels,
+            ..
+        } = sizes;
         let len = group_channels * positions;
         let mut y = vec![T::zero(); x.len()];
         if len == 0 {
@@ -70,7 +86,12 @@ impl GroupNorm {
             }
             (mean, rstd)
         };
-        let statistics = x.par_chunks(len).zip(y.par_chunks_mut(len)).enumerate().map(one).collect();
+        let statistics = x
+            .par_chunks(len)
+            .zip(y.par_chunks_mut(len))
+            .enumerate()
+            .map(one)
+            .collect();
         (y, statistics)
     }
 
@@ -81,11 +102,19 @@ impl GroupNorm {
         (x, weight, bias, dy): (&[T], &[T], &[T], &[T]),
         tracked: [bool; 3],
     ) -> [Option<Vec<T>>; 3] {
-        let Sizes { channels, positions, group_channels } = sizes;
+        let Sizes {
+            channels,
+            positions,
+            group_channels,
+        } = sizes;
         let len = group_channels * positions;
         if len == 0 {
             let zeros = |len: usize| vec![T::zero(); len];
-            return [tracked[0].then(|| zeros(0)), tracked[1].then(|| zeros(channels)), tracked[2].then(|| zeros(channels))];
+            return [
+                tracked[0].then(|| zeros(0)),
+                tracked[1].then(|| zeros(channels)),
+                tracked[2].then(|| zeros(channels)),
+            ];
         }
         let computed;
         let statistics = match self.statistics.get() {
@@ -124,7 +153,12 @@ impl GroupNorm {
             .collect();
         let per_image = |select: fn(&(Vec<T>, Vec<T>)) -> &Vec<T>| {
             let images = units.chunks(self.num_groups);
-            add_all(images.map(|groups| groups.iter().flat_map(select).copied().collect()).collect(), channels)
+            add_all(
+                images
+                    .map(|groups| groups.iter().flat_map(select).copied().collect())
+                    .collect(),
+                channels,
+            )
         };
         let dw = tracked[1].then(|| per_image(|unit| &unit.1));
         let db = tracked[2].then(|| per_image(|unit| &unit.0));
@@ -147,7 +181,16 @@ struct Group<'a, T> {
 impl<T: Float> Group<'_, T> {
     /// Writes the gradient of x; returns the sums of dz and of dz times the normalized value, per channel.
     fn slopes(&self, dx: &mut [T]) -> (Vec<T>, Vec<T>) {
-        let Self { x, dy, weight, bias, positions, mean, rstd, .. } = *self;
+        let Self {
+            x,
+            dy,
+            weight,
+            bias,
+            positions,
+            mean,
+            rstd,
+            ..
+        } = *self;
         let (mut shift_sums, mut scale_sums) = (Vec::with_capacity(weight.len()), Vec::with_capacity(weight.len()));
         let (mut a, mut b) = (0.0, 0.0);
         for c in 0..weight.len() {

@@ -5,7 +5,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use crate::ops::kernel::{
-    CHUNK, Float, Operand, Shared, add_all, chunked_rows, dot_centered, from_parts, on_float, output, sum, sum_squares, wide,
+    CHUNK, Float, Operand, Shared, add_all, chunked_rows, dot_centered, from_parts, on_float, output, sum, sum_squares,
+    wide,
 };
 
 const OP: &str = "layer_norm";
@@ -45,7 +46,11 @@ impl LayerNorm {
         let width = weight.len();
         let mut dx = tracked[0].then(|| vec![T::zero(); x.len()]);
         if x.is_empty() {
-            return [dx, tracked[1].then(|| vec![T::zero(); width]), tracked[2].then(|| vec![T::zero(); width])];
+            return [
+                dx,
+                tracked[1].then(|| vec![T::zero(); width]),
+                tracked[2].then(|| vec![T::zero(); width]),
+            ];
         }
         let place = dx.as_mut().map(|dx| Shared::new(dx));
         let piece_rows = (2 * CHUNK / width).max(1);
@@ -70,18 +75,16 @@ impl LayerNorm {
             (dw, db)
         });
         let (dw, db): (Vec<Vec<T>>, Vec<Vec<T>>) = sums.collect::<Vec<_>>().into_iter().unzip();
-        [dx, tracked[1].then(|| add_all(dw, width)), tracked[2].then(|| add_all(db, width))]
+        [
+            dx,
+            tracked[1].then(|| add_all(dw, width)),
+            tracked[2].then(|| add_all(db, width)),
+        ]
     }
 }
 
 /// `dx = rstd (w dy - mean(w dy) - n mean(w dy n))` with `n = (x - mean) rstd`.
-fn input_slopes<T: Float>(
-    (x, weight, dy): (&[T], &[T], &[T]),
-    weighted: &mut [T],
-    dx: &mut [T],
-    mean: f64,
-    rstd: f64,
-) {
+fn input_slopes<T: Float>((x, weight, dy): (&[T], &[T], &[T]), weighted: &mut [T], dx: &mut [T], mean: f64, rstd: f64) {
     multiply(weight, dy, weighted);
     let len = x.len() as f64;
     let a = sum(weighted);
