@@ -1,1 +1,38 @@
-//! The one training loop, its recipe, checkpoints and run directory.
+//! The one training loop, its recipe, checkpoints and run directory. It knows no modality.
+//!
+//! A modality implements two traits: [`Modality`], which brings its own sections of a recipe, and [`Method`], which
+//! turns records into per-example losses. Everything else is here, once:
+//!
+//! | what | where |
+//! |---|---|
+//! | a run as one TOML file, strict and with errors that name the place | [`Recipe`], [`TrainConfig`] |
+//! | the recipe with every default and the hashes of its inputs | [`Plan`] |
+//! | the loop: order, accumulation, guards, clipping, schedule, moving averages | [`train`], [`LoopConfig`] |
+//! | what a program shows while it runs | [`Observer`], [`Event`] |
+//! | the files a run leaves | [`RunDirectory`], [`MetricsRow`], [`Summary`], [`write_report`] |
+
+mod checkpoint;
+mod clock;
+mod directory;
+mod error;
+mod memory;
+mod method;
+mod modality;
+mod observer;
+mod plan;
+mod recipe;
+mod report;
+mod run;
+
+pub use directory::{MetricsRow, RunDirectory, ScalarEvent, Summary, read_metrics, read_scalars};
+pub use error::{Error, RecipeError, Result};
+pub use memory::peak_memory_bytes;
+pub use method::{Item, Method, MicroBatch, StepOutput};
+pub use modality::{Modality, Section};
+pub use observer::{Event, Observer, Silent};
+pub use plan::{Input, Plan};
+pub use recipe::{
+    DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig, TrainConfig, modality_of,
+};
+pub use report::{EvaluationTable, write_evaluation, write_report};
+pub use run::{LoopConfig, ResumeMode, train};

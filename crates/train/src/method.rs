@@ -1,0 +1,86 @@
+//! What a modality brings to the loop: records in, per-example losses out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use diptych_tensor::{Params, Tensor};
+
+/// One record of a micro batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    /// Index of the record in the data set.
+    pub index: usize,
+    /// Place of the record in the optimizer step's effective batch, from 0: the `example` of
+    /// [`diptych_tensor::random::generator`]. It does not depend on how the batch is cut into micro batches.
+    pub position: u64,
+}
+
+/// The records of one forward pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// The run's only source of randomness.
+    pub seed: u64,
+    /// Optimizer step, from 1.
+    pub step: u64,
+    /// The records, at least one.
+    pub items: Vec<Item>,
+}
+
+/// What a method computed for a micro batch of B records.
+#[derive(Debug, Clone)]
+pub struct StepOutput {
+    /// Per-example losses `(B,)`, differentiable with respect to the trainable parameters. The loop averages them over
+    /// the effective batch, once.
+    pub losses: Tensor,
+    /// Per-example numbers to log, one value an example (or fewer, where a number exists only for some examples): the
+    /// loop averages them over all examples since the last logged step. Keys follow TRL (`rewards/chosen`, …).
+    pub metrics: BTreeMap<&'static str, Vec<f64>>,
+}
+
+/// How the numbers for an objective are obtained: everything the one loop does not know.
+///
+/// A method owns its networks and its records. Each answer must be a function of the parameters and the micro batch
+/// only (randomness from [`diptych_tensor::random::generator`] with the batch's seed, step and positions): this is what
+/// makes a resumed run equal an uninterrupted one.
+pub trait Method {
+    /// Its errors.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The trainable parameters. The loop updates them in place.
+    fn params(&self) -> &Params;
+
+    /// Number of records an epoch goes through.
+    fn num_records(&self) -> usize;
+
+    /// What a user calls this record: its id, or its place in the file.
+    fn record_id(&self, index: usize) -> String;
+
+    /// Losses and metrics of a micro batch.
+    ///
+    /// # Errors
+    /// Its own.
+    fn step(&self, batch: &MicroBatch) -> Result<StepOutput, Self::Error>;
+
+    /// Writes the trained adapter or weights in their published layout into an existing, empty directory, losing
+    /// nothing: [`Method::load`] must restore every parameter bit for bit.
+    ///
+    /// # Errors
+    /// Its own.
+    fn save(&self, directory: &Path) -> Result<(), Self::Error>;
+
+    /// Sets the parameters from what [`Method::save`] wrote.
+    ///
+    /// # Errors
+    /// Its own.
+    fn load(&self, directory: &Path) -> Result<(), Self::Error>;
+
+    /// Writes samples at fixed seeds to `stem` plus an extension of its choice (`.png`, `.jsonl`) and returns the file,
+    /// or `None` when it has nothing to show.
+    ///
+    /// # Errors
+    /// Its own.
+    fn sample(&self, stem: &Path) -> Result<Option<PathBuf>, Self::Error> {
+        let _ = stem;
+        Ok(None)
+    }
+}

@@ -1,0 +1,56 @@
+//! The seam between a recipe and the modality it is for.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Result;
+use crate::recipe::Recipe;
+
+/// A modality's own sections of a recipe, and what it knows about their combinations.
+///
+/// The implementing type is a name without values (`struct Diffusion;`).
+pub trait Modality: Debug + Clone + Sized + 'static {
+    /// The value of the recipe's `modality` key.
+    const NAME: &'static str;
+    /// `[adapter.*]`: which parameters are trained.
+    type Adapter: Section + Default;
+    /// `[method.*]`: how the objective's numbers are obtained.
+    type Method: Section + Default;
+    /// `[samples]`: what is sampled while training.
+    type Samples: Section;
+    /// `[eval]`: what is measured after training.
+    type Evaluation: Section;
+
+    /// Whether the policy without this adapter is the network it started from, so that the reference can be the policy
+    /// with its adapter switched off.
+    fn can_switch_off(adapter: &Self::Adapter) -> bool;
+
+    /// Files and directories that a run reads besides `model.path` and `data.path`, with the recipe keys that name them
+    /// (an adapter to start from): they are hashed into the plan.
+    ///
+    /// # Errors
+    /// [`Recipe::resolve_path`].
+    fn inputs(recipe: &Recipe<Self>) -> Result<Vec<(String, PathBuf)>> {
+        let _ = recipe;
+        Ok(Vec::new())
+    }
+
+    /// Refuses combinations that only the modality can judge.
+    ///
+    /// # Errors
+    /// [`Recipe::invalid`], which names file, line and key.
+    fn validate(recipe: &Recipe<Self>) -> Result<()> {
+        let _ = recipe;
+        Ok(())
+    }
+}
+
+/// A part of a recipe. Implemented for every type that can be one.
+///
+/// Use `#[serde(deny_unknown_fields)]`: a key that nobody reads must be an error.
+pub trait Section: Debug + Clone + PartialEq + Serialize + DeserializeOwned {}
+
+impl<T: Debug + Clone + PartialEq + Serialize + DeserializeOwned> Section for T {}

@@ -1,0 +1,196 @@
+//! The sections every modality's recipe has. Names and defaults are fixed: users' files depend on them.
+
+use std::path::PathBuf;
+
+use diptych_data::Layout;
+use diptych_tensor::{DeviceChoice, Precision};
+use serde::{Deserialize, Serialize};
+
+/// `[run]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// The only source of randomness.
+    pub seed: u64,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// Number format of frozen weights and activations.
+    pub precision: Precision,
+    /// The run directory, from the working directory.
+    pub output: PathBuf,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            device: DeviceChoice::Auto,
+            precision: Precision::F32,
+            output: "runs/latest".into(),
+        }
+    }
+}
+
+/// `[model]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Directory with the model, in the layout it was published in.
+    pub path: PathBuf,
+}
+
+/// `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Files and directories, read in this order.
+    pub path: OneOrMany,
+    /// How records are laid out in them.
+    #[serde(default)]
+    pub layout: Layout,
+    /// Whether each epoch goes through the records in an order of its own, rather than as they are.
+    #[serde(default = "yes")]
+    pub shuffle: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One path, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a path or a list of paths")]
+pub enum OneOrMany {
+    /// `path = "a"`.
+    One(PathBuf),
+    /// `path = ["a", "b"]`.
+    Many(Vec<PathBuf>),
+}
+
+impl OneOrMany {
+    /// The paths.
+    pub fn as_slice(&self) -> &[PathBuf] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(paths) => paths,
+        }
+    }
+}
+
+/// `[reference.*]`: what the policy is compared with.
+///
+/// Without the section it is `none` for objectives that need no reference, else `adapter_off` where the adapter can be
+/// switched off, else `frozen`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ReferenceConfig {
+    /// Nothing.
+    None {},
+    /// A frozen copy of the model at the start.
+    Frozen {},
+    /// The policy with its adapter switched off.
+    AdapterOff {},
+}
+
+impl Default for ReferenceConfig {
+    fn default() -> Self {
+        Self::None {}
+    }
+}
+
+impl ReferenceConfig {
+    /// The word in the recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None {} => "none",
+            Self::Frozen {} => "frozen",
+            Self::AdapterOff {} => "adapter_off",
+        }
+    }
+}
+
+/// `[train]`. Exactly one of `steps` and `num_epochs` is given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Optimizer steps.
+    pub steps: Option<u64>,
+    /// Passes over the records; the last optimizer step is a whole one and may reach into the next pass.
+    pub num_epochs: Option<f64>,
+    /// Records a forward pass.
+    pub micro_batch: usize,
+    /// Forward passes an optimizer step.
+    pub accumulation: usize,
+    /// Optimizer steps from one logged row to the next.
+    pub log_every: u64,
+    /// Optimizer steps from one checkpoint to the next; 0: none, except when the run is stopped.
+    pub checkpoint_every: u64,
+    /// How many of the newest checkpoints stay; 0: all.
+    pub keep_checkpoints: usize,
+    /// Optimizer steps from one sample to the next; 0: none. Otherwise also at the end.
+    pub sample_every: u64,
+    /// Recompute activations in the backward pass instead of keeping them.
+    pub gradient_checkpointing: bool,
+    /// Decay of an exponential moving average of the parameters. Samples and `final/` then show the average.
+    pub ema_decay: Option<f64>,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            num_epochs: None,
+            micro_batch: 8,
+            accumulation: 1,
+            log_every: 1,
+            checkpoint_every: 100,
+            keep_checkpoints: 2,
+            sample_every: 100,
+            gradient_checkpointing: false,
+            ema_decay: None,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Records an optimizer step.
+    pub fn effective_batch(&self) -> u64 {
+        self.micro_batch as u64 * self.accumulation as u64
+    }
+
+    /// Optimizer steps of a whole run over `num_records` records; 0 when neither `steps` nor `num_epochs` is given.
+    pub fn num_steps(&self, num_records: usize) -> u64 {
+        match (self.steps, self.num_epochs) {
+            (Some(steps), _) => steps,
+            (None, Some(epochs)) => (epochs * num_records as f64 / self.effective_batch() as f64).ceil() as u64,
+            (None, None) => 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// The first value that is out of its range, or contradicts another: key, what was found, what was expected.
+    pub(crate) fn problem(&self) -> Option<(&'static str, String, &'static str)> {
+        let at_least_1 = "a number, at least 1";
+        match (self.steps, self.num_epochs) {
+            (Some(_), Some(_)) => return Some(("num_epochs", "both `steps` and `num_epochs`".into(), "one of them")),
+            (None, None) => return Some(("steps", "neither `steps` nor `num_epochs`".into(), "one of them")),
+            (Some(0), None) => return Some(("steps", "0".into(), at_least_1)),
+            (None, Some(epochs)) if !(epochs.is_finite() && epochs > 0.0) => {
+                return Some(("num_epochs", epochs.to_string(), "a finite number above 0"));
+            }
+            _ => {}
+        }
+        if self.micro_batch == 0 {
+            return Some(("micro_batch", "0".into(), at_least_1));
+        }
+        if self.accumulation == 0 {
+            return Some(("accumulation", "0".into(), at_least_1));
+        }
+        if self.log_every == 0 {
+            return Some(("log_every", "0".into(), at_least_1));
+        }
+        let decay = self.ema_decay.filter(|decay| !(0.0..1.0).contains(decay))?;
+        Some(("ema_decay", decay.to_string(), "a number from 0 to below 1"))
+    }
+}

@@ -1,0 +1,160 @@
+//! Ranges and combinations of a recipe's values.
+
+use toml::Table;
+
+use super::diagnose::{nearest, one_of};
+use super::{Recipe, RecipeSource, ReferenceConfig};
+use crate::Result;
+use crate::modality::Modality;
+
+/// Sections of which a recipe has exactly one kind, as `[section.kind]`.
+const CHOICES: [&str; 6] = ["adapter", "reference", "method", "objective", "optimizer", "schedule"];
+
+/// The recipe's modality must be the one this program reads it for.
+pub(super) fn ensure_modality<M: Modality>(table: &Table, source: &RecipeSource) -> Result<()> {
+    let expected = format!("`{}`", M::NAME);
+    let found = modality(table, source, &expected)?;
+    if found == M::NAME {
+        return Ok(());
+    }
+    let near = nearest(&found, &[M::NAME]);
+    Err(Box::new(source.error("modality", format!("`{found}`"), expected, near)).into())
+}
+
+/// The recipe's modality.
+pub(super) fn modality(table: &Table, source: &RecipeSource, expected: &str) -> Result<String> {
+    match table.get("modality") {
+        Some(toml::Value::String(name)) => Ok(name.clone()),
+        Some(other) => Err(source.invalid("modality", format!("a {}", other.type_str()), expected)),
+        None => Err(source.invalid("modality", "nothing", expected)),
+    }
+}
+
+/// Two kinds of one section contradict each other.
+pub(super) fn ensure_one_choice(table: &Table, source: &RecipeSource) -> Result<()> {
+    for section in CHOICES {
+        let Some(value) = table.get(section) else { continue };
+        let Some(kinds) = value.as_table() else {
+            let expected = format!("a section `[{section}.KIND]`");
+            return Err(source.invalid(section, format!("a {}", value.type_str()), expected));
+        };
+        let names: Vec<_> = kinds.keys().map(String::as_str).collect();
+        match names.as_slice() {
+            [_] => {}
+            [] => return Err(source.invalid(section, "an empty section", format!("one section `[{section}.KIND]`"))),
+            [.., last] => {
+                let found = names
+                    .iter()
+                    .map(|name| format!("`[{section}.{name}]`"))
+                    .collect::<Vec<_>>()
+                    .join(" and ");
+                let expected = format!("exactly one (to replace it: --set '{section}={{{last}={{...}}}}')");
+                return Err(source.invalid(section, found, expected));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything that does not depend on the modality.
+pub(super) fn validate<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
+    reference(recipe)?;
+    objective(recipe)?;
+    optimizer(recipe)?;
+    train(recipe)?;
+    if recipe.data.path.as_slice().is_empty() {
+        return Err(recipe.invalid("data.path", "an empty list", "at least one path"));
+    }
+    if recipe.run.output.as_os_str().is_empty() {
+        return Err(recipe.invalid("run.output", "an empty path", "a directory"));
+    }
+    Ok(())
+}
+
+fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
+    let name = recipe.objective.name();
+    let key = format!("reference.{}", recipe.reference.name());
+    match recipe.reference {
+        ReferenceConfig::None {} if recipe.objective.requirements().reference => {
+            let expected = format!(
+                "{}: objective `{name}` needs a reference",
+                one_of(&["adapter_off", "frozen"])
+            );
+            Err(recipe.invalid(&key, "`none`", expected))
+        }
+        ReferenceConfig::Frozen {} | ReferenceConfig::AdapterOff {} if !recipe.objective.requirements().reference => {
+            let found = format!(
+                "`{}`, which is unused: objective `{name}` needs no reference",
+                recipe.reference.name()
+            );
+            Err(recipe.invalid(&key, found, "`none`, or no such section"))
+        }
+        ReferenceConfig::AdapterOff {} if !M::can_switch_off(&recipe.adapter) => Err(recipe.invalid(
+            &key,
+            "`adapter_off` with an adapter that cannot be switched off",
+            "`frozen`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn objective<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
+    let Err(error) = recipe.objective.validate() else {
+        return Ok(());
+    };
+    let section = format!("objective.{}", recipe.objective.name());
+    match error {
+        diptych_core::Error::OutOfRange {
+            parameter,
+            found,
+            expected,
+            ..
+        } => Err(recipe.invalid(&format!("{section}.{parameter}"), found, expected)),
+        other => Err(recipe.invalid(&section, other, "parameters in their ranges")),
+    }
+}
+
+fn optimizer<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
+    let diptych_tensor::optim::OptimizerConfig::Adamw(adamw) = &recipe.optimizer;
+    let ranges = [
+        ("lr", adamw.lr, adamw.lr >= 0.0, "a finite number, at least 0"),
+        (
+            "betas",
+            adamw.betas[0],
+            (0.0..1.0).contains(&adamw.betas[0]),
+            "numbers from 0 to below 1",
+        ),
+        (
+            "betas",
+            adamw.betas[1],
+            (0.0..1.0).contains(&adamw.betas[1]),
+            "numbers from 0 to below 1",
+        ),
+        ("eps", adamw.eps, adamw.eps >= 0.0, "a finite number, at least 0"),
+        (
+            "weight_decay",
+            adamw.weight_decay,
+            adamw.weight_decay >= 0.0,
+            "a finite number, at least 0",
+        ),
+        (
+            "max_grad_norm",
+            adamw.max_grad_norm,
+            adamw.max_grad_norm >= 0.0,
+            "a finite number, at least 0 (0: no clipping)",
+        ),
+    ];
+    for (name, value, holds, expected) in ranges {
+        if !(holds && value.is_finite()) {
+            return Err(recipe.invalid(&format!("optimizer.adamw.{name}"), value, expected));
+        }
+    }
+    Ok(())
+}
+
+fn train<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
+    match recipe.train.problem() {
+        None => Ok(()),
+        Some((key, found, expected)) => Err(recipe.invalid(&format!("train.{key}"), found, expected)),
+    }
+}

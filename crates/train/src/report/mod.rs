@@ -1,0 +1,172 @@
+//! `report.html`: one page with everything a run left, which opens without a network.
+
+mod curves;
+mod evaluation;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use diptych_tensor::files::write_file;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, Value};
+use serde::Serialize;
+
+use self::curves::{Curve, curves};
+pub use self::evaluation::{EvaluationTable, write_evaluation};
+use crate::directory::{MetricsRow, RunDirectory, Summary, entries, file_name, read_metrics, step_of};
+use crate::{Error, Result};
+
+const TEMPLATE: &str = include_str!("report.html");
+
+/// A page shows at most this many samples: the newest, and others evenly over the run.
+const MAX_SAMPLES: usize = 8;
+
+/// What the template shows.
+#[derive(Debug, Serialize)]
+struct Page {
+    title: String,
+    facts: Vec<(String, String)>,
+    stopped: bool,
+    evaluation: Option<EvaluationTable>,
+    samples: Vec<Sample>,
+    num_samples: usize,
+    curves: Vec<Curve>,
+    recipe: Option<String>,
+    plan: Option<String>,
+}
+
+/// One sample, ready for the page.
+#[derive(Debug, Serialize)]
+struct Sample {
+    step: u64,
+    /// A `data:` address, for a picture.
+    address: Option<String>,
+    /// The text, for anything else.
+    text: Option<String>,
+}
+
+/// Writes `report.html` from what is in the run directory: recipe, metrics, samples, summary, and the evaluation where
+/// there is one. Call it again after adding an evaluation.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Damaged`] for a file of the directory, [`Error::Report`] when a curve cannot be drawn.
+pub fn write_report(run_directory: &Path) -> Result<PathBuf> {
+    let directory = RunDirectory::new(run_directory);
+    let rows = if directory.metrics().is_file() {
+        read_metrics(&directory.metrics())?
+    } else {
+        Vec::new()
+    };
+    let page = render(&directory, &rows)?;
+    write_file(&directory.report(), page.as_bytes())?;
+    Ok(directory.report())
+}
+
+fn render(directory: &RunDirectory, rows: &[MetricsRow]) -> Result<String> {
+    let (samples, num_samples) = samples(directory)?;
+    let summary: Option<Summary> = read_json(&directory.summary())?;
+    let failed = |error: minijinja::Error| Error::Report {
+        reason: error.to_string(),
+    };
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_template("report", TEMPLATE).map_err(failed)?;
+    let page = environment.get_template("report").map_err(failed)?;
+    let values = Page {
+        title: file_name(directory.path()),
+        facts: summary.as_ref().map(facts).unwrap_or_default(),
+        stopped: summary.as_ref().is_some_and(|summary| summary.stopped),
+        evaluation: read_json(&directory.evaluation())?,
+        samples,
+        num_samples,
+        curves: curves(rows)?,
+        recipe: read_text(&directory.recipe())?,
+        plan: read_text(&directory.plan())?,
+    };
+    page.render(Value::from(Serde(values))).map_err(failed)
+}
+
+/// Label and value of what is worth knowing at a glance.
+fn facts(summary: &Summary) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("steps".to_owned(), format!("{} of {}", summary.step, summary.num_steps)),
+        ("epochs".to_owned(), format!("{:.2}", summary.epoch)),
+        ("trainable values".to_owned(), summary.num_trainable.to_string()),
+        ("time".to_owned(), format!("{:.1} s", summary.wall_time_secs)),
+        (
+            "examples a second".to_owned(),
+            format!("{:.2}", summary.examples_per_second),
+        ),
+    ];
+    if let Some(bytes) = summary.peak_memory_bytes {
+        facts.push((
+            "peak memory".to_owned(),
+            format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20)),
+        ));
+    }
+    for (name, value) in summary
+        .metrics
+        .iter()
+        .flat_map(MetricsRow::numbers)
+        .filter(|(name, _)| *name != "epoch")
+    {
+        facts.push((name.to_owned(), format!("{value:.6}")));
+    }
+    facts
+}
+
+/// The samples to show, newest first, and how many there are.
+fn samples(directory: &RunDirectory) -> Result<(Vec<Sample>, usize)> {
+    if !directory.samples().is_dir() {
+        return Ok((Vec::new(), 0));
+    }
+    let mut files = entries(&directory.samples())?;
+    files.retain(|path| path.is_file() && step_of(path).is_some());
+    files.sort_by_key(|path| std::cmp::Reverse(step_of(path)));
+    let shown = files.len().min(MAX_SAMPLES);
+    let chosen = (0..shown).map(|place| {
+        &files[if shown < 2 {
+            0
+        } else {
+            place * (files.len() - 1) / (shown - 1)
+        }]
+    });
+    let samples = chosen.map(|path| sample(path)).collect::<Result<_>>()?;
+    Ok((samples, files.len()))
+}
+
+fn sample(path: &Path) -> Result<Sample> {
+    let bytes = fs::read(path).map_err(Error::io("read", path))?;
+    let step = step_of(path).unwrap_or_default();
+    if file_name(path).ends_with(".png") {
+        let address = format!("data:image/png;base64,{}", STANDARD.encode(&bytes));
+        return Ok(Sample {
+            step,
+            address: Some(address),
+            text: None,
+        });
+    }
+    Ok(Sample {
+        step,
+        address: None,
+        text: Some(String::from_utf8_lossy(&bytes).into_owned()),
+    })
+}
+
+fn read_text(path: &Path) -> Result<Option<String>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    fs::read_to_string(path).map(Some).map_err(Error::io("read", path))
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match read_text(path)? {
+        Some(text) => serde_json::from_str(&text)
+            .map(Some)
+            .map_err(|error| Error::damaged(path, error)),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,117 @@
+//! Which record comes when.
+//!
+//! The records of all epochs form one endless stream: each epoch is a permutation of its own, drawn from
+//! (seed, epoch). Optimizer steps take the stream in order and cross from one epoch into the next, so that every step
+//! has the full effective batch and no record is left out. A place in the stream is all there is to save.
+
+use diptych_data::shuffled_indices;
+use diptych_tensor::random::{Stream, generator};
+
+use crate::method::{Item, MicroBatch};
+
+/// The endless stream of records.
+#[derive(Debug)]
+pub(crate) struct Order {
+    seed: u64,
+    num_records: u64,
+    shuffle: bool,
+    /// The epoch last visited and its permutation.
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Order {
+    /// `num_records` is at least 1.
+    pub(crate) fn new(seed: u64, num_records: usize, shuffle: bool) -> Self {
+        Self {
+            seed,
+            num_records: num_records as u64,
+            shuffle,
+            epoch: None,
+        }
+    }
+
+    /// The micro batches of one optimizer step whose first record is at `start` of the stream.
+    pub(crate) fn micro_batches(
+        &mut self,
+        step: u64,
+        start: u64,
+        micro_batch: usize,
+        accumulation: usize,
+    ) -> Vec<MicroBatch> {
+        let seed = self.seed;
+        let mut item = |position| Item {
+            index: self.record_at(start + position),
+            position,
+        };
+        let positions = (0..accumulation).map(|micro| (micro * micro_batch) as u64);
+        positions
+            .map(|first| MicroBatch {
+                seed,
+                step,
+                items: (first..first + micro_batch as u64).map(&mut item).collect(),
+            })
+            .collect()
+    }
+
+    fn record_at(&mut self, place: u64) -> usize {
+        let (epoch, offset) = (place / self.num_records, (place % self.num_records) as usize);
+        if !self.shuffle {
+            return offset;
+        }
+        if let Some((visited, order)) = &self.epoch
+            && *visited == epoch
+        {
+            return order[offset];
+        }
+        let mut rng = generator(self.seed, Stream::Order, epoch, 0);
+        let order = shuffled_indices(&mut rng, self.num_records as usize);
+        let index = order[offset];
+        self.epoch = Some((epoch, order));
+        index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn indices(order: &mut Order, start: u64, micro_batch: usize, accumulation: usize) -> Vec<usize> {
+        order
+            .micro_batches(1, start, micro_batch, accumulation)
+            .iter()
+            .flat_map(|batch| batch.items.iter().map(|item| item.index))
+            .collect()
+    }
+
+    #[test]
+    fn every_epoch_visits_every_record_once_in_an_order_of_its_own() {
+        let mut order = Order::new(3, 10, true);
+        let stream = indices(&mut order, 0, 30, 1);
+        for epoch in stream.chunks(10) {
+            let mut sorted = epoch.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(stream[..10], stream[10..20]);
+        assert_ne!(stream[..10], indices(&mut Order::new(4, 10, true), 0, 10, 1));
+    }
+
+    #[test]
+    fn the_stream_is_the_same_wherever_it_is_entered_and_however_it_is_cut() {
+        let stream = indices(&mut Order::new(3, 7, true), 0, 24, 1);
+        assert_eq!(indices(&mut Order::new(3, 7, true), 0, 1, 24), stream);
+        assert_eq!(indices(&mut Order::new(3, 7, true), 5, 4, 3), stream[5..17]);
+        let batches = Order::new(3, 7, true).micro_batches(9, 0, 2, 3);
+        let positions: Vec<_> = batches
+            .iter()
+            .flat_map(|batch| batch.items.iter().map(|item| item.position))
+            .collect();
+        assert_eq!(positions, [0, 1, 2, 3, 4, 5]);
+        assert!(batches.iter().all(|batch| (batch.seed, batch.step) == (3, 9)));
+    }
+
+    #[test]
+    fn without_shuffling_records_come_as_they_are() {
+        assert_eq!(indices(&mut Order::new(3, 4, false), 2, 6, 1), [2, 3, 0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,114 @@
+//! How a run starts: in an empty directory, or from its newest complete checkpoint.
+
+use diptych_tensor::optim::{AdamW, Ema};
+
+use super::{LoopConfig, Order, ResumeMode, Run, Window};
+use crate::checkpoint::{self, Checkpoint};
+use crate::clock::Stopwatch;
+use crate::directory::{MetricsLog, RunDirectory, ScalarLog};
+use crate::method::Method;
+use crate::observer::Observer;
+use crate::plan::Plan;
+use crate::{Error, Result};
+
+impl<'a, M: Method> Run<'a, M> {
+    pub(super) fn start(
+        method: &'a M,
+        config: &'a LoopConfig,
+        observer: &'a mut dyn Observer,
+        resume: ResumeMode,
+    ) -> Result<Self> {
+        config.validate()?;
+        if method.num_records() == 0 {
+            return Err(Error::NoRecords);
+        }
+        let plan = config.plan()?;
+        let directory = RunDirectory::new(&config.output);
+        let checkpoint = match resume {
+            ResumeMode::Fresh => {
+                directory.ensure_new()?;
+                None
+            }
+            ResumeMode::Resume => find_checkpoint(&directory, &plan)?,
+        };
+        directory.create(config.recipe_text.as_deref(), &plan)?;
+        let step = checkpoint.as_ref().map_or(0, Checkpoint::step);
+        directory.remove_after(step)?;
+        let adamw = Self::adamw(config);
+        let mut run = Self {
+            method,
+            config,
+            observer,
+            plan,
+            metrics: MetricsLog::open(&directory.metrics(), step)?,
+            scalars: ScalarLog::open(&directory, step)?,
+            directory,
+            optimizer: AdamW::new(method.params(), adamw)?,
+            average: config
+                .train
+                .ema_decay
+                .map(|decay| Ema::new(method.params(), decay))
+                .transpose()?,
+            order: Order::new(config.seed, method.num_records(), config.shuffle),
+            window: Window::default(),
+            last_row: None,
+            step,
+            num_steps: config.train.num_steps(method.num_records()),
+            records_seen: 0,
+            checkpoint: None,
+            steps_here: 0,
+            earlier_secs: 0.0,
+            stopwatch: Stopwatch::start(),
+            resumed_from: (resume == ResumeMode::Resume).then_some(step),
+        };
+        if let Some(checkpoint) = checkpoint {
+            run.restore(checkpoint)?;
+        }
+        run.last_row = run.metrics.last_row().cloned();
+        Ok(run)
+    }
+
+    fn restore(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let doing = format!("loading {}", checkpoint.path().display());
+        self.method.load(checkpoint.path()).map_err(Error::method(doing))?;
+        let params = self.method.params();
+        let state = checkpoint.state();
+        let moments = checkpoint.optimizer_state(params)?;
+        self.optimizer = AdamW::restore(params, Self::adamw(self.config), &moments, state.optimizer_steps)?;
+        if let Some(decay) = self.config.train.ema_decay {
+            self.average = Some(Ema::restore(params, decay, checkpoint.averages(params)?)?);
+        }
+        self.window = state.window.clone();
+        self.records_seen = state.records_seen;
+        self.earlier_secs = state.wall_time_secs;
+        self.checkpoint = Some(checkpoint);
+        Ok(())
+    }
+}
+
+/// The newest complete checkpoint of a run that `plan` may continue.
+fn find_checkpoint(directory: &RunDirectory, plan: &Plan) -> Result<Option<Checkpoint>> {
+    if !directory.plan().is_file() {
+        return Err(Error::NothingToResume {
+            path: directory.path().to_owned(),
+        });
+    }
+    let started = Plan::read(&directory.plan())?;
+    let changes = plan.changes_since(&started);
+    if !changes.is_empty() {
+        return Err(Error::Changed {
+            path: directory.path().to_owned(),
+            changes,
+        });
+    }
+    let newest = checkpoint::newest(directory)?;
+    if let Some(newest) = &newest
+        && newest.state().fingerprint != plan.fingerprint()
+    {
+        return Err(Error::damaged(
+            newest.path(),
+            "it belongs to a run with another recipe or other inputs",
+        ));
+    }
+    Ok(newest)
+}
