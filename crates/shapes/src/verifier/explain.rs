@@ -21,6 +21,9 @@ const PAD: usize = 3;
 /// Smallest object, as a share of the image side: half of a small one.
 const MIN_EXTENT: f32 = 0.145;
 
+/// Smallest difference of an object from the background: half of the least in the palette.
+const MIN_CONTRAST: f32 = 48.0;
+
 /// The objects of an image, those that explain most first.
 pub(super) fn objects(templates: &Templates, raster: &Raster, ground: &Ground) -> Vec<ReadObject> {
     let found = components(raster.width, &ground.foreground);
@@ -36,8 +39,11 @@ pub(super) fn objects(templates: &Templates, raster: &Raster, ground: &Ground) -
         let mut window = window(raster, ground, &owner, index + 1, component);
         fits.extend(explain(templates, &mut window, component, raster.width));
     }
-    fits.retain(|(fit, _)| fit.pose.extent >= MIN_EXTENT * raster.side());
     let size = [raster.width as f32, raster.height as f32];
+    fits.retain(|(fit, _)| {
+        let inside = (0.0..size[0]).contains(&fit.pose.x) && (0.0..size[1]).contains(&fit.pose.y);
+        inside && fit.pose.extent >= MIN_EXTENT * raster.side() && square(fit.color) >= MIN_CONTRAST * MIN_CONTRAST
+    });
     fits.iter()
         .map(|(fit, share)| read(fit, *share, ground.rgb, size, raster.side()))
         .collect()
@@ -59,19 +65,7 @@ fn read(fit: &Fit, share: f32, ground: [f32; 3], [width, height]: [f32; 2], side
 
 fn window(raster: &Raster, ground: &Ground, owner: &[usize], own: usize, component: &Component) -> Window {
     let (width, height) = (raster.width, raster.height);
-    let mut bounds = Bounds {
-        left: width,
-        top: height,
-        right: 0,
-        bottom: 0,
-    };
-    for &index in component {
-        let (x, y) = (index % width, index / width);
-        bounds.left = bounds.left.min(x);
-        bounds.top = bounds.top.min(y);
-        bounds.right = bounds.right.max(x + 1);
-        bounds.bottom = bounds.bottom.max(y + 1);
-    }
+    let mut bounds = Bounds::of(component, width);
     bounds.left = bounds.left.saturating_sub(PAD);
     bounds.top = bounds.top.saturating_sub(PAD);
     bounds.right = (bounds.right + PAD).min(width);
@@ -80,13 +74,7 @@ fn window(raster: &Raster, ground: &Ground, owner: &[usize], own: usize, compone
         let near = |v: usize, end: usize| v.saturating_sub(1)..(v + 2).min(end);
         near(y, height).any(|v| near(x, width).any(|u| ![0, own].contains(&owner[v * width + u])))
     };
-    Window::new(bounds, raster.noise, raster.side(), |x, y| {
-        if owner[y * width + x] != own && foreign(x, y) {
-            return None;
-        }
-        let pixel = raster.at(x, y);
-        Some([0, 1, 2].map(|channel| pixel[channel] - ground.rgb[channel]))
-    })
+    Window::new(raster, ground.rgb, bounds, |x, y| owner[y * width + x] == own || !foreign(x, y))
 }
 
 /// One object, or several when those explain the window clearly better; with the share each is confident of.
@@ -137,11 +125,10 @@ fn take_apart(templates: &Templates, window: &mut Window, component: &Component,
 /// The best object anywhere on the given pixels.
 fn search(templates: &Templates, window: &Window, pixels: &Component, width: usize) -> Fit {
     let mut best: Option<Fit> = None;
-    for &index in pixels {
-        let (x, y) = (index % width, index / width);
-        if (x + y) % 2 == 1 {
-            continue;
-        }
+    // Every other pixel of their box, like the black squares of a chessboard: the middle of a ring is not one of them.
+    let bounds = Bounds::of(pixels, width);
+    let rows = bounds.top..bounds.bottom;
+    for (x, y) in rows.flat_map(|y| (bounds.left..bounds.right).map(move |x| (x, y))).filter(|(x, y)| (x + y) % 2 == 0) {
         for &shape in Shape::ALL {
             for &size in Size::ALL {
                 let extent = size.extent() * window.side();

@@ -2,7 +2,8 @@
 
 use super::segment::Component;
 use super::template::{Bounds, Pose, Templates};
-use crate::{Shape, Size};
+use super::raster::Raster;
+use crate::{Color, Shape, Size};
 
 /// Smallest and largest box that is considered, as shares of the image side.
 const EXTENTS: [f32; 2] = [0.16, 0.62];
@@ -12,8 +13,13 @@ const BLURS: [f32; 3] = [1.0, 2.4, 4.2];
 const MAX_BLUR: f32 = 7.0;
 /// Shapes that are refined after the first look.
 const FINALISTS: usize = 3;
-/// Cost of a box that is neither small nor large, per squared logarithm of the ratio: at equal fit, the world's own sizes win.
-const SIZE_PRIOR: f32 = 0.2;
+/// Cost of a box that is neither small nor large, per squared logarithm of the ratio: at equal fit, the world's own sizes
+/// win.
+const SIZE_PRIOR: f32 = 0.4;
+/// Cost of a color off the palette, per squared distance in units of 128. It tells a blurred ring from a pale disc.
+const COLOR_PRIOR: f32 = 0.06;
+/// Cost of blur, per squared logarithm: a sharp explanation wins over a blurred one that fits as well.
+const BLUR_PRIOR: f32 = 0.004;
 
 /// Differences from the background in a rectangle, with the weight of every pixel.
 #[derive(Debug, Clone)]
@@ -27,6 +33,8 @@ pub(super) struct Window {
     variance: f32,
     /// Shorter side of the image.
     side: f32,
+    /// Color of the background.
+    ground: [f32; 3],
 }
 
 /// A pose with how well it explains a window.
@@ -42,26 +50,23 @@ pub(super) struct Fit {
 }
 
 impl Window {
-    /// `value(x, y)` is the difference from the background, or none where the pixel does not count.
+    /// The part of an image in `bounds`, seen against a background color; pixels that do not `count` are left out.
     pub(super) fn new(
+        raster: &Raster,
+        ground: [f32; 3],
         bounds: Bounds,
-        noise: f32,
-        side: f32,
-        mut value: impl FnMut(usize, usize) -> Option<[f32; 3]>,
+        mut counts: impl FnMut(usize, usize) -> bool,
     ) -> Self {
         let mut values = Vec::with_capacity((bounds.right - bounds.left) * (bounds.bottom - bounds.top));
         for y in bounds.top..bounds.bottom {
             for x in bounds.left..bounds.right {
-                values.push(value(x, y).map_or([0.0; 4], |[r, g, b]| [r, g, b, 1.0]));
+                let [r, g, b] = raster.at(x, y);
+                let value = [r - ground[0], g - ground[1], b - ground[2], 1.0];
+                values.push(if counts(x, y) { value } else { [0.0; 4] });
             }
         }
-        let mut window = Self {
-            bounds,
-            values,
-            energy: 0.0,
-            variance: 3.0 * noise * noise,
-            side,
-        };
+        let variance = 3.0 * raster.noise * raster.noise;
+        let mut window = Self { bounds, values, energy: 0.0, variance, side: raster.side(), ground };
         window.measure();
         window
     }
@@ -116,13 +121,13 @@ impl Window {
         let share = (gain / self.energy.max(1e-6)).clamp(0.0, 1.0);
         let extent = pose.extent / self.side;
         let unlikely = (extent / Size::nearest(extent).extent()).ln();
-        let merit = share - SIZE_PRIOR * unlikely * unlikely;
-        Fit {
-            pose,
-            color: dot.map(|d| d / norm),
-            share,
-            merit,
-        }
+        let color = dot.map(|d| d / norm);
+        let rgb = [0, 1, 2].map(|channel| self.ground[channel] + color[channel]);
+        let off = Color::nearest(rgb).1 / 128.0;
+        let softness = pose.blur.ln();
+        let cost = SIZE_PRIOR * unlikely * unlikely + COLOR_PRIOR * off * off + BLUR_PRIOR * softness * softness;
+        let merit = share - cost;
+        Fit { pose, color, share, merit }
     }
 
     /// The best single object for a component, whose pixels lie in the window.
@@ -143,39 +148,17 @@ impl Window {
     /// Where a shape must lie to have the mass and the center of mass of what is seen.
     fn first_look(&self, templates: &Templates, shape: Shape, mass: &Mass) -> Fit {
         let template = templates.get(shape);
-        let mut best: Option<Fit> = None;
-        let natural = (mass.area / template.area).sqrt();
-        for factor in [0.9, 1.05] {
-            let extent = self.clamp_extent(natural * factor);
+        let natural = self.clamp_extent((mass.area / template.area).sqrt());
+        // Blur pales the core that the mass is counted in, so the natural size can be too large: the world's own are tried.
+        let known = Size::ALL.iter().map(|size| size.extent() * self.side);
+        let extents = known.filter(|extent| (0.6..1.3).contains(&(extent / natural))).chain([natural]);
+        let poses = extents.flat_map(|extent| {
             let [dx, dy] = template.centroid.map(|offset| offset * extent);
-            for blur in BLURS {
-                let fit = self.fit(
-                    templates,
-                    Pose {
-                        shape,
-                        x: mass.x - dx,
-                        y: mass.y - dy,
-                        extent,
-                        blur,
-                    },
-                );
-                if best.is_none_or(|best| fit.merit > best.merit) {
-                    best = Some(fit);
-                }
-            }
-        }
-        best.unwrap_or_else(|| {
-            self.fit(
-                templates,
-                Pose {
-                    shape,
-                    x: mass.x,
-                    y: mass.y,
-                    extent: natural,
-                    blur: 1.0,
-                },
-            )
-        })
+            BLURS.map(|blur| Pose { shape, x: mass.x - dx, y: mass.y - dy, extent, blur })
+        });
+        let fits = poses.map(|pose| self.fit(templates, pose));
+        let first = Pose { shape, x: mass.x, y: mass.y, extent: natural, blur: BLURS[0] };
+        fits.max_by(|a, b| a.merit.total_cmp(&b.merit)).unwrap_or_else(|| self.fit(templates, first))
     }
 
     fn clamp_extent(&self, extent: f32) -> f32 {

@@ -25,13 +25,7 @@ pub(super) struct Ground {
 
 /// Finds the background.
 pub(super) fn ground(raster: &Raster) -> Ground {
-    let mut smooth = raster.clone();
-    // Averaging costs sharpness, so only as much of it as the noise asks for.
-    for limit in [5.0, 10.0] {
-        if smooth.noise > limit {
-            smooth = smooth.smoothed();
-        }
-    }
+    let smooth = raster.smoothed();
     let labels: Vec<Label> = smooth.pixels.iter().map(|&pixel| label(pixel)).collect();
     let mut votes = [0_usize; Background::ALL.len() + Color::ALL.len()];
     for &label in &labels {

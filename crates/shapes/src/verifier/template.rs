@@ -136,6 +136,21 @@ pub(super) struct Bounds {
     pub(super) bottom: usize,
 }
 
+impl Bounds {
+    /// The box of pixels given by index.
+    pub(super) fn of(pixels: &[usize], width: usize) -> Self {
+        let mut bounds = Self { left: usize::MAX, top: usize::MAX, right: 0, bottom: 0 };
+        for &index in pixels {
+            let (x, y) = (index % width, index / width);
+            bounds.left = bounds.left.min(x);
+            bounds.top = bounds.top.min(y);
+            bounds.right = bounds.right.max(x + 1);
+            bounds.bottom = bounds.bottom.max(y + 1);
+        }
+        bounds
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
