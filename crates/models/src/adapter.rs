@@ -72,14 +72,26 @@ impl LoraConfig {
     /// [`Error::AdapterSetting`] for a rank of 0, an alpha that is not finite and positive, or no targets.
     pub fn validate(&self) -> Result<()> {
         if self.rank == 0 {
-            return Err(Error::AdapterSetting { key: "rank", found: "0".into(), expected: "at least 1" });
+            return Err(Error::AdapterSetting {
+                key: "rank",
+                found: "0".into(),
+                expected: "at least 1",
+            });
         }
         if !(self.alpha.is_finite() && self.alpha > 0.0) {
             let found = self.alpha.to_string();
-            return Err(Error::AdapterSetting { key: "alpha", found, expected: "a positive number" });
+            return Err(Error::AdapterSetting {
+                key: "alpha",
+                found,
+                expected: "a positive number",
+            });
         }
         if matches!(&self.targets, Targets::Suffixes(names) if names.is_empty()) {
-            return Err(Error::AdapterSetting { key: "targets", found: "[]".into(), expected: "at least one name" });
+            return Err(Error::AdapterSetting {
+                key: "targets",
+                found: "[]".into(),
+                expected: "at least one name",
+            });
         }
         Ok(())
     }
@@ -133,8 +145,10 @@ impl Matcher {
         Ok(match targets {
             Targets::Suffixes(names) => Self::Suffixes(names.iter().map(|name| (name.clone(), 0)).collect()),
             Targets::Pattern(pattern) => {
-                let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
-                    .map_err(|source| Error::TargetPattern { target: pattern.clone(), source: Box::new(source) })?;
+                let regex = regex::Regex::new(&format!("^(?:{pattern})$")).map_err(|source| Error::TargetPattern {
+                    target: pattern.clone(),
+                    source: Box::new(source),
+                })?;
                 Self::Pattern(regex, pattern.clone(), 0)
             }
         })
@@ -164,14 +178,19 @@ impl Matcher {
     /// The first target that matched nothing.
     pub(crate) fn unmatched(&self) -> Option<&str> {
         match self {
-            Self::Suffixes(names) => names.iter().find(|(_, count)| *count == 0).map(|(name, _)| name.as_str()),
+            Self::Suffixes(names) => names
+                .iter()
+                .find(|(_, count)| *count == 0)
+                .map(|(name, _)| name.as_str()),
             Self::Pattern(_, pattern, count) => (*count == 0).then_some(pattern.as_str()),
         }
     }
 }
 
 fn is_suffix(module: &str, target: &str) -> bool {
-    module.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    module
+        .strip_suffix(target)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Turns every adapter built with it on or off, so that one network is both policy and reference.
@@ -214,7 +233,10 @@ impl AdapterSwitch {
 
     /// Sets the switch until the guard is dropped; a recomputed block runs in the state it first ran in.
     pub(crate) fn set(&self, enabled: bool) -> SwitchGuard {
-        SwitchGuard { switch: self.0.clone(), before: self.0.swap(enabled, Ordering::Relaxed) }
+        SwitchGuard {
+            switch: self.0.clone(),
+            before: self.0.swap(enabled, Ordering::Relaxed),
+        }
     }
 }
 
@@ -253,7 +275,10 @@ mod tests {
         assert!(!matcher.matches("up.down_blocks.0.to_q"));
         assert!(!matcher.matches("conv_in_2"));
         assert!(matcher.matches("conv_in"));
-        assert!(matches!(Matcher::new(&Targets::Pattern("(".into())), Err(Error::TargetPattern { .. })));
+        assert!(matches!(
+            Matcher::new(&Targets::Pattern("(".into())),
+            Err(Error::TargetPattern { .. })
+        ));
     }
 
     #[test]

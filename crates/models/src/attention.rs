@@ -17,7 +17,10 @@ pub(crate) struct Heads {
 pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
     let dtype = q.dtype();
     let head_dim = q.dim(2)? / heads.num_heads;
-    let config = ops::AttentionConfig { scale: 1.0 / (head_dim as f64).sqrt(), mask: heads.mask };
+    let config = ops::AttentionConfig {
+        scale: 1.0 / (head_dim as f64).sqrt(),
+        mask: heads.mask,
+    };
     if heads.upcast && dtype.size_in_bytes() < 4 {
         let wide = |x: &Tensor| x.to_dtype(DType::F32);
         let out = ops::attention_packed(&wide(q)?, &wide(k)?, &wide(v)?, heads.num_heads, config)?;

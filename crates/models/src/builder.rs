@@ -114,8 +114,15 @@ impl<'a> Builder<'a> {
             lora.validate()?;
             state.matcher = Some(Matcher::new(&lora.targets)?);
         }
-        let shared = Rc::new(Shared { config, state: RefCell::new(state) });
-        Ok(Self { shared, path: String::new(), source: String::new() })
+        let shared = Rc::new(Shared {
+            config,
+            state: RefCell::new(state),
+        });
+        Ok(Self {
+            shared,
+            path: String::new(),
+            source: String::new(),
+        })
     }
 
     /// The module `name` below this one.
@@ -127,15 +134,30 @@ impl<'a> Builder<'a> {
     pub(crate) fn child_from(&self, name: &str, sources: &[&str]) -> Self {
         let has = |source: &&&str| {
             let prefix = format!("{}.", join(&self.source, source));
-            self.shared.config.weights.is_some_and(|weights| weights.names().any(|name| name.starts_with(&prefix)))
+            self.shared
+                .config
+                .weights
+                .is_some_and(|weights| weights.names().any(|name| name.starts_with(&prefix)))
         };
-        let source = if let [only] = sources { only } else { sources.iter().find(has).copied().unwrap_or(name) };
-        Self { shared: self.shared.clone(), path: join(&self.path, name), source: join(&self.source, source) }
+        let source = if let [only] = sources {
+            only
+        } else {
+            sources.iter().find(has).copied().unwrap_or(name)
+        };
+        Self {
+            shared: self.shared.clone(),
+            path: join(&self.path, name),
+            source: join(&self.source, source),
+        }
     }
 
     /// The module `name` below this one, whose tensors stand in the weight file without that part of the name.
     pub(crate) fn child_without_source(&self, name: &str) -> Self {
-        Self { shared: self.shared.clone(), path: join(&self.path, name), source: self.source.clone() }
+        Self {
+            shared: self.shared.clone(),
+            path: join(&self.path, name),
+            source: self.source.clone(),
+        }
     }
 
     /// Name of the module this builder stands at.
@@ -146,7 +168,10 @@ impl<'a> Builder<'a> {
     /// Whether the weight file has any tensor below the module `name`.
     pub(crate) fn source_has(&self, name: &str) -> bool {
         let prefix = format!("{}.", join(&self.source, name));
-        self.shared.config.weights.is_some_and(|weights| weights.names().any(|name| name.starts_with(&prefix)))
+        self.shared
+            .config
+            .weights
+            .is_some_and(|weights| weights.names().any(|name| name.starts_with(&prefix)))
     }
 
     /// Lets tensors of the weight file stay unused when their names begin with `prefix`.
@@ -186,7 +211,11 @@ impl<'a> Builder<'a> {
         } else {
             init.tensor(shape, dtype, &config.device, (config.seed, &path))?
         };
-        if trainable { self.insert(&path, &tensor) } else { Ok(tensor) }
+        if trainable {
+            self.insert(&path, &tensor)
+        } else {
+            Ok(tensor)
+        }
     }
 
     /// The adapter of this layer, if it is a target of training or part of the adapter that is attached.
@@ -197,23 +226,36 @@ impl<'a> Builder<'a> {
         self.shared.state.borrow_mut().layers.insert(self.path.clone());
         let start = config.adapter.and_then(|adapter| adapter.modules.get(&self.path));
         let Trainable::Lora(lora) = config.trainable else {
-            return start.map(|start| self.attach(start.down.clone(), start.up.clone(), start.scale, (down, up))).transpose();
+            return start
+                .map(|start| self.attach(start.down.clone(), start.up.clone(), start.scale, (down, up)))
+                .transpose();
         };
-        let is_target = self.shared.state.borrow_mut().matcher.as_mut().is_some_and(|m| m.matches(&self.path));
+        let is_target = self
+            .shared
+            .state
+            .borrow_mut()
+            .matcher
+            .as_mut()
+            .is_some_and(|m| m.matches(&self.path));
         match (is_target, config.adapter, start) {
             (false, ..) => Ok(None),
-            (true, Some(_), None) => Err(Error::MissingModule { module: self.path.clone() }),
+            (true, Some(_), None) => Err(Error::MissingModule {
+                module: self.path.clone(),
+            }),
             (true, _, Some(start)) => {
                 let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
                 self.check_shape("A", &start.down, &a)?;
                 self.check_shape("B", &start.up, &b)?;
-                self.attach(start.down.clone(), start.up.clone(), lora.scale(), (down, up)).map(Some)
+                self.attach(start.down.clone(), start.up.clone(), lora.scale(), (down, up))
+                    .map(Some)
             }
             (true, None, None) => {
                 let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
                 let init = match lora.init_weights {
                     LoraInit::Kaiming => Init::kaiming_uniform(a[1..].iter().product()),
-                    LoraInit::Gaussian => Init::Normal { std: 1.0 / lora.rank as f64 },
+                    LoraInit::Gaussian => Init::Normal {
+                        std: 1.0 / lora.rank as f64,
+                    },
                 };
                 let name = join(&self.path, "lora_A.weight");
                 let a = init.tensor(&a, self.master_dtype(), &config.device, (config.seed, &name))?;
@@ -240,7 +282,12 @@ impl<'a> Builder<'a> {
             a = self.insert(&join(&self.path, "lora_A.weight"), &a)?;
             b = self.insert(&join(&self.path, "lora_B.weight"), &b)?;
         }
-        Ok(Lora { a, b, scale, switch: self.switch() })
+        Ok(Lora {
+            a,
+            b,
+            scale,
+            switch: self.switch(),
+        })
     }
 
     /// Checks what was built against what was asked for, and hands over the trainable parameters.
@@ -253,12 +300,18 @@ impl<'a> Builder<'a> {
         if let Some(target) = state.matcher.as_ref().and_then(Matcher::unmatched) {
             let last_parts = state.layers.iter().filter_map(|name| name.rsplit('.').next());
             let names = state.layers.iter().map(String::as_str).chain(last_parts);
-            return Err(Error::UnmatchedTarget { target: target.to_owned(), nearest: nearest(target, names) });
+            return Err(Error::UnmatchedTarget {
+                target: target.to_owned(),
+                nearest: nearest(target, names),
+            });
         }
         if let Some(adapter) = self.shared.config.adapter {
             if let Some(module) = adapter.modules.keys().find(|module| !state.adapted.contains(*module)) {
                 let nearest = nearest(module, state.layers.iter().map(String::as_str));
-                return Err(Error::UnknownModule { module: module.clone(), nearest });
+                return Err(Error::UnknownModule {
+                    module: module.clone(),
+                    nearest,
+                });
             }
         }
         if let Some(weights) = self.shared.config.weights {
@@ -279,7 +332,11 @@ impl<'a> Builder<'a> {
     }
 
     fn master_dtype(&self) -> DType {
-        if self.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
+        if self.dtype() == DType::F64 {
+            DType::F64
+        } else {
+            DType::F32
+        }
     }
 
     fn check_shape(&self, what: &'static str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
@@ -287,13 +344,21 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         let module = self.path.clone();
-        Err(Error::AdapterShape { module, what, found: tensor.dims().to_vec(), expected: expected.to_vec() })
+        Err(Error::AdapterShape {
+            module,
+            what,
+            found: tensor.dims().to_vec(),
+            expected: expected.to_vec(),
+        })
     }
 }
 
 /// `tensors` without `prefix` before their names, such as a snapshot of the parameters of one of several networks.
 pub(crate) fn without_prefix(tensors: BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
-    tensors.into_iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor))).collect()
+    tensors
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor)))
+        .collect()
 }
 
 fn with_rank(shape: &[usize], axis: usize, rank: usize) -> Vec<usize> {

@@ -29,15 +29,29 @@ impl ConfigFile {
     pub(crate) fn from_value(path: &Path, value: Value) -> Result<Self> {
         let found = describe(&value);
         let Value::Object(map) = value else {
-            return Err(Error::Config { file: path.into(), key: ".".into(), found, expected: "an object".into() });
+            return Err(Error::Config {
+                file: path.into(),
+                key: ".".into(),
+                found,
+                expected: "an object".into(),
+            });
         };
-        Ok(Self { path: path.into(), map, known: RefCell::default() })
+        Ok(Self {
+            path: path.into(),
+            map,
+            known: RefCell::default(),
+        })
     }
 
     /// An error about `key`.
     pub(crate) fn error(&self, key: &str, expected: impl Into<String>) -> Error {
         let found = self.map.get(key).map_or_else(|| "missing".to_owned(), describe);
-        Error::Config { file: self.path.clone(), key: key.to_owned(), found, expected: expected.into() }
+        Error::Config {
+            file: self.path.clone(),
+            key: key.to_owned(),
+            found,
+            expected: expected.into(),
+        }
     }
 
     /// The value of `key`, if it is there and not null.
@@ -47,7 +61,9 @@ impl ConfigFile {
     }
 
     fn parse<T>(&self, key: &str, expected: &str, parse: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
-        self.value(key).map(|value| parse(value).ok_or_else(|| self.error(key, expected))).transpose()
+        self.value(key)
+            .map(|value| parse(value).ok_or_else(|| self.error(key, expected)))
+            .transpose()
     }
 
     /// A count; `default` when the key is missing.
@@ -91,7 +107,9 @@ impl ConfigFile {
     /// A list of counts; `default` when the key is missing.
     pub(crate) fn counts(&self, key: &str, default: &[usize]) -> Result<Vec<usize>> {
         let parse = |value: &Value| value.as_array()?.iter().map(as_count).collect();
-        Ok(self.parse(key, "a list of positive integers", parse)?.unwrap_or_else(|| default.to_vec()))
+        Ok(self
+            .parse(key, "a list of positive integers", parse)?
+            .unwrap_or_else(|| default.to_vec()))
     }
 
     /// One count for each of `len` blocks: a list, or one number for all.
@@ -112,16 +130,29 @@ impl ConfigFile {
         default: &[&str],
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Vec<T>> {
-        let list = |value: &Value| -> Option<Vec<T>> { value.as_array()?.iter().map(|item| parse(item.as_str()?)).collect() };
+        let list =
+            |value: &Value| -> Option<Vec<T>> { value.as_array()?.iter().map(|item| parse(item.as_str()?)).collect() };
         match self.parse(key, expected, list)? {
             Some(names) => Ok(names),
-            None => default.iter().map(|name| parse(name)).collect::<Option<_>>().ok_or_else(|| self.error(key, expected)),
+            None => default
+                .iter()
+                .map(|name| parse(name))
+                .collect::<Option<_>>()
+                .ok_or_else(|| self.error(key, expected)),
         }
     }
 
     /// A name that `parse` must know; `default` when the key is missing.
-    pub(crate) fn name<T>(&self, key: &str, expected: &str, default: T, parse: impl Fn(&str) -> Option<T>) -> Result<T> {
-        Ok(self.parse(key, expected, |value| value.as_str().and_then(&parse))?.unwrap_or(default))
+    pub(crate) fn name<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        default: T,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T> {
+        Ok(self
+            .parse(key, expected, |value| value.as_str().and_then(&parse))?
+            .unwrap_or(default))
     }
 
     /// The key may be missing, null, or one of `values`: nothing else is implemented. Numbers are compared as numbers.
@@ -133,7 +164,14 @@ impl ConfigFile {
         match self.value(key) {
             Some(value) if !values.iter().any(|accepted| same(accepted, value)) => {
                 let list = values.iter().map(describe).collect::<Vec<_>>().join(" or ");
-                Err(self.error(key, if list.is_empty() { "null".to_owned() } else { format!("{list} (or null)") }))
+                Err(self.error(
+                    key,
+                    if list.is_empty() {
+                        "null".to_owned()
+                    } else {
+                        format!("{list} (or null)")
+                    },
+                ))
             }
             _ => Ok(()),
         }
@@ -162,7 +200,10 @@ impl ConfigFile {
 }
 
 fn as_count(value: &Value) -> Option<usize> {
-    value.as_u64().filter(|&count| count > 0).and_then(|count| usize::try_from(count).ok())
+    value
+        .as_u64()
+        .filter(|&count| count > 0)
+        .and_then(|count| usize::try_from(count).ok())
 }
 
 fn describe(value: &Value) -> String {

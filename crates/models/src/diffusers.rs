@@ -43,7 +43,10 @@ impl PipelineDir {
         let path = path.as_ref();
         let file = path.join(INDEX);
         if !file.is_file() {
-            return Err(Error::MissingFile { path: path.to_owned(), expected: vec![INDEX.to_owned()] });
+            return Err(Error::MissingFile {
+                path: path.to_owned(),
+                expected: vec![INDEX.to_owned()],
+            });
         }
         let error = |key: &str, found: String, expected: &str| Error::Config {
             file: file.clone(),
@@ -64,7 +67,11 @@ impl PipelineDir {
                 components.insert(name.clone(), (library.clone(), class.clone()));
             }
         }
-        Ok(Self { path: path.to_owned(), class_name: class_name.to_owned(), components })
+        Ok(Self {
+            path: path.to_owned(),
+            class_name: class_name.to_owned(),
+            components,
+        })
     }
 
     /// The directory.
@@ -94,13 +101,23 @@ impl PipelineDir {
     pub fn component(&self, name: &str) -> Result<ComponentDir> {
         let Some((_, class_name)) = self.components.get(name) else {
             let nearest = nearest(name, self.names());
-            return Err(Error::MissingComponent { path: self.path.clone(), name: name.to_owned(), nearest });
+            return Err(Error::MissingComponent {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                nearest,
+            });
         };
         let path = self.path.join(name);
         if !path.is_dir() {
-            return Err(Error::MissingFile { path: self.path.clone(), expected: vec![format!("{name}/")] });
+            return Err(Error::MissingFile {
+                path: self.path.clone(),
+                expected: vec![format!("{name}/")],
+            });
         }
-        Ok(ComponentDir { path, class_name: Some(class_name.clone()) })
+        Ok(ComponentDir {
+            path,
+            class_name: Some(class_name.clone()),
+        })
     }
 }
 
@@ -114,7 +131,10 @@ pub struct ComponentDir {
 impl ComponentDir {
     /// A component that stands alone, outside a pipeline.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), class_name: None }
+        Self {
+            path: path.into(),
+            class_name: None,
+        }
     }
 
     /// The directory.
@@ -151,10 +171,18 @@ pub fn find_weights(dir: &Path) -> Result<PathBuf> {
     let sharded = stems.map(|stem| format!("{stem}.safetensors.index.json"));
     let half = stems.map(|stem| format!("{stem}.fp16.safetensors"));
     let half_sharded = stems.map(|stem| format!("{stem}.safetensors.index.fp16.json"));
-    let names: Vec<String> = whole.into_iter().chain(sharded).chain(half).chain(half_sharded).collect();
+    let names: Vec<String> = whole
+        .into_iter()
+        .chain(sharded)
+        .chain(half)
+        .chain(half_sharded)
+        .collect();
     match names.iter().map(|name| dir.join(name)).find(|path| path.is_file()) {
         Some(path) => Ok(path),
-        None => Err(Error::MissingFile { path: dir.to_owned(), expected: names }),
+        None => Err(Error::MissingFile {
+            path: dir.to_owned(),
+            expected: names,
+        }),
     }
 }
 
@@ -216,7 +244,10 @@ pub fn save_model_index(dir: impl AsRef<Path>, class_name: &str, components: &[(
 }
 
 fn cast(tensors: &BTreeMap<String, Tensor>, dtype: DType) -> diptych_tensor::Result<BTreeMap<String, Tensor>> {
-    tensors.iter().map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(dtype)?.contiguous()?))).collect()
+    tensors
+        .iter()
+        .map(|(name, tensor)| Ok((name.clone(), tensor.to_dtype(dtype)?.contiguous()?)))
+        .collect()
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -110,7 +110,10 @@ pub enum Error {
     },
 
     /// An adapter holds tensors for a layer that the network does not have.
-    #[error("the adapter has tensors for `{module}`, which the network does not have{}", hint(nearest))]
+    #[error(
+        "the adapter has tensors for `{module}`, which the network does not have{}",
+        hint(nearest)
+    )]
     UnknownModule {
         /// The layer's name in the adapter.
         module: String,

@@ -25,7 +25,9 @@ impl Init {
     /// PyTorch's default for the weight and the bias of linear and convolution layers: `kaiming_uniform_(a = sqrt(5))`, which is
     /// uniform in plus or minus `1 / sqrt(fan_in)`.
     pub fn kaiming_uniform(fan_in: usize) -> Self {
-        Self::Uniform { bound: 1.0 / (fan_in.max(1) as f64).sqrt() }
+        Self::Uniform {
+            bound: 1.0 / (fan_in.max(1) as f64).sqrt(),
+        }
     }
 
     /// A tensor of this distribution. Its values depend on `seed` and `name` alone, so the order in which a network is built does
@@ -52,13 +54,17 @@ impl Init {
                 values
             }
         };
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?
+            .to_dtype(dtype)?
+            .to_device(device)?)
     }
 }
 
 /// A stable number for a parameter's name: FNV-1a, 64 bits.
 fn name_tag(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -77,7 +83,12 @@ mod tests {
     fn moments_are_those_of_the_distribution() {
         let device = Device::Cpu;
         let values = |init: Init| -> Vec<f32> {
-            init.tensor(&[100, 200], DType::F32, &device, (7, "x")).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+            init.tensor(&[100, 200], DType::F32, &device, (7, "x"))
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap()
         };
         let std = |values: &[f32]| (values.iter().map(|v| f64::from(v * v)).sum::<f64>() / values.len() as f64).sqrt();
         let uniform = values(Init::kaiming_uniform(25));

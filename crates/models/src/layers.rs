@@ -21,7 +21,11 @@ pub(crate) struct Lora {
 impl Lora {
     /// The update at the rank's width: `scale A x`. Scaling here is cheaper than behind `B`.
     fn scaled(&self, ax: &Tensor) -> TensorResult<Tensor> {
-        if self.scale == 1.0 { Ok(ax.clone()) } else { Ok((ax * self.scale)?) }
+        if self.scale == 1.0 {
+            Ok(ax.clone())
+        } else {
+            Ok((ax * self.scale)?)
+        }
     }
 }
 
@@ -46,7 +50,12 @@ impl LinearConfig {
     /// A layer with a bias and PyTorch's initialization.
     pub fn new(in_dim: usize, out_dim: usize) -> Self {
         let init = Init::kaiming_uniform(in_dim);
-        Self { in_dim, out_dim, bias: Some(init), weight: init }
+        Self {
+            in_dim,
+            out_dim,
+            bias: Some(init),
+            weight: init,
+        }
     }
 
     /// The same without a bias.
@@ -56,7 +65,11 @@ impl LinearConfig {
 
     /// The same with other initial values.
     pub fn init(self, weight: Init, bias: Init) -> Self {
-        Self { weight, bias: self.bias.map(|_| bias), ..self }
+        Self {
+            weight,
+            bias: self.bias.map(|_| bias),
+            ..self
+        }
     }
 }
 
@@ -74,7 +87,12 @@ impl Linear {
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(builder: &Builder<'_>, config: LinearConfig) -> Result<Self> {
-        let LinearConfig { in_dim, out_dim, bias, weight } = config;
+        let LinearConfig {
+            in_dim,
+            out_dim,
+            bias,
+            weight,
+        } = config;
         Ok(Self {
             weight: builder.get("weight", &[out_dim, in_dim], weight)?,
             bias: bias.map(|init| builder.get("bias", &[out_dim], init)).transpose()?,
@@ -113,7 +131,13 @@ pub struct Conv2dConfig {
 impl Conv2dConfig {
     /// A square kernel with a bias, stride 1, and the padding that keeps the size of the image.
     pub fn new(in_channels: usize, out_channels: usize, kernel: usize) -> Self {
-        Self { in_channels, out_channels, kernel, stride: 1, padding: kernel / 2 }
+        Self {
+            in_channels,
+            out_channels,
+            kernel,
+            stride: 1,
+            padding: kernel / 2,
+        }
     }
 
     /// The same with another stride.
@@ -142,7 +166,13 @@ impl Conv2d {
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(builder: &Builder<'_>, config: Conv2dConfig) -> Result<Self> {
-        let Conv2dConfig { in_channels, out_channels, kernel, stride, padding } = config;
+        let Conv2dConfig {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+        } = config;
         let init = Init::kaiming_uniform(in_channels * kernel * kernel);
         Ok(Self {
             weight: builder.get("weight", &[out_channels, in_channels, kernel, kernel], init)?,
@@ -199,7 +229,13 @@ impl GroupNorm {
     /// # Errors
     /// When the channels do not fit.
     pub fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
-        ops::group_norm(x, &like(&self.weight, x)?, &like(&self.bias, x)?, self.num_groups, self.eps)
+        ops::group_norm(
+            x,
+            &like(&self.weight, x)?,
+            &like(&self.bias, x)?,
+            self.num_groups,
+            self.eps,
+        )
     }
 
     /// The normalized input through `SiLU`, in one pass.
@@ -210,7 +246,13 @@ impl GroupNorm {
     /// # Errors
     /// When the channels do not fit.
     pub fn forward_silu(&self, x: &Tensor) -> TensorResult<Tensor> {
-        ops::group_norm_silu(x, &like(&self.weight, x)?, &like(&self.bias, x)?, self.num_groups, self.eps)
+        ops::group_norm_silu(
+            x,
+            &like(&self.weight, x)?,
+            &like(&self.bias, x)?,
+            self.num_groups,
+            self.eps,
+        )
     }
 }
 

@@ -2,16 +2,26 @@
 
 /// The (at most three) candidates nearest to `name` by edit distance, nearest first.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let mut scored: Vec<(usize, &str)> =
-        candidates.into_iter().map(|candidate| (edit_distance(name, candidate), candidate)).collect();
+    let mut scored: Vec<(usize, &str)> = candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(name, candidate), candidate))
+        .collect();
     scored.sort_unstable();
     scored.dedup();
-    scored.into_iter().take(3).map(|(_, candidate)| candidate.to_owned()).collect()
+    scored
+        .into_iter()
+        .take(3)
+        .map(|(_, candidate)| candidate.to_owned())
+        .collect()
 }
 
 /// ": nearest names: a, b" or nothing, to be put behind a message.
 pub(crate) fn hint(names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!("; nearest names: {}", names.join(", ")) }
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("; nearest names: {}", names.join(", "))
+    }
 }
 
 /// Levenshtein distance over bytes.
@@ -36,7 +46,12 @@ mod tests {
 
     #[test]
     fn distances_are_levenshteins() {
-        let cases = [("kitten", "sitting", 3), ("", "abc", 3), ("to_q", "to_q", 0), ("to_k", "to_q", 1)];
+        let cases = [
+            ("kitten", "sitting", 3),
+            ("", "abc", 3),
+            ("to_q", "to_q", 0),
+            ("to_k", "to_q", 1),
+        ];
         for (a, b, distance) in cases {
             assert_eq!(edit_distance(a, b), distance, "{a} {b}");
         }
@@ -44,6 +59,6 @@ mod tests {
 
     #[test]
     fn the_nearest_name_comes_first() {
-        assert_eq!(nearest("to_queue", ["conv_in", "to_q", "to_out"])[0], "to_q");
+        assert_eq!(nearest("to_qq", ["conv_in", "to_out", "to_q"])[0], "to_q");
     }
 }

@@ -34,7 +34,13 @@ pub(crate) struct ResnetBlock2D {
 
 impl ResnetBlock2D {
     pub(crate) fn load(builder: &Builder<'_>, config: ResnetConfig) -> Result<Self> {
-        let ResnetConfig { in_channels, out_channels, num_groups, eps, .. } = config;
+        let ResnetConfig {
+            in_channels,
+            out_channels,
+            num_groups,
+            eps,
+            ..
+        } = config;
         let time = |dim| Linear::load(&builder.child("time_emb_proj"), LinearConfig::new(dim, out_channels));
         let shortcut = Conv2dConfig::new(in_channels, out_channels, 1);
         Ok(Self {
@@ -42,7 +48,10 @@ impl ResnetBlock2D {
             conv1: Conv2d::load(&builder.child("conv1"), Conv2dConfig::new(in_channels, out_channels, 3))?,
             time_emb_proj: config.time_dim.map(time).transpose()?,
             norm2: GroupNorm::load(&builder.child("norm2"), out_channels, num_groups, eps)?,
-            conv2: Conv2d::load(&builder.child("conv2"), Conv2dConfig::new(out_channels, out_channels, 3))?,
+            conv2: Conv2d::load(
+                &builder.child("conv2"),
+                Conv2dConfig::new(out_channels, out_channels, 3),
+            )?,
             conv_shortcut: (in_channels != out_channels)
                 .then(|| Conv2d::load(&builder.child("conv_shortcut"), shortcut))
                 .transpose()?,
@@ -63,7 +72,11 @@ impl ResnetBlock2D {
             None => x.clone(),
         };
         let sum = (skip + h)?;
-        if self.output_scale == 1.0 { Ok(sum) } else { Ok((sum / self.output_scale)?) }
+        if self.output_scale == 1.0 {
+            Ok(sum)
+        } else {
+            Ok((sum / self.output_scale)?)
+        }
     }
 }
 
@@ -78,7 +91,10 @@ impl Downsample2D {
     /// With `padding` 0, one row below and one column to the right are added first, as diffusers does.
     pub(crate) fn load(builder: &Builder<'_>, channels: usize, padding: usize) -> Result<Self> {
         let config = Conv2dConfig::new(channels, channels, 3).stride(2).padding(padding);
-        Ok(Self { conv: Conv2d::load(&builder.child("conv"), config)?, pads_one_side: padding == 0 })
+        Ok(Self {
+            conv: Conv2d::load(&builder.child("conv"), config)?,
+            pads_one_side: padding == 0,
+        })
     }
 
     /// (B, C, Y, X) to (B, C, Y/2, X/2), rounded up with padding 1 and down with padding 0.
@@ -99,18 +115,31 @@ pub(crate) struct Upsample2D {
 
 impl Upsample2D {
     pub(crate) fn load(builder: &Builder<'_>, channels: usize) -> Result<Self> {
-        Ok(Self { conv: Conv2d::load(&builder.child("conv"), Conv2dConfig::new(channels, channels, 3))? })
+        Ok(Self {
+            conv: Conv2d::load(&builder.child("conv"), Conv2dConfig::new(channels, channels, 3))?,
+        })
     }
 
-    /// (B, C, Y, X) to (B, C, 2Y, 2X), or to `size` when that is given.
-    ///
-    /// A size of `2Y - 1` is what halving an odd size leaves behind; nearest-neighbor interpolation to it is the doubled image
-    /// without its last line.
+    /// (B, C, Y, X) to (B, C, 2Y, 2X), or to the `size` that halving an odd size left behind.
     pub(crate) fn forward(&self, x: &Tensor, size: Option<(usize, usize)>) -> TensorResult<Tensor> {
-        let mut doubled = ops::upsample_nearest2d(x, 2)?;
-        if let Some((height, width)) = size {
-            doubled = doubled.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?;
-        }
-        self.conv.forward(&doubled)
+        let (_, _, height, width) = x.dims4()?;
+        let larger = match size {
+            Some((y, x_size)) if (y, x_size) != (2 * height, 2 * width) => {
+                let (rows, columns) = (nearest_indices(height, y), nearest_indices(width, x_size));
+                let rows = Tensor::from_vec(rows, y, x.device())?;
+                let columns = Tensor::from_vec(columns, x_size, x.device())?;
+                x.contiguous()?.index_select(&rows, 2)?.index_select(&columns, 3)?
+            }
+            _ => ops::upsample_nearest2d(x, 2)?,
+        };
+        self.conv.forward(&larger)
     }
+}
+
+/// For each of `to` pixels the one of `from` pixels that PyTorch's nearest-neighbor interpolation takes, in its arithmetic.
+fn nearest_indices(from: usize, to: usize) -> Vec<u32> {
+    let scale = from as f32 / to as f32;
+    (0..to)
+        .map(|i| ((i as f32 * scale) as usize).min(from - 1) as u32)
+        .collect()
 }

@@ -21,19 +21,32 @@ const COMPONENTS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "transf
 
 /// Endings of a layer's matrices in the order they were invented: attention processors, `LoRACompatibleLinear`, the text encoder's
 /// monkey patch, PEFT.
-const ENDINGS: [(&str, &str); 4] =
-    [("_lora.down", "_lora.up"), (".lora.down", ".lora.up"), (".lora_linear_layer.down", ".lora_linear_layer.up"), (".lora_A", ".lora_B")];
+const ENDINGS: [(&str, &str); 4] = [
+    ("_lora.down", "_lora.up"),
+    (".lora.down", ".lora.up"),
+    (".lora_linear_layer.down", ".lora_linear_layer.up"),
+    (".lora_A", ".lora_B"),
+];
 
 pub(super) fn load(path: &Path, component: &str) -> Result<LoraAdapter> {
     let weights = Weights::open(path)?;
-    let has_components = weights.names().any(|name| COMPONENTS.iter().any(|known| within(name, known).is_some()));
+    let has_components = weights
+        .names()
+        .any(|name| COMPONENTS.iter().any(|known| within(name, known).is_some()));
     let mut halves = Halves::default();
     let mut alphas = BTreeMap::new();
     for name in weights.names() {
-        let place = if has_components { within(name, component) } else { (component == "unet").then_some(name) };
+        let place = if has_components {
+            within(name, component)
+        } else {
+            (component == "unet").then_some(name)
+        };
         let Some(place) = place else { continue };
         let tensor = read(&weights, name)?;
-        let unknown = || Error::UnknownAdapterTensor { path: path.to_owned(), name: name.to_owned() };
+        let unknown = || Error::UnknownAdapterTensor {
+            path: path.to_owned(),
+            name: name.to_owned(),
+        };
         if let Some(module) = place.strip_suffix(".alpha") {
             alphas.insert(module_name(module, component), scalar(&tensor)?);
         } else if !halves.insert(&peft_name(place, component).ok_or_else(unknown)?, tensor) {
@@ -48,7 +61,10 @@ pub(super) fn load(path: &Path, component: &str) -> Result<LoraAdapter> {
         (None, None) => 1.0,
     })?;
     if adapter.modules.is_empty() {
-        return Err(Error::NoAdapter { path: path.to_owned(), expected: "tensors of the network, such as unet.<layer>.lora_A.weight" });
+        return Err(Error::NoAdapter {
+            path: path.to_owned(),
+            expected: "tensors of the network, such as unet.<layer>.lora_A.weight",
+        });
     }
     if let Some(scales) = scales {
         adapter.targets = scales.targets;
@@ -71,7 +87,11 @@ fn peft_name(name: &str, component: &str) -> Option<String> {
             Some(module) => (module, "lora_A"),
             None => (name.strip_suffix(up)?, "lora_B"),
         };
-        let module = if *down == "_lora.down" { &format!("{module}_lora") } else { module };
+        let module = if *down == "_lora.down" {
+            &format!("{module}_lora")
+        } else {
+            module
+        };
         Some(format!("{}.{half}.weight", module_name(module, component)))
     })
 }
@@ -100,12 +120,20 @@ fn scalar(tensor: &Tensor) -> diptych_tensor::Result<f64> {
 
 /// PEFT's configuration of this network, if the file has one.
 fn metadata(weights: &Weights, path: &Path, prefix: String, has_components: bool) -> Result<Option<Scales>> {
-    let Some(text) = weights.metadata().remove(METADATA_KEY) else { return Ok(None) };
+    let Some(text) = weights.metadata().remove(METADATA_KEY) else {
+        return Ok(None);
+    };
     let all: Map<String, Value> = serde_json::from_str(&text).map_err(Error::json(path))?;
     let prefix = if has_components { prefix } else { String::new() };
-    let own: Map<String, Value> =
-        all.into_iter().filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.to_owned(), value))).collect();
-    if own.is_empty() { Ok(None) } else { Scales::from_json(&own, path).map(Some) }
+    let own: Map<String, Value> = all
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.to_owned(), value)))
+        .collect();
+    if own.is_empty() {
+        Ok(None)
+    } else {
+        Scales::from_json(&own, path).map(Some)
+    }
 }
 
 /// Writes the adapters of a pipeline's networks into the file that diffusers' `load_lora_weights` reads. `path` is the file, or a
@@ -126,8 +154,15 @@ pub fn save_diffusers(path: impl AsRef<Path>, adapters: &[(&str, &LoraAdapter)])
             tensors.insert(format!("{component}.{name}.lora_A.weight"), module.down.clone());
             tensors.insert(format!("{component}.{name}.lora_B.weight"), module.up.clone());
         }
-        configs.extend(to_json(adapter).into_iter().map(|(key, value)| (format!("{component}.{key}"), value)));
+        configs.extend(
+            to_json(adapter)
+                .into_iter()
+                .map(|(key, value)| (format!("{component}.{key}"), value)),
+        );
     }
-    let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), format!("{:#}", json!(configs)))];
+    let metadata = [
+        ("format".to_owned(), "pt".to_owned()),
+        (METADATA_KEY.to_owned(), format!("{:#}", json!(configs))),
+    ];
     Ok(save_tensors(&file, &tensors, &metadata.into())?)
 }

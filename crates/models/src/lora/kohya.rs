@@ -26,7 +26,11 @@ pub fn save_kohya(file: impl AsRef<Path>, adapters: &[(&str, &LoraAdapter)]) -> 
             "text_encoder" => "lora_te_",
             other => {
                 let (found, expected) = (other.to_owned(), "unet or text_encoder");
-                return Err(Error::AdapterSetting { key: "component", found, expected });
+                return Err(Error::AdapterSetting {
+                    key: "component",
+                    found,
+                    expected,
+                });
             }
         };
         for (name, module) in &adapter.modules {
@@ -36,7 +40,11 @@ pub fn save_kohya(file: impl AsRef<Path>, adapters: &[(&str, &LoraAdapter)]) -> 
             tensors.insert(format!("{place}.lora_up.weight"), module.up.clone());
         }
     }
-    Ok(save_tensors(file, &tensors, &BTreeMap::from([("format".into(), "pt".into())]))?)
+    Ok(save_tensors(
+        file,
+        &tensors,
+        &BTreeMap::from([("format".into(), "pt".into())]),
+    )?)
 }
 
 fn scalar(value: f64) -> diptych_tensor::Result<Tensor> {

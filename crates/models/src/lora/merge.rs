@@ -9,7 +9,12 @@ use crate::nearest::nearest;
 use crate::{Error, Result};
 
 /// Names of layers in files of 2022, for names of today: the autoencoder's attention.
-const OLD_NAMES: [(&str, &str); 4] = [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
+const OLD_NAMES: [(&str, &str); 4] = [
+    ("to_q", "query"),
+    ("to_k", "key"),
+    ("to_v", "value"),
+    ("to_out.0", "proj_attn"),
+];
 
 /// Every tensor of `weights` in `dtype`, with `W + scale * B * A` in place of each adapted layer's weight. Sums are taken in f32.
 ///
@@ -20,7 +25,10 @@ pub fn merge(weights: &Weights, adapter: &LoraAdapter, dtype: DType) -> Result<B
     for (module, update) in &adapter.modules {
         let name = find(weights, module).ok_or_else(|| {
             let layers = weights.names().filter_map(|name| name.strip_suffix(".weight"));
-            Error::UnknownModule { module: module.clone(), nearest: nearest(module, layers) }
+            Error::UnknownModule {
+                module: module.clone(),
+                nearest: nearest(module, layers),
+            }
         })?;
         updates.insert(name, (module, update));
     }
@@ -41,9 +49,14 @@ pub fn merge(weights: &Weights, adapter: &LoraAdapter, dtype: DType) -> Result<B
 
 /// The name of a layer's weight, which may be an old one or lack the text encoder's prefix.
 fn find(weights: &Weights, module: &str) -> Option<String> {
-    let old = OLD_NAMES.iter().filter_map(|(new, old)| Some(format!("{}{old}", module.strip_suffix(new)?)));
+    let old = OLD_NAMES
+        .iter()
+        .filter_map(|(new, old)| Some(format!("{}{old}", module.strip_suffix(new)?)));
     let short = module.strip_prefix("text_model.").map(str::to_owned);
-    let names = std::iter::once(module.to_owned()).chain(old).chain(short).map(|name| format!("{name}.weight"));
+    let names = std::iter::once(module.to_owned())
+        .chain(old)
+        .chain(short)
+        .map(|name| format!("{name}.weight"));
     names.into_iter().find(|name| weights.contains(name))
 }
 
@@ -51,13 +64,23 @@ fn check(module: &str, update: &LoraModule, weight: &[usize]) -> Result<()> {
     let rank = update.rank();
     let (mut down, mut up) = (weight.to_vec(), vec![1; weight.len()]);
     if weight.len() < 2 {
-        return Err(Error::AdapterShape { module: module.to_owned(), what: "weight", found: weight.to_vec(), expected: vec![0, 0] });
+        return Err(Error::AdapterShape {
+            module: module.to_owned(),
+            what: "weight",
+            found: weight.to_vec(),
+            expected: vec![0, 0],
+        });
     }
     down[0] = rank;
     (up[0], up[1]) = (weight[0], rank);
     for (what, tensor, expected) in [("lora_A", &update.down, down), ("lora_B", &update.up, up)] {
         if tensor.dims() != expected {
-            return Err(Error::AdapterShape { module: module.to_owned(), what, found: tensor.dims().to_vec(), expected });
+            return Err(Error::AdapterShape {
+                module: module.to_owned(),
+                what,
+                found: tensor.dims().to_vec(),
+                expected,
+            });
         }
     }
     Ok(())

@@ -36,8 +36,21 @@ impl Scales {
             _ => false,
         };
         // Each of these changes what the adapter computes.
-        let variants = ["use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "layer_replication", "use_qalora"];
-        let more = ["trainable_token_indices", "use_bdlora", "arrow_config", "alora_invocation_tokens", "target_parameters"];
+        let variants = [
+            "use_dora",
+            "fan_in_fan_out",
+            "lora_bias",
+            "modules_to_save",
+            "layer_replication",
+            "use_qalora",
+        ];
+        let more = [
+            "trainable_token_indices",
+            "use_bdlora",
+            "arrow_config",
+            "alora_invocation_tokens",
+            "target_parameters",
+        ];
         for key in variants.into_iter().chain(more) {
             if !config.get(key).is_none_or(is_off) {
                 return Err(error(key, "nothing: this kind of adapter is not implemented"));
@@ -49,18 +62,32 @@ impl Scales {
         if !matches!(config.get("bias").and_then(Value::as_str), None | Some("none")) {
             return Err(error("bias", "\"none\""));
         }
-        let alpha = config.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| error("lora_alpha", "a number"))?;
+        let alpha = config
+            .get("lora_alpha")
+            .and_then(Value::as_f64)
+            .ok_or_else(|| error("lora_alpha", "a number"))?;
         let mut alpha_pattern = Vec::new();
-        for (pattern, value) in config.get("alpha_pattern").and_then(Value::as_object).into_iter().flatten() {
+        for (pattern, value) in config
+            .get("alpha_pattern")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
-            let regex = regex.map_err(|source| Error::TargetPattern { target: pattern.clone(), source: Box::new(source) })?;
+            let regex = regex.map_err(|source| Error::TargetPattern {
+                target: pattern.clone(),
+                source: Box::new(source),
+            })?;
             alpha_pattern.push((regex, value.as_f64().ok_or_else(|| error("alpha_pattern", "numbers"))?));
         }
         let targets = match config.get("target_modules") {
             Some(Value::String(pattern)) => Some(Targets::Pattern(pattern.clone())),
-            Some(Value::Array(names)) => {
-                Some(Targets::Suffixes(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()))
-            }
+            Some(Value::Array(names)) => Some(Targets::Suffixes(
+                names
+                    .iter()
+                    .filter_map(|name| name.as_str().map(str::to_owned))
+                    .collect(),
+            )),
             _ => None,
         };
         let gaussian = config.get("init_lora_weights").and_then(Value::as_str) == Some("gaussian");
@@ -69,7 +96,11 @@ impl Scales {
             alpha_pattern,
             rank_stabilized: config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
             targets,
-            init_weights: if gaussian { LoraInit::Gaussian } else { LoraInit::Kaiming },
+            init_weights: if gaussian {
+                LoraInit::Gaussian
+            } else {
+                LoraInit::Kaiming
+            },
         })
     }
 
@@ -78,7 +109,11 @@ impl Scales {
         // PEFT matches the names of the network in memory, where the text encoder's may lack a prefix.
         let short = module.strip_prefix("text_model.").unwrap_or(module);
         let pattern = |(regex, _): &&(Regex, f64)| regex.is_match(module) || regex.is_match(short);
-        let alpha = self.alpha_pattern.iter().find(pattern).map_or(self.alpha, |(_, alpha)| *alpha);
+        let alpha = self
+            .alpha_pattern
+            .iter()
+            .find(pattern)
+            .map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = rank as f64;
         alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
     }
@@ -92,7 +127,9 @@ pub(super) fn to_json(adapter: &LoraAdapter) -> Map<String, Value> {
     let alpha = most_common(alphas());
     let differing = |value: &dyn Fn(&super::LoraModule) -> Option<Value>| -> Map<String, Value> {
         let entries = adapter.modules.iter();
-        entries.filter_map(|(name, module)| Some((format!("^{}", short_name(name)), value(module)?))).collect()
+        entries
+            .filter_map(|(name, module)| Some((format!("^{}", short_name(name)), value(module)?)))
+            .collect()
     };
     let targets = match &adapter.targets {
         Some(Targets::Pattern(pattern)) => json!(pattern),
@@ -104,7 +141,10 @@ pub(super) fn to_json(adapter: &LoraAdapter) -> Map<String, Value> {
         LoraInit::Gaussian => json!("gaussian"),
     };
     let fields = [
-        ("alpha_pattern", Value::Object(differing(&|m| (m.alpha() != alpha).then(|| number(m.alpha()))))),
+        (
+            "alpha_pattern",
+            Value::Object(differing(&|m| (m.alpha() != alpha).then(|| number(m.alpha())))),
+        ),
         ("bias", json!("none")),
         ("fan_in_fan_out", json!(false)),
         ("init_lora_weights", init),
@@ -112,7 +152,10 @@ pub(super) fn to_json(adapter: &LoraAdapter) -> Map<String, Value> {
         ("lora_dropout", json!(0.0)),
         ("modules_to_save", Value::Null),
         ("r", json!(rank)),
-        ("rank_pattern", Value::Object(differing(&|m| (m.rank() != rank).then(|| json!(m.rank()))))),
+        (
+            "rank_pattern",
+            Value::Object(differing(&|m| (m.rank() != rank).then(|| json!(m.rank())))),
+        ),
         ("target_modules", targets),
         ("use_dora", json!(false)),
         ("use_rslora", json!(false)),
@@ -127,7 +170,11 @@ fn short_name(module: &str) -> &str {
 
 /// Whole numbers without a decimal point, as PEFT writes them.
 fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
 }
 
 /// The most common value, the smallest of them in a tie; 1 if there is none.
@@ -137,5 +184,9 @@ fn most_common(values: impl Iterator<Item = f64>) -> f64 {
         // Bits of positive numbers are ordered as the numbers are.
         *counts.entry(value.to_bits()).or_default() += 1;
     }
-    counts.into_iter().rev().max_by_key(|(_, count)| *count).map_or(1.0, |(bits, _)| f64::from_bits(bits))
+    counts
+        .into_iter()
+        .rev()
+        .max_by_key(|(_, count)| *count)
+        .map_or(1.0, |(bits, _)| f64::from_bits(bits))
 }

@@ -55,7 +55,11 @@ impl LoraModule {
     pub fn alpha(&self) -> f64 {
         let alpha = self.scale * self.rank() as f64;
         // Divided and multiplied again, 1/3 of 3 is not quite 1.
-        if (alpha - alpha.round()).abs() < 1e-9 { alpha.round() } else { alpha }
+        if (alpha - alpha.round()).abs() < 1e-9 {
+            alpha.round()
+        } else {
+            alpha
+        }
     }
 }
 
@@ -101,7 +105,10 @@ impl LoraAdapter {
         let mut halves = Halves::default();
         for (name, tensor) in crate::builder::without_prefix(params.snapshot()?, prefix) {
             if !halves.insert(&name, tensor) {
-                return Err(Error::UnknownAdapterTensor { path: "the trained parameters".into(), name });
+                return Err(Error::UnknownAdapterTensor {
+                    path: "the trained parameters".into(),
+                    name,
+                });
             }
         }
         let mut adapter = halves.pair(Path::new("the trained parameters"), |_, _| config.scale())?;
@@ -121,7 +128,10 @@ impl LoraAdapter {
 
     /// Number of scalars.
     pub fn num_elements(&self) -> usize {
-        self.modules.values().map(|module| module.down.elem_count() + module.up.elem_count()).sum()
+        self.modules
+            .values()
+            .map(|module| module.down.elem_count() + module.up.elem_count())
+            .sum()
     }
 }
 
@@ -158,11 +168,21 @@ impl Halves {
             let mut expected = up.dims().to_vec();
             if expected.len() < 2 || down.dims().len() != expected.len() || rank == 0 {
                 let expected = vec![rank, 0];
-                return Err(Error::AdapterShape { module, what: "lora_B", found: up.dims().to_vec(), expected });
+                return Err(Error::AdapterShape {
+                    module,
+                    what: "lora_B",
+                    found: up.dims().to_vec(),
+                    expected,
+                });
             }
             expected[1] = rank;
             if up.dims() != expected {
-                return Err(Error::AdapterShape { module, what: "lora_B", found: up.dims().to_vec(), expected });
+                return Err(Error::AdapterShape {
+                    module,
+                    what: "lora_B",
+                    found: up.dims().to_vec(),
+                    expected,
+                });
             }
             let scale = scale(&module, rank);
             adapter.modules.insert(module, LoraModule { down, up, scale });
@@ -175,12 +195,21 @@ impl Halves {
 }
 
 fn missing(path: &Path, module: String, found: &'static str, missing: &'static str) -> Error {
-    Error::MissingHalf { path: path.to_owned(), module, found, missing }
+    Error::MissingHalf {
+        path: path.to_owned(),
+        module,
+        found,
+        missing,
+    }
 }
 
 /// The text encoder's layers without the prefix that transformers 5 leaves out, with it.
 fn with_text_prefix(module: &str) -> String {
-    if module.starts_with("encoder.layers.") { format!("text_model.{module}") } else { module.to_owned() }
+    if module.starts_with("encoder.layers.") {
+        format!("text_model.{module}")
+    } else {
+        module.to_owned()
+    }
 }
 
 /// A tensor of an adapter file, in f32.

@@ -23,18 +23,29 @@ pub(super) fn load(dir: &Path) -> Result<LoraAdapter> {
     let config = read_json(&config_path)?;
     let Some(config) = config.as_object() else {
         let (key, found, expected) = (".".into(), config.to_string(), "an object".into());
-        return Err(Error::Config { file: config_path, key, found, expected });
+        return Err(Error::Config {
+            file: config_path,
+            key,
+            found,
+            expected,
+        });
     };
     let scales = Scales::from_json(config, &config_path)?;
     if !weights_path.is_file() {
-        return Err(Error::MissingFile { path: dir.to_owned(), expected: vec![WEIGHTS.to_owned()] });
+        return Err(Error::MissingFile {
+            path: dir.to_owned(),
+            expected: vec![WEIGHTS.to_owned()],
+        });
     }
     let weights = Weights::open(&weights_path)?;
     let mut halves = Halves::default();
     for name in weights.names() {
         let plain = name.strip_prefix(PREFIX).unwrap_or(name);
         if !halves.insert(plain, read(&weights, name)?) {
-            return Err(Error::UnknownAdapterTensor { path: weights_path, name: name.to_owned() });
+            return Err(Error::UnknownAdapterTensor {
+                path: weights_path,
+                name: name.to_owned(),
+            });
         }
     }
     let mut adapter = halves.pair(&weights_path, |module, rank| scales.scale(module, rank))?;
@@ -57,8 +68,15 @@ pub(super) fn save(adapter: &LoraAdapter, dir: &Path, base_model: Option<&str>) 
         tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), module.down.clone());
         tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), module.up.clone());
     }
-    save_tensors(&dir.join(WEIGHTS), &tensors, &BTreeMap::from([("format".into(), "pt".into())]))?;
+    save_tensors(
+        &dir.join(WEIGHTS),
+        &tensors,
+        &BTreeMap::from([("format".into(), "pt".into())]),
+    )?;
     // Python's json.dumps(sort_keys=True), as PEFT writes it.
     let sorted: BTreeMap<String, Value> = config.into_iter().collect();
-    Ok(files::write_file(&dir.join(CONFIG), format!("{:#}\n", json!(sorted)).as_bytes())?)
+    Ok(files::write_file(
+        &dir.join(CONFIG),
+        format!("{:#}\n", json!(sorted)).as_bytes(),
+    )?)
 }

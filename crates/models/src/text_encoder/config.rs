@@ -116,7 +116,12 @@ impl ClipTextConfig {
             num_hidden_layers: file.count("num_hidden_layers", 12)?,
             num_attention_heads: file.count("num_attention_heads", 8)?,
             max_position_embeddings: file.count("max_position_embeddings", 77)?,
-            hidden_act: file.name("hidden_act", "\"quick_gelu\" or \"gelu\"", TextActivation::QuickGelu, activation)?,
+            hidden_act: file.name(
+                "hidden_act",
+                "\"quick_gelu\" or \"gelu\"",
+                TextActivation::QuickGelu,
+                activation,
+            )?,
             layer_norm_eps: file.number("layer_norm_eps", 1e-5)?,
             initializer_factor: file.number("initializer_factor", 1.0)?,
             eos_token_id: file.token("eos_token_id", 49407)?,
@@ -124,7 +129,10 @@ impl ClipTextConfig {
             pad_token_id: file.token("pad_token_id", 1)?,
         };
         if config.hidden_size % config.num_attention_heads != 0 {
-            return Err(file.error("num_attention_heads", format!("a divisor of the width {}", config.hidden_size)));
+            return Err(file.error(
+                "num_attention_heads",
+                format!("a divisor of the width {}", config.hidden_size),
+            ));
         }
         file.only("dropout", &[json!(0)])?;
         file.any(&WITHOUT_EFFECT);

@@ -42,7 +42,12 @@ impl ClipTextModel {
     /// When a tensor is missing or has another shape.
     pub fn load(builder: &Builder<'_>, config: &ClipTextConfig) -> Result<Self> {
         // A buffer in files written before transformers 4.31, and the image half of a whole CLIP.
-        for unused in ["text_model.embeddings.position_ids", "embeddings.position_ids", "vision_model.", "visual_projection."] {
+        for unused in [
+            "text_model.embeddings.position_ids",
+            "embeddings.position_ids",
+            "vision_model.",
+            "visual_projection.",
+        ] {
             builder.ignore_unused(unused);
         }
         for unused in ["text_projection.", "logit_scale"] {
@@ -55,8 +60,11 @@ impl ClipTextModel {
         };
         let width = config.hidden_size;
         let table = |name: &str, len| {
-            let init = Init::Normal { std: 0.02 * config.initializer_factor };
-            root.child(format!("embeddings.{name}")).get("weight", &[len, width], init)
+            let init = Init::Normal {
+                std: 0.02 * config.initializer_factor,
+            };
+            root.child(format!("embeddings.{name}"))
+                .get("weight", &[len, width], init)
         };
         let layer = |i| Layer::load(&root.child(format!("encoder.layers.{i}")), config).map(Arc::new);
         Ok(Self {
@@ -95,7 +103,11 @@ impl ClipTextModel {
             [_, tokens] if (1..=limit).contains(&tokens) => {}
             _ => {
                 let expected = format!("(B, T) with T from 1 to {limit}");
-                return Err(Error::Shape { what: "input_ids", found: input_ids.dims().to_vec(), expected });
+                return Err(Error::Shape {
+                    what: "input_ids",
+                    found: input_ids.dims().to_vec(),
+                    expected,
+                });
             }
         }
         Ok(self.run(input_ids)?)
@@ -111,10 +123,17 @@ impl ClipTextModel {
         }
         let last_hidden_state = self.final_layer_norm.forward(&x)?;
         let ids = input_ids.to_vec2::<u32>()?;
-        let rows: Vec<u32> = ids.iter().enumerate().map(|(b, ids)| (b * tokens + self.end_of(ids)) as u32).collect();
+        let rows: Vec<u32> = ids
+            .iter()
+            .enumerate()
+            .map(|(b, ids)| (b * tokens + self.end_of(ids)) as u32)
+            .collect();
         let rows = Tensor::from_vec(rows, batch, input_ids.device())?;
         let pooler_output = last_hidden_state.flatten(0, 1)?.index_select(&rows, 0)?;
-        Ok(ClipTextOutput { last_hidden_state, pooler_output })
+        Ok(ClipTextOutput {
+            last_hidden_state,
+            pooler_output,
+        })
     }
 
     fn run_layer(&self, layer: &Arc<Layer>, x: &Tensor) -> TensorResult<Tensor> {
@@ -179,14 +198,22 @@ impl Layer {
             layer_norm2: LayerNorm::load(&builder.child("layer_norm2"), width, eps)?,
             fc1: linear("mlp.fc1", (width, inner), fc_std)?,
             fc2: linear("mlp.fc2", (inner, width), in_std)?,
-            heads: Heads { num_heads: config.num_attention_heads, mask: ops::AttentionMask::Causal, upcast: false },
+            heads: Heads {
+                num_heads: config.num_attention_heads,
+                mask: ops::AttentionMask::Causal,
+                upcast: false,
+            },
             activation: config.hidden_act,
         })
     }
 
     fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
         let h = self.layer_norm1.forward(x)?;
-        let (q, k, v) = (self.q_proj.forward(&h)?, self.k_proj.forward(&h)?, self.v_proj.forward(&h)?);
+        let (q, k, v) = (
+            self.q_proj.forward(&h)?,
+            self.k_proj.forward(&h)?,
+            self.v_proj.forward(&h)?,
+        );
         let x = (self.out_proj.forward(&attend(&q, &k, &v, self.heads)?)? + x)?;
         let h = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;
         let h = match self.activation {

@@ -14,8 +14,9 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{
-    AddedToken, Normalizer, OffsetReferential, OffsetType, PaddingDirection, PaddingParams, PaddingStrategy, PreTokenizedString,
-    PreTokenizer, SplitDelimiterBehavior, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    AddedToken, Normalizer, OffsetReferential, OffsetType, PaddingDirection, PaddingParams, PaddingStrategy,
+    PreTokenizedString, PreTokenizer, SplitDelimiterBehavior, Tokenizer, TruncationDirection, TruncationParams,
+    TruncationStrategy,
 };
 
 use super::bpe;
@@ -45,7 +46,13 @@ pub struct SpecialToken {
 impl SpecialToken {
     /// A token that is looked for in the text as written.
     pub fn new(content: impl Into<String>) -> Self {
-        Self { content: content.into(), normalized: false, lstrip: false, rstrip: false, single_word: false }
+        Self {
+            content: content.into(),
+            normalized: false,
+            lstrip: false,
+            rstrip: false,
+            single_word: false,
+        }
     }
 
     /// A string or an object with `content`.
@@ -91,7 +98,13 @@ impl Default for ClipTokenizerConfig {
     /// OpenAI's: 77 tokens, filled with the end token.
     fn default() -> Self {
         let (start, end) = (SpecialToken::new(START), SpecialToken::new(END));
-        Self { model_max_length: 77, bos_token: start, eos_token: end.clone(), unk_token: end.clone(), pad_token: end }
+        Self {
+            model_max_length: 77,
+            bos_token: start,
+            eos_token: end.clone(),
+            unk_token: end.clone(),
+            pad_token: end,
+        }
     }
 }
 
@@ -122,7 +135,11 @@ impl ClipTokenizer {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when a merge or a special token is not in the vocabulary.
-    pub fn from_vocab(vocab: BTreeMap<String, u32>, merges: Vec<(String, String)>, config: ClipTokenizerConfig) -> Result<Self> {
+    pub fn from_vocab(
+        vocab: BTreeMap<String, u32>,
+        merges: Vec<(String, String)>,
+        config: ClipTokenizerConfig,
+    ) -> Result<Self> {
         Self::build(vocab, merges, config, Path::new("vocabulary"))
     }
 
@@ -131,7 +148,11 @@ impl ClipTokenizer {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when the configuration's special tokens are not the default ones.
-    pub fn learn<'a>(texts: impl IntoIterator<Item = &'a str>, num_merges: usize, config: ClipTokenizerConfig) -> Result<Self> {
+    pub fn learn<'a>(
+        texts: impl IntoIterator<Item = &'a str>,
+        num_merges: usize,
+        config: ClipTokenizerConfig,
+    ) -> Result<Self> {
         let bytes = Self::from_vocab(bpe::vocabulary(&[], [START, END]), Vec::new(), config.clone())?;
         let mut words: BTreeMap<String, u64> = BTreeMap::new();
         for text in texts {
@@ -149,17 +170,32 @@ impl ClipTokenizer {
         config: ClipTokenizerConfig,
         origin: &Path,
     ) -> Result<Self> {
-        let error = |message: String| Error::Tokenizer { path: origin.to_owned(), message };
+        let error = |message: String| Error::Tokenizer {
+            path: origin.to_owned(),
+            message,
+        };
         for token in [&config.bos_token, &config.eos_token, &config.pad_token] {
             if !vocab.contains_key(&token.content) {
-                return Err(error(format!("the special token `{}` is not in the vocabulary", token.content)));
+                return Err(error(format!(
+                    "the special token `{}` is not in the vocabulary",
+                    token.content
+                )));
             }
         }
         if config.model_max_length < 2 {
-            return Err(error(format!("`model_max_length` is {}, expected at least 2", config.model_max_length)));
+            return Err(error(format!(
+                "`model_max_length` is {}, expected at least 2",
+                config.model_max_length
+            )));
         }
         let tokenizer = assemble(&vocab, &merges, &config).map_err(|source| error(source.to_string()))?;
-        Ok(Self { tokenizer, config, vocab, merges, origin: origin.to_owned() })
+        Ok(Self {
+            tokenizer,
+            config,
+            vocab,
+            merges,
+            origin: origin.to_owned(),
+        })
     }
 
     /// The configuration.
@@ -182,7 +218,10 @@ impl ClipTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`], which a text cannot cause with a byte vocabulary.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode(text, true).map_err(|source| self.error(&source))?;
+        let encoding = self
+            .tokenizer
+            .encode(text, true)
+            .map_err(|source| self.error(&source))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -194,7 +233,11 @@ impl ClipTokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_batch<T: AsRef<str>>(&self, texts: &[T], device: &Device) -> Result<Tensor> {
-        let ids = texts.iter().map(|text| self.encode(text.as_ref())).collect::<Result<Vec<_>>>()?.concat();
+        let ids = texts
+            .iter()
+            .map(|text| self.encode(text.as_ref()))
+            .collect::<Result<Vec<_>>>()?
+            .concat();
         Ok(stack(ids, texts.len(), device)?)
     }
 
@@ -216,7 +259,10 @@ impl ClipTokenizer {
     }
 
     fn error(&self, source: &tokenizers::Error) -> Error {
-        Error::Tokenizer { path: self.origin.clone(), message: source.to_string() }
+        Error::Tokenizer {
+            path: self.origin.clone(),
+            message: source.to_string(),
+        }
     }
 
     /// Writes `vocab.json`, `merges.txt`, `tokenizer_config.json` and `special_tokens_map.json`.
@@ -228,7 +274,10 @@ impl ClipTokenizer {
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let mut by_id: Vec<(&String, &u32)> = self.vocab.iter().collect();
         by_id.sort_by_key(|(_, id)| **id);
-        let vocab: serde_json::Map<String, Value> = by_id.into_iter().map(|(token, id)| (token.clone(), json!(id))).collect();
+        let vocab: serde_json::Map<String, Value> = by_id
+            .into_iter()
+            .map(|(token, id)| (token.clone(), json!(id)))
+            .collect();
         files::write_file(&dir.join("vocab.json"), Value::Object(vocab).to_string().as_bytes())?;
         let lines = self.merges.iter().map(|(left, right)| format!("{left} {right}\n"));
         let merges: String = std::iter::once("#version: 0.2\n".to_owned()).chain(lines).collect();
@@ -244,7 +293,10 @@ impl ClipTokenizer {
         if let (Value::Object(config), Value::Object(specials)) = (&mut config, &specials) {
             config.extend(specials.clone());
         }
-        for (name, value) in [("tokenizer_config.json", &config), ("special_tokens_map.json", &specials)] {
+        for (name, value) in [
+            ("tokenizer_config.json", &config),
+            ("special_tokens_map.json", &specials),
+        ] {
             files::write_file(&dir.join(name), format!("{value:#}\n").as_bytes())?;
         }
         Ok(())
@@ -287,14 +339,21 @@ fn assemble(
 ) -> tokenizers::Result<Tokenizer> {
     let id = |token: &SpecialToken| vocab.get(&token.content).copied().unwrap_or(0);
     let model = BPE::builder()
-        .vocab_and_merges(vocab.iter().map(|(token, id)| (token.clone(), *id)).collect::<Vocab>(), merges.to_vec())
+        .vocab_and_merges(
+            vocab.iter().map(|(token, id)| (token.clone(), *id)).collect::<Vocab>(),
+            merges.to_vec(),
+        )
         .continuing_subword_prefix(String::new())
         .end_of_word_suffix(bpe::END_OF_WORD.to_owned())
         .unk_token(config.unk_token.content.clone())
         .build()?;
     let mut tokenizer = Tokenizer::new(model);
     let spaces = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ")?;
-    tokenizer.with_normalizer(Some(Normalizers::new(vec![NFC.into(), spaces.into(), Lowercase.into()])))?;
+    tokenizer.with_normalizer(Some(Normalizers::new(vec![
+        NFC.into(),
+        spaces.into(),
+        Lowercase.into(),
+    ])))?;
     let words = Split::new(SplitPattern::Regex(WORDS.into()), SplitDelimiterBehavior::Removed, true)?;
     let bytes = ByteLevel::default().add_prefix_space(false);
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(vec![words.into(), bytes.into()])));
@@ -307,7 +366,12 @@ fn assemble(
         .add_prefix_space(false),
     ));
     let mut specials: Vec<&SpecialToken> = Vec::new();
-    for token in [&config.bos_token, &config.eos_token, &config.unk_token, &config.pad_token] {
+    for token in [
+        &config.bos_token,
+        &config.eos_token,
+        &config.unk_token,
+        &config.pad_token,
+    ] {
         // The same token may have several roles; the first says how it is matched.
         if vocab.contains_key(&token.content) && !specials.iter().any(|other| other.content == token.content) {
             specials.push(token);
@@ -334,18 +398,35 @@ fn assemble(
 type VocabAndMerges = (BTreeMap<String, u32>, Vec<(String, String)>);
 
 fn read_vocab(dir: &Path) -> Result<VocabAndMerges> {
-    let (vocab_path, merges_path, whole) = (dir.join("vocab.json"), dir.join("merges.txt"), dir.join("tokenizer.json"));
-    let damaged = |path: &Path, message: &str| Error::Tokenizer { path: path.to_owned(), message: message.to_owned() };
+    let (vocab_path, merges_path, whole) = (
+        dir.join("vocab.json"),
+        dir.join("merges.txt"),
+        dir.join("tokenizer.json"),
+    );
+    let damaged = |path: &Path, message: &str| Error::Tokenizer {
+        path: path.to_owned(),
+        message: message.to_owned(),
+    };
     if vocab_path.is_file() && merges_path.is_file() {
         let vocab = serde_json::from_value(read_json(&vocab_path)?).map_err(Error::json(&vocab_path))?;
         let text = fs::read_to_string(&merges_path).map_err(Error::io(&merges_path))?;
-        let lines = text.lines().filter(|line| !(line.starts_with("#version") || line.is_empty()));
+        let lines = text
+            .lines()
+            .filter(|line| !(line.starts_with("#version") || line.is_empty()));
         let merges = lines.map(split_merge).collect::<Option<_>>();
-        return Ok((vocab, merges.ok_or_else(|| damaged(&merges_path, "expected two symbols in every line"))?));
+        return Ok((
+            vocab,
+            merges.ok_or_else(|| damaged(&merges_path, "expected two symbols in every line"))?,
+        ));
     }
     if !whole.is_file() {
-        let expected = ["vocab.json with merges.txt", "tokenizer.json"].map(str::to_owned).to_vec();
-        return Err(Error::MissingFile { path: dir.to_owned(), expected });
+        let expected = ["vocab.json with merges.txt", "tokenizer.json"]
+            .map(str::to_owned)
+            .to_vec();
+        return Err(Error::MissingFile {
+            path: dir.to_owned(),
+            expected,
+        });
     }
     let json = read_json(&whole)?;
     let model = json.get("model").ok_or_else(|| damaged(&whole, "no `model`"))?;
@@ -359,8 +440,14 @@ fn read_vocab(dir: &Path) -> Result<VocabAndMerges> {
         Value::Array(pair) => Some((pair.first()?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned())),
         _ => None,
     };
-    let merges = model.get("merges").and_then(Value::as_array).and_then(|merges| merges.iter().map(merge).collect());
-    Ok((vocab, merges.ok_or_else(|| damaged(&whole, "`model.merges` is not a list of pairs"))?))
+    let merges = model
+        .get("merges")
+        .and_then(Value::as_array)
+        .and_then(|merges| merges.iter().map(merge).collect());
+    Ok((
+        vocab,
+        merges.ok_or_else(|| damaged(&whole, "`model.merges` is not a list of pairs"))?,
+    ))
 }
 
 fn split_merge(line: &str) -> Option<(String, String)> {
@@ -371,15 +458,25 @@ fn split_merge(line: &str) -> Option<(String, String)> {
 fn read_config(dir: &Path) -> Result<ClipTokenizerConfig> {
     let read = |name: &str| {
         let path = dir.join(name);
-        if path.is_file() { read_json(&path) } else { Ok(Value::Null) }
+        if path.is_file() {
+            read_json(&path)
+        } else {
+            Ok(Value::Null)
+        }
     };
     let (file, map) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
     let default = ClipTokenizerConfig::default();
     let by_id = file.get("added_tokens_decoder").and_then(Value::as_object);
     let token = |key: &str, default: SpecialToken| -> SpecialToken {
-        let named = [&file, &map].into_iter().find_map(|json| SpecialToken::from_json(json.get(key)?)).unwrap_or(default);
+        let named = [&file, &map]
+            .into_iter()
+            .find_map(|json| SpecialToken::from_json(json.get(key)?))
+            .unwrap_or(default);
         // The list by id has the full description of a token that is elsewhere given by its content alone.
-        let mut listed = by_id.into_iter().flat_map(|tokens| tokens.values()).filter_map(SpecialToken::from_json);
+        let mut listed = by_id
+            .into_iter()
+            .flat_map(|tokens| tokens.values())
+            .filter_map(SpecialToken::from_json);
         listed.find(|token| token.content == named.content).unwrap_or(named)
     };
     let max_length = match file.get("model_max_length") {
@@ -391,7 +488,12 @@ fn read_config(dir: &Path) -> Result<ClipTokenizerConfig> {
             _ => {
                 let file = dir.join("tokenizer_config.json");
                 let (key, expected) = ("model_max_length".into(), "an integer of at least 2".into());
-                return Err(Error::Config { file, key, found: value.to_string(), expected });
+                return Err(Error::Config {
+                    file,
+                    key,
+                    found: value.to_string(),
+                    expected,
+                });
             }
         },
     };

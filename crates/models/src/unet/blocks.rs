@@ -40,7 +40,9 @@ impl Pass {
     }
 
     fn resnet(&self, resnet: &Arc<ResnetBlock2D>, x: &Tensor) -> TensorResult<Tensor> {
-        self.run(resnet, (x, &self.time_silu), |resnet, x, time| resnet.forward(x, Some(time)))
+        self.run(resnet, (x, &self.time_silu), |resnet, x, time| {
+            resnet.forward(x, Some(time))
+        })
     }
 
     fn attention(&self, attention: &Arc<Transformer2D>, x: &Tensor) -> TensorResult<Tensor> {
@@ -91,8 +93,12 @@ impl BlockConfig {
     /// The residual blocks with these input channels, and as many transformers if the block attends.
     fn layers(self, builder: &Builder<'_>, inputs: &[usize], attends: bool) -> Result<Vec<Layer>> {
         let layer = |(i, &in_channels): (usize, &usize)| {
-            let resnet = ResnetConfig { in_channels, ..self.resnet };
-            let attention = || Transformer2D::load(&builder.child(format!("attentions.{i}")), self.transformer).map(Arc::new);
+            let resnet = ResnetConfig {
+                in_channels,
+                ..self.resnet
+            };
+            let attention =
+                || Transformer2D::load(&builder.child(format!("attentions.{i}")), self.transformer).map(Arc::new);
             Ok(Layer {
                 resnet: Arc::new(ResnetBlock2D::load(&builder.child(format!("resnets.{i}")), resnet)?),
                 attention: attends.then(attention).transpose()?,
@@ -166,7 +172,10 @@ pub(super) struct MidBlock {
 impl MidBlock {
     pub(super) fn load(builder: &Builder<'_>, config: BlockConfig, output_scale: f64) -> Result<Self> {
         let resnet = |i| {
-            let config = ResnetConfig { output_scale, ..config.resnet };
+            let config = ResnetConfig {
+                output_scale,
+                ..config.resnet
+            };
             ResnetBlock2D::load(&builder.child(format!("resnets.{i}")), config).map(Arc::new)
         };
         Ok(Self {
@@ -219,7 +228,11 @@ impl UpBlock {
         }
         match &self.upsampler {
             Some(upsampler) => {
-                let size = skips.last().map(Tensor::dims4).transpose()?.map(|(_, _, height, width)| (height, width));
+                let size = skips
+                    .last()
+                    .map(Tensor::dims4)
+                    .transpose()?
+                    .map(|(_, _, height, width)| (height, width));
                 upsampler.forward(&x, size)
             }
             None => Ok(x),

@@ -133,8 +133,18 @@ impl UNet2DConditionConfig {
     /// As [`Self::from_file`].
     pub fn from_json(value: Value, path: impl AsRef<Path>) -> Result<Self> {
         let file = ConfigFile::from_value(path.as_ref(), value)?;
-        let down = ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"];
-        let up = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"];
+        let down = [
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ];
+        let up = [
+            "UpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+        ];
         let block_out_channels = file.counts("block_out_channels", &[320, 640, 1280, 1280])?;
         let Some(&first) = block_out_channels.first() else {
             return Err(file.error("block_out_channels", "at least one level"));
@@ -181,23 +191,50 @@ impl UNet2DConditionConfig {
         for key in ["dropout", "resnet_out_scale_factor"] {
             file.only(key, &[json!(if key == "dropout" { 0 } else { 1 })])?;
         }
-        let off = ["only_cross_attention", "dual_cross_attention", "mid_block_only_cross_attention", "resnet_skip_time_act"];
+        let off = [
+            "only_cross_attention",
+            "dual_cross_attention",
+            "mid_block_only_cross_attention",
+            "resnet_skip_time_act",
+        ];
         for key in off.into_iter().chain(["class_embeddings_concat"]) {
             file.only(key, &[json!(false)])?;
         }
-        let null = ["class_embed_type", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type", "num_class_embeds"];
-        let null_too = ["num_attention_heads", "time_embedding_act_fn", "timestep_post_act", "time_cond_proj_dim"];
-        for key in null.into_iter().chain(null_too).chain(["cross_attention_norm", "reverse_transformer_layers_per_block"]) {
+        let null = [
+            "class_embed_type",
+            "addition_embed_type",
+            "encoder_hid_dim",
+            "encoder_hid_dim_type",
+            "num_class_embeds",
+        ];
+        let null_too = [
+            "num_attention_heads",
+            "time_embedding_act_fn",
+            "timestep_post_act",
+            "time_cond_proj_dim",
+        ];
+        for key in null
+            .into_iter()
+            .chain(null_too)
+            .chain(["cross_attention_norm", "reverse_transformer_layers_per_block"])
+        {
             file.only(key, &[])?;
         }
         // Settings of added embeddings, which have no effect while `addition_embed_type` and `class_embed_type` are null.
-        file.any(&["addition_time_embed_dim", "addition_embed_type_num_heads", "projection_class_embeddings_input_dim"]);
+        file.any(&[
+            "addition_time_embed_dim",
+            "addition_embed_type_num_heads",
+            "projection_class_embeddings_input_dim",
+        ]);
         Ok(())
     }
 
     fn validate(&self, file: &ConfigFile) -> Result<()> {
         let levels = self.block_out_channels.len();
-        for (key, len) in [("down_block_types", self.down_block_types.len()), ("up_block_types", self.up_block_types.len())] {
+        for (key, len) in [
+            ("down_block_types", self.down_block_types.len()),
+            ("up_block_types", self.up_block_types.len()),
+        ] {
             if len != levels {
                 return Err(file.error(key, format!("{levels} names, one for each of `block_out_channels`")));
             }
@@ -207,13 +244,19 @@ impl UNet2DConditionConfig {
                 return Err(file.error("norm_num_groups", format!("a divisor of {channels} channels")));
             }
             if channels % heads != 0 {
-                return Err(file.error("attention_head_dim", format!("a divisor of {channels} channels (a number of heads)")));
+                return Err(file.error(
+                    "attention_head_dim",
+                    format!("a divisor of {channels} channels (a number of heads)"),
+                ));
             }
         }
         if self.cross_attention_dim.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err(file.error("cross_attention_dim", "one width for all levels"));
         }
-        for (key, kernel) in [("conv_in_kernel", self.conv_in_kernel), ("conv_out_kernel", self.conv_out_kernel)] {
+        for (key, kernel) in [
+            ("conv_in_kernel", self.conv_in_kernel),
+            ("conv_out_kernel", self.conv_out_kernel),
+        ] {
             if kernel % 2 == 0 {
                 return Err(file.error(key, "an odd number"));
             }
@@ -227,7 +270,13 @@ impl UNet2DConditionConfig {
             [first, rest @ ..] if rest.iter().all(|value| value == first) => json!(first),
             values => json!(values),
         };
-        let sample_size = self.sample_size.map(|[height, width]| if height == width { json!(height) } else { json!([height, width]) });
+        let sample_size = self.sample_size.map(|[height, width]| {
+            if height == width {
+                json!(height)
+            } else {
+                json!([height, width])
+            }
+        });
         json!({
             "_class_name": "UNet2DConditionModel",
             "sample_size": sample_size,

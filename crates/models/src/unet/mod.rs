@@ -60,15 +60,28 @@ impl UNet2DConditionModel {
             let block = BlockConfig::new(config, level, time_embedding.dim());
             let previous = channels[(level + 1).min(channels.len() - 1)];
             let skip = channels[level.saturating_sub(1)];
-            up_blocks.push(UpBlock::load(&builder.child(format!("up_blocks.{i}")), kind, (previous, skip), block)?);
+            up_blocks.push(UpBlock::load(
+                &builder.child(format!("up_blocks.{i}")),
+                kind,
+                (previous, skip),
+                block,
+            )?);
         }
         Ok(Self {
-            conv_in: Conv2d::load(&builder.child("conv_in"), Conv2dConfig::new(config.in_channels, first, config.conv_in_kernel))?,
+            conv_in: Conv2d::load(
+                &builder.child("conv_in"),
+                Conv2dConfig::new(config.in_channels, first, config.conv_in_kernel),
+            )?,
             time_embedding,
             down_blocks,
             mid_block,
             up_blocks,
-            conv_norm_out: GroupNorm::load(&builder.child("conv_norm_out"), first, config.norm_num_groups, config.norm_eps)?,
+            conv_norm_out: GroupNorm::load(
+                &builder.child("conv_norm_out"),
+                first,
+                config.norm_num_groups,
+                config.norm_eps,
+            )?,
             conv_out: Conv2d::load(
                 &builder.child("conv_out"),
                 Conv2dConfig::new(first, config.out_channels, config.conv_out_kernel),
@@ -103,7 +116,11 @@ impl UNet2DConditionModel {
     }
 
     fn run(&self, sample: &Tensor, timesteps: &Tensor, text: &Tensor) -> diptych_tensor::Result<Tensor> {
-        let sample = if self.config.center_input_sample { sample.affine(2.0, -1.0)? } else { sample.clone() };
+        let sample = if self.config.center_input_sample {
+            sample.affine(2.0, -1.0)?
+        } else {
+            sample.clone()
+        };
         let time = self.time_embedding.forward(timesteps, sample.dtype())?;
         let pass = Pass {
             time_silu: ops::silu(&time)?,
@@ -124,7 +141,11 @@ impl UNet2DConditionModel {
 
     fn check_shapes(&self, sample: &Tensor, timesteps: &Tensor, text: &Tensor) -> Result<()> {
         let wrong = |what, tensor: &Tensor, expected: String| {
-            Err(Error::Shape { what, found: tensor.dims().to_vec(), expected })
+            Err(Error::Shape {
+                what,
+                found: tensor.dims().to_vec(),
+                expected,
+            })
         };
         let batch = match *sample.dims() {
             [batch, channels, height, width] if channels == self.config.in_channels && height * width > 0 => batch,

@@ -50,7 +50,10 @@ impl TimestepEmbedding {
         let step = -(MAX_PERIOD.ln() as f32) / (half as f32 - self.freq_shift as f32);
         let frequencies: Vec<f32> = (0..half).map(|i| (i as f32 * step).exp()).collect();
         let frequencies = Tensor::from_vec(frequencies, (1, half), timesteps.device())?;
-        let angles = timesteps.to_dtype(DType::F32)?.unsqueeze(1)?.broadcast_mul(&frequencies)?;
+        let angles = timesteps
+            .to_dtype(DType::F32)?
+            .unsqueeze(1)?
+            .broadcast_mul(&frequencies)?;
         let (sin, cos) = (angles.sin()?, angles.cos()?);
         let halves = if self.flip_sin_to_cos { [cos, sin] } else { [sin, cos] };
         let sinusoids = Tensor::cat(&halves, 1)?;

@@ -55,7 +55,12 @@ impl Transformer2D {
     pub(super) fn load(builder: &Builder<'_>, config: TransformerConfig) -> Result<Self> {
         let block = |i| TransformerBlock::load(&builder.child(format!("transformer_blocks.{i}")), config);
         Ok(Self {
-            norm: GroupNorm::load(&builder.child("norm"), config.channels, config.num_groups, GROUP_NORM_EPS)?,
+            norm: GroupNorm::load(
+                &builder.child("norm"),
+                config.channels,
+                config.num_groups,
+                GROUP_NORM_EPS,
+            )?,
             proj_in: Projection::load(&builder.child("proj_in"), config)?,
             blocks: (0..config.num_layers).map(block).collect::<Result<_>>()?,
             proj_out: Projection::load(&builder.child("proj_out"), config)?,
@@ -66,10 +71,14 @@ impl Transformer2D {
     pub(super) fn forward(&self, x_bcyx: &Tensor, text: &Tensor) -> TensorResult<Tensor> {
         let (batch, channels, height, width) = x_bcyx.dims4()?;
         let to_tokens = |x: &Tensor| -> TensorResult<Tensor> {
-            Ok(x.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()?)
+            Ok(x.reshape((batch, channels, height * width))?
+                .transpose(1, 2)?
+                .contiguous()?)
         };
         let to_image = |x: &Tensor| -> TensorResult<Tensor> {
-            Ok(x.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?)
+            Ok(x.transpose(1, 2)?
+                .contiguous()?
+                .reshape((batch, channels, height, width))?)
         };
         let normed = self.norm.forward(x_bcyx)?;
         let mut x_btd = match &self.proj_in {
@@ -154,7 +163,11 @@ impl Attention {
 
     /// (B, T, D) and (B, S, context) to (B, T, D).
     fn forward(&self, x: &Tensor, context: &Tensor) -> TensorResult<Tensor> {
-        let (q, k, v) = (self.to_q.forward(x)?, self.to_k.forward(context)?, self.to_v.forward(context)?);
+        let (q, k, v) = (
+            self.to_q.forward(x)?,
+            self.to_k.forward(context)?,
+            self.to_v.forward(context)?,
+        );
         self.to_out.forward(&attend(&q, &k, &v, self.heads)?)
     }
 }

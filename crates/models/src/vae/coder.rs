@@ -39,7 +39,10 @@ impl Encoder {
         }
         let conv_out = Conv2dConfig::new(last, 2 * config.latent_channels, 3);
         Ok(Self {
-            conv_in: Conv2d::load(&builder.child("conv_in"), Conv2dConfig::new(config.in_channels, first, 3))?,
+            conv_in: Conv2d::load(
+                &builder.child("conv_in"),
+                Conv2dConfig::new(config.in_channels, first, 3),
+            )?,
             levels,
             mid_block: MidBlock::load(&builder.child("mid_block"), last, config)?,
             conv_norm_out: GroupNorm::load(&builder.child("conv_norm_out"), last, config.norm_num_groups, EPS)?,
@@ -91,7 +94,10 @@ impl Decoder {
             mid_block: MidBlock::load(&builder.child("mid_block"), last, config)?,
             levels,
             conv_norm_out: GroupNorm::load(&builder.child("conv_norm_out"), first, config.norm_num_groups, EPS)?,
-            conv_out: Conv2d::load(&builder.child("conv_out"), Conv2dConfig::new(first, config.out_channels, 3))?,
+            conv_out: Conv2d::load(
+                &builder.child("conv_out"),
+                Conv2dConfig::new(first, config.out_channels, 3),
+            )?,
         })
     }
 
@@ -115,8 +121,14 @@ struct Resnet(Arc<ResnetBlock2D>);
 
 impl Resnet {
     fn load(builder: &Builder<'_>, (in_channels, out_channels): (usize, usize), num_groups: usize) -> Result<Self> {
-        let config =
-            ResnetConfig { in_channels, out_channels, time_dim: None, num_groups, eps: EPS, output_scale: 1.0 };
+        let config = ResnetConfig {
+            in_channels,
+            out_channels,
+            time_dim: None,
+            num_groups,
+            eps: EPS,
+            output_scale: 1.0,
+        };
         Ok(Self(Arc::new(ResnetBlock2D::load(builder, config)?)))
     }
 
@@ -128,7 +140,13 @@ impl Resnet {
     ) -> Result<Vec<Self>> {
         let place = |i| builder.child(format!("resnets.{i}"));
         (0..num_layers)
-            .map(|i| Self::load(&place(i), (if i == 0 { input } else { out }, out), config.norm_num_groups))
+            .map(|i| {
+                Self::load(
+                    &place(i),
+                    (if i == 0 { input } else { out }, out),
+                    config.norm_num_groups,
+                )
+            })
             .collect()
     }
 
@@ -182,7 +200,10 @@ impl Attention {
     fn load(builder: &Builder<'_>, channels: usize, num_groups: usize) -> Result<Self> {
         // The second name is the one that files of 2022, Stable Diffusion 1.5's among them, have.
         let linear = |name: &str, old: &str| {
-            Linear::load(&builder.child_from(name, &[name, old]), LinearConfig::new(channels, channels))
+            Linear::load(
+                &builder.child_from(name, &[name, old]),
+                LinearConfig::new(channels, channels),
+            )
         };
         Ok(Self {
             group_norm: GroupNorm::load(&builder.child("group_norm"), channels, num_groups, EPS)?,
@@ -196,11 +217,25 @@ impl Attention {
     fn forward(&self, x_bcyx: &Tensor) -> TensorResult<Tensor> {
         let (batch, channels, height, width) = x_bcyx.dims4()?;
         let normed = self.group_norm.forward(x_bcyx)?;
-        let x_btc = normed.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()?;
-        let (q, k, v) = (self.to_q.forward(&x_btc)?, self.to_k.forward(&x_btc)?, self.to_v.forward(&x_btc)?);
-        let heads = Heads { num_heads: 1, mask: ops::AttentionMask::None, upcast: true };
+        let x_btc = normed
+            .reshape((batch, channels, height * width))?
+            .transpose(1, 2)?
+            .contiguous()?;
+        let (q, k, v) = (
+            self.to_q.forward(&x_btc)?,
+            self.to_k.forward(&x_btc)?,
+            self.to_v.forward(&x_btc)?,
+        );
+        let heads = Heads {
+            num_heads: 1,
+            mask: ops::AttentionMask::None,
+            upcast: true,
+        };
         let out_btc = self.to_out.forward(&attend(&q, &k, &v, heads)?)?;
-        let out = out_btc.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?;
+        let out = out_btc
+            .transpose(1, 2)?
+            .contiguous()?
+            .reshape((batch, channels, height, width))?;
         Ok((out + x_bcyx)?)
     }
 }

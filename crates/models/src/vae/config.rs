@@ -73,7 +73,10 @@ impl AutoencoderKlConfig {
             mid_block_add_attention: file.flag("mid_block_add_attention", true)?,
         };
         let levels = config.block_out_channels.len();
-        for (key, name) in [("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")] {
+        for (key, name) in [
+            ("down_block_types", "DownEncoderBlock2D"),
+            ("up_block_types", "UpDecoderBlock2D"),
+        ] {
             let expected = format!("a list of {levels} times \"{name}\"");
             let types = file.names(key, &expected, &[name], |found| (found == name).then_some(()))?;
             if types.len() != levels || levels == 0 {
@@ -83,7 +86,11 @@ impl AutoencoderKlConfig {
         file.only("act_fn", &[json!("silu"), json!("swish")])?;
         file.only("latents_mean", &[])?;
         file.only("latents_std", &[])?;
-        if let Some(channels) = config.block_out_channels.iter().find(|&channels| channels % config.norm_num_groups != 0) {
+        if let Some(channels) = config
+            .block_out_channels
+            .iter()
+            .find(|&channels| channels % config.norm_num_groups != 0)
+        {
             return Err(file.error("norm_num_groups", format!("a divisor of {channels} channels")));
         }
         if config.scaling_factor == 0.0 {

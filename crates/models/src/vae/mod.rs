@@ -40,8 +40,14 @@ impl AutoencoderKl {
         Ok(Self {
             encoder: Encoder::load(&builder.child("encoder"), config)?,
             decoder: Decoder::load(&builder.child("decoder"), config)?,
-            quant_conv: config.use_quant_conv.then(|| pointwise("quant_conv", 2 * latents)).transpose()?,
-            post_quant_conv: config.use_post_quant_conv.then(|| pointwise("post_quant_conv", latents)).transpose()?,
+            quant_conv: config
+                .use_quant_conv
+                .then(|| pointwise("quant_conv", 2 * latents))
+                .transpose()?,
+            post_quant_conv: config
+                .use_post_quant_conv
+                .then(|| pointwise("post_quant_conv", latents))
+                .transpose()?,
             config: config.clone(),
             gradient_checkpointing: false,
         })
@@ -70,7 +76,11 @@ impl AutoencoderKl {
             [_, c, y, x] if c == channels && y > 0 && x > 0 && y % factor == 0 && x % factor == 0 => {}
             _ => {
                 let expected = format!("(B, {channels}, Y, X) with Y and X multiples of {factor}");
-                return Err(Error::Shape { what: "image", found: image.dims().to_vec(), expected });
+                return Err(Error::Shape {
+                    what: "image",
+                    found: image.dims().to_vec(),
+                    expected,
+                });
             }
         }
         let mut moments = self.encoder.forward(image, self.gradient_checkpointing)?;
@@ -92,7 +102,11 @@ impl AutoencoderKl {
             [_, c, y, x] if c == self.config.latent_channels && y * x > 0 => {}
             _ => {
                 let expected = format!("(B, {}, Y, X)", self.config.latent_channels);
-                return Err(Error::Shape { what: "latents", found: latents.dims().to_vec(), expected });
+                return Err(Error::Shape {
+                    what: "latents",
+                    found: latents.dims().to_vec(),
+                    expected,
+                });
             }
         }
         let mut z = latents.clone();

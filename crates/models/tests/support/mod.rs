@@ -12,43 +12,63 @@ use diptych_tensor::{DType, Device, Params, Tensor, Weights};
 use serde_json::json;
 
 /// A file or directory of the golden vectors.
-pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models").join(name)
+pub(crate) fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden/models")
+        .join(name)
 }
 
 /// A tensor of a golden file, in f32.
-pub fn read(weights: &Weights, name: &str) -> Tensor {
+pub(crate) fn read(weights: &Weights, name: &str) -> Tensor {
     weights.read(name, DType::F32, &Device::Cpu).unwrap()
 }
 
 /// Normal numbers that depend on `seed` alone.
-pub fn randn(seed: u64, shape: &[usize], dtype: DType) -> Tensor {
+pub(crate) fn randn(seed: u64, shape: &[usize], dtype: DType) -> Tensor {
     let values = normal_vec(&mut generator(seed, Stream::Noise, 0, 0), shape.iter().product());
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+    Tensor::from_vec(values, shape, &Device::Cpu)
+        .unwrap()
+        .to_dtype(dtype)
+        .unwrap()
 }
 
 /// All values, in f64.
-pub fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// Largest difference, relative to the largest expected value.
-pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+pub(crate) fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.dims(), expected.dims());
     let (found, expected) = (values(found), values(expected));
     let scale = expected.iter().fold(1e-12, |max: f64, v| max.max(v.abs()));
-    found.iter().zip(&expected).fold(0.0, |max: f64, (a, b)| if (a - b).is_nan() { f64::NAN } else { max.max((a - b).abs()) }) / scale
+    found.iter().zip(&expected).fold(0.0, |max: f64, (a, b)| {
+        if (a - b).is_nan() {
+            f64::NAN
+        } else {
+            max.max((a - b).abs())
+        }
+    }) / scale
 }
 
 /// Panics unless the tensors agree to `tolerance`, relative to the largest value.
 #[track_caller]
-pub fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
+pub(crate) fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) {
     let error = relative_error(found, expected);
-    assert!(error <= tolerance, "{what}: relative error {error:.2e} is above {tolerance:.0e}");
+    assert!(
+        error <= tolerance,
+        "{what}: relative error {error:.2e} is above {tolerance:.0e}"
+    );
 }
 
 /// Gives every parameter new values of ordinary size, so that nothing is zero or one by initialization.
-pub fn shake(params: &Params, seed: u64) {
+pub(crate) fn shake(params: &Params, seed: u64) {
     for (i, (_, var)) in params.iter().enumerate() {
         let noise = randn(seed + i as u64, var.dims(), var.dtype());
         let fan_in: usize = var.dims().iter().skip(1).product();
@@ -58,7 +78,7 @@ pub fn shake(params: &Params, seed: u64) {
 }
 
 /// A denoiser with all four kinds of blocks and two levels.
-pub fn tiny_unet_config() -> UNet2DConditionConfig {
+pub(crate) fn tiny_unet_config() -> UNet2DConditionConfig {
     let config = json!({
         "sample_size": 4, "block_out_channels": [4, 8], "layers_per_block": 1, "norm_num_groups": 2, "cross_attention_dim": 6,
         "attention_head_dim": 2, "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
@@ -68,32 +88,36 @@ pub fn tiny_unet_config() -> UNet2DConditionConfig {
 }
 
 /// Sample, timesteps and text for [`tiny_unet_config`].
-pub fn unet_inputs(dtype: DType) -> (Tensor, Tensor, Tensor) {
+pub(crate) fn unet_inputs(dtype: DType) -> (Tensor, Tensor, Tensor) {
     let timesteps = Tensor::new(&[3f32, 817.0], &Device::Cpu).unwrap();
     (randn(1, &[2, 2, 4, 4], dtype), timesteps, randn(2, &[2, 3, 6], dtype))
 }
 
 /// A tiny denoiser and its trainable parameters.
-pub fn tiny_unet(config: BuilderConfig<'_>) -> (UNet2DConditionModel, Params) {
+pub(crate) fn tiny_unet(config: BuilderConfig<'_>) -> (UNet2DConditionModel, Params) {
     let builder = Builder::new(config).unwrap();
     let unet = UNet2DConditionModel::load(&builder, &tiny_unet_config()).unwrap();
     (unet, builder.finish().unwrap())
 }
 
 /// A tiny autoencoder and its trainable parameters.
-pub fn tiny_vae(config: BuilderConfig<'_>) -> (AutoencoderKl, Params) {
+pub(crate) fn tiny_vae(config: BuilderConfig<'_>) -> (AutoencoderKl, Params) {
     let options = json!({
         "block_out_channels": [4, 4], "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
         "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"], "layers_per_block": 1, "norm_num_groups": 2,
         "latent_channels": 2, "sample_size": 8,
     });
     let builder = Builder::new(config).unwrap();
-    let vae = AutoencoderKl::load(&builder, &AutoencoderKlConfig::from_json(options, "config.json").unwrap()).unwrap();
+    let vae = AutoencoderKl::load(
+        &builder,
+        &AutoencoderKlConfig::from_json(options, "config.json").unwrap(),
+    )
+    .unwrap();
     (vae, builder.finish().unwrap())
 }
 
 /// A tiny text encoder and its trainable parameters.
-pub fn tiny_text(config: BuilderConfig<'_>) -> (ClipTextModel, Params) {
+pub(crate) fn tiny_text(config: BuilderConfig<'_>) -> (ClipTextModel, Params) {
     let options = json!({
         "vocab_size": 12, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "max_position_embeddings": 6, "eos_token_id": 11,
