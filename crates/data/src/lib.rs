@@ -35,6 +35,7 @@ mod dataset;
 mod error;
 mod files;
 mod hash;
+mod host_tensor;
 mod image_caption;
 mod image_source;
 mod inspect;
@@ -55,6 +56,7 @@ pub use dataset::Dataset;
 pub use error::{Error, Result, RowProblem, ShardProblem};
 pub use files::DataFiles;
 pub use hash::{ContentHash, FileHash};
+pub use host_tensor::HostTensor;
 pub use image_caption::ImageCaption;
 pub use image_source::{ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
 pub use inspect::{
@@ -62,7 +64,7 @@ pub use inspect::{
     TensorSummary, inspect,
 };
 pub use json_lines::MAX_LINE_BYTES;
-pub use latent_pairs::{HostTensor, LatentPairs, LatentTensors};
+pub use latent_pairs::{LatentPairs, LatentTensors};
 pub use layout::Layout;
 pub use order::shuffled_indices;
 pub use preference::ImagePair;

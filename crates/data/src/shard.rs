@@ -8,8 +8,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result, ShardProblem};
-use crate::latent_pairs::{HostTensor, LatentTensors};
 use crate::nearest::nearest;
+use crate::{HostTensor, LatentTensors};
 
 /// Reads and checks a shard. f16 and bf16 become f32, exactly; f64 is refused, for it would be rounded silently.
 pub(crate) fn read(path: &Path) -> Result<LatentTensors> {

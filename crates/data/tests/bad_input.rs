@@ -1,5 +1,10 @@
 //! Whatever a user or a stranger can put into a dataset ends in an error that says where and what, and never in a panic.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helper functions, too"
+)]
+
 use std::path::{Path, PathBuf};
 
 use diptych_data::{
@@ -37,6 +42,7 @@ fn message(path: &Path, layout: Layout) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn rows() {
     let folder = Folder::new();
     let ok = r#""prompt": "x", "chosen_image": "one.png", "rejected_image": "one.png""#;
@@ -259,6 +265,7 @@ fn several_files_patterns_and_hidden_files() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn images() {
     let folder = Folder::new();
     let png = std::fs::read(folder.path().join("one.png")).unwrap();
@@ -387,6 +394,7 @@ fn shard(tensors: &[Tensor]) -> Vec<u8> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn shards() {
     let folder = Folder::new();
     let with = |extra: Tensor| {

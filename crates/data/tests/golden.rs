@@ -1,5 +1,10 @@
 //! Reading what Pillow, torch and Python's safetensors wrote: see `fixtures/generate.py`.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helper functions, too"
+)]
+
 use std::path::{Path, PathBuf};
 
 use diptych_data::{Dataset, ImageSource, Layout, resize_and_crop};

@@ -1,5 +1,10 @@
 //! Inspection: counts that can be checked by eye, and every problem in one pass.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helper functions, too"
+)]
+
 use std::path::Path;
 
 use diptych_data::{Inspection, Layout, MAX_PROBLEMS, Severity, inspect};
@@ -27,6 +32,7 @@ fn messages(inspection: &Inspection, severity: Severity) -> Vec<&str> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn rows_with_problems() {
     let folder = tempfile::tempdir().unwrap();
     save(folder.path(), "a.png", 4, 1);

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn each_bad_value_is_named() {
-        let bad: [(&str, fn(&mut WinRateConfig)); 7] = [
+        type Case = (&'static str, fn(&mut WinRateConfig));
+        let bad: [Case; 7] = [
             ("num_prompts", |c| c.num_prompts = 0),
             ("steps", |c| c.steps = 0),
             ("images_per_prompt", |c| c.images_per_prompt = 0),
@@ -173,7 +174,7 @@ mod tests {
             ("guidance_scale", |c| c.guidance_scale = f64::NAN),
             ("guidance_scale", |c| c.guidance_scale = -1.0),
             ("scenes", |c| {
-                (c.prompts, c.scenes) = (Some("p.txt".into()), Some(SceneConfig::default()))
+                (c.prompts, c.scenes) = (Some("p.txt".into()), Some(SceneConfig::default()));
             }),
         ];
         for (key, spoil) in bad {

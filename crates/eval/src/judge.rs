@@ -29,7 +29,8 @@ impl Judge {
         }
     }
 
-    /// One score for each image, given the prompt at the same place. Higher is better.
+    /// One score for each image, given the prompt at the same place. Higher is better. The judge is set up anew in each call:
+    /// give it many images at once.
     ///
     /// # Errors
     /// [`Error::LengthMismatch`] when there are not as many prompts as images; [`Error::Unjudged`] for a prompt that the judge does
@@ -37,7 +38,12 @@ impl Judge {
     pub fn score(self, prompts: &[String], images: &[RgbImage]) -> Result<Vec<f64>> {
         if prompts.len() != images.len() {
             let (left_len, right_len) = (prompts.len(), images.len());
-            return Err(Error::LengthMismatch { left: "prompts", left_len, right: "images", right_len });
+            return Err(Error::LengthMismatch {
+                left: "prompts",
+                left_len,
+                right: "images",
+                right_len,
+            });
         }
         match self {
             Self::Verifier => {
