@@ -20,8 +20,8 @@ pub enum Dataset {
 }
 
 impl Dataset {
-    /// Reads the records behind `paths`, as [`DataFiles::find`] understands them. Image files are checked to exist and decoded
-    /// later, one record at a time.
+    /// Reads the records behind `paths`, as [`DataFiles::find`] understands them. Image files are checked to exist
+    /// and decoded later, one record at a time.
     ///
     /// # Errors
     /// The first thing that is wrong, with its file and row; [`Error::EmptyDataset`] when there is no record.

@@ -61,7 +61,11 @@ pub enum Error {
         expected: &'static str,
     },
     /// `layout = "auto"` cannot tell what this is.
-    #[error("{}: cannot tell the layout: found {found}; set `layout` to one of {}", path.display(), Layout::EXPLICIT_NAMES.join(", "))]
+    #[error(
+        "{}: cannot tell the layout: found {found}; set `layout` to one of {}",
+        path.display(),
+        Layout::EXPLICIT_NAMES.join(", ")
+    )]
     UnknownLayout {
         /// The file or folder.
         path: PathBuf,
@@ -69,7 +73,11 @@ pub enum Error {
         found: String,
     },
     /// Two files of one dataset have different layouts.
-    #[error("{} has the {second_layout} layout, but {} has the {first_layout} layout; one dataset has one layout", second.display(), first.display())]
+    #[error(
+        "{} has the {second_layout} layout, but {} has the {first_layout} layout; one dataset has one layout",
+        second.display(),
+        first.display()
+    )]
     MixedLayouts {
         /// The first file.
         first: PathBuf,
@@ -182,7 +190,7 @@ pub enum RowProblem {
         column: usize,
     },
     /// A key that the layout does not know.
-    #[error("unknown key `{key}`{}; expected {expected}", nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default())]
+    #[error("unknown key `{key}`{}; expected {expected}", did_you_mean(nearest.as_deref()))]
     UnknownKey {
         /// The key.
         key: String,
@@ -251,7 +259,7 @@ pub enum ShardProblem {
         reason: String,
     },
     /// A tensor that the layout does not know.
-    #[error("unknown tensor `{name}`{}; expected {expected}", nearest.as_ref().map(|name| format!(" (did you mean `{name}`?)")).unwrap_or_default())]
+    #[error("unknown tensor `{name}`{}; expected {expected}", did_you_mean(nearest.as_deref()))]
     UnknownTensor {
         /// Its name.
         name: String,
@@ -324,7 +332,10 @@ pub enum ShardProblem {
         found: String,
     },
     /// A shard that differs from the first one.
-    #[error("`{name}` {found}, but in the first shard, {}, it {expected}; all shards agree in tensors and shapes", first.display())]
+    #[error(
+        "`{name}` {found}, but in the first shard, {}, it {expected}; all shards agree in tensors and shapes",
+        first.display()
+    )]
     Disagrees {
         /// The tensor.
         name: String,
@@ -342,4 +353,8 @@ impl Error {
         let path = path.into();
         move |source| Self::Io { path, source }
     }
+}
+
+fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
 }

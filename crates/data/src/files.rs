@@ -20,13 +20,13 @@ pub struct DataFiles {
 impl DataFiles {
     /// Finds the files behind `paths`: each a file, a folder, or a pattern with `*`, `?`, `[..]` or `**`.
     ///
-    /// A folder stands for the record files directly in it, sorted by name: `*.jsonl` and `*.ndjson`, or `*.safetensors`. Hidden files are
-    /// passed over. A pattern stands for its matches, sorted. With [`Layout::Auto`] the extension and, for JSON lines, the keys
-    /// of the first row decide.
+    /// A folder stands for the record files directly in it, sorted by name: `*.jsonl` and `*.ndjson`, or
+    /// `*.safetensors`. Hidden files are passed over. A pattern stands for its matches, sorted. With [`Layout::Auto`]
+    /// the extension and, for JSON lines, the keys of the first row decide.
     ///
     /// # Errors
-    /// Nothing at a path, no record file in a folder, the same file twice, files of different layouts, or a layout that cannot be told: the
-    /// message says what was seen.
+    /// Nothing at a path, no record file in a folder, the same file twice, files of different layouts, or a layout
+    /// that cannot be told: the message says what was seen.
     pub fn find(paths: &[PathBuf], layout: Layout) -> Result<Self> {
         if paths.is_empty() {
             return Err(Error::NoPaths);

@@ -13,7 +13,8 @@ impl HostTensor {
     /// A tensor of the given shape; `data` in row-major order.
     ///
     /// # Errors
-    /// [`Error::Tensors`] when the shape has no dimension, one of them is 0, or `data` has another length than their product.
+    /// [`Error::Tensors`] when the shape has no dimension, one of them is 0, or `data` has another length than their
+    /// product.
     pub fn new(shape: Vec<usize>, data: Vec<f32>) -> Result<Self> {
         let expected = shape
             .iter()

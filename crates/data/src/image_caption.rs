@@ -10,8 +10,8 @@ pub(crate) const KEYS: [&str; 3] = ["prompt", "image", "id"];
 
 /// One image and its caption.
 ///
-/// In a JSON lines file: `{"prompt": .., "image": ..}` and optionally `id` (string or integer). The image is a path relative
-/// to the file, or `{"bytes": "<base64>"}`.
+/// In a JSON lines file: `{"prompt": .., "image": ..}` and optionally `id` (string or integer). The image is a path
+/// relative to the file, or `{"bytes": "<base64>"}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageCaption {
     /// Names the record in messages; `file:row` where the file gives none.

@@ -10,7 +10,8 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbIma
 use crate::error::{Error, Result};
 use crate::jpeg;
 
-/// The longest side of an image that is decoded, in pixels. A small file can claim any size; memory is reserved only below it.
+/// The longest side of an image that is decoded, in pixels. A small file can claim any size; memory is reserved only
+/// below it.
 pub const MAX_IMAGE_SIDE: u32 = 16_384;
 
 /// The largest image file that is read, in bytes: 256 MiB.
@@ -48,13 +49,13 @@ impl ImageSource {
 
     /// The pixels, 8 bits a channel.
     ///
-    /// The format is told from the contents, not the name. Gray becomes RGB, 16 bits become 8, transparency is laid over white
-    /// (as a page would show it), and the orientation a camera wrote into the EXIF data is applied, as Hugging Face `datasets`
-    /// does.
+    /// The format is told from the contents, not the name. Gray becomes RGB, 16 bits become 8, transparency is laid
+    /// over white (as a page would show it), and the orientation a camera wrote into the EXIF data is applied, as
+    /// Hugging Face `datasets` does.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is not a PNG or JPEG, is corrupt or cut short, or has a
-    /// side longer than [`MAX_IMAGE_SIDE`] or a file larger than [`MAX_IMAGE_FILE_BYTES`].
+    /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is not a PNG or JPEG, is corrupt or cut
+    /// short, or has a side longer than [`MAX_IMAGE_SIDE`] or a file larger than [`MAX_IMAGE_FILE_BYTES`].
     pub fn decode(&self) -> Result<RgbImage> {
         decode(&self.encoded()?).map_err(|reason| self.error(reason))
     }

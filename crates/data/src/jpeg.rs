@@ -1,6 +1,7 @@
 //! Whether a JPEG file is all there.
 
-/// Walks the markers (ITU T.81, annex B) from the start to the end-of-image marker; false where the bytes run out before it.
+/// Walks the markers (ITU T.81, annex B) from the start to the end-of-image marker; false where the bytes run out
+/// before it.
 pub(crate) fn is_complete(bytes: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xda;
     const END_OF_IMAGE: u8 = 0xd9;
@@ -36,7 +37,8 @@ fn next_marker(bytes: &[u8], from: usize) -> Option<(u8, usize)> {
     Some((bytes[code], code + 1))
 }
 
-/// Where the entropy-coded data behind a scan's header ends: at the first 0xFF that is neither a stuffed byte nor a restart.
+/// Where the entropy-coded data behind a scan's header ends: at the first 0xFF that is neither a stuffed byte nor a
+/// restart.
 fn end_of_scan(bytes: &[u8], mut at: usize) -> usize {
     while let Some(pair) = bytes.get(at..at + 2) {
         if pair[0] == 0xff && !matches!(pair[1], 0 | 0xd0..=0xd7) {

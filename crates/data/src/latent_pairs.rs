@@ -1,4 +1,5 @@
-//! The `latent-pairs` layout: pairs that were already encoded, so that neither a tokenizer, text encoder nor VAE is needed.
+//! The `latent-pairs` layout: pairs that were already encoded, so that neither a tokenizer, text encoder nor VAE is
+//! needed.
 //!
 //! Shape letters: N records, C channels, Y x X spatial, T tokens, D width, P pooled width.
 
@@ -189,8 +190,8 @@ impl LatentPairs {
     /// Pairs from memory.
     ///
     /// # Errors
-    /// [`Error::Tensors`] when shapes or counts disagree, `pooled` and `time_ids` do not come together, or a value is NaN or
-    /// infinite.
+    /// [`Error::Tensors`] when shapes or counts disagree, `pooled` and `time_ids` do not come together, or a value is
+    /// NaN or infinite.
     pub fn new(tensors: LatentTensors) -> Result<Self> {
         tensors.check().map_err(Error::Tensors)?;
         Ok(Self {

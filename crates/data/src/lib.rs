@@ -1,7 +1,7 @@
 //! Preference records, the layouts people have them in, images and sampling order.
 //!
-//! This crate runs on the host alone: it knows files, JSON, images and safetensors, and no device. The trainer asks it for
-//! records by index, in an order it also provides, and turns them into tensors itself.
+//! This crate runs on the host alone: it knows files, JSON, images and safetensors, and no device. The trainer asks
+//! it for records by index, in an order it also provides, and turns them into tensors itself.
 //!
 //! | layout | what lies on disk | record |
 //! |---|---|---|

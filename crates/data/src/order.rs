@@ -4,8 +4,8 @@ use rand::Rng;
 
 /// The numbers `0..len` in a random order: Fisher and Yates' shuffle, from the last place to the first.
 ///
-/// The algorithm is written out here so that a seed gives the same order for ever, whatever the `rand` crate changes in its own
-/// shuffle: each step draws `next_u64` and rejects the values that would favor small numbers.
+/// The algorithm is written out here so that a seed gives the same order for ever, whatever the `rand` crate changes
+/// in its own shuffle: each step draws `next_u64` and rejects the values that would favor small numbers.
 ///
 /// ```
 /// use rand::SeedableRng;

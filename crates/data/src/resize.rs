@@ -8,9 +8,9 @@ use crate::image_source::MAX_IMAGE_SIDE;
 
 /// The largest centered part of the image with the aspect ratio of `width` to `height`, scaled to that size in pixels.
 ///
-/// The scaling filter is Lanczos' with three lobes, stretched by the factor when shrinking, so that fine detail is averaged and does not
-/// alias (as PIL's `LANCZOS`). An image that already has the size comes back untouched, bit for bit. Cropping comes first, so no
-/// pixel outside the crop leaks into its border.
+/// The scaling filter is Lanczos' with three lobes, stretched by the factor when shrinking, so that fine detail is
+/// averaged and does not alias (as PIL's `LANCZOS`). An image that already has the size comes back untouched, bit for
+/// bit. Cropping comes first, so no pixel outside the crop leaks into its border.
 ///
 /// # Errors
 /// [`Error::ImageSize`] when the image is empty, or a side asked for is 0 or longer than [`MAX_IMAGE_SIDE`].

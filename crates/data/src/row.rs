@@ -85,8 +85,8 @@ impl Row {
         }
     }
 
-    /// `{"bytes": base64 or null, "path": string or null}` as Hugging Face `datasets` writes its `Image` feature. The bytes
-    /// win; beside them the path is only the name of the file they came from.
+    /// `{"bytes": base64 or null, "path": string or null}` as Hugging Face `datasets` writes its `Image` feature. The
+    /// bytes win; beside them the path is only the name of the file they came from.
     fn image_object(&self, key: &str, Object(fields): Object) -> Result<ImageSource> {
         let (mut bytes, mut path) = (None, None);
         for (inner, value) in fields {
@@ -115,8 +115,8 @@ impl Row {
         }
     }
 
-    /// A dataset is a folder that can be moved and shared, and one from elsewhere must not make us read other files of this
-    /// machine: paths stay inside the folder of the JSON lines file.
+    /// A dataset is a folder that can be moved and shared, and one from elsewhere must not make us read other files
+    /// of this machine: paths stay inside the folder of the JSON lines file.
     fn image_at(&self, key: &str, found: &str) -> Result<ImageSource> {
         let refuse = |reason| {
             Err(self.error(RowProblem::ImagePath {

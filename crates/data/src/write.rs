@@ -57,8 +57,8 @@ impl EmbeddedImage {
 /// Writes one JSON lines file of the `preference` layout, images embedded. An existing file is replaced.
 ///
 /// # Errors
-/// [`Error::NothingToWrite`] without pairs; [`Error::InvalidRecord`] for an empty id or a score that is not finite; an image file that
-/// cannot be read; a file that cannot be written. In each case nothing changes at `path`.
+/// [`Error::NothingToWrite`] without pairs; [`Error::InvalidRecord`] for an empty id or a score that is not finite;
+/// an image file that cannot be read; a file that cannot be written. In each case nothing changes at `path`.
 pub fn write_pairs(path: &Path, pairs: &[ImagePair]) -> Result<()> {
     write_rows(path, pairs, |pair| {
         check_id(&pair.id)?;
@@ -133,8 +133,8 @@ fn write_rows<'a, T, R: Serialize>(path: &Path, records: &'a [T], row: impl Fn(&
 /// when all of it is written.
 ///
 /// # Errors
-/// [`Error::OutputExists`] when `folder` exists and is not empty: old shards would be read along with the new ones; a folder or file that
-/// cannot be written.
+/// [`Error::OutputExists`] when `folder` exists and is not empty: old shards would be read along with the new ones; a
+/// folder or file that cannot be written.
 pub fn write_latent_pairs(folder: &Path, pairs: &LatentPairs, shard_len: usize) -> Result<()> {
     if folder.exists() && fs::read_dir(folder).map_err(Error::io(folder))?.next().is_some() {
         return Err(Error::OutputExists {

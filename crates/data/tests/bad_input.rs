@@ -1,4 +1,5 @@
-//! Whatever a user or a stranger can put into a dataset ends in an error that says where and what, and never in a panic.
+//! Whatever a user or a stranger can put into a dataset ends in an error that says where and what, and never in a
+//! panic.
 
 #![expect(
     clippy::unwrap_used,

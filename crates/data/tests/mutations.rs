@@ -1,10 +1,5 @@
 //! Damaged files, thousands of them: reading may succeed or fail, but it returns.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, in its helper functions, too"
-)]
-
 use std::path::{Path, PathBuf};
 
 use diptych_data::{Dataset, ImageSource, Layout, inspect};

@@ -39,11 +39,11 @@ pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[below] + (sorted[above] - sorted[below]) * (place - below as f64)
 }
 
-/// Two-sided p-value of the paired permutation test on the mean: the share of sign patterns that give a mean at least as far
-/// from 0 as the one seen, if base and aligned were interchangeable.
+/// Two-sided p-value of the paired permutation test on the mean: the share of sign patterns that give a mean at least
+/// as far from 0 as the one seen, if base and aligned were interchangeable.
 ///
-/// All patterns for up to [`MAX_EXACT_PAIRS`] pairs; else `samples` random ones, where (count + 1) / (samples + 1) is never 0
-/// (Phipson and Smyth, 2010, arXiv:1603.05766).
+/// All patterns for up to [`MAX_EXACT_PAIRS`] pairs; else `samples` random ones, where (count + 1) / (samples + 1) is
+/// never 0 (Phipson and Smyth, 2010, arXiv:1603.05766).
 pub(crate) fn sign_flip_p_value(differences: &[f64], samples: usize, rng: &mut ChaCha8Rng) -> f64 {
     let len = differences.len();
     let seen = differences.iter().sum::<f64>().abs();

@@ -103,8 +103,8 @@ impl WinRateConfig {
         self.scenes.as_ref().map_or(Ok(()), |scenes| Ok(scenes.validate()?))
     }
 
-    /// The prompts to make images for: from the file, or held-out captions. A relative path is taken from the working directory; whoever
-    /// reads the recipe resolves it first.
+    /// The prompts to make images for: from the file, or held-out captions. A relative path is taken from the working
+    /// directory; whoever reads the recipe resolves it first.
     ///
     /// # Errors
     /// A file that cannot be read or has no prompt; scenes with too few captions.

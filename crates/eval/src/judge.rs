@@ -29,12 +29,12 @@ impl Judge {
         }
     }
 
-    /// One score for each image, given the prompt at the same place. Higher is better. The judge is set up anew in each call:
-    /// give it many images at once.
+    /// One score for each image, given the prompt at the same place. Higher is better. The judge is set up anew in
+    /// each call: give it many images at once.
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`] when there are not as many prompts as images; [`Error::Unjudged`] for a prompt that the judge does
-    /// not understand.
+    /// [`Error::LengthMismatch`] when there are not as many prompts as images; [`Error::Unjudged`] for a prompt that
+    /// the judge does not understand.
     pub fn score(self, prompts: &[String], images: &[RgbImage]) -> Result<Vec<f64>> {
         if prompts.len() != images.len() {
             let (left_len, right_len) = (prompts.len(), images.len());

@@ -1,8 +1,8 @@
 //! Judges, win rates and their intervals.
 //!
-//! A [`Judge`] gives each image a score for its prompt. [`WinRate::compare`] sets the scores of an aligned model against those of its
-//! base on the same prompts and seeds, and says how sure the difference is. [`WinRateConfig`] is the `[eval.win_rate]`
-//! section of a recipe; [`WinRateConfig::prompts`] gives the prompts it asks for.
+//! A [`Judge`] gives each image a score for its prompt. [`WinRate::compare`] sets the scores of an aligned model
+//! against those of its base on the same prompts and seeds, and says how sure the difference is. [`WinRateConfig`] is
+//! the `[eval.win_rate]` section of a recipe; [`WinRateConfig::prompts`] gives the prompts it asks for.
 //!
 //! ```
 //! use diptych_eval::WinRate;

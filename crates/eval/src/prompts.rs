@@ -14,7 +14,8 @@ const EXAMPLES_PER_PROMPT: usize = 50;
 /// `n` different captions of the shapes world that occur in no training split, in the order of their examples.
 ///
 /// # Errors
-/// [`Error::Shapes`] for scenes that cannot be drawn; [`Error::TooFewCaptions`] when the scenes have fewer captions than `n`.
+/// [`Error::Shapes`] for scenes that cannot be drawn; [`Error::TooFewCaptions`] when the scenes have fewer captions
+/// than `n`.
 pub fn held_out_prompts(seed: u64, n: usize, scenes: &SceneConfig) -> Result<Vec<String>> {
     let mut seen = BTreeSet::new();
     let mut prompts = Vec::with_capacity(n);
@@ -36,8 +37,8 @@ pub fn held_out_prompts(seed: u64, n: usize, scenes: &SceneConfig) -> Result<Vec
     Ok(prompts)
 }
 
-/// Prompts from a file: rows of JSON with `prompt` when its name ends in `.jsonl` (other keys are for others), else one a
-/// line. Blank lines are passed over.
+/// Prompts from a file: rows of JSON with `prompt` when its name ends in `.jsonl` (other keys are for others), else
+/// one a line. Blank lines are passed over.
 ///
 /// # Errors
 /// [`Error::Io`], also for a file that is not UTF-8; [`Error::PromptRow`] with the row; [`Error::NoPrompts`].

@@ -22,8 +22,9 @@ pub struct Estimate {
 
 /// The outcome of comparing an aligned model with its base on the same prompts.
 ///
-/// Prompts are resampled as pairs, because a hard prompt is hard for both models; the interval of the difference is therefore
-/// narrower than those of the two means would suggest. With one prompt every interval is a point and says nothing.
+/// Prompts are resampled as pairs, because a hard prompt is hard for both models; the interval of the difference is
+/// therefore narrower than those of the two means would suggest. With one prompt every interval is a point and says
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WinRate {
     /// Number of prompts.
@@ -51,11 +52,12 @@ pub struct WinRate {
 }
 
 impl WinRate {
-    /// Compares the scores of two models; the same place in both lists is the same prompt (and the same seed of the images).
+    /// Compares the scores of two models; the same place in both lists is the same prompt (and the same seed of the
+    /// images).
     ///
     /// # Errors
-    /// [`Error::LengthMismatch`], [`Error::NoScores`], [`Error::NotFinite`] with the side and place, and [`Error::InvalidConfig`] for
-    /// 0 `bootstrap_samples`.
+    /// [`Error::LengthMismatch`], [`Error::NoScores`], [`Error::NotFinite`] with the side and place, and
+    /// [`Error::InvalidConfig`] for 0 `bootstrap_samples`.
     pub fn compare(base: &[f64], aligned: &[f64], seed: u64, bootstrap_samples: usize) -> Result<Self> {
         check(base, aligned, bootstrap_samples)?;
         let differences: Vec<f64> = aligned.iter().zip(base).map(|(aligned, base)| aligned - base).collect();
