@@ -167,6 +167,7 @@ fn huge_lines() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn paths_and_layouts() {
     let folder = Folder::new();
     let says = |path: &Path, layout: Layout, expected: &str| {
@@ -266,7 +267,6 @@ fn several_files_patterns_and_hidden_files() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn images() {
     let folder = Folder::new();
     let png = std::fs::read(folder.path().join("one.png")).unwrap();
