@@ -109,4 +109,31 @@ pub enum Error {
         /// The part: `vae`, `text_encoder`.
         component: &'static str,
     },
+    /// The data does not suit the method.
+    #[error("method `{method}` cannot use {found} data; expected {expected}")]
+    DataKind {
+        /// The method.
+        method: &'static str,
+        /// The layout of the data.
+        found: &'static str,
+        /// Layouts that it can use.
+        expected: &'static str,
+    },
+    /// The run was asked to stop outside the training loop, where there is nothing to save.
+    #[error("stopped while {during}")]
+    Stopped {
+        /// What was going on.
+        during: &'static str,
+    },
+}
+
+impl Error {
+    /// Whether the user's configuration is at fault, rather than the machine, the data or the numbers.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Train(error) => error.is_configuration(),
+            Self::Recipe { .. } | Self::Steps { .. } | Self::DataKind { .. } => true,
+            _ => false,
+        }
+    }
 }

@@ -1,5 +1,35 @@
 //! Noise schedules, denoising errors, samplers and alignment methods for image diffusion.
+//!
+//! A run starts from a [`Recipe`](diptych_train::Recipe) of the modality [`Diffusion`] and is done by [`run()`]; a program that
+//! drives the loop itself takes a [`DiffusionMethod`] from [`prepare`] and hands it to [`diptych_train::train`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`schedule`] | the forward process: `scheduler_config.json`, noise levels, targets |
+//! | [`sampler`] | DDIM and Euler |
+//! | [`denoising`] | denoising errors: the score of an image |
+//! | [`pipeline`] | pipelines in diffusers layout, [`generate()`] |
+//! | [`method`] | `offline_pairs`, `sft`, `autoencoder` |
+//! | [`images`] | pixels to tensors and back, grids |
+//! | [`progress`] | what a program shows while it works |
+//! | [`shapes_pipeline`] | an untrained tiny pipeline for the embedded world |
+
+pub mod denoising;
 mod error;
+mod evaluation;
+pub mod images;
+pub mod method;
+mod modality;
+pub mod pipeline;
+pub mod progress;
+mod run;
 pub mod sampler;
 pub mod schedule;
+pub mod shapes_pipeline;
+
 pub use error::{Error, Result};
+pub use method::{DiffusionMethod, MethodConfig, prepare};
+pub use modality::{Adapter, Diffusion, SamplesConfig};
+pub use pipeline::{NetworkOptions, Pipeline, SampleConfig, generate, generate_with};
+pub use progress::{Progress, Reporter, Stage};
+pub use run::{Outcome, run};

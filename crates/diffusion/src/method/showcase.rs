@@ -1,0 +1,73 @@
+//! Grids of samples while training: one row a prompt, before on the left, after on the right, at fixed seeds.
+
+use std::path::{Path, PathBuf};
+
+use diptych_models::vae::AutoencoderKl;
+use image::RgbImage;
+
+use super::trained::TrainedDenoiser;
+use crate::pipeline::{ImageSampler, PromptEmbeddings, SampleConfig};
+use crate::progress::{Reporter, Stage};
+use crate::{Result, images};
+
+/// What is sampled, and what it looked like before training.
+#[derive(Debug)]
+pub(crate) struct Showcase {
+    vae: AutoencoderKl,
+    /// `None` where the text encoder is trained: then prompts are encoded anew each time.
+    embeddings: Option<PromptEmbeddings>,
+    prompts: Vec<String>,
+    config: SampleConfig,
+    latent_shape: [usize; 3],
+    before: Vec<RgbImage>,
+}
+
+impl Showcase {
+    /// Samples the images before training.
+    pub(crate) fn new(
+        vae: AutoencoderKl,
+        embeddings: Option<PromptEmbeddings>,
+        (prompts, config): (Vec<String>, SampleConfig),
+        policy: &TrainedDenoiser,
+        latent_shape: [usize; 3],
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Self> {
+        let mut showcase = Self { vae, embeddings, prompts, config, latent_shape, before: Vec::new() };
+        showcase.before = showcase.sample(policy, reporter)?;
+        Ok(showcase)
+    }
+
+    /// Writes the grid and returns its path.
+    pub(crate) fn write(&self, policy: &TrainedDenoiser, stem: &Path) -> Result<PathBuf> {
+        let after = self.sample(policy, &mut Reporter::silent())?;
+        let rows: Vec<_> = self.before.iter().cloned().zip(after).map(|(before, after)| vec![before, after]).collect();
+        let path = stem.with_extension("png");
+        images::save(&images::grid(&rows), &path)?;
+        Ok(path)
+    }
+
+    fn sample(&self, policy: &TrainedDenoiser, reporter: &mut Reporter<'_>) -> Result<Vec<RgbImage>> {
+        let live = policy.text.as_ref().map(|text| {
+            let texts = texts(&self.prompts, &self.config);
+            PromptEmbeddings::encode(text, texts, &mut Reporter::silent())
+        });
+        let live = live.transpose()?;
+        let embeddings = live.as_ref().or(self.embeddings.as_ref()).ok_or(crate::Error::MissingComponent {
+            action: "sampling",
+            component: "text_encoder",
+        })?;
+        let sampler = ImageSampler {
+            denoiser: &policy.denoiser,
+            vae: &self.vae,
+            embeddings,
+            latent_shape: self.latent_shape,
+            config: &self.config,
+        };
+        sampler.sample(&self.prompts, Stage::Sampling, reporter)
+    }
+}
+
+/// The texts that sampling needs: the prompts, and the empty one for guidance.
+pub(crate) fn texts<'a>(prompts: &'a [String], config: &SampleConfig) -> impl Iterator<Item = &'a str> + use<'a> {
+    prompts.iter().map(String::as_str).chain(config.is_guided().then_some(""))
+}

@@ -1,0 +1,133 @@
+//! The trained denoiser: its parameters, and how they are written and read.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use diptych_models::diffusers::{ComponentDir, Library, PipelineDir, save_component};
+use diptych_models::lora::{LoraAdapter, save_diffusers};
+use diptych_models::{AdapterConfig, LoraConfig, Trainable};
+use diptych_tensor::{DType, Params, Tensor, Weights};
+
+use crate::pipeline::{Checkpointing, Denoiser, NetworkOptions, TEXT_PREFIX, TextConditioner};
+use crate::{Error, Result};
+
+/// A denoiser, perhaps with its text encoder, and the parameters of both that are trained.
+#[derive(Debug)]
+pub(crate) struct TrainedDenoiser {
+    pub(crate) denoiser: Denoiser,
+    /// Present where it is trained.
+    pub(crate) text: Option<TextConditioner>,
+    pub(crate) params: Params,
+    adapter: AdapterConfig,
+    model: PathBuf,
+}
+
+/// Whether the text encoder is trained beside the denoiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TextTraining {
+    Frozen,
+    Trained,
+}
+
+impl TrainedDenoiser {
+    pub(crate) fn load(
+        pipeline: &PipelineDir,
+        options: &NetworkOptions,
+        adapter: &AdapterConfig,
+        text: TextTraining,
+        checkpointing: Checkpointing,
+    ) -> Result<Self> {
+        let start = start_adapter(adapter)?;
+        let trainable = match adapter {
+            AdapterConfig::Lora(lora) => Trainable::Lora(lora),
+            AdapterConfig::Full(_) => Trainable::All,
+        };
+        let (mut denoiser, mut params) = Denoiser::load(pipeline, options, trainable, start.as_ref())?;
+        denoiser.set_gradient_checkpointing(checkpointing);
+        let text = match text {
+            TextTraining::Frozen => None,
+            TextTraining::Trained => {
+                let (text, text_params) = TextConditioner::load(pipeline, options, Trainable::All, None)?;
+                params.extend(&text_params)?;
+                Some(text)
+            }
+        };
+        Ok(Self { denoiser, text, params, adapter: adapter.clone(), model: pipeline.path().to_path_buf() })
+    }
+
+    /// Writes an adapter as PEFT and diffusers files, or the trained networks as parts of a pipeline.
+    pub(crate) fn save(&self, directory: &Path) -> Result<()> {
+        match &self.adapter {
+            AdapterConfig::Lora(lora) => {
+                let adapter = LoraAdapter::from_params(&self.params, lora, "")?;
+                adapter.save_peft(directory, Some(&self.model.to_string_lossy()))?;
+                Ok(save_diffusers(directory, &[("unet", &adapter)])?)
+            }
+            AdapterConfig::Full(_) => self.save_networks(directory),
+        }
+    }
+
+    fn save_networks(&self, directory: &Path) -> Result<()> {
+        let (text, unet): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            self.params.snapshot()?.into_iter().partition(|(name, _)| name.starts_with(TEXT_PREFIX));
+        let config = self.denoiser.unet().config().to_json();
+        save_component(directory.join("unet"), Library::Diffusers, &config, (&unet, DType::F32))?;
+        if let Some(conditioner) = &self.text {
+            let text = text.into_iter().map(|(name, tensor)| (name[TEXT_PREFIX.len()..].to_owned(), tensor)).collect();
+            let config = conditioner.encoder().config().to_json();
+            save_component(directory.join("text_encoder"), Library::Transformers, &config, (&text, DType::F32))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the parameters from what [`TrainedDenoiser::save`] wrote.
+    pub(crate) fn restore(&self, directory: &Path) -> Result<()> {
+        let tensors = match &self.adapter {
+            AdapterConfig::Lora(_) => adapter_tensors(&LoraAdapter::load(directory, "unet")?),
+            AdapterConfig::Full(_) => {
+                let mut tensors = read_all(&directory.join("unet"), "")?;
+                if self.text.is_some() {
+                    tensors.extend(read_all(&directory.join("text_encoder"), TEXT_PREFIX)?);
+                }
+                tensors
+            }
+        };
+        Ok(self.params.load(&tensors)?)
+    }
+}
+
+/// The network a run starts from, frozen.
+pub(crate) fn load_frozen(pipeline: &PipelineDir, options: &NetworkOptions, adapter: &AdapterConfig) -> Result<Denoiser> {
+    let start = start_adapter(adapter)?;
+    Ok(Denoiser::load(pipeline, options, Trainable::None, start.as_ref())?.0)
+}
+
+fn start_adapter(adapter: &AdapterConfig) -> Result<Option<LoraAdapter>> {
+    match adapter {
+        AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => Ok(Some(LoraAdapter::load(path, "unet")?)),
+        AdapterConfig::Lora(_) | AdapterConfig::Full(_) => Ok(None),
+    }
+}
+
+/// An adapter's matrices under the names of parameters.
+fn adapter_tensors(adapter: &LoraAdapter) -> BTreeMap<String, Tensor> {
+    adapter
+        .modules
+        .iter()
+        .flat_map(|(name, module)| {
+            [(format!("{name}.lora_A.weight"), module.down.clone()), (format!("{name}.lora_B.weight"), module.up.clone())]
+        })
+        .collect()
+}
+
+/// Every tensor of a component's weights, with `prefix` before the names.
+pub(crate) fn read_all(directory: &Path, prefix: &str) -> Result<BTreeMap<String, Tensor>> {
+    let weights: Weights = ComponentDir::new(directory).weights()?;
+    weights
+        .names()
+        .map(|name| {
+            let tensor = weights.read(name, DType::F32, &diptych_tensor::Device::Cpu).map_err(Error::from)?;
+            Ok((format!("{prefix}{name}"), tensor))
+        })
+        .collect()
+}

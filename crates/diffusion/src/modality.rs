@@ -1,0 +1,228 @@
+//! The diffusion sections of a recipe, and which of their combinations make sense.
+
+use std::path::PathBuf;
+
+use diptych_eval::EvaluationConfig;
+use diptych_models::{AdapterConfig, LoraConfig};
+use diptych_train::{Modality, Recipe};
+use serde::{Deserialize, Serialize};
+
+use crate::method::MethodConfig;
+use crate::pipeline::SampleConfig;
+use crate::sampler::SamplerKind;
+use crate::{Error, Result};
+
+/// Prompts sampled while training when the recipe does not say how many.
+const NUM_PROMPTS: usize = 4;
+
+/// `modality = "diffusion"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Diffusion;
+
+/// `[adapter.*]`: LoRA with its defaults where the recipe has no such section.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Adapter(pub AdapterConfig);
+
+impl Default for Adapter {
+    fn default() -> Self {
+        Self(AdapterConfig::Lora(LoraConfig::default()))
+    }
+}
+
+/// `[samples]`: what is sampled while training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplesConfig {
+    /// The prompts; by default the first different ones of the data.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<String>,
+    /// How many prompts of the data; 4 by default. Contradicts `prompts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_prompts: Option<usize>,
+    /// The sampler, also of the evaluation.
+    pub sampler: SamplerKind,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of classifier-free guidance; up to 1: none.
+    pub guidance_scale: f64,
+    /// Source of the initial noise.
+    pub seed: u64,
+    /// Images computed together. It does not change them.
+    pub batch_size: usize,
+}
+
+impl Default for SamplesConfig {
+    fn default() -> Self {
+        let SampleConfig { sampler, steps, guidance_scale, seed, batch_size } = SampleConfig::default();
+        Self { prompts: Vec::new(), num_prompts: None, sampler, steps, guidance_scale, seed, batch_size }
+    }
+}
+
+impl SamplesConfig {
+    /// How images are sampled.
+    pub fn sampling(&self) -> SampleConfig {
+        SampleConfig {
+            sampler: self.sampler,
+            steps: self.steps,
+            guidance_scale: self.guidance_scale,
+            seed: self.seed,
+            batch_size: self.batch_size,
+        }
+    }
+
+    /// The prompts to sample, from those of the data where none are given.
+    pub(crate) fn choose(&self, of_data: &[String]) -> Result<Vec<String>> {
+        if !self.prompts.is_empty() {
+            return Ok(self.prompts.clone());
+        }
+        let mut chosen: Vec<String> = Vec::new();
+        for prompt in of_data {
+            if chosen.len() == self.num_prompts.unwrap_or(NUM_PROMPTS) {
+                break;
+            }
+            if !chosen.contains(prompt) {
+                chosen.push(prompt.clone());
+            }
+        }
+        if chosen.is_empty() {
+            return Err(Error::Recipe {
+                key: "samples.prompts".into(),
+                problem: "is missing, and this data has no prompts".into(),
+                hint: "give some, or set `train.sample_every = 0`".into(),
+            });
+        }
+        Ok(chosen)
+    }
+}
+
+impl Modality for Diffusion {
+    const NAME: &'static str = "diffusion";
+    type Adapter = Adapter;
+    type Method = MethodConfig;
+    type Samples = SamplesConfig;
+    type Evaluation = EvaluationConfig;
+
+    fn can_switch_off(adapter: &Adapter) -> bool {
+        matches!(adapter.0, AdapterConfig::Lora(_))
+    }
+
+    fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
+        match &recipe.adapter.0 {
+            AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => {
+                Ok(vec![(ADAPTER_INIT.to_owned(), recipe.resolve_path(ADAPTER_INIT, path)?)])
+            }
+            AdapterConfig::Lora(_) | AdapterConfig::Full(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
+        validate_adapter(recipe)?;
+        validate_method(recipe)?;
+        validate_samples(recipe)?;
+        validate_evaluation(recipe)
+    }
+}
+
+/// The recipe key of an adapter to start from.
+const ADAPTER_INIT: &str = "adapter.lora.init";
+
+/// The recipe's adapter with the path of its start resolved.
+pub(crate) fn adapter_of(recipe: &Recipe<Diffusion>) -> Result<AdapterConfig> {
+    let mut adapter = recipe.adapter.0.clone();
+    if let AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) = &mut adapter {
+        *path = recipe.resolve_path(ADAPTER_INIT, path)?;
+    }
+    Ok(adapter)
+}
+
+fn validate_adapter(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
+    match &recipe.adapter.0 {
+        AdapterConfig::Full(_) => Ok(()),
+        AdapterConfig::Lora(lora) => match lora.validate() {
+            Ok(()) => Ok(()),
+            Err(diptych_models::Error::AdapterSetting { key, found, expected }) => {
+                Err(recipe.invalid(&format!("adapter.lora.{key}"), found, expected))
+            }
+            Err(other) => Err(recipe.invalid("adapter.lora", other, "settings in their ranges")),
+        },
+    }
+}
+
+fn validate_method(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
+    let objective = recipe.objective.name();
+    let objective_key = format!("objective.{objective}");
+    let method = recipe.method.name();
+    let is_full = matches!(recipe.adapter.0, AdapterConfig::Full(_));
+    let needs_pairs = recipe.objective.requirements().rejected;
+    let dropout = match &recipe.method {
+        MethodConfig::OfflinePairs(config) => {
+            if !needs_pairs {
+                let expected = "an objective that compares two images; `[method.sft]` trains on one";
+                return Err(recipe.invalid(&objective_key, format!("`{objective}` with `[method.offline_pairs]`"), expected));
+            }
+            config.prompt_dropout
+        }
+        MethodConfig::Sft(config) => {
+            if config.train_text_encoder && !is_full {
+                let key = "method.sft.train_text_encoder";
+                return Err(recipe.invalid(key, "true with `[adapter.lora]`", "`[adapter.full]`"));
+            }
+            config.prompt_dropout
+        }
+        MethodConfig::Autoencoder(config) => {
+            if !is_full {
+                return Err(recipe.invalid("adapter.lora", "`lora` with `[method.autoencoder]`", "`[adapter.full]`"));
+            }
+            if !(config.kl_weight.is_finite() && config.kl_weight >= 0.0) {
+                return Err(recipe.invalid("method.autoencoder.kl_weight", config.kl_weight, "a finite number, at least 0"));
+            }
+            0.0
+        }
+    };
+    if needs_pairs && !matches!(recipe.method, MethodConfig::OfflinePairs(_)) {
+        let expected = "`[objective.sft]`: this method sees no pairs";
+        return Err(recipe.invalid(&objective_key, format!("`{objective}` with `[method.{method}]`"), expected));
+    }
+    if !(0.0..=1.0).contains(&dropout) {
+        return Err(recipe.invalid(&format!("method.{method}.prompt_dropout"), dropout, "a number from 0 to 1"));
+    }
+    Ok(())
+}
+
+fn validate_samples(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
+    let Some(samples) = &recipe.samples else { return Ok(()) };
+    if matches!(recipe.method, MethodConfig::Autoencoder(_)) {
+        let found = "a section that `[method.autoencoder]` does not use";
+        return Err(recipe.invalid("samples", found, "no such section: reconstructions are shown"));
+    }
+    if !samples.prompts.is_empty() && samples.num_prompts.is_some() {
+        return Err(recipe.invalid("samples.num_prompts", "both `prompts` and `num_prompts`", "one of them"));
+    }
+    let at_least_1 = "a number, at least 1";
+    for (key, value) in
+        [("num_prompts", samples.num_prompts.unwrap_or(1)), ("steps", samples.steps), ("batch_size", samples.batch_size)]
+    {
+        if value == 0 {
+            return Err(recipe.invalid(&format!("samples.{key}"), "0", at_least_1));
+        }
+    }
+    if !(samples.guidance_scale.is_finite() && samples.guidance_scale >= 0.0) {
+        return Err(recipe.invalid("samples.guidance_scale", samples.guidance_scale, "a finite number, at least 0"));
+    }
+    Ok(())
+}
+
+fn validate_evaluation(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
+    let Some(evaluation) = &recipe.evaluation else { return Ok(()) };
+    if matches!(recipe.method, MethodConfig::Autoencoder(_)) {
+        return Err(recipe.invalid("eval", "a section that `[method.autoencoder]` does not use", "no such section"));
+    }
+    match evaluation.validate() {
+        Ok(()) => Ok(()),
+        Err(diptych_eval::Error::InvalidConfig { key, found, expected }) => {
+            Err(recipe.invalid(&format!("eval.win_rate.{key}"), found, expected))
+        }
+        Err(other) => Err(recipe.invalid("eval", other, "settings in their ranges")),
+    }
+}

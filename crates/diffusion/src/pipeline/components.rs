@@ -1,0 +1,235 @@
+//! The networks of a pipeline, each loaded on its own: a run reads only what it needs.
+
+use std::path::{Path, PathBuf};
+
+use diptych_models::diffusers::PipelineDir;
+use diptych_models::lora::LoraAdapter;
+use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel, ClipTokenizer};
+use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
+use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
+use diptych_models::{Builder, BuilderConfig, Trainable};
+use diptych_tensor::{DType, Device, Params, Tensor};
+
+use crate::schedule::NoiseSchedule;
+use crate::{Error, Result};
+
+/// Where and how networks are built.
+#[derive(Debug, Clone)]
+pub struct NetworkOptions {
+    /// Where they live.
+    pub device: Device,
+    /// Type of frozen weights and activations.
+    pub dtype: DType,
+    /// Seed of initial values, for adapters.
+    pub seed: u64,
+}
+
+impl NetworkOptions {
+    fn builder<'a>(
+        &self,
+        weights: &'a diptych_tensor::Weights,
+        trainable: Trainable<'a>,
+        adapter: Option<&'a LoraAdapter>,
+        params_prefix: &'a str,
+    ) -> Result<Builder<'a>> {
+        Ok(Builder::new(BuilderConfig {
+            device: self.device.clone(),
+            dtype: self.dtype,
+            trainable,
+            adapter,
+            seed: self.seed,
+            params_prefix,
+            ..BuilderConfig::new(Some(weights))
+        })?)
+    }
+}
+
+/// A denoiser with its noise schedule.
+#[derive(Debug)]
+pub struct Denoiser {
+    unet: UNet2DConditionModel,
+    schedule: NoiseSchedule,
+    device: Device,
+    dtype: DType,
+    config_file: PathBuf,
+}
+
+impl Denoiser {
+    /// Loads `unet/` and `scheduler/` of a pipeline, and says which of its parameters are trained.
+    ///
+    /// `adapter` is the starting point when adapters are trained, else attached frozen.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or do not fit; values that are not implemented.
+    pub fn load(
+        pipeline: &PipelineDir,
+        options: &NetworkOptions,
+        trainable: Trainable<'_>,
+        adapter: Option<&LoraAdapter>,
+    ) -> Result<(Self, Params)> {
+        let component = pipeline.component("unet")?;
+        let config = UNet2DConditionConfig::from_file(component.config())?;
+        let weights = component.weights()?;
+        let builder = options.builder(&weights, trainable, adapter, "")?;
+        let unet = UNet2DConditionModel::load(&builder, &config)?;
+        let params = builder.finish()?;
+        let schedule = NoiseSchedule::read(pipeline.component("scheduler")?.path())?;
+        let denoiser = Self {
+            unet,
+            schedule,
+            device: options.device.clone(),
+            dtype: options.dtype,
+            config_file: component.config(),
+        };
+        Ok((denoiser, params))
+    }
+
+    /// The network.
+    pub fn unet(&self) -> &UNet2DConditionModel {
+        &self.unet
+    }
+
+    /// Whether the backward pass recomputes activations instead of keeping them.
+    pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
+        self.unet.gradient_checkpointing = enabled == Checkpointing::On;
+    }
+
+    /// The noise schedule.
+    pub fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    /// Where the network lives.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Type of frozen weights and activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Channels, height and width of the latents the network was made for.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when `unet/config.json` has no `sample_size`.
+    pub fn latent_shape(&self) -> Result<[usize; 3]> {
+        let config = self.unet.config();
+        let [y, x] = config.sample_size.ok_or_else(|| Error::Config {
+            file: self.config_file.clone(),
+            key: "sample_size".into(),
+            found: "missing".into(),
+            expected: "the height and width of the latents".into(),
+        })?;
+        Ok([config.in_channels, y, x])
+    }
+
+    /// The network's answer to noisy latents.
+    ///
+    /// # Shape
+    /// `noisy_latents` and the result (B, C, Y, X), `timesteps` B entries, `encoder_hidden_states` (B, T, D). Inputs may be
+    /// of any floating type; the result has the type of the activations.
+    ///
+    /// # Errors
+    /// Shapes that do not fit the network.
+    pub fn predict(&self, noisy_latents: &Tensor, timesteps: &[f32], encoder_hidden_states: &Tensor) -> Result<Tensor> {
+        let noisy_latents = cast(noisy_latents, self.dtype)?;
+        let timesteps = column(timesteps, &self.device)?;
+        Ok(self.unet.forward(&noisy_latents, &timesteps, &cast(encoder_hidden_states, self.dtype)?)?)
+    }
+}
+
+/// Whether activations are recomputed in the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpointing {
+    /// Recompute them: less memory, about a third more time.
+    On,
+    /// Keep them.
+    Off,
+}
+
+impl From<bool> for Checkpointing {
+    fn from(enabled: bool) -> Self {
+        if enabled { Self::On } else { Self::Off }
+    }
+}
+
+/// A tokenizer and its text encoder.
+#[derive(Debug)]
+pub struct TextConditioner {
+    tokenizer: ClipTokenizer,
+    encoder: ClipTextModel,
+    device: Device,
+}
+
+impl TextConditioner {
+    /// Loads `tokenizer/` and `text_encoder/` of a pipeline. Names of parameters begin with `text_encoder.`.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or do not fit; values that are not implemented.
+    pub fn load(
+        pipeline: &PipelineDir,
+        options: &NetworkOptions,
+        trainable: Trainable<'_>,
+        adapter: Option<&LoraAdapter>,
+    ) -> Result<(Self, Params)> {
+        let component = pipeline.component("text_encoder")?;
+        let config = ClipTextConfig::from_file(component.config())?;
+        let weights = component.weights()?;
+        let builder = options.builder(&weights, trainable, adapter, TEXT_PREFIX)?;
+        let encoder = ClipTextModel::load(&builder, &config)?;
+        let params = builder.finish()?;
+        let tokenizer = ClipTokenizer::from_dir(pipeline.component("tokenizer")?.path())?;
+        Ok((Self { tokenizer, encoder, device: options.device.clone() }, params))
+    }
+
+    /// The text encoder.
+    pub fn encoder(&self) -> &ClipTextModel {
+        &self.encoder
+    }
+
+    /// What the denoiser is told about each prompt.
+    ///
+    /// # Shape
+    /// (B, T, D) in the type of the activations, differentiable where the encoder is trained.
+    ///
+    /// # Errors
+    /// The tokenizer or the encoder refuses.
+    pub fn encode(&self, prompts: &[&str]) -> Result<Tensor> {
+        let input_ids = self.tokenizer.encode_batch(prompts, &self.device)?;
+        Ok(self.encoder.forward(&input_ids)?.last_hidden_state)
+    }
+}
+
+/// Put before the names of the text encoder's parameters where it is trained beside the denoiser.
+pub(crate) const TEXT_PREFIX: &str = "text_encoder.";
+
+/// Loads `vae/` of a pipeline.
+///
+/// # Errors
+/// Files that are missing, damaged or do not fit; values that are not implemented.
+pub fn load_vae(
+    pipeline: &PipelineDir,
+    options: &NetworkOptions,
+    trainable: Trainable<'_>,
+) -> Result<(AutoencoderKl, Params)> {
+    let component = pipeline.component("vae")?;
+    let config = AutoencoderKlConfig::from_file(component.config())?;
+    let weights = component.weights()?;
+    let builder = options.builder(&weights, trainable, None, "")?;
+    let vae = AutoencoderKl::load(&builder, &config)?;
+    Ok((vae, builder.finish()?))
+}
+
+/// The adapter of one network of a pipeline, or `None` when the path has adapters for other networks only.
+pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> {
+    Ok(LoraAdapter::load(path, component)?)
+}
+
+pub(crate) fn cast(tensor: &Tensor, dtype: DType) -> diptych_tensor::Result<Tensor> {
+    Ok(tensor.to_dtype(dtype)?)
+}
+
+fn column(values: &[f32], device: &Device) -> diptych_tensor::Result<Tensor> {
+    Ok(Tensor::from_slice(values, values.len(), device)?)
+}

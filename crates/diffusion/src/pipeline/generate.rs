@@ -1,0 +1,173 @@
+//! Prompts to images.
+//!
+//! Each image is a function of (seed, its place in the list, prompt): not of the batch it was computed in.
+//!
+//! Shape letters: B batch, C channels, Y x X spatial, T tokens, D width.
+
+use diptych_models::vae::AutoencoderKl;
+use diptych_tensor::random::Stream;
+use diptych_tensor::{DType, Tensor};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use super::{Denoiser, Pipeline, PromptEmbeddings, cast};
+use crate::progress::{Reporter, Stage};
+use crate::sampler::{Sampler, SamplerKind};
+use crate::{Result, denoising, images};
+
+/// How images are sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleConfig {
+    /// The sampler.
+    pub sampler: SamplerKind,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of classifier-free guidance (Ho and Salimans, arXiv:2207.12598, as `diffusers` writes it): the prediction is
+    /// `unconditional + guidance_scale (conditional - unconditional)`. Up to 1: none, the conditional prediction alone.
+    pub guidance_scale: f64,
+    /// Source of the initial noise.
+    pub seed: u64,
+    /// Images computed together. It does not change them.
+    pub batch_size: usize,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self { sampler: SamplerKind::Ddim, steps: 20, guidance_scale: 5.0, seed: 0, batch_size: 16 }
+    }
+}
+
+impl SampleConfig {
+    /// Whether predictions without the prompt are needed.
+    pub fn is_guided(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+}
+
+/// One image for each prompt.
+///
+/// # Errors
+/// [`crate::Error::Steps`] for a number of steps the schedule cannot serve, or a network refuses.
+pub fn generate(pipeline: &Pipeline, prompts: &[String], config: &SampleConfig) -> Result<Vec<RgbImage>> {
+    generate_with(pipeline, prompts, config, &mut Reporter::silent())
+}
+
+/// [`generate`], with progress and a way to stop.
+///
+/// # Errors
+/// As [`generate`]; [`crate::Error::Stopped`].
+pub fn generate_with(
+    pipeline: &Pipeline,
+    prompts: &[String],
+    config: &SampleConfig,
+    reporter: &mut Reporter<'_>,
+) -> Result<Vec<RgbImage>> {
+    let texts = prompts.iter().map(String::as_str).chain(config.is_guided().then_some(""));
+    let embeddings = PromptEmbeddings::encode(&pipeline.text, texts, reporter)?;
+    let sampler = ImageSampler {
+        denoiser: &pipeline.denoiser,
+        vae: &pipeline.vae,
+        embeddings: &embeddings,
+        latent_shape: pipeline.denoiser.latent_shape()?,
+        config,
+    };
+    sampler.sample(prompts, Stage::Sampling, reporter)
+}
+
+/// Everything that turns embedded prompts into images.
+pub(crate) struct ImageSampler<'a> {
+    pub(crate) denoiser: &'a Denoiser,
+    pub(crate) vae: &'a AutoencoderKl,
+    /// Holds every prompt and, with guidance, the empty one.
+    pub(crate) embeddings: &'a PromptEmbeddings,
+    /// (C, Y, X).
+    pub(crate) latent_shape: [usize; 3],
+    pub(crate) config: &'a SampleConfig,
+}
+
+impl ImageSampler<'_> {
+    /// One image for each prompt; the place in the list is the image's number.
+    pub(crate) fn sample(
+        &self,
+        prompts: &[String],
+        stage: Stage,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Vec<RgbImage>> {
+        let sampler = self.config.sampler.prepare(self.denoiser.schedule(), self.config.steps)?;
+        let mut images = Vec::with_capacity(prompts.len());
+        for (batch_idx, batch) in prompts.chunks(self.config.batch_size.max(1)).enumerate() {
+            let first = (batch_idx * self.config.batch_size.max(1)) as u64;
+            let latents = self.latents(&sampler, batch, first)?;
+            images.extend(decode(self.vae, &latents, self.denoiser.dtype())?);
+            reporter.advance(stage, images.len() as u64, prompts.len() as u64)?;
+        }
+        Ok(images)
+    }
+
+    /// Clean latents of some prompts; `first` is the number of the first image.
+    fn latents(&self, sampler: &Sampler, prompts: &[String], first: u64) -> Result<Tensor> {
+        let numbers: Vec<u64> = (first..first + prompts.len() as u64).collect();
+        let device = self.denoiser.device();
+        let noise = denoising::noise(self.config.seed, Stream::Sampler, 0, &numbers, &self.latent_shape, device)?;
+        let mut latents_bcyx = scaled(&noise, sampler.initial_sigma())?;
+        let text = self.text(prompts)?;
+        for (step_idx, timestep) in sampler.timesteps().into_iter().enumerate() {
+            let input = sampler.scale_input(&latents_bcyx, step_idx)?;
+            let prediction = self.guided(&input, timestep, &text)?;
+            latents_bcyx = sampler.step(&prediction, step_idx, &latents_bcyx)?;
+        }
+        Ok(latents_bcyx)
+    }
+
+    /// Embeddings of prompts, (B, T, D); with guidance those of the empty prompt come first, (2B, T, D).
+    fn text(&self, prompts: &[String]) -> Result<Tensor> {
+        let row = |prompt: &str| {
+            self.embeddings
+                .row(prompt)
+                .ok_or(crate::Error::MissingComponent { action: "a prompt that was not encoded", component: "text_encoder" })
+        };
+        let mut rows = Vec::new();
+        if self.config.is_guided() {
+            rows.resize(prompts.len(), row("")?);
+        }
+        for prompt in prompts {
+            rows.push(row(prompt)?);
+        }
+        Ok(self.embeddings.gather(&rows, self.denoiser.device())?)
+    }
+
+    /// The prediction that the sampler uses, (B, C, Y, X) in f32.
+    fn guided(&self, input_bcyx: &Tensor, timestep: f32, text: &Tensor) -> Result<Tensor> {
+        let batch = input_bcyx.dims()[0];
+        if !self.config.is_guided() {
+            return Ok(cast(&self.denoiser.predict(input_bcyx, &vec![timestep; batch], text)?, DType::F32)?);
+        }
+        let twice = repeated(input_bcyx)?;
+        let predictions = self.denoiser.predict(&twice, &vec![timestep; 2 * batch], text)?;
+        Ok(combine(&predictions, batch, self.config.guidance_scale)?)
+    }
+}
+
+/// Images of scaled latents (B, C, Y, X).
+pub(crate) fn decode(vae: &AutoencoderKl, latents: &Tensor, dtype: DType) -> Result<Vec<RgbImage>> {
+    let latents = cast(&vae.unscale(latents)?, dtype)?;
+    images::from_tensor(&vae.decode(&latents)?)
+}
+
+fn scaled(tensor: &Tensor, factor: f64) -> diptych_tensor::Result<Tensor> {
+    Ok((tensor * factor)?)
+}
+
+/// A batch behind itself: (2B, ..).
+pub(crate) fn repeated(tensor: &Tensor) -> diptych_tensor::Result<Tensor> {
+    Ok(Tensor::cat(&[tensor, tensor], 0)?)
+}
+
+/// `unconditional + scale (conditional - unconditional)`, the two halves of `predictions` in this order.
+fn combine(predictions: &Tensor, batch: usize, scale: f64) -> diptych_tensor::Result<Tensor> {
+    let predictions = predictions.to_dtype(DType::F32)?;
+    let unconditional = predictions.narrow(0, 0, batch)?;
+    let conditional = predictions.narrow(0, batch, batch)?;
+    Ok((&unconditional + ((conditional - &unconditional)? * scale)?)?)
+}

@@ -1,0 +1,141 @@
+//! A whole run: load, encode, train, sample, evaluate, and the files it leaves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use diptych_eval::WinRate;
+use diptych_models::AdapterConfig;
+use diptych_tensor::files::write_file;
+use diptych_tensor::thread::on_large_stack;
+use diptych_train::{
+    Event, LoopConfig, Method as _, Recipe, ResumeMode, RunDirectory, Summary, train, write_evaluation, write_report,
+};
+
+use crate::evaluation;
+use crate::method::{DiffusionMethod, prepare};
+use crate::modality::Diffusion;
+use crate::progress::{Progress, Reporter};
+use crate::{Error, Result};
+
+/// What a run came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Of the loop, with `eval_` metrics where an evaluation was asked for.
+    pub summary: Summary,
+    /// The aligned model against its base, where `[eval.win_rate]` asks for it and the run was not stopped.
+    pub win_rate: Option<WinRate>,
+    /// The run directory.
+    pub output: PathBuf,
+}
+
+/// Does what a recipe says.
+///
+/// Progress is told to `progress`. When `stop` is set the step under way is finished and saved, and the summary says
+/// `stopped`; outside the training loop, where nothing is to be saved, the run ends with [`Error::Stopped`].
+///
+/// # Errors
+/// Everything that can go wrong: see [`Error`].
+pub fn run(
+    recipe: &Recipe<Diffusion>,
+    progress: impl FnMut(&Progress<'_>) + Send,
+    stop: &AtomicBool,
+    resume: ResumeMode,
+) -> Result<Outcome> {
+    // Networks are sampled outside the loop too, and their graphs are as deep there.
+    on_large_stack(|| {
+        let mut reporter = Reporter::new(progress, stop);
+        let config = LoopConfig::from_recipe(recipe)?;
+        refuse_early(&config, resume)?;
+        let method = prepare(recipe, &mut reporter)?;
+        let mut summary = train(&method, &config, &mut |event: &Event<'_>| reporter.training(event), stop, resume)?;
+        let output = RunDirectory::new(&config.output);
+        let mut win_rate = None;
+        if !summary.stopped {
+            complete_final(recipe, &method, &output.final_weights())?;
+            win_rate = evaluate(recipe, &method, &output, &mut summary, &mut reporter)?;
+        }
+        Ok(Outcome { summary, win_rate, output: config.output })
+    })?
+}
+
+/// What the loop would refuse after minutes of encoding.
+fn refuse_early(config: &LoopConfig, resume: ResumeMode) -> Result<()> {
+    let directory = RunDirectory::new(&config.output);
+    match (resume, directory.plan().exists()) {
+        (ResumeMode::Fresh, true) => Err(diptych_train::Error::RunExists { path: config.output.clone() }.into()),
+        (ResumeMode::Resume, false) => Err(diptych_train::Error::NothingToResume { path: config.output.clone() }.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes `final/` a whole pipeline where networks were trained and not an adapter.
+fn complete_final(recipe: &Recipe<Diffusion>, method: &DiffusionMethod, directory: &Path) -> Result<()> {
+    match recipe.adapter.0 {
+        AdapterConfig::Lora(_) => Ok(()),
+        AdapterConfig::Full(_) => {
+            if let DiffusionMethod::Autoencoder(autoencoder) = method {
+                // The loop may have put moving averages there: they are the result.
+                autoencoder.load(directory)?;
+                autoencoder.finish(directory)?;
+            }
+            copy_missing(&recipe.model_path()?, directory)
+        }
+    }
+}
+
+/// Copies files of `from` that `to` does not have. A component directory that is there already is left as it is.
+fn copy_missing(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(|source| Error::Io { action: "create", path: to.to_path_buf(), source })?;
+    let entries = fs::read_dir(from).map_err(|source| Error::Io { action: "read", path: from.to_path_buf(), source })?;
+    for entry in entries {
+        let source = entry.map_err(|source| Error::Io { action: "read", path: from.to_path_buf(), source })?.path();
+        let Some(name) = source.file_name() else { continue };
+        let target = to.join(name);
+        if target.exists() || name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if source.is_dir() {
+            copy_missing(&source, &target)?;
+        } else {
+            fs::copy(&source, &target).map_err(|error| Error::Io { action: "write", path: target, source: error })?;
+        }
+    }
+    Ok(())
+}
+
+fn evaluate(
+    recipe: &Recipe<Diffusion>,
+    method: &DiffusionMethod,
+    output: &RunDirectory,
+    summary: &mut Summary,
+    reporter: &mut Reporter<'_>,
+) -> Result<Option<WinRate>> {
+    let Some(config) = recipe.evaluation.as_ref().and_then(|evaluation| evaluation.win_rate.as_ref()) else {
+        return Ok(None);
+    };
+    // What is judged is what is published, moving averages included.
+    method.load(&output.final_weights())?;
+    let Some(win_rate) = evaluation::win_rate(recipe, method, config, reporter)? else { return Ok(None) };
+    write_evaluation(output.path(), &evaluation::table(&win_rate, config))?;
+    if let Some(row) = &mut summary.metrics {
+        row.metrics.extend(metrics(&win_rate));
+    }
+    let text = serde_json::to_string_pretty(summary).map_err(|source| Error::Json { path: output.summary(), source })?;
+    write_file(&output.summary(), format!("{text}\n").as_bytes())?;
+    write_report(output.path())?;
+    Ok(Some(win_rate))
+}
+
+fn metrics(win_rate: &WinRate) -> impl Iterator<Item = (String, f64)> {
+    [
+        ("eval_score/base", win_rate.base.mean),
+        ("eval_score/aligned", win_rate.aligned.mean),
+        ("eval_score/difference", win_rate.difference.mean),
+        ("eval_score/difference_low", win_rate.difference.low),
+        ("eval_score/difference_high", win_rate.difference.high),
+        ("eval_win_rate", win_rate.win_rate),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+}
