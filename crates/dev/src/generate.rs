@@ -1,0 +1,239 @@
+//! What is written by a program: `PAPERS.md`, and the tables between markers in `README.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result};
+use regex::Regex;
+
+use crate::objective::{self, Objective};
+use crate::repo::Repo;
+use crate::source::is_test_path;
+use crate::tidy::Violation;
+
+/// A document, and what it should contain or why that cannot be said.
+type Generated = (&'static str, Result<String, String>);
+
+/// Writes what is out of date; what cannot be written is reported.
+pub(crate) fn write(repo: &Repo) -> Result<Vec<Violation>> {
+    let mut found = Vec::new();
+    for (path, content) in documents(repo) {
+        match content {
+            Ok(content) if repo.text(path) != Some(content.as_str()) => {
+                fs::write(repo.root.join(path), content).with_context(|| format!("cannot write {path}"))?;
+            }
+            Ok(_) => {}
+            Err(reason) => found.push(Violation::error(path, None, reason)),
+        }
+    }
+    Ok(found)
+}
+
+/// What is out of date.
+pub(crate) fn stale(repo: &Repo) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (path, content) in documents(repo) {
+        match content {
+            Ok(content) if repo.text(path) == Some(content.as_str()) => {}
+            Ok(_) => found.push(Violation::error(path, None, "out of date; run `cargo dev generate`")),
+            Err(reason) => found.push(Violation::error(path, None, reason)),
+        }
+    }
+    found
+}
+
+fn documents(repo: &Repo) -> Vec<Generated> {
+    let readme = match repo.text("README.md") {
+        Some(text) => between_markers(text, "objectives", &objective_table(&objective::all(repo))),
+        None => Err("missing".into()),
+    };
+    vec![("PAPERS.md", Ok(papers(repo))), ("README.md", readme)]
+}
+
+/// The text with what stands between `<!-- generated: NAME -->` and `<!-- end generated -->` replaced.
+fn between_markers(text: &str, name: &str, content: &str) -> Result<String, String> {
+    let start = format!("<!-- generated: {name} -->\n");
+    let end = "<!-- end generated -->";
+    let (before, rest) = text
+        .split_once(&start)
+        .ok_or_else(|| format!("no line `{}`", start.trim()))?;
+    let (_, after) = rest
+        .split_once(end)
+        .ok_or_else(|| format!("no line `{end}` after `{}`", start.trim()))?;
+    Ok(format!("{before}{start}\n{content}\n{end}{after}"))
+}
+
+fn objective_table(objectives: &[Objective]) -> String {
+    let mut table =
+        "| `[objective.NAME]` | objective | reference | rejected side | papers |\n|---|---|---|---|---|\n".to_owned();
+    let yes_no = |is_needed| if is_needed { "yes" } else { "no" };
+    for objective in objectives {
+        let papers: Vec<String> = arxiv_ids(&objective.paper).iter().map(|id| arxiv_link(id)).collect();
+        writeln!(
+            table,
+            "| [`{}`]({}) | {} | {} | {} | {} |",
+            objective.name,
+            objective.path,
+            objective.title,
+            yes_no(objective.needs_reference),
+            yes_no(objective.needs_rejected),
+            papers.join(", "),
+        )
+        .expect("writing to a string");
+    }
+    table
+}
+
+fn papers(repo: &Repo) -> String {
+    let mut text =
+        "<!-- Written by `cargo dev generate` from the documentation of the files named here. -->\n\n# Papers\n\n\
+        What is implemented, after which paper and equation, where, and what differs.\n\n## Objectives\n"
+            .to_owned();
+    for objective in objective::all(repo) {
+        let recipes = recipes_with(repo, &format!("[objective.{}]", objective.name));
+        let heading = format!("{}: `{}`", objective.title, objective.name);
+        entry(
+            &mut text,
+            &heading,
+            &objective.path,
+            &objective.paper,
+            &objective.convention,
+            &recipes,
+        );
+    }
+    text.push_str("\n## Methods\n");
+    for (path, source) in repo.texts("crates/", ".rs") {
+        let Some(name) = method_name(path) else { continue };
+        let paper = objective::heading(source, "# Paper");
+        if !paper.is_empty() {
+            let recipes = recipes_with(repo, &format!("[method.{name}]"));
+            let convention = objective::heading(source, "# Convention");
+            entry(&mut text, &format!("`{name}`"), path, &paper, &convention, &recipes);
+        }
+    }
+    text.push_str("\n## Every paper cited in the code\n\n| arXiv | files |\n|---|---|\n");
+    for (id, paths) in citations(repo) {
+        let files: Vec<String> = paths.iter().map(|path| format!("[{path}]({path})")).collect();
+        writeln!(text, "| {} | {} |", arxiv_link(&id), files.join(", ")).expect("writing to a string");
+    }
+    text
+}
+
+fn entry(text: &mut String, heading: &str, path: &str, paper: &str, convention: &str, recipes: &[&str]) {
+    write!(text, "\n### {heading}\n\n{paper}\n\n").expect("writing to a string");
+    if !convention.is_empty() {
+        write!(text, "{convention}\n\n").expect("writing to a string");
+    }
+    write!(text, "File: [{path}]({path}).").expect("writing to a string");
+    if !recipes.is_empty() {
+        let links: Vec<String> = recipes.iter().map(|recipe| format!("[{recipe}]({recipe})")).collect();
+        write!(text, " Recipes: {}.", links.join(", ")).expect("writing to a string");
+    }
+    text.push('\n');
+}
+
+/// The recipe's name of the method that a file implements, if it is one.
+fn method_name(path: &str) -> Option<&str> {
+    let (_, rest) = path.split_once("/src/method/")?;
+    let name = rest.strip_suffix(".rs")?.trim_end_matches("/mod");
+    (name != "mod" && !name.contains('/')).then_some(name)
+}
+
+fn recipes_with<'a>(repo: &'a Repo, table: &str) -> Vec<&'a str> {
+    repo.texts("examples/recipes/", ".toml")
+        .filter(|(_, text)| text.lines().any(|line| line.starts_with(table)))
+        .map(|(path, _)| path)
+        .collect()
+}
+
+/// arXiv identifiers in the sources, with the files that cite them.
+fn citations(repo: &Repo) -> BTreeMap<String, BTreeSet<&str>> {
+    let mut citations: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for (path, text) in repo.texts("crates/", ".rs") {
+        if path.starts_with("crates/dev/") || is_test_path(path) {
+            continue;
+        }
+        for id in arxiv_ids(text) {
+            citations.entry(id).or_default().insert(path);
+        }
+    }
+    citations
+}
+
+/// Identifiers after `arXiv:`, once each, in the order of the text.
+fn arxiv_ids(text: &str) -> Vec<String> {
+    let pattern = Regex::new(r"arXiv:\s*(\d{4}\.\d{4,5})").expect("a valid pattern");
+    let mut ids: Vec<String> = Vec::new();
+    for found in pattern.captures_iter(text) {
+        if !ids.iter().any(|id| *id == found[1]) {
+            ids.push(found[1].to_owned());
+        }
+    }
+    ids
+}
+
+fn arxiv_link(id: &str) -> String {
+    format!("[{id}](https://arxiv.org/abs/{id})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objective::tests::{DPO, MOD};
+
+    fn repo(readme: &'static str) -> Repo {
+        Repo::of(&[
+            ("README.md", readme),
+            ("crates/core/src/objective/dpo.rs", DPO),
+            ("crates/core/src/objective/mod.rs", MOD),
+            (
+                "crates/x/src/method/offline_pairs.rs",
+                "//! Pairs.\n//!\n//! # Paper\n//! Wallace, arXiv:2311.12908.\n",
+            ),
+            (
+                "examples/recipes/a.toml",
+                "[method.offline_pairs]\n[objective.dpo]\nbeta = 1.0\n",
+            ),
+        ])
+    }
+
+    #[test]
+    fn papers_name_file_equation_and_recipe() {
+        let papers = papers(&repo(""));
+        for part in [
+            "### Direct: `dpo`\n\nSomebody, arXiv:2305.18290, Eq. 7.\n\nSums. Differences: none.",
+            "File: [crates/core/src/objective/dpo.rs](crates/core/src/objective/dpo.rs). Recipes: [examples/recipes/a.toml]",
+            "### `offline_pairs`\n\nWallace, arXiv:2311.12908.",
+            "| [2311.12908](https://arxiv.org/abs/2311.12908) | [crates/x/src/method/offline_pairs.rs]",
+        ] {
+            assert!(papers.contains(part), "{part}\n---\n{papers}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_put_between_markers_and_stays() {
+        let readme = "a\n<!-- generated: objectives -->\nold\n<!-- end generated -->\nb\n";
+        let table = objective_table(&objective::all(&repo("")));
+        let once = between_markers(readme, "objectives", &table).unwrap();
+        assert!(once.contains("| [`dpo`](crates/core/src/objective/dpo.rs) | Direct | yes | no | [2305.18290]"));
+        assert!(once.starts_with("a\n") && once.ends_with("-->\nb\n") && !once.contains("old"));
+        assert_eq!(between_markers(&once, "objectives", &table).unwrap(), once);
+    }
+
+    #[test]
+    fn what_is_stale_or_unmarked_fails() {
+        assert_eq!(stale(&repo("no markers")).len(), 2);
+        let messages: Vec<String> = stale(&repo("no markers")).iter().map(ToString::to_string).collect();
+        assert!(messages[0].contains("cargo dev generate") && messages[1].contains("<!-- generated: objectives -->"));
+    }
+
+    #[test]
+    fn methods_have_a_file_or_a_directory() {
+        assert_eq!(method_name("crates/x/src/method/sft.rs"), Some("sft"));
+        assert_eq!(method_name("crates/x/src/method/sft/mod.rs"), Some("sft"));
+        assert_eq!(method_name("crates/x/src/method/mod.rs"), None);
+        assert_eq!(method_name("crates/x/src/method/sft/cache.rs"), None);
+        assert_eq!(method_name("crates/x/src/lib.rs"), None);
+    }
+}

@@ -1,1 +1,0 @@
-//! Checks and generators of the Diptych workspace.

@@ -1,0 +1,104 @@
+//! What the objective files say about themselves.
+
+use regex::Regex;
+
+use crate::repo::Repo;
+use crate::source::module_doc;
+
+/// Where the objectives are.
+pub(crate) const DIRECTORY: &str = "crates/core/src/objective/";
+
+/// An objective of the closed set, from the documentation of its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Objective {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) title: String,
+    /// The text under `# Paper`, one line.
+    pub(crate) paper: String,
+    /// The text under `# Convention`, one line.
+    pub(crate) convention: String,
+    pub(crate) needs_reference: bool,
+    pub(crate) needs_rejected: bool,
+}
+
+/// The objectives in the order of `objectives! { .. }`. A file that is missing leaves everything but the name empty.
+pub(crate) fn all(repo: &Repo) -> Vec<Objective> {
+    let set = repo.text(&format!("{DIRECTORY}mod.rs")).unwrap_or_default();
+    let entry = Regex::new(r#"(?m)^\s*"(\w+)"\s*=>\s*\w+\s*,"#).expect("a valid pattern");
+    entry
+        .captures_iter(set)
+        .map(|found| {
+            let name = found[1].to_owned();
+            let path = format!("{DIRECTORY}{name}.rs");
+            let text = repo.text(&path).unwrap_or_default();
+            Objective {
+                title: first_group(text, r#"title:\s*"([^"]+)""#),
+                paper: heading(text, "# Paper"),
+                convention: heading(text, "# Convention"),
+                needs_reference: first_group(text, r"reference:\s*(true|false)") == "true",
+                needs_rejected: first_group(text, r"rejected:\s*(true|false)") == "true",
+                name,
+                path,
+            }
+        })
+        .collect()
+}
+
+/// The paragraph under a heading of the file's documentation, on one line.
+pub(crate) fn heading(text: &str, heading: &str) -> String {
+    let lines: Vec<&str> = module_doc(text)
+        .into_iter()
+        .skip_while(|line| *line != heading)
+        .skip(1)
+        .take_while(|line| !line.starts_with("# "))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines.join(" ")
+}
+
+fn first_group(text: &str, pattern: &str) -> String {
+    let pattern = Regex::new(pattern).expect("a valid pattern");
+    pattern
+        .captures(text)
+        .map_or_else(String::new, |found| found[1].to_owned())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const MOD: &str = "objectives! {\n    /// DPO.\n    \"dpo\" => Dpo,\n}\n";
+    pub(crate) const DPO: &str = "//! Direct Preference Optimization.\n//!\n//! # Paper\n//! Somebody,\n//! arXiv:2305.18290, Eq. 7.\n//!\n\
+        //! # Formula\n//!     L = h\n//!\n//! # Convention\n//! Sums. Differences: none.\n\n\
+        /// Parameters.\n///\n/// # Shape\n/// `(B,)`.\n///\n/// # Errors\n/// None.\n///\n/// # Example\n/// ```\n/// ```\n\
+        pub struct Dpo {}\nconst INFO: I = I { title: \"Direct\", reference: true, rejected: false };\n";
+
+    #[test]
+    fn reads_a_file() {
+        let repo = Repo::of(&[
+            ("crates/core/src/objective/mod.rs", MOD),
+            ("crates/core/src/objective/dpo.rs", DPO),
+        ]);
+        let expected = Objective {
+            name: "dpo".into(),
+            path: "crates/core/src/objective/dpo.rs".into(),
+            title: "Direct".into(),
+            paper: "Somebody, arXiv:2305.18290, Eq. 7.".into(),
+            convention: "Sums. Differences: none.".into(),
+            needs_reference: true,
+            needs_rejected: false,
+        };
+        assert_eq!(all(&repo), [expected]);
+    }
+
+    #[test]
+    fn finds_the_objectives_of_this_repository() {
+        let names: Vec<String> = all(&Repo::open().unwrap())
+            .into_iter()
+            .map(|objective| objective.name)
+            .collect();
+        assert!(names.iter().any(|name| name == "dpo"), "{names:?}");
+    }
+}
