@@ -5,13 +5,17 @@
 #[non_exhaustive]
 pub enum Error {
     /// The objective compares with a reference network and the scores of one were not given.
-    #[error("objective `{objective}` needs reference scores and none were given; set a reference such as [reference.adapter_off]")]
+    #[error(
+        "objective `{objective}` needs reference scores and none were given; set a reference such as [reference.adapter_off]"
+    )]
     MissingReference {
         /// Name of the objective as recipes write it.
         objective: &'static str,
     },
     /// The objective compares two responses and only the chosen one was given.
-    #[error("objective `{objective}` needs a rejected response for every chosen one; use pairs, or [objective.sft] for chosen responses alone")]
+    #[error(
+        "objective `{objective}` needs a rejected response for every chosen one; use pairs, or [objective.sft] for chosen responses alone"
+    )]
     MissingRejected {
         /// Name of the objective as recipes write it.
         objective: &'static str,

@@ -18,7 +18,7 @@
 
 mod error;
 mod metrics;
-mod objective;
+pub mod objective;
 mod scores;
 
 pub use error::{Error, Result};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use diptych_tensor::{DType, Tensor};
+use diptych_tensor::{DType, Device, Tensor};
 
 use crate::{ObjectiveOutput, PairLogps, Result};
 
@@ -23,8 +23,15 @@ use crate::{ObjectiveOutput, PairLogps, Result};
 pub fn pair_metrics(logps: &PairLogps, output: &ObjectiveOutput) -> Result<BTreeMap<&'static str, Vec<f64>>> {
     let chosen = host(&output.rewards_chosen)?;
     let rejected = host(&output.rewards_rejected)?;
-    let margins: Vec<f64> = chosen.iter().zip(&rejected).map(|(chosen, rejected)| chosen - rejected).collect();
-    let accuracies = margins.iter().map(|&margin| f64::from(u8::from(margin > 0.0))).collect();
+    let margins: Vec<f64> = chosen
+        .iter()
+        .zip(&rejected)
+        .map(|(chosen, rejected)| chosen - rejected)
+        .collect();
+    let accuracies = margins
+        .iter()
+        .map(|&margin| f64::from(u8::from(margin > 0.0)))
+        .collect();
     Ok(BTreeMap::from([
         ("rewards/chosen", chosen),
         ("rewards/rejected", rejected),
@@ -35,8 +42,10 @@ pub fn pair_metrics(logps: &PairLogps, output: &ObjectiveOutput) -> Result<BTree
     ]))
 }
 
-/// The elements of a `(B,)` tensor of any precision.
+/// The elements of a `(B,)` tensor of any precision on any device.
 fn host(values: &Tensor) -> Result<Vec<f64>> {
-    let read = || -> diptych_tensor::Result<Vec<f64>> { Ok(values.to_dtype(DType::F64)?.to_vec1()?) };
+    // On the host before it is widened: Metal has no f64.
+    let read =
+        || -> diptych_tensor::Result<Vec<f64>> { Ok(values.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?) };
     Ok(read()?)
 }

@@ -51,12 +51,19 @@ pub(crate) struct CheckedLogps {
 impl PairLogps {
     /// Scores without a reference network.
     pub fn new(policy_chosen: Tensor, policy_rejected: Tensor) -> Self {
-        Self { policy_chosen, policy_rejected, reference: None }
+        Self {
+            policy_chosen,
+            policy_rejected,
+            reference: None,
+        }
     }
 
     /// The same scores, compared with a reference network.
     pub fn with_reference(self, chosen: Tensor, rejected: Tensor) -> Self {
-        Self { reference: Some(ReferenceLogps { chosen, rejected }), ..self }
+        Self {
+            reference: Some(ReferenceLogps { chosen, rejected }),
+            ..self
+        }
     }
 
     /// Checks shapes and promotes precision.
@@ -67,7 +74,11 @@ impl PairLogps {
                 promote(logps)
             } else {
                 let expected = format!("({batch},) as policy_chosen_logps");
-                Err(Error::Shape { name, found: logps.dims().to_vec(), expected })
+                Err(Error::Shape {
+                    name,
+                    found: logps.dims().to_vec(),
+                    expected,
+                })
             }
         };
         let reference = match &self.reference {
@@ -89,7 +100,8 @@ impl CheckedLogps {
     /// Log-ratios policy over reference of the two sides, `(B,)` each.
     pub(crate) fn logratios(&self, objective: &'static str) -> Result<(Tensor, Tensor)> {
         let reference = self.reference.as_ref().ok_or(Error::MissingReference { objective })?;
-        let difference = |policy: &Tensor, reference: &Tensor| -> diptych_tensor::Result<Tensor> { Ok((policy - reference)?) };
+        let difference =
+            |policy: &Tensor, reference: &Tensor| -> diptych_tensor::Result<Tensor> { Ok((policy - reference)?) };
         Ok((
             difference(&self.policy_chosen, &reference.chosen)?,
             difference(&self.policy_rejected, &reference.rejected)?,
@@ -101,7 +113,11 @@ impl CheckedLogps {
 fn batch_len(name: &'static str, logps: &Tensor) -> Result<usize> {
     match logps.dims() {
         [batch] => Ok(*batch),
-        dims => Err(Error::Shape { name, found: dims.to_vec(), expected: "(B,): one score an example".to_owned() }),
+        dims => Err(Error::Shape {
+            name,
+            found: dims.to_vec(),
+            expected: "(B,): one score an example".to_owned(),
+        }),
     }
 }
 

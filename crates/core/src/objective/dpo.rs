@@ -7,8 +7,10 @@
 //! Preference Optimization", CVPR 2024, arXiv:2311.12908, Eq. 14.
 //!
 //! # Formula
-//!     h = (log pi(y_w) - log ref(y_w)) - (log pi(y_l) - log ref(y_l))
-//!     L = -(1 - eps) log s(beta h) - eps log s(-beta h)
+//! ```text
+//! h = (log pi(y_w) - log ref(y_w)) - (log pi(y_l) - log ref(y_l))
+//! L = -(1 - eps) log s(beta h) - eps log s(-beta h)
+//! ```
 //!
 //! # Convention
 //! Log-probs are summed over tokens. For diffusion the score is minus one half of the per-image *mean* squared denoising
@@ -65,13 +67,28 @@ impl Formula for Dpo {
         name: "dpo",
         title: "Direct Preference Optimization",
         paper: "Rafailov et al., NeurIPS 2023, arXiv:2305.18290; for diffusion Wallace et al., CVPR 2024, arXiv:2311.12908",
-        requirements: Requirements { reference: true, rejected: true },
+        requirements: Requirements {
+            reference: true,
+            rejected: true,
+        },
     };
 
     fn validate(&self) -> Result<()> {
         let Self { beta, label_smoothing } = *self;
-        in_range(beta > 0.0 && beta.is_finite(), "dpo", "beta", beta, "a finite number > 0")?;
-        in_range((0.0..0.5).contains(&label_smoothing), "dpo", "label_smoothing", label_smoothing, "0 <= label_smoothing < 0.5")
+        in_range(
+            beta > 0.0 && beta.is_finite(),
+            "dpo",
+            "beta",
+            beta,
+            "a finite number > 0",
+        )?;
+        in_range(
+            (0.0..0.5).contains(&label_smoothing),
+            "dpo",
+            "label_smoothing",
+            label_smoothing,
+            "0 <= label_smoothing < 0.5",
+        )
     }
 
     fn losses(&self, logps: &CheckedLogps) -> Result<ObjectiveOutput> {
@@ -95,5 +112,90 @@ impl Dpo {
             rewards_chosen: (chosen.detach() * self.beta)?,
             rewards_rejected: (rejected.detach() * self.beta)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_tensor::Device;
+
+    use super::*;
+    use crate::{Error, Objective, PairLogps};
+
+    fn one(value: f64) -> Tensor {
+        Tensor::new(&[value], &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn published_arithmetic_by_hand() {
+        // (-42 + 43.1) - (-57.5 + 55) = 3.6 and -log sigmoid(0.36), rewards 0.11 and -0.25.
+        let logps = PairLogps::new(one(-42.0), one(-57.5)).with_reference(one(-43.1), one(-55.0));
+        let output = Objective::from(Dpo {
+            beta: 0.1,
+            label_smoothing: 0.0,
+        })
+        .pair_losses(&logps)
+        .unwrap();
+        let found =
+            [&output.losses, &output.rewards_chosen, &output.rewards_rejected].map(|t| t.to_vec1::<f64>().unwrap()[0]);
+        for (found, expected) in found.into_iter().zip([(1.0 + (-0.36f64).exp()).ln(), 0.11, -0.25]) {
+            assert!((found - expected).abs() < 1e-14, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn smoothing_is_a_mixture_of_both_labels() {
+        let scores = [-42.0, -57.5, -43.1, -55.0];
+        let loss = |label_smoothing, [a, b, c, d]: [f64; 4]| {
+            let logps = PairLogps::new(one(a), one(b)).with_reference(one(c), one(d));
+            let output = Objective::from(Dpo {
+                beta: 0.1,
+                label_smoothing,
+            })
+            .pair_losses(&logps)
+            .unwrap();
+            output.losses.to_vec1::<f64>().unwrap()[0]
+        };
+        let [a, b, c, d] = scores;
+        let mixture = 0.7 * loss(0.0, scores) + 0.3 * loss(0.0, [b, a, d, c]);
+        assert!((loss(0.3, scores) - mixture).abs() < 1e-14);
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_named() {
+        let mut num_refused = 0;
+        for (beta, label_smoothing, name) in [
+            (0.0, 0.0, "beta"),
+            (-1.0, 0.0, "beta"),
+            (f64::NAN, 0.0, "beta"),
+            (f64::INFINITY, 0.0, "beta"),
+            (0.1, 0.5, "label_smoothing"),
+            (0.1, -0.01, "label_smoothing"),
+            (0.1, f64::NAN, "label_smoothing"),
+        ] {
+            let error = Objective::from(Dpo { beta, label_smoothing }).validate().unwrap_err();
+            assert!(
+                matches!(error, Error::OutOfRange { objective: "dpo", parameter, .. } if parameter == name),
+                "{error}"
+            );
+            num_refused += 1;
+        }
+        assert_eq!(num_refused, 7);
+        let error = Objective::from(Dpo {
+            beta: 0.1,
+            label_smoothing: 0.5,
+        })
+        .validate()
+        .unwrap_err();
+        let expected = "objective.dpo.label_smoothing = 0.5 is out of range; expected 0 <= label_smoothing < 0.5";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn beta_has_no_default() {
+        let error = serde_json::from_str::<Objective>(r#"{ "dpo": {} }"#)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("missing field `beta`"), "{error}");
     }
 }

@@ -5,16 +5,19 @@
 //! Eq. 9 to 11.
 //!
 //! # Formula
-//!     g(x) = x / (e^x - 1)                            decreasing, g(0) = 1
-//!     m    = -2 log pi                                per-image mean squared denoising error
-//!     L    = m_w - beta log s(temperature (g(snr_value m_w) - g(snr_value m_l)))
+//! ```text
+//! g(x) = x / (e^x - 1)                            decreasing, g(0) = 1
+//! m    = -2 log pi                                per-image mean squared denoising error
+//! L    = m_w - beta log s(temperature (g(snr_value m_w) - g(snr_value m_l)))
+//! ```
 //!
 //! # Convention
 //! Scores are minus one half of the per-image mean squared denoising error, as for DPO, with the timestep and the noise
 //! shared by the two images; there is no reference. The formula and the defaults (`beta` 0.1, `snr_value` 0.5, `temperature`
 //! 1000) are those of the authors' code, mapo-t2i/mapo `utils.py`, `compute_loss`: `beta` weighs the margin term, as
-//! `beta_mapo` does there. The paper (v2) weighs it by the inverse of its own beta, and has that beta in place of the
-//! temperature inside the link function, with values from 8 to 1024: a paper's beta b is about `beta = 1/b, temperature = b`.
+//! `beta_mapo` does there. The paper (v2) has one constant b, from 8 to 1024, in both places: it weighs the margin term by
+//! 1/b and puts b inside the link function, in a form that its text leaves open. `beta = 1/b`, `temperature = b` is the
+//! reading that keeps the published gradient proportional to b; no published number was found that would decide it.
 //! Differences from the code: `g` is computed without cancellation near 0 and without overflow.
 //! Rewards are `temperature (g(snr_value m) - 1)`: 0 for a perfect denoiser, negative otherwise, and their margin is the
 //! argument of the sigmoid.
@@ -60,7 +63,11 @@ pub struct MaPo {
 
 impl Default for MaPo {
     fn default() -> Self {
-        Self { beta: 0.1, snr_value: 0.5, temperature: 1000.0 }
+        Self {
+            beta: 0.1,
+            snr_value: 0.5,
+            temperature: 1000.0,
+        }
     }
 }
 
@@ -69,15 +76,40 @@ impl Formula for MaPo {
         name: "mapo",
         title: "Margin-aware Preference Optimization",
         paper: "Hong et al., arXiv:2406.06424",
-        requirements: Requirements { reference: false, rejected: true },
+        requirements: Requirements {
+            reference: false,
+            rejected: true,
+        },
     };
 
     fn validate(&self) -> Result<()> {
-        let Self { beta, snr_value, temperature } = *self;
+        let Self {
+            beta,
+            snr_value,
+            temperature,
+        } = *self;
         let positive = |value: f64| value > 0.0 && value.is_finite();
-        in_range(beta >= 0.0 && beta.is_finite(), "mapo", "beta", beta, "a finite number >= 0")?;
-        in_range(positive(snr_value), "mapo", "snr_value", snr_value, "a finite number > 0")?;
-        in_range(positive(temperature), "mapo", "temperature", temperature, "a finite number > 0")
+        in_range(
+            beta >= 0.0 && beta.is_finite(),
+            "mapo",
+            "beta",
+            beta,
+            "a finite number >= 0",
+        )?;
+        in_range(
+            positive(snr_value),
+            "mapo",
+            "snr_value",
+            snr_value,
+            "a finite number > 0",
+        )?;
+        in_range(
+            positive(temperature),
+            "mapo",
+            "temperature",
+            temperature,
+            "a finite number > 0",
+        )
     }
 
     fn losses(&self, logps: &CheckedLogps) -> Result<ObjectiveOutput> {
@@ -142,4 +174,122 @@ fn link_minus_one(x: &Tensor) -> diptych_tensor::Result<Tensor> {
     let far = (far + x.neg()?.relu()?)?;
 
     Ok(is_small.where_cond(&near, &far)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_tensor::{DType, Device, Var};
+
+    use super::*;
+    use crate::{Error, Objective};
+
+    /// Arguments on both sides of every branch, and their `g(x) - 1` and `g'(x)` from the standard library's `expm1`.
+    fn link_table() -> Vec<(f64, f64, f64)> {
+        let magnitudes = [
+            1e-3, 0.01, 0.05, 0.3, 0.9, 0.999_999, 1.0, 1.000_001, 1.1, 2.0, 7.0, 40.0,
+        ];
+        let both_signs = magnitudes.iter().flat_map(|&x| [x, -x]);
+        both_signs
+            .map(|x: f64| {
+                let expm1 = x.exp_m1();
+                (x, x / expm1 - 1.0, (expm1 - x * x.exp()) / expm1.powi(2))
+            })
+            .collect()
+    }
+
+    fn link_and_slope(x: &[f64], dtype: DType) -> (Vec<f64>, Vec<f64>) {
+        let x = Tensor::new(x, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let x = Var::from_tensor(&x).unwrap();
+        let link = link_minus_one(x.as_tensor()).unwrap();
+        let gradients = link.sum_all().unwrap().backward().unwrap();
+        let host = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
+        (host(&link), host(gradients.get(&x).unwrap()))
+    }
+
+    #[test]
+    fn link_and_its_slope_are_those_of_expm1() {
+        let table = link_table();
+        assert_eq!(table.len(), 24);
+        let x: Vec<f64> = table.iter().map(|row| row.0).collect();
+        for (dtype, bound) in [(DType::F64, 1e-12), (DType::F32, 1e-6)] {
+            let (link, slope) = link_and_slope(&x, dtype);
+            for (i, &(x, expected_link, expected_slope)) in table.iter().enumerate() {
+                // The table itself loses digits to x / expm1(x) - 1 and to its slope where x is small; f32 rounds x.
+                let bound = bound * (1.0 + 1e-3 / x.powi(2)) + if dtype == DType::F32 { 1e-7 * x.abs() } else { 0.0 };
+                assert!(
+                    (link[i] - expected_link).abs() <= bound * expected_link.abs(),
+                    "{dtype:?} g({x}) - 1"
+                );
+                let bound = bound * expected_slope.abs().max(1e-3);
+                assert!(
+                    (slope[i] - expected_slope).abs() <= bound,
+                    "{dtype:?} slope at {x}: {} {expected_slope}",
+                    slope[i]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn link_at_its_removable_singularity_and_far_out() {
+        let (link, slope) = link_and_slope(&[0.0, 1e-30, 1e4, -1e4], DType::F32);
+        assert_eq!(link, [0.0, f64::from(-5e-31f32), -1.0, 9999.0]);
+        assert_eq!(slope, [-0.5, -0.5, 0.0, -1.0]);
+    }
+
+    #[test]
+    fn small_margins_survive_f32() {
+        // Two arguments whose link values differ by 4.7e-8: g itself, near 0.97, has steps of 6e-8 and would round that away.
+        let (chosen, rejected) = (0.05f32, 0.05f32 * (1.0 + 16.0 * f32::EPSILON));
+        let x = Tensor::new(&[chosen, rejected], &Device::Cpu).unwrap();
+        let link = link_minus_one(&x).unwrap().to_vec1::<f32>().unwrap();
+        // Minus the slope of g at 0.05.
+        let expected = (rejected - chosen) * 0.491_667;
+        assert!(
+            ((link[0] - link[1]) / expected - 1.0).abs() < 0.05,
+            "{:e} for {expected:e}",
+            link[0] - link[1]
+        );
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_named() {
+        let good = MaPo::default();
+        assert!(Objective::from(MaPo { beta: 0.0, ..good }).validate().is_ok());
+        let mut num_refused = 0;
+        for (wrong, name) in [
+            (MaPo { beta: -0.1, ..good }, "beta"),
+            (MaPo { beta: f64::NAN, ..good }, "beta"),
+            (MaPo { snr_value: 0.0, ..good }, "snr_value"),
+            (
+                MaPo {
+                    temperature: f64::INFINITY,
+                    ..good
+                },
+                "temperature",
+            ),
+        ] {
+            let error = Objective::from(wrong).validate().unwrap_err();
+            assert!(
+                matches!(error, Error::OutOfRange { objective: "mapo", parameter, .. } if parameter == name),
+                "{error}"
+            );
+            num_refused += 1;
+        }
+        assert_eq!(num_refused, 4);
+    }
+
+    #[test]
+    fn every_parameter_has_the_default_of_the_published_code() {
+        let objective: Objective = serde_json::from_str(r#"{ "mapo": {} }"#).unwrap();
+        assert_eq!(
+            objective,
+            MaPo {
+                beta: 0.1,
+                snr_value: 0.5,
+                temperature: 1000.0
+            }
+            .into()
+        );
+    }
 }

@@ -1,8 +1,8 @@
 //! The closed set of objectives. Adding one is a file here and a line in `objectives!`; the compiler lists the rest.
 
-mod dpo;
-mod mapo;
-mod sft;
+pub mod dpo;
+pub mod mapo;
+pub mod sft;
 
 pub use dpo::Dpo;
 pub use mapo::MaPo;
@@ -49,7 +49,9 @@ trait Formula {
 
     /// Losses of chosen responses alone, `(B,)`.
     fn chosen_losses(&self, _policy_chosen: &Tensor) -> Result<Tensor> {
-        Err(Error::MissingRejected { objective: Self::INFO.name })
+        Err(Error::MissingRejected {
+            objective: Self::INFO.name,
+        })
     }
 }
 
@@ -156,6 +158,21 @@ impl Objective {
 }
 
 /// `Ok` when `holds`, else the range error of a parameter.
-fn in_range(holds: bool, objective: &'static str, parameter: &'static str, found: f64, expected: &'static str) -> Result<()> {
-    if holds { Ok(()) } else { Err(Error::OutOfRange { objective, parameter, found, expected }) }
+fn in_range(
+    holds: bool,
+    objective: &'static str,
+    parameter: &'static str,
+    found: f64,
+    expected: &'static str,
+) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::OutOfRange {
+            objective,
+            parameter,
+            found,
+            expected,
+        })
+    }
 }

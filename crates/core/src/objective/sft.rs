@@ -6,7 +6,9 @@
 //! Diffusion Probabilistic Models", NeurIPS 2020, arXiv:2006.11239, Eq. 14.
 //!
 //! # Formula
-//!     L = -log pi(y_w)
+//! ```text
+//! L = -log pi(y_w)
+//! ```
 //!
 //! # Convention
 //! The loss is minus the score, whatever the score is: summed over tokens for text. For diffusion, pass minus the per-image
@@ -49,7 +51,10 @@ impl Formula for Sft {
         name: "sft",
         title: "Supervised fine-tuning on the chosen responses",
         paper: "baseline of arXiv:2305.18290 (Sec. 6) and arXiv:2311.12908 (Sec. 5); for diffusion Ho et al., NeurIPS 2020, arXiv:2006.11239",
-        requirements: Requirements { reference: false, rejected: false },
+        requirements: Requirements {
+            reference: false,
+            rejected: false,
+        },
     };
 
     fn validate(&self) -> Result<()> {
@@ -67,5 +72,25 @@ impl Formula for Sft {
     fn chosen_losses(&self, policy_chosen: &Tensor) -> Result<Tensor> {
         let negated = || -> diptych_tensor::Result<Tensor> { Ok(policy_chosen.neg()?) };
         Ok(negated()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_tensor::Device;
+
+    use crate::{Objective, PairLogps, Sft};
+
+    #[test]
+    fn on_pairs_only_the_chosen_side_is_learned_and_both_are_reported() {
+        let score = |value: f32| diptych_tensor::Tensor::new(&[value], &Device::Cpu).unwrap();
+        let objective: Objective = serde_json::from_str(r#"{ "sft": {} }"#).unwrap();
+        assert_eq!(objective, Sft {}.into());
+        let output = objective
+            .pair_losses(&PairLogps::new(score(-3.0), score(-2.0)))
+            .unwrap();
+        let found =
+            [output.losses, output.rewards_chosen, output.rewards_rejected].map(|t| t.to_vec1::<f32>().unwrap()[0]);
+        assert_eq!(found, [3.0, -3.0, -2.0]);
     }
 }
