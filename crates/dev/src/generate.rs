@@ -9,7 +9,7 @@ use regex::Regex;
 
 use crate::objective::{self, Objective};
 use crate::repo::Repo;
-use crate::source::is_test_path;
+use crate::source::{is_test_path, module_doc};
 use crate::tidy::Violation;
 
 /// A document, and what it should contain or why that cannot be said.
@@ -91,26 +91,29 @@ fn papers(repo: &Repo) -> String {
         What is implemented, after which paper and equation, where, and what differs.\n\n## Objectives\n"
             .to_owned();
     for objective in objective::all(repo) {
-        let recipes = recipes_with(repo, &format!("[objective.{}]", objective.name));
-        let heading = format!("{}: `{}`", objective.title, objective.name);
-        entry(
-            &mut text,
-            &heading,
-            &objective.path,
-            &objective.paper,
-            &objective.convention,
-            &recipes,
-        );
+        let Objective {
+            name,
+            title,
+            paper,
+            formula,
+            convention,
+            path,
+            ..
+        } = &objective;
+        write!(
+            text,
+            "\n### {title}: `{name}`\n\n{paper}\n\n{formula}\n\n{convention}\n\n"
+        )
+        .expect("writing to a string");
+        text.push_str(&sources(repo, path, &format!("[objective.{name}]")));
     }
     text.push_str("\n## Methods\n");
-    for (path, source) in repo.texts("crates/", ".rs") {
-        let Some(name) = method_name(path) else { continue };
-        let paper = objective::heading(source, "# Paper");
-        if !paper.is_empty() {
-            let recipes = recipes_with(repo, &format!("[method.{name}]"));
-            let convention = objective::heading(source, "# Convention");
-            entry(&mut text, &format!("`{name}`"), path, &paper, &convention, &recipes);
-        }
+    for (name, path, source) in methods(repo) {
+        let description = module_doc(source).join("\n");
+        // What follows is about the code.
+        let description = description.split("Shape letters").next().unwrap_or_default().trim_end();
+        write!(text, "\n### `{name}`\n\n{description}\n\n").expect("writing to a string");
+        text.push_str(&sources(repo, path, &format!("[method.{name}]")));
     }
     text.push_str("\n## Every paper cited in the code\n\n| arXiv | files |\n|---|---|\n");
     for (id, paths) in citations(repo) {
@@ -120,30 +123,31 @@ fn papers(repo: &Repo) -> String {
     text
 }
 
-fn entry(text: &mut String, heading: &str, path: &str, paper: &str, convention: &str, recipes: &[&str]) {
-    write!(text, "\n### {heading}\n\n{paper}\n\n").expect("writing to a string");
-    if !convention.is_empty() {
-        write!(text, "{convention}\n\n").expect("writing to a string");
-    }
-    write!(text, "File: [{path}]({path}).").expect("writing to a string");
-    if !recipes.is_empty() {
-        let links: Vec<String> = recipes.iter().map(|recipe| format!("[{recipe}]({recipe})")).collect();
-        write!(text, " Recipes: {}.", links.join(", ")).expect("writing to a string");
-    }
-    text.push('\n');
-}
-
-/// The recipe's name of the method that a file implements, if it is one.
-fn method_name(path: &str) -> Option<&str> {
-    let (_, rest) = path.split_once("/src/method/")?;
-    let name = rest.strip_suffix(".rs")?.trim_end_matches("/mod");
-    (name != "mod" && !name.contains('/')).then_some(name)
-}
-
-fn recipes_with<'a>(repo: &'a Repo, table: &str) -> Vec<&'a str> {
-    repo.texts("examples/recipes/", ".toml")
+/// The file, and the recipes that have this table.
+fn sources(repo: &Repo, path: &str, table: &str) -> String {
+    let recipes: Vec<String> = repo
+        .texts("examples/recipes/", ".toml")
         .filter(|(_, text)| text.lines().any(|line| line.starts_with(table)))
-        .map(|(path, _)| path)
+        .map(|(recipe, _)| format!("[{recipe}]({recipe})"))
+        .collect();
+    if recipes.is_empty() {
+        format!("File: [{path}]({path}).\n")
+    } else {
+        format!("File: [{path}]({path}). Recipes: {}.\n", recipes.join(", "))
+    }
+}
+
+/// Name, path and source of the methods: files in a modality's `src/method/` that its `config.rs` describes under their name.
+fn methods(repo: &Repo) -> Vec<(&str, &str, &str)> {
+    repo.texts("crates/", ".rs")
+        .filter_map(|(path, source)| {
+            let (modality, file) = path.split_once("/src/method/")?;
+            let name = file.strip_suffix(".rs")?;
+            let config = repo.text(&format!("{modality}/src/method/config.rs"))?;
+            config
+                .contains(&format!("(\"{name}\", \""))
+                .then_some((name, path, source))
+        })
         .collect()
 }
 
@@ -189,7 +193,11 @@ mod tests {
             ("crates/core/src/objective/mod.rs", MOD),
             (
                 "crates/x/src/method/offline_pairs.rs",
-                "//! Pairs.\n//!\n//! # Paper\n//! Wallace, arXiv:2311.12908.\n",
+                "//! Pairs.\n//!\n//! Wallace, arXiv:2311.12908.\n//!\n//! Shape letters: B.\n",
+            ),
+            (
+                "crates/x/src/method/config.rs",
+                "const DESCRIPTIONS: D = [(\"offline_pairs\", \"pairs\")];",
             ),
             (
                 "examples/recipes/a.toml",
@@ -202,9 +210,9 @@ mod tests {
     fn papers_name_file_equation_and_recipe() {
         let papers = papers(&repo(""));
         for part in [
-            "### Direct: `dpo`\n\nSomebody, arXiv:2305.18290, Eq. 7.\n\nSums. Differences: none.",
+            "### Direct: `dpo`\n\nSomebody, arXiv:2305.18290, Eq. 7.\n\n    L = h\n\nSums. Differences: none.",
             "File: [crates/core/src/objective/dpo.rs](crates/core/src/objective/dpo.rs). Recipes: [examples/recipes/a.toml]",
-            "### `offline_pairs`\n\nWallace, arXiv:2311.12908.",
+            "### `offline_pairs`\n\nPairs.\n\nWallace, arXiv:2311.12908.\n\nFile: ",
             "| [2311.12908](https://arxiv.org/abs/2311.12908) | [crates/x/src/method/offline_pairs.rs]",
         ] {
             assert!(papers.contains(part), "{part}\n---\n{papers}");
@@ -229,11 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn methods_have_a_file_or_a_directory() {
-        assert_eq!(method_name("crates/x/src/method/sft.rs"), Some("sft"));
-        assert_eq!(method_name("crates/x/src/method/sft/mod.rs"), Some("sft"));
-        assert_eq!(method_name("crates/x/src/method/mod.rs"), None);
-        assert_eq!(method_name("crates/x/src/method/sft/cache.rs"), None);
-        assert_eq!(method_name("crates/x/src/lib.rs"), None);
+    fn methods_of_this_repository_are_found() {
+        let repo = Repo::open().unwrap();
+        let names: Vec<&str> = methods(&repo).into_iter().map(|(name, _, _)| name).collect();
+        assert!(
+            names.contains(&"offline_pairs") && !names.contains(&"config"),
+            "{names:?}"
+        );
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Objective {
     pub(crate) title: String,
     /// The text under `# Paper`, one line.
     pub(crate) paper: String,
+    /// The lines under `# Formula`, a block of code.
+    pub(crate) formula: String,
     /// The text under `# Convention`, one line.
     pub(crate) convention: String,
     pub(crate) needs_reference: bool,
@@ -34,8 +36,9 @@ pub(crate) fn all(repo: &Repo) -> Vec<Objective> {
             let text = repo.text(&path).unwrap_or_default();
             Objective {
                 title: first_group(text, r#"title:\s*"([^"]+)""#),
-                paper: heading(text, "# Paper"),
-                convention: heading(text, "# Convention"),
+                paper: paragraph(text, "# Paper"),
+                formula: under(text, "# Formula").join("\n"),
+                convention: paragraph(text, "# Convention"),
                 needs_reference: first_group(text, r"reference:\s*(true|false)") == "true",
                 needs_rejected: first_group(text, r"rejected:\s*(true|false)") == "true",
                 name,
@@ -45,17 +48,21 @@ pub(crate) fn all(repo: &Repo) -> Vec<Objective> {
         .collect()
 }
 
-/// The paragraph under a heading of the file's documentation, on one line.
-pub(crate) fn heading(text: &str, heading: &str) -> String {
-    let lines: Vec<&str> = module_doc(text)
+/// What stands under a heading of the file's documentation, on one line.
+fn paragraph(text: &str, heading: &str) -> String {
+    let lines: Vec<&str> = under(text, heading).into_iter().map(str::trim).collect();
+    lines.join(" ")
+}
+
+/// The lines under a heading of the file's documentation that are not blank.
+fn under<'a>(text: &'a str, heading: &str) -> Vec<&'a str> {
+    module_doc(text)
         .into_iter()
         .skip_while(|line| *line != heading)
         .skip(1)
         .take_while(|line| !line.starts_with("# "))
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines.join(" ")
+        .filter(|line| !line.trim().is_empty())
+        .collect()
 }
 
 fn first_group(text: &str, pattern: &str) -> String {
@@ -86,6 +93,7 @@ pub(crate) mod tests {
             path: "crates/core/src/objective/dpo.rs".into(),
             title: "Direct".into(),
             paper: "Somebody, arXiv:2305.18290, Eq. 7.".into(),
+            formula: "    L = h".into(),
             convention: "Sums. Differences: none.".into(),
             needs_reference: true,
             needs_rejected: false,
