@@ -6,7 +6,7 @@ use diptych_tensor::{DType, Result, Tensor, ops};
 
 /// How heads attend.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads {
+pub(crate) struct AttendConfig {
     pub(crate) num_heads: usize,
     pub(crate) mask: ops::AttentionMask,
     /// Attend in f32 when the activations are in half precision.
@@ -14,17 +14,17 @@ pub(crate) struct Heads {
 }
 
 /// Scaled dot-product attention over heads side by side in D: q (B,T,D), k and v (B,S,D) to (B,T,D).
-pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
+pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, config: AttendConfig) -> Result<Tensor> {
     let dtype = q.dtype();
-    let head_dim = q.dim(2)? / heads.num_heads;
-    let config = ops::AttentionConfig {
+    let head_dim = q.dim(2)? / config.num_heads;
+    let scores = ops::AttentionConfig {
         scale: 1.0 / (head_dim as f64).sqrt(),
-        mask: heads.mask,
+        mask: config.mask,
     };
-    if heads.upcast && dtype.size_in_bytes() < 4 {
+    if config.upcast && dtype.size_in_bytes() < 4 {
         let wide = |x: &Tensor| x.to_dtype(DType::F32);
-        let out = ops::attention_packed(&wide(q)?, &wide(k)?, &wide(v)?, heads.num_heads, config)?;
+        let out = ops::attention_packed(&wide(q)?, &wide(k)?, &wide(v)?, config.num_heads, scores)?;
         return Ok(out.to_dtype(dtype)?);
     }
-    ops::attention_packed(q, k, v, heads.num_heads, config)
+    ops::attention_packed(q, k, v, config.num_heads, scores)
 }

@@ -227,7 +227,7 @@ impl<'a> Builder<'a> {
         let start = config.adapter.and_then(|adapter| adapter.modules.get(&self.path));
         let Trainable::Lora(lora) = config.trainable else {
             return start
-                .map(|start| self.attach(start.down.clone(), start.up.clone(), start.scale, (down, up)))
+                .map(|start| self.attach(&start.down, &start.up, start.scale, (down, up)))
                 .transpose();
         };
         let is_target = self
@@ -246,8 +246,7 @@ impl<'a> Builder<'a> {
                 let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
                 self.check_shape("A", &start.down, &a)?;
                 self.check_shape("B", &start.up, &b)?;
-                self.attach(start.down.clone(), start.up.clone(), lora.scale(), (down, up))
-                    .map(Some)
+                self.attach(&start.down, &start.up, lora.scale(), (down, up)).map(Some)
             }
             (true, None, None) => {
                 let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
@@ -260,24 +259,24 @@ impl<'a> Builder<'a> {
                 let name = join(&self.path, "lora_A.weight");
                 let a = init.tensor(&a, self.master_dtype(), &config.device, (config.seed, &name))?;
                 let b = Init::Zeros.tensor(&b, self.master_dtype(), &config.device, (config.seed, ""))?;
-                self.attach(a, b, lora.scale(), (down, up)).map(Some)
+                self.attach(&a, &b, lora.scale(), (down, up)).map(Some)
             }
         }
     }
 
     /// Puts `A` and `B` on this layer: trained or frozen.
-    fn attach(&self, a: Tensor, b: Tensor, scale: f64, (down, up): (&[usize], &[usize])) -> Result<Lora> {
+    fn attach(&self, a: &Tensor, b: &Tensor, scale: f64, (down, up): (&[usize], &[usize])) -> Result<Lora> {
         let config = &self.shared.config;
         let rank = a.dims().first().copied().unwrap_or(0);
-        self.check_shape("A", &a, &with_rank(down, 0, rank))?;
-        self.check_shape("B", &b, &with_rank(up, 1, rank))?;
+        self.check_shape("A", a, &with_rank(down, 0, rank))?;
+        self.check_shape("B", b, &with_rank(up, 1, rank))?;
         self.shared.state.borrow_mut().adapted.insert(self.path.clone());
         let trainable = matches!(config.trainable, Trainable::Lora(_));
         let dtype = if trainable { self.master_dtype() } else { config.dtype };
         let place = |tensor: &Tensor| -> diptych_tensor::Result<Tensor> {
             Ok(tensor.to_dtype(dtype)?.to_device(&config.device)?.contiguous()?)
         };
-        let (mut a, mut b) = (place(&a)?, place(&b)?);
+        let (mut a, mut b) = (place(a)?, place(b)?);
         if trainable {
             a = self.insert(&join(&self.path, "lora_A.weight"), &a)?;
             b = self.insert(&join(&self.path, "lora_B.weight"), &b)?;
@@ -305,14 +304,18 @@ impl<'a> Builder<'a> {
                 nearest: nearest(target, names),
             });
         }
-        if let Some(adapter) = self.shared.config.adapter {
-            if let Some(module) = adapter.modules.keys().find(|module| !state.adapted.contains(*module)) {
-                let nearest = nearest(module, state.layers.iter().map(String::as_str));
-                return Err(Error::UnknownModule {
-                    module: module.clone(),
-                    nearest,
-                });
-            }
+        let mut attached = self
+            .shared
+            .config
+            .adapter
+            .into_iter()
+            .flat_map(|adapter| adapter.modules.keys());
+        if let Some(module) = attached.find(|module| !state.adapted.contains(*module)) {
+            let nearest = nearest(module, state.layers.iter().map(String::as_str));
+            return Err(Error::UnknownModule {
+                module: module.clone(),
+                nearest,
+            });
         }
         if let Some(weights) = self.shared.config.weights {
             let unused = |name: &&str| {

@@ -50,7 +50,9 @@ impl Init {
             Self::Normal { std } => {
                 let mut rng = random::generator(seed, random::Stream::Init, name_tag(name), 0);
                 let mut values = random::normal_vec(&mut rng, len);
-                values.iter_mut().for_each(|value| *value *= std as f32);
+                for value in &mut values {
+                    *value *= std as f32;
+                }
                 values
             }
         };

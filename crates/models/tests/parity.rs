@@ -59,7 +59,7 @@ fn check_norms(gradients: &Gradients, params: &Params, vectors: &Weights) {
     }
 }
 
-fn unet<'a>(name: &str, builder: &Builder<'a>) -> UNet2DConditionModel {
+fn unet(name: &str, builder: &Builder<'_>) -> UNet2DConditionModel {
     let config = UNet2DConditionConfig::from_file(golden(name).join("config.json")).unwrap();
     UNet2DConditionModel::load(builder, &config).unwrap()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::LoraAdapter;
+use super::{LoraAdapter, short_name};
 use crate::{Error, LoraInit, Result, Targets};
 
 /// What an adapter's configuration says about the factor of each layer.
@@ -23,45 +23,8 @@ pub(super) struct Scales {
 impl Scales {
     /// Reads PEFT's configuration, refusing kinds of adapters that are not implemented. `file` is for messages.
     pub(super) fn from_json(config: &Map<String, Value>, file: &Path) -> Result<Self> {
-        let error = |key: &str, expected: &str| Error::Config {
-            file: file.to_owned(),
-            key: key.to_owned(),
-            found: config.get(key).map_or_else(|| "missing".to_owned(), Value::to_string),
-            expected: expected.to_owned(),
-        };
-        let is_off = |value: &Value| match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Object(map) => map.is_empty(),
-            Value::Array(list) => list.is_empty(),
-            _ => false,
-        };
-        // Each of these changes what the adapter computes.
-        let variants = [
-            "use_dora",
-            "fan_in_fan_out",
-            "lora_bias",
-            "modules_to_save",
-            "layer_replication",
-            "use_qalora",
-        ];
-        let more = [
-            "trainable_token_indices",
-            "use_bdlora",
-            "arrow_config",
-            "alora_invocation_tokens",
-            "target_parameters",
-        ];
-        for key in variants.into_iter().chain(more) {
-            if !config.get(key).is_none_or(is_off) {
-                return Err(error(key, "nothing: this kind of adapter is not implemented"));
-            }
-        }
-        if !matches!(config.get("peft_type").and_then(Value::as_str), None | Some("LORA")) {
-            return Err(error("peft_type", "\"LORA\""));
-        }
-        if !matches!(config.get("bias").and_then(Value::as_str), None | Some("none")) {
-            return Err(error("bias", "\"none\""));
-        }
+        refuse_variants(config, file)?;
+        let error = |key: &str, expected: &str| wrong(config, file, key, expected);
         let alpha = config
             .get("lora_alpha")
             .and_then(Value::as_f64)
@@ -107,7 +70,7 @@ impl Scales {
     /// The factor of a layer.
     pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
         // PEFT matches the names of the network in memory, where the text encoder's may lack a prefix.
-        let short = module.strip_prefix("text_model.").unwrap_or(module);
+        let short = short_name(module);
         let pattern = |(regex, _): &&(Regex, f64)| regex.is_match(module) || regex.is_match(short);
         let alpha = self
             .alpha_pattern
@@ -116,6 +79,56 @@ impl Scales {
             .map_or(self.alpha, |(_, alpha)| *alpha);
         let rank = rank as f64;
         alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+    }
+}
+
+/// Refuses every setting that changes what the adapter computes in a way that is not implemented.
+fn refuse_variants(config: &Map<String, Value>, file: &Path) -> Result<()> {
+    let is_off = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    };
+    let variants = [
+        "use_dora",
+        "fan_in_fan_out",
+        "lora_bias",
+        "modules_to_save",
+        "layer_replication",
+        "use_qalora",
+    ];
+    let more = [
+        "trainable_token_indices",
+        "use_bdlora",
+        "arrow_config",
+        "alora_invocation_tokens",
+        "target_parameters",
+    ];
+    for key in variants.into_iter().chain(more) {
+        if !config.get(key).is_none_or(is_off) {
+            return Err(wrong(
+                config,
+                file,
+                key,
+                "nothing: this kind of adapter is not implemented",
+            ));
+        }
+    }
+    for (key, only) in [("peft_type", "LORA"), ("bias", "none")] {
+        if config.get(key).is_some_and(|value| !value.is_null() && value != only) {
+            return Err(wrong(config, file, key, &format!("\"{only}\"")));
+        }
+    }
+    Ok(())
+}
+
+fn wrong(config: &Map<String, Value>, file: &Path, key: &str, expected: &str) -> Error {
+    Error::Config {
+        file: file.to_owned(),
+        key: key.to_owned(),
+        found: config.get(key).map_or_else(|| "missing".to_owned(), Value::to_string),
+        expected: expected.to_owned(),
     }
 }
 
@@ -161,11 +174,6 @@ pub(super) fn to_json(adapter: &LoraAdapter) -> Map<String, Value> {
         ("use_rslora", json!(false)),
     ];
     fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
-}
-
-/// The name that a suffix match finds whether or not the text encoder has its prefix.
-fn short_name(module: &str) -> &str {
-    module.strip_prefix("text_model.").unwrap_or(module)
 }
 
 /// Whole numbers without a decimal point, as PEFT writes them.

@@ -120,6 +120,9 @@ impl LoraAdapter {
     /// Writes a PEFT directory: `adapter_config.json` and `adapter_model.safetensors`. `base_model` is the name or path of the network
     /// it was trained on, for PEFT's record.
     ///
+    /// The text encoder's layers get the names they have since transformers 5; for transformers 4 use [`save_diffusers`], whose file
+    /// both read.
+    ///
     /// # Errors
     /// When the directory cannot be written.
     pub fn save_peft(&self, dir: impl AsRef<Path>, base_model: Option<&str>) -> Result<()> {
@@ -210,6 +213,11 @@ fn with_text_prefix(module: &str) -> String {
     } else {
         module.to_owned()
     }
+}
+
+/// The layer's name as transformers 5 has it, without the text encoder's prefix. It is also a suffix of the older name.
+fn short_name(module: &str) -> &str {
+    module.strip_prefix("text_model.").unwrap_or(module)
 }
 
 /// A tensor of an adapter file, in f32.

@@ -8,7 +8,7 @@ use diptych_tensor::{Weights, files, save_tensors};
 use serde_json::{Value, json};
 
 use super::metadata::{Scales, to_json};
-use super::{Halves, LoraAdapter, read};
+use super::{Halves, LoraAdapter, read, short_name};
 use crate::config_json::read_json;
 use crate::{Error, Result};
 
@@ -65,6 +65,7 @@ pub(super) fn save(adapter: &LoraAdapter, dir: &Path, base_model: Option<&str>) 
     config.insert("task_type".into(), Value::Null);
     let mut tensors = BTreeMap::new();
     for (name, module) in &adapter.modules {
+        let name = short_name(name);
         tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), module.down.clone());
         tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), module.up.clone());
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Marks the last symbol of a word.
 pub(super) const END_OF_WORD: &str = "</w>";
 
-/// The 256 printable characters that stand for bytes, in the order of OpenAI's `bytes_to_unicode`: the printable bytes first, then
+/// The 256 printable characters that stand for bytes, in the order of `OpenAI`'s `bytes_to_unicode`: the printable bytes first, then
 /// the others, which are moved up past 255.
 pub(super) fn byte_characters() -> Vec<char> {
     let printable = |byte: &u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);

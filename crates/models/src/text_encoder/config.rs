@@ -10,7 +10,7 @@ use crate::config_json::{ConfigFile, read_json};
 /// Activation of the feed-forward layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TextActivation {
-    /// `x * sigmoid(1.702 x)`, OpenAI's.
+    /// `x * sigmoid(1.702 x)`, `OpenAI`'s.
     QuickGelu,
     /// The exact GELU, with the error function.
     Gelu,
@@ -128,7 +128,7 @@ impl ClipTextConfig {
             bos_token_id: file.token("bos_token_id", 49406)?,
             pad_token_id: file.token("pad_token_id", 1)?,
         };
-        if config.hidden_size % config.num_attention_heads != 0 {
+        if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
             return Err(file.error(
                 "num_attention_heads",
                 format!("a divisor of the width {}", config.hidden_size),

@@ -6,6 +6,7 @@ mod bpe;
 mod config;
 mod model;
 mod tokenizer;
+mod tokenizer_files;
 
 pub use self::config::{ClipTextConfig, TextActivation};
 pub use self::model::{ClipTextModel, ClipTextOutput};

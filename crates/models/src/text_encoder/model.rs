@@ -7,7 +7,7 @@ use std::sync::Arc;
 use diptych_tensor::{DType, Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::{ClipTextConfig, TextActivation};
-use crate::attention::{Heads, attend};
+use crate::attention::{AttendConfig, attend};
 use crate::layers::{LayerNorm, Linear, LinearConfig};
 use crate::{AdapterSwitch, Builder, Error, Init, Result};
 
@@ -25,7 +25,7 @@ pub struct ClipTextOutput {
 pub struct ClipTextModel {
     token_embedding: Tensor,
     position_embedding: Tensor,
-    layers: Vec<Arc<Layer>>,
+    layers: Vec<Arc<EncoderLayer>>,
     final_layer_norm: LayerNorm,
     config: ClipTextConfig,
     dtype: DType,
@@ -66,7 +66,7 @@ impl ClipTextModel {
             root.child(format!("embeddings.{name}"))
                 .get("weight", &[len, width], init)
         };
-        let layer = |i| Layer::load(&root.child(format!("encoder.layers.{i}")), config).map(Arc::new);
+        let layer = |i| EncoderLayer::load(&root.child(format!("encoder.layers.{i}")), config).map(Arc::new);
         Ok(Self {
             token_embedding: table("token_embedding", config.vocab_size)?,
             position_embedding: table("position_embedding", config.max_position_embeddings)?,
@@ -136,7 +136,7 @@ impl ClipTextModel {
         })
     }
 
-    fn run_layer(&self, layer: &Arc<Layer>, x: &Tensor) -> TensorResult<Tensor> {
+    fn run_layer(&self, layer: &Arc<EncoderLayer>, x: &Tensor) -> TensorResult<Tensor> {
         if !self.gradient_checkpointing {
             return layer.forward(x);
         }
@@ -163,7 +163,7 @@ impl ClipTextModel {
 
 /// One layer: causal attention and a feed-forward layer, each on a normed input.
 #[derive(Debug)]
-struct Layer {
+struct EncoderLayer {
     layer_norm1: LayerNorm,
     q_proj: Linear,
     k_proj: Linear,
@@ -172,11 +172,11 @@ struct Layer {
     layer_norm2: LayerNorm,
     fc1: Linear,
     fc2: Linear,
-    heads: Heads,
+    heads: AttendConfig,
     activation: TextActivation,
 }
 
-impl Layer {
+impl EncoderLayer {
     fn load(builder: &Builder<'_>, config: &ClipTextConfig) -> Result<Self> {
         let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         // transformers' `CLIPPreTrainedModel._init_weights`.
@@ -198,7 +198,7 @@ impl Layer {
             layer_norm2: LayerNorm::load(&builder.child("layer_norm2"), width, eps)?,
             fc1: linear("mlp.fc1", (width, inner), fc_std)?,
             fc2: linear("mlp.fc2", (inner, width), in_std)?,
-            heads: Heads {
+            heads: AttendConfig {
                 num_heads: config.num_attention_heads,
                 mask: ops::AttentionMask::Causal,
                 upcast: false,

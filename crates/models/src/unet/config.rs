@@ -27,6 +27,7 @@ pub enum UpBlockType {
 
 /// Configuration of a `UNet2DConditionModel`. Values for each level are listed from the finest to the coarsest.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of the file")]
 pub struct UNet2DConditionConfig {
     /// Height and width of the latents that the network was trained on.
     pub sample_size: Option<[usize; 2]>,
@@ -188,9 +189,8 @@ impl UNet2DConditionConfig {
         file.only("time_embedding_type", &[json!("positional")])?;
         file.only("resnet_time_scale_shift", &[json!("default")])?;
         file.only("attention_type", &[json!("default")])?;
-        for key in ["dropout", "resnet_out_scale_factor"] {
-            file.only(key, &[json!(if key == "dropout" { 0 } else { 1 })])?;
-        }
+        file.only("dropout", &[json!(0)])?;
+        file.only("resnet_out_scale_factor", &[json!(1)])?;
         let off = [
             "only_cross_attention",
             "dual_cross_attention",
@@ -240,10 +240,10 @@ impl UNet2DConditionConfig {
             }
         }
         for (&channels, &heads) in self.block_out_channels.iter().zip(&self.attention_head_dim) {
-            if channels % self.norm_num_groups != 0 {
+            if !channels.is_multiple_of(self.norm_num_groups) {
                 return Err(file.error("norm_num_groups", format!("a divisor of {channels} channels")));
             }
-            if channels % heads != 0 {
+            if !channels.is_multiple_of(heads) {
                 return Err(file.error(
                     "attention_head_dim",
                     format!("a divisor of {channels} channels (a number of heads)"),
@@ -257,7 +257,7 @@ impl UNet2DConditionConfig {
             ("conv_in_kernel", self.conv_in_kernel),
             ("conv_out_kernel", self.conv_out_kernel),
         ] {
-            if kernel % 2 == 0 {
+            if kernel.is_multiple_of(2) {
                 return Err(file.error(key, "an odd number"));
             }
         }

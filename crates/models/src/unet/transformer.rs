@@ -4,7 +4,7 @@
 
 use diptych_tensor::{Result as TensorResult, Tensor, ops};
 
-use crate::attention::{Heads, attend};
+use crate::attention::{AttendConfig, attend};
 use crate::layers::{Conv2d, Conv2dConfig, GroupNorm, LayerNorm, Linear, LinearConfig};
 use crate::{Builder, Result};
 
@@ -141,7 +141,7 @@ struct Attention {
     to_k: Linear,
     to_v: Linear,
     to_out: Linear,
-    heads: Heads,
+    heads: AttendConfig,
 }
 
 impl Attention {
@@ -153,7 +153,7 @@ impl Attention {
             to_k: input("to_k", context_dim)?,
             to_v: input("to_v", context_dim)?,
             to_out: Linear::load(&builder.child("to_out.0"), LinearConfig::new(dim, dim))?,
-            heads: Heads {
+            heads: AttendConfig {
                 num_heads: config.num_heads,
                 mask: ops::AttentionMask::None,
                 upcast: config.upcast_attention,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use diptych_tensor::{Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::AutoencoderKlConfig;
-use crate::attention::{Heads, attend};
+use crate::attention::{AttendConfig, attend};
 use crate::layers::{Conv2d, Conv2dConfig, GroupNorm, Linear, LinearConfig};
 use crate::resnet::{Downsample2D, ResnetBlock2D, ResnetConfig, Upsample2D};
 use crate::{Builder, Result};
@@ -226,7 +226,7 @@ impl Attention {
             self.to_k.forward(&x_btc)?,
             self.to_v.forward(&x_btc)?,
         );
-        let heads = Heads {
+        let heads = AttendConfig {
             num_heads: 1,
             mask: ops::AttentionMask::None,
             upcast: true,

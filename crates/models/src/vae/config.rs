@@ -9,6 +9,7 @@ use crate::config_json::{ConfigFile, read_json};
 
 /// Configuration of an `AutoencoderKL`.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of the file")]
 pub struct AutoencoderKlConfig {
     /// Channels of the image.
     pub in_channels: usize,
@@ -89,7 +90,7 @@ impl AutoencoderKlConfig {
         if let Some(channels) = config
             .block_out_channels
             .iter()
-            .find(|&channels| channels % config.norm_num_groups != 0)
+            .find(|&channels| !channels.is_multiple_of(config.norm_num_groups))
         {
             return Err(file.error("norm_num_groups", format!("a divisor of {channels} channels")));
         }

@@ -73,7 +73,8 @@ impl AutoencoderKl {
     pub fn encode(&self, image: &Tensor) -> Result<Posterior> {
         let (channels, factor) = (self.config.in_channels, self.downscale());
         match *image.dims() {
-            [_, c, y, x] if c == channels && y > 0 && x > 0 && y % factor == 0 && x % factor == 0 => {}
+            [_, c, y, x] if c == channels && y > 0 && x > 0 && y.is_multiple_of(factor) && x.is_multiple_of(factor) => {
+            }
             _ => {
                 let expected = format!("(B, {channels}, Y, X) with Y and X multiples of {factor}");
                 return Err(Error::Shape {
