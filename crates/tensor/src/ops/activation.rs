@@ -122,12 +122,13 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     elementwise::<Gelu>(x, gelu_composed)
 }
 
-/// [`gelu`] in candle's primitives.
+/// [`gelu`] in candle's primitives (the derivative of candle's own `gelu_erf` is exact to seven digits only).
 ///
 /// # Errors
 /// Those of candle.
 pub fn gelu_composed(x: &Tensor) -> Result<Tensor> {
-    Ok(x.gelu_erf()?)
+    let erf = (x * std::f64::consts::FRAC_1_SQRT_2)?.erf()?;
+    Ok((x * 0.5)?.mul(&(erf + 1.0)?)?)
 }
 
 /// GELU with the tanh approximation (`gelu_pytorch_tanh`). Any shape.

@@ -57,12 +57,11 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
             return Ok(conv2d(&widen(x)?, &widen(weight)?, bias.as_ref(), config)?.to_dtype(dtype)?);
         }
         Path::Fused => None,
-        Path::Composed => Some(conv2d_composed(
-            &x.detach(),
-            &weight.detach(),
-            bias.map(Tensor::detach).as_ref(),
-            config,
-        )?),
+        Path::Composed => {
+            let (x, weight) = (x.detach().contiguous()?, weight.detach().contiguous()?);
+            let y = x.conv2d(&weight, config.padding, config.stride, 1, 1)?;
+            Some(with_bias(y, bias.map(Tensor::detach).as_ref())?)
+        }
     };
     let op = Conv2d {
         geometry,
@@ -82,12 +81,24 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2d
 /// As [`conv2d`].
 pub fn conv2d_composed(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let geometry = Geometry::of(x, weight, bias, config)?;
-    let y = x
-        .contiguous()?
-        .conv2d(&weight.contiguous()?, config.padding, config.stride, 1, 1)?;
+    // Padded and cropped to what the windows reach: candle's backward pass fails where rows and columns are left over.
+    let Conv2dConfig { stride, padding } = config;
+    let reached = |out_len: usize, k: usize| (out_len - 1) * stride + k;
+    let (height, width) = (
+        reached(geometry.out_height, geometry.ky),
+        reached(geometry.out_width, geometry.kx),
+    );
+    let padded = x
+        .pad_with_zeros(2, padding, padding)?
+        .pad_with_zeros(3, padding, padding)?;
+    let cropped = padded.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?;
+    with_bias(cropped.conv2d(&weight.contiguous()?, 0, stride, 1, 1)?, bias)
+}
+
+fn with_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     Ok(match bias {
         None => y,
-        Some(bias) => y.broadcast_add(&bias.reshape((1, geometry.outputs, 1, 1))?)?,
+        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?,
     })
 }
 
@@ -294,5 +305,52 @@ impl CustomOp3 for Conv2d {
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let [dx, dw, db] = self.gradients(x, weight, Some(bias), grad)?;
         Ok((dx, dw, db))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// The gradients of devices without a kernel of ours are plain tensor operations: they are compared here, on the CPU.
+    #[test]
+    fn gradients_of_other_devices_equal_the_kernels() {
+        let table = [
+            ([2, 3, 5, 6], [4, 3, 3, 3], 1, 1),
+            ([1, 2, 8, 9], [3, 2, 3, 3], 2, 0),
+            ([1, 2, 7, 7], [3, 2, 3, 3], 2, 1),
+            ([1, 2, 9, 9], [2, 2, 4, 3], 3, 2),
+            ([2, 3, 4, 4], [2, 3, 1, 1], 1, 0),
+        ];
+        let ramp = |shape: &[usize]| {
+            let data = (0..shape.iter().product())
+                .map(|i: usize| (i as f64 * 0.37).sin())
+                .collect::<Vec<_>>();
+            Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+        };
+        for (x, weight, stride, padding) in table {
+            let config = Conv2dConfig { stride, padding };
+            let (x, weight) = (ramp(&x), ramp(&weight));
+            let geometry = Geometry::of(&x, &weight, None, config).unwrap();
+            let grad = ramp(geometry.output_shape().dims());
+            let op = Conv2d {
+                geometry,
+                config,
+                precomputed: Mutex::new(None),
+            };
+            let operands = [&x, &weight, &grad].map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap());
+            let dx = kernel::backward_input(&geometry, &operands[1], &operands[2]);
+            let dw = kernel::backward_weight(&geometry, &operands[0], &operands[2]);
+            for (found, expected) in [(op.composed_dx(&weight, &grad), dx), (op.composed_dw(&x, &grad), dw)] {
+                let found = found.unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                assert_eq!(found.len(), expected.len());
+                assert!(
+                    found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12),
+                    "{geometry:?}"
+                );
+            }
+        }
     }
 }

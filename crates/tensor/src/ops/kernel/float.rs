@@ -110,7 +110,10 @@ impl Float for f32 {
         q = q * s + 0.110_985_051_782_853_62;
         q = q * s + 0.497_469_251_100_675_38;
         q = q * s + 1.0;
-        x * p / q
+        // One unit beyond one would be a visible error of x (1 + erf) at a large negative x.
+        let y = x * p / q;
+        let y = if y > 1.0 { 1.0 } else { y };
+        if y < -1.0 { -1.0 } else { y }
     }
 
     scratch!(f32);
