@@ -8,7 +8,7 @@ use diptych_tensor::{DType, Device, Params, Tensor, Weights};
 
 use crate::adapter::{AdapterSwitch, LoraConfig, LoraInit, Matcher};
 use crate::layers::Lora;
-use crate::lora::LoraAdapter;
+use crate::lora::{LoraAdapter, LoraModule};
 use crate::nearest::nearest;
 use crate::{Error, Init, Result};
 
@@ -243,9 +243,7 @@ impl<'a> Builder<'a> {
                 module: self.path.clone(),
             }),
             (true, _, Some(start)) => {
-                let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
-                self.check_shape("A", &start.down, &a)?;
-                self.check_shape("B", &start.up, &b)?;
+                self.check_start(start, lora, (down, up))?;
                 self.attach(&start.down, &start.up, lora.scale(), (down, up)).map(Some)
             }
             (true, None, None) => {
@@ -262,6 +260,21 @@ impl<'a> Builder<'a> {
                 self.attach(&a, &b, lora.scale(), (down, up)).map(Some)
             }
         }
+    }
+
+    /// Checks that the adapter to start from has the rank and the strength that training goes on with.
+    fn check_start(&self, start: &LoraModule, lora: &LoraConfig, (down, up): (&[usize], &[usize])) -> Result<()> {
+        self.check_shape("A", &start.down, &with_rank(down, 0, lora.rank))?;
+        self.check_shape("B", &start.up, &with_rank(up, 1, lora.rank))?;
+        if (start.scale - lora.scale()).abs() > 1e-6 * lora.scale() {
+            let found = format!("{}, but {} in the adapter to start from", lora.alpha, start.alpha());
+            return Err(Error::AdapterSetting {
+                key: "alpha",
+                found,
+                expected: "the same value",
+            });
+        }
+        Ok(())
     }
 
     /// Puts `A` and `B` on this layer: trained or frozen.
@@ -356,8 +369,9 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// `tensors` without `prefix` before their names, such as a snapshot of the parameters of one of several networks.
-pub(crate) fn without_prefix(tensors: BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
+/// The tensors whose names begin with `prefix`, without it: one network's part of a snapshot of parameters that are trained together
+/// (see [`BuilderConfig::params_prefix`]), under the names that its weight file has.
+pub fn without_prefix(tensors: BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
     tensors
         .into_iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor)))

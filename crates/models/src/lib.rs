@@ -29,6 +29,6 @@ pub mod unet;
 pub mod vae;
 
 pub use adapter::{AdapterConfig, AdapterSwitch, FullConfig, LoraConfig, LoraInit, SwitchGuard, Targets};
-pub use builder::{Builder, BuilderConfig, Trainable};
+pub use builder::{Builder, BuilderConfig, Trainable, without_prefix};
 pub use error::{Error, Result};
 pub use init::Init;

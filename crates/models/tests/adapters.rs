@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use diptych_models::lora::{LoraAdapter, merge, save_diffusers, save_kohya};
+use diptych_models::lora::{LoraAdapter, LoraModule, merge, save_diffusers, save_kohya};
 use diptych_models::unet::UNet2DConditionModel;
 use diptych_models::{BuilderConfig, Error, LoraConfig, LoraInit, Targets, Trainable};
 use diptych_tensor::{DType, Tensor, Weights, save_tensors};
@@ -355,6 +355,28 @@ fn an_adapter_must_have_what_is_trained() {
         ..BuilderConfig::new(None)
     };
     assert!(matches!(build(config), Err(Error::MissingModule { .. })));
+    let mut adapter = LoraAdapter::default();
+    let (down, up) = (randn(1, &[8, 8], DType::F32), randn(2, &[8, 8], DType::F32));
+    let name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+    adapter.modules.insert(name.into(), LoraModule { down, up, scale: 2.0 });
+    for (alpha, fits) in [(16.0, true), (8.0, false)] {
+        let targets = suffixes(&[name]);
+        let lora = LoraConfig {
+            rank: 8,
+            alpha,
+            targets,
+            ..Default::default()
+        };
+        let trainable = Trainable::Lora(&lora);
+        match build(BuilderConfig {
+            adapter: Some(&adapter),
+            trainable,
+            ..BuilderConfig::new(None)
+        }) {
+            Ok(()) => assert!(fits),
+            Err(error) => assert!(!fits && error.to_string().contains("but 16 in the adapter"), "{error}"),
+        }
+    }
     let none = LoraConfig {
         rank: 0,
         ..Default::default()

@@ -223,3 +223,43 @@ fn adapters_off_is_the_network_without_them() {
     assert_eq!(values(&output), expected);
     assert!(!output.track_op(), "the reference pass keeps a graph");
 }
+
+/// In half precision the frozen network is half, the adapters are f32 masters, and both outputs and gradients stay near those of f32.
+#[test]
+fn half_precision_is_near() {
+    let lora = LoraConfig {
+        rank: 2,
+        ..Default::default()
+    };
+    let (sample, timesteps, text) = unet_inputs(DType::F32);
+    let run = |dtype| {
+        let config = BuilderConfig {
+            dtype,
+            trainable: Trainable::Lora(&lora),
+            ..BuilderConfig::new(None)
+        };
+        let (unet, params) = tiny_unet(config);
+        shake(&params, 50);
+        let cast = |x: &Tensor| x.to_dtype(dtype).unwrap();
+        let output = unet.forward(&cast(&sample), &timesteps, &cast(&text)).unwrap();
+        assert_eq!(output.dtype(), dtype);
+        let loss = output.to_dtype(DType::F32).unwrap().sqr().unwrap().sum_all().unwrap();
+        (output, backward(&loss, &params).unwrap())
+    };
+    let (output, gradients) = run(DType::F32);
+    for (dtype, tolerance, alignment) in [(DType::BF16, 0.05, 0.98), (DType::F16, 0.01, 0.999)] {
+        let (half, half_gradients) = run(dtype);
+        let error = relative_error(&half, &output);
+        assert!(error < tolerance && error > 0.0, "{dtype:?}: {error}");
+        let flat = |gradients: &Gradients| gradients.iter().flat_map(|(_, g)| values(g)).collect::<Vec<f64>>();
+        assert!(
+            half_gradients
+                .iter()
+                .all(|(_, gradient)| gradient.dtype() == DType::F32)
+        );
+        let (a, b) = (flat(&gradients), flat(&half_gradients));
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+        assert!(cosine > alignment, "{dtype:?}: {cosine}");
+    }
+}
