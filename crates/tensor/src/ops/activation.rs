@@ -3,7 +3,7 @@
 //!     silu(x)       = x s(x)                                            Elfwing et al., arXiv:1702.03118
 //!     gelu(x)       = x Phi(x) = x (1 + erf(x / sqrt 2)) / 2            Hendrycks & Gimpel, arXiv:1606.08415
 //!     gelu_tanh(x)  = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
-//!     quick_gelu(x) = x s(1.702 x)                                      OpenAI's CLIP
+//!     quick_gelu(x) = x s(1.702 x)                                      the CLIP networks
 //!     geglu(h, g)   = h gelu(g)                                         Shazeer, arXiv:2002.05202
 //!
 //! `s` is the logistic sigmoid.
@@ -12,9 +12,10 @@ use std::marker::PhantomData;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::kernel::{CHUNK, Float, Operand, Path, chunked, from_parts, on_float, output, path, shape_error, wide};
+use super::kernel::{
+    Float, Operand, Path, chunked, chunked_rows, from_parts, on_float, output, path, shape_error, wide,
+};
 use crate::Result;
 
 /// An activation: its value and its derivative at a point.
@@ -149,7 +150,7 @@ pub fn gelu_tanh_composed(x: &Tensor) -> Result<Tensor> {
     Ok((x * 0.5)?.mul(&(tanh + 1.0)?)?)
 }
 
-/// GELU with a sigmoid, as in OpenAI's CLIP. Any shape.
+/// GELU with a sigmoid, as in the CLIP networks. Any shape.
 ///
 /// # Errors
 /// Those of candle.
@@ -278,14 +279,11 @@ impl CustomOp1 for Geglu {
         on_float!(storage.dtype(), "geglu", T => {
             let x = from_parts::<T>(storage, layout)?;
             let mut y: Vec<T> = vec![0.0; x.len() / 2];
-            if width > 0 {
-                let rows = (CHUNK / width).max(1);
-                y.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width * 2)).for_each(|(y, x)| {
-                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(2 * width)) {
-                        gated(x, y);
-                    }
-                });
-            }
+            chunked_rows(&mut y, width, |first, rows| {
+                for (i, y) in rows.chunks_exact_mut(width).enumerate() {
+                    gated(&x[(first + i) * 2 * width..][..2 * width], y);
+                }
+            });
             Ok(output(y, dims))
         })
     }
@@ -300,16 +298,12 @@ impl CustomOp1 for Geglu {
         on_float!(x.dtype(), "geglu", T => {
             let (x_values, dy) = (x_operand.slice::<T>()?, grad_operand.slice::<T>()?);
             let mut dx: Vec<T> = vec![0.0; x_values.len()];
-            if width > 0 {
-                let rows = (CHUNK / width).max(1);
-                let pieces = dx.par_chunks_mut(rows * width * 2).zip(x_values.par_chunks(rows * width * 2));
-                pieces.zip(dy.par_chunks(rows * width)).for_each(|((dx, x), dy)| {
-                    let rows = dx.chunks_exact_mut(2 * width).zip(x.chunks_exact(2 * width));
-                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(width)) {
-                        gated_slopes(x, dy, dx);
-                    }
-                });
-            }
+            chunked_rows(&mut dx, 2 * width, |first, rows| {
+                for (i, dx) in rows.chunks_exact_mut(2 * width).enumerate() {
+                    let row = first + i;
+                    gated_slopes(&x_values[row * 2 * width..][..2 * width], &dy[row * width..][..width], dx);
+                }
+            });
             Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
         })
     }

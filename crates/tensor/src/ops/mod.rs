@@ -21,6 +21,11 @@
 //! | [`softmax`](mod@softmax) | [`softmax`](softmax()), [`log_sigmoid`] |
 //! | [`upsample`] | [`upsample_nearest2d`] |
 
+#![expect(
+    clippy::inline_always,
+    reason = "loop bodies that are compiled for several CPU features must be inlined into each"
+)]
+
 pub mod activation;
 pub mod attention;
 pub mod conv2d;

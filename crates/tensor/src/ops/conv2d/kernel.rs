@@ -53,7 +53,7 @@ pub(super) fn forward<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Optio
     if g.is_pointwise() {
         fill_bias(g, &mut y, bias);
         pointwise(g, x, weight, &mut y);
-    } else if positions >= 256 && num_tiles >= 4 && weight.len() * size <= LARGE_WEIGHT_BYTES {
+    } else if positions >= 256 && num_tiles >= 4 && size_of_val(weight) <= LARGE_WEIGHT_BYTES {
         tiled(g, (x, weight, bias), &mut y, tile);
     } else {
         fill_bias(g, &mut y, bias);

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 /// Elements of a piece of elementwise work: 64 KiB of f32.
-pub(in crate::ops) const CHUNK: usize = 16 * 1024;
+const CHUNK: usize = 16 * 1024;
 
 /// Runs `f(start, piece)` over pieces of `out`.
 pub(in crate::ops) fn chunked<T: Send>(out: &mut [T], f: impl Fn(usize, &mut [T]) + Sync) {
@@ -23,7 +23,7 @@ pub(in crate::ops) fn chunked_rows<T: Send>(out: &mut [T], row_len: usize, f: im
     if out.is_empty() {
         return;
     }
-    let rows = (CHUNK / row_len).max(1);
+    let rows = piece_rows(row_len);
     if out.len() <= CHUNK {
         f(0, out);
     } else {
@@ -31,6 +31,11 @@ pub(in crate::ops) fn chunked_rows<T: Send>(out: &mut [T], row_len: usize, f: im
             .enumerate()
             .for_each(|(i, piece)| f(i * rows, piece));
     }
+}
+
+/// Rows of a piece of work, at least one.
+pub(in crate::ops) fn piece_rows(row_len: usize) -> usize {
+    (CHUNK / row_len.max(1)).max(1)
 }
 
 /// A buffer that several threads write, each to elements of its own.

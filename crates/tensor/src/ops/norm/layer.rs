@@ -5,8 +5,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, 
 use rayon::prelude::*;
 
 use crate::ops::kernel::{
-    CHUNK, Float, Operand, Shared, add_all, chunked_rows, dot_centered, from_parts, on_float, output, sum, sum_squares,
-    wide,
+    Float, Operand, Shared, add_all, chunked_rows, dot_centered, from_parts, on_float, output, piece_rows, sum,
+    sum_squares, wide,
 };
 
 const OP: &str = "layer_norm";
@@ -53,7 +53,7 @@ impl LayerNorm {
             ];
         }
         let place = dx.as_mut().map(|dx| Shared::new(dx));
-        let piece_rows = (2 * CHUNK / width).max(1);
+        let piece_rows = 2 * piece_rows(width);
         let (x_pieces, dy_pieces) = (x.par_chunks(piece_rows * width), dy.par_chunks(piece_rows * width));
         let sums = x_pieces.zip(dy_pieces).enumerate().map(|(piece, (x, dy))| {
             #[expect(unsafe_code, reason = "each task writes its own rows")]

@@ -1,0 +1,138 @@
+//! Times of the operations that training spends its time in, forward alone and forward with backward.
+//!
+//! `cargo bench -p diptych-tensor --bench ops [-- NAME]` prints the best of several runs in milliseconds.
+#![expect(clippy::print_stdout, reason = "a benchmark reports to the terminal")]
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor, Var};
+use diptych_tensor::ops::{self, AttentionConfig, AttentionMask, Conv2dConfig};
+use diptych_tensor::{Result, random};
+
+fn tensor(shape: &[usize]) -> Result<Tensor> {
+    let mut rng = random::generator(0, random::Stream::Init, 0, shape.iter().sum::<usize>() as u64);
+    let data = random::normal_vec(&mut rng, shape.iter().product());
+    Ok(Tensor::from_vec(data, shape, &Device::Cpu)?)
+}
+
+fn best(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+    f()?;
+    let mut best = f64::INFINITY;
+    let begin = Instant::now();
+    let mut runs = 0;
+    while runs < 3 || (begin.elapsed().as_secs_f64() < 1.0 && runs < 50) {
+        let start = Instant::now();
+        f()?;
+        best = best.min(start.elapsed().as_secs_f64() * 1e3);
+        runs += 1;
+    }
+    Ok(best)
+}
+
+/// Forward; forward and backward to the first operand; forward and backward to all operands.
+fn measure(name: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<()> {
+    if std::env::args()
+        .skip(1)
+        .any(|filter| !filter.starts_with("--") && !name.contains(&filter))
+    {
+        return Ok(());
+    }
+    let operands: Vec<Tensor> = shapes.iter().map(|shape| tensor(shape)).collect::<Result<_>>()?;
+    let forward = best(|| op(&operands).map(drop))?;
+    let vars: Vec<Var> = operands
+        .iter()
+        .map(Var::from_tensor)
+        .collect::<candle_core::Result<_>>()?;
+    let all: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let mut first = operands.clone();
+    first[0] = all[0].clone();
+    let step = |operands: &[Tensor]| -> Result<()> {
+        op(operands)?.sum_all()?.backward()?;
+        Ok(())
+    };
+    let input = best(|| step(&first))?;
+    let every = best(|| step(&all))?;
+    println!("{name:44} {forward:8.2} {input:8.2} {every:8.2}");
+    Ok(())
+}
+
+fn conv2d(b: usize, c: usize, o: usize, y: usize, k: usize, stride: usize) -> Result<()> {
+    let config = Conv2dConfig { stride, padding: k / 2 };
+    measure(
+        &format!("conv2d {b}x{c}->{o}@{y} {k}x{k} stride {stride}"),
+        &[&[b, c, y, y], &[o, c, k, k], &[o]],
+        |x| ops::conv2d(&x[0], &x[1], Some(&x[2]), config),
+    )
+}
+
+fn attention(b: usize, h: usize, t: usize, s: usize, k: usize) -> Result<()> {
+    let config = AttentionConfig {
+        scale: 1.0 / (k as f64).sqrt(),
+        mask: AttentionMask::None,
+    };
+    let (q, kv) = ([b, t, h * k], [b, s, h * k]);
+    measure(&format!("attention {b}x{h}x{t}x{s} d{k}"), &[&q, &kv, &kv], |x| {
+        ops::attention_packed(&x[0], &x[1], &x[2], h, config)
+    })
+}
+
+fn main() -> Result<()> {
+    println!(
+        "{:44} {:>8} {:>8} {:>8}",
+        "ms, best of several", "forward", "+ dx", "+ all"
+    );
+    conv2d(1, 320, 320, 32, 3, 1)?;
+    conv2d(4, 320, 320, 32, 3, 1)?;
+    conv2d(1, 320, 320, 64, 3, 1)?;
+    conv2d(1, 640, 640, 16, 3, 1)?;
+    conv2d(4, 1280, 1280, 8, 3, 1)?;
+    conv2d(1, 1280, 1280, 8, 3, 1)?;
+    conv2d(1, 320, 320, 32, 3, 2)?;
+    conv2d(1, 320, 320, 32, 1, 1)?;
+    conv2d(8, 32, 32, 16, 3, 1)?;
+    conv2d(8, 64, 64, 16, 3, 1)?;
+    conv2d(1, 128, 128, 128, 3, 1)?;
+    conv2d(1, 4, 320, 32, 3, 1)?;
+    conv2d(8, 3, 32, 32, 3, 1)?;
+    conv2d(8, 32, 3, 32, 3, 1)?;
+    attention(1, 8, 1024, 1024, 40)?;
+    attention(1, 8, 4096, 77, 40)?;
+    attention(8, 4, 256, 16, 16)?;
+    attention(8, 4, 256, 256, 16)?;
+    attention(1, 1, 1024, 1024, 512)?;
+    measure("linear 1024x1024x1024", &[&[1024, 1024], &[1024, 1024], &[1024]], |x| {
+        ops::linear(&x[0], &x[1], Some(&x[2]))
+    })?;
+    measure("linear 1024x320->2560", &[&[1024, 320], &[2560, 320], &[2560]], |x| {
+        ops::linear(&x[0], &x[1], Some(&x[2]))
+    })?;
+    measure("linear 77x768->320", &[&[77, 768], &[320, 768]], |x| {
+        ops::linear(&x[0], &x[1], None)
+    })?;
+    measure("linear 2x320->1280", &[&[2, 320], &[1280, 320], &[1280]], |x| {
+        ops::linear(&x[0], &x[1], Some(&x[2]))
+    })?;
+    measure("linear 1024x320->4 (adapter)", &[&[1024, 320], &[4, 320]], |x| {
+        ops::linear(&x[0], &x[1], None)
+    })?;
+    measure("linear 1024x4->320 (adapter)", &[&[1024, 4], &[320, 4]], |x| {
+        ops::linear(&x[0], &x[1], None)
+    })?;
+    let channels: &[usize] = &[320];
+    measure(
+        "group_norm_silu 4x320@32",
+        &[&[4, 320, 32, 32], channels, channels],
+        |x| ops::group_norm_silu(&x[0], &x[1], &x[2], 32, 1e-5),
+    )?;
+    measure("layer_norm 4096x320", &[&[4096, 320], channels, channels], |x| {
+        ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)
+    })?;
+    measure("geglu 4096x2560", &[&[4096, 2560]], |x| ops::geglu(&x[0]))?;
+    measure("gelu 8M", &[&[8, 1024, 1024]], |x| ops::gelu(&x[0]))?;
+    measure("silu 8M", &[&[8, 1024, 1024]], |x| ops::silu(&x[0]))?;
+    measure("softmax 8M", &[&[8, 1024, 1024]], |x| ops::softmax(&x[0]))?;
+    measure("upsample 4x320@16", &[&[4, 320, 16, 16]], |x| {
+        ops::upsample_nearest2d(&x[0], 2)
+    })?;
+    Ok(())
+}
