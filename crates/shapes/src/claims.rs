@@ -1,18 +1,4 @@
 //! What a caption claims, as data.
-//!
-//! The grammar, in lower-case words:
-//!
-//! ```text
-//! caption    = clause { "and" clause } [ "on" "a" BACKGROUND "background" ]
-//! clause     = group [ relation group ]                      both groups of a relation count one object
-//! group      = number [ size ] [ color ] noun
-//! number     = "a" | "an" | "one" | "two" | "three" | "four"
-//! size       = "small" | "large"
-//! noun       = SHAPE | SHAPES | "object" | "objects"
-//! relation   = "left of" | "right of" | "above" | "below"
-//! ```
-//!
-//! A caption is a complete inventory: it claims that there is nothing else.
 
 mod parse;
 mod write;
@@ -61,6 +47,20 @@ pub struct RelationClaim {
 }
 
 /// All that a caption claims. [`Claims::parse`] reads a caption; `to_string` writes the caption back.
+///
+/// The grammar, in lower-case words:
+///
+/// ```text
+/// caption    = clause { "and" clause } [ "on" "a" BACKGROUND "background" ]
+/// clause     = group [ relation group ]                      both groups of a relation count one object
+/// group      = number [ size ] [ color ] noun
+/// number     = "a" | "an" | "one" | "two" | "three" | "four"
+/// size       = "small" | "large"
+/// noun       = SHAPE | SHAPES | "object" | "objects"
+/// relation   = "left of" | "right of" | "above" | "below"
+/// ```
+///
+/// A caption is a complete inventory: it claims that there is nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Claims {
     // Private, so that what cannot be written as a caption cannot be built: a relation joins neighboring groups.

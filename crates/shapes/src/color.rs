@@ -58,7 +58,7 @@ impl Color {
 
     /// The nearest color of objects and its distance, Euclidean in RGB.
     pub fn nearest(rgb: [f32; 3]) -> (Self, f32) {
-        nearest(Self::ALL, |color| color.rgb(), rgb)
+        nearest(Self::ALL, Self::rgb, rgb)
     }
 }
 
@@ -75,7 +75,7 @@ impl Background {
 
     /// The nearest background and its distance, Euclidean in RGB.
     pub fn nearest(rgb: [f32; 3]) -> (Self, f32) {
-        nearest(Self::ALL, |background| background.rgb(), rgb)
+        nearest(Self::ALL, Self::rgb, rgb)
     }
 }
 

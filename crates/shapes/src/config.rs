@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn each_bad_value_is_named() {
-        let bad: [(&str, fn(&mut SceneConfig)); 9] = [
+        type Spoil = fn(&mut SceneConfig);
+        let bad: [(&str, Spoil); 9] = [
             ("min_objects", |c| c.min_objects = 0),
             ("max_objects", |c| c.max_objects = 5),
             ("max_objects", |c| (c.min_objects, c.max_objects) = (3, 2)),

@@ -38,7 +38,7 @@ impl Split {
         for group in groups {
             hash.write(&group.to_string());
         }
-        if hash.finish() % HELD_OUT_PART == 0 {
+        if hash.finish().is_multiple_of(HELD_OUT_PART) {
             Self::HeldOut
         } else {
             Self::Train

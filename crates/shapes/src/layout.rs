@@ -44,7 +44,7 @@ fn place_in_quarters(rng: &mut impl Rng, extents: &[f32]) -> Vec<[f32; 2]> {
 fn are_apart(centers: &[[f32; 2]], extents: &[f32]) -> bool {
     (1..centers.len()).all(|i| {
         (0..i).all(|j| {
-            let needed = (extents[i] + extents[j]) / 2.0 + GAP;
+            let needed = extents[i].midpoint(extents[j]) + GAP;
             (0..2).any(|axis| (centers[i][axis] - centers[j][axis]).abs() >= needed)
         })
     })

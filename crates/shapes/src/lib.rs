@@ -1,4 +1,43 @@
-//! The embedded world: scenes, captions, questions, renderer and verifier.
+//! The embedded world: scenes of one to four colored shapes, with captions, questions, a renderer and a verifier.
+//!
+//! Everything comes from a seed, and nothing is judged by a network: whether a caption is true of an image is *known*. That
+//! makes this world the substrate of the workspace's learning tests, and a bench on which methods are compared in minutes.
+//!
+//! ```
+//! use diptych_shapes::{Example, SceneConfig, Split, Verifier, render};
+//!
+//! let example = Example::generate(0, 3, Split::Train, &SceneConfig::default())?;
+//! let image = render(&example.scene, 32);
+//! let verifier = Verifier::new();
+//! assert_eq!(verifier.score(&example.caption, &image)?, 1.0);
+//! assert!(verifier.score("four large purple hearts", &image)? < 0.6);
+//! # Ok::<(), diptych_shapes::Error>(())
+//! ```
+//!
+//! | what | where |
+//! |---|---|
+//! | what is in a picture | [`Scene`], [`Object`], [`Shape`], [`Color`], [`Size`], [`Background`], [`Relation`] |
+//! | which pictures there are | [`SceneConfig`], [`CaptionConfig`], [`Example`], [`Split`] |
+//! | pixels | [`render()`] |
+//! | sentences | [`Claims`] (grammar), [`CaptionStyle`], [`Question`], [`Answer`] |
+//! | judgment | [`Verifier`], [`Reading`], [`Report`] (formula of the score) |
+//!
+//! # How well the verifier reads
+//!
+//! Share of scenes read exactly (background, count, and every object's shape, color, size and place), in percent, over 2000
+//! scenes per cell. Blur is Gaussian with a deviation in pixels; noise is Gaussian with a deviation of 255ths, clipped.
+//! `cargo run --release -p diptych-shapes --example measure_verifier` prints it anew, with the accuracy of each attribute.
+//!
+//! | size | clean | blur 0.5 | blur 1 | blur 1.5 | noise 5 | noise 10 | noise 20 | noise 40 |
+//! |---|---|---|---|---|---|---|---|---|
+//! | 32 | 100 | 100 | 100 | 99.2 | 100 | 100 | 100 | 97.9 |
+//! | 48 | 100 | 100 | 100 | 100 | 100 | 100 | 100 | 99.9 |
+//! | 64 | 100 | 100 | 100 | 100 | 100 | 100 | 100 | 100 |
+//! | 96 | 100 | 100 | 100 | 100 | 100 | 100 | 100 | 100 |
+//! | 128 | 100 | 100 | 100 | 100 | 100 | 100 | 100 | 100 |
+//!
+//! What fails at 32 px is the shape of small objects: at a deviation of 40 a small circle is read as a heart now and then.
+//! A reading of a 32 px image takes about half a millisecond of one core.
 
 mod caption;
 mod claims;

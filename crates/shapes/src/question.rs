@@ -150,9 +150,7 @@ impl Scene {
             QuestionKind::Existence if rng.random_bool(0.5) => present(self, rng),
             QuestionKind::Existence => absent(self, rng),
             QuestionKind::Count => Some(count(self, rng)),
-            QuestionKind::Color => attribute(self, rng, kind),
-            QuestionKind::Shape => attribute(self, rng, kind),
-            QuestionKind::Size => attribute(self, rng, kind),
+            QuestionKind::Color | QuestionKind::Shape | QuestionKind::Size => attribute(self, rng, kind),
             QuestionKind::Relation => relation(self, rng),
             QuestionKind::Background => Some(Question {
                 kind,

@@ -1,22 +1,4 @@
 //! A caption's claims, held against what is in an image.
-//!
-//! # Formula
-//! Every claimed object is a slot; slots are matched to the objects read, each to at most one, so that the score is highest.
-//! Every claim has a credit in `[0, 1]`:
-//!
-//! | claim | credit |
-//! |---|---|
-//! | an object is there | 1 if the slot is matched, else 0 |
-//! | its color | 0 for another color; else 1 up to an RGB distance of 64 from the palette, falling to 0 at 192 |
-//! | its shape | 0 for another shape; else 1 from a confidence of 0.85, falling to 0 at 0.5 |
-//! | its size | 1 up to the border between the sizes, falling to 0 at the other size (linear in the extent) |
-//! | a relation | centers' distance along its axis over [`RELATION_MARGIN`], between 0 and 1; 0 if either object is missing |
-//! | the background | 0 for another; else as color |
-//! | nothing else is there | made once for every object too many, credit 0 |
-//!
-//! A claim of a missing object's attribute has credit 0. The score is the sum of the credits over the number of claims,
-//! where each object too many counts as many claims as the caption makes per object (on average, at least two). So a wrong
-//! shape costs less than a missing object, and a score of 1 means that everything holds and nothing else is there.
 
 use serde::Serialize;
 
@@ -53,6 +35,8 @@ pub struct ClaimResult {
     pub kind: ClaimKind,
     /// The claim in words: "a red circle is red".
     pub claim: String,
+    /// What was read in its place, for attributes of objects that were matched and for backgrounds.
+    pub found: Option<String>,
     /// Whether it holds, as a yes or no: the credit is more than 0 and what was read is what is claimed.
     pub holds: bool,
     /// How well it holds, 0 to 1.
@@ -62,6 +46,24 @@ pub struct ClaimResult {
 }
 
 /// All claims of a caption, held against one image.
+///
+/// # Formula
+/// Every claimed object is a slot; slots are matched to the objects read, each to at most one, so that the score is highest.
+/// Every claim has a credit in `[0, 1]`:
+///
+/// | claim | credit |
+/// |---|---|
+/// | an object is there | 1 if the slot is matched, else 0 |
+/// | its color | 0 for another color; else 1 up to an RGB distance of 64 from the palette, falling to 0 at 192 |
+/// | its shape | 0 for another shape; else 1 from a confidence of 0.85, falling to 0 at 0.5 |
+/// | its size | 1 up to the border between the sizes, falling to 0 at the other size (linear in the extent) |
+/// | a relation | centers' distance along its axis over [`RELATION_MARGIN`], between 0 and 1; 0 if either object is missing |
+/// | the background | 0 for another; else as color |
+/// | nothing else is there | made once for every object too many, credit 0 |
+///
+/// A claim of a missing object's attribute has credit 0. The score is the sum of the credits over the number of claims,
+/// where each object too many counts as many claims as the caption makes per object (on average, at least two). So a wrong
+/// shape costs less than a missing object, and a score of 1 means that everything holds and nothing else is there.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The claims: objects and their attributes in the order of the caption, relations, background, objects too many.
@@ -70,7 +72,7 @@ pub struct Report {
     pub extra_objects: usize,
 }
 
-/// Objects beyond this number, the faintest, are not matched (they still count as too many): no scene has as many, and
+/// Objects beyond this number, those that stand out least, are not matched (they still count as too many): no scene has as many, and
 /// trying every matching must stay cheap on noise.
 const MAX_MATCHED: usize = 8;
 
@@ -105,6 +107,7 @@ impl Report {
             results.push(ClaimResult {
                 kind: ClaimKind::Relation,
                 claim: format!("{first} is {} {second}", relation.relation),
+                found: None,
                 holds: offset >= RELATION_MARGIN,
                 credit: relation_credit(offset),
                 weight: 1.0,
@@ -120,6 +123,7 @@ impl Report {
         results.extend((0..extra_objects).map(|_| ClaimResult {
             kind: ClaimKind::NothingElse,
             claim: "nothing else is there".to_owned(),
+            found: None,
             holds: false,
             credit: 0.0,
             weight: per_object.max(2.0),
@@ -150,54 +154,56 @@ fn num_claims(group: &Group) -> f64 {
 }
 
 fn object_claims(group: &Group, object: Option<&ReadObject>) -> Vec<ClaimResult> {
-    let result = |kind, claim, holds, credit| ClaimResult {
-        kind,
-        claim,
-        holds,
-        credit,
+    let there = object.is_some();
+    let existence = ClaimResult {
+        kind: ClaimKind::Existence,
+        claim: format!("there is {group}"),
+        found: None,
+        holds: there,
+        credit: f64::from(u8::from(there)),
         weight: 1.0,
     };
-    let mut results = Vec::with_capacity(4);
-    let there = object.is_some();
-    results.push(result(
-        ClaimKind::Existence,
-        format!("there is {group}"),
-        there,
-        f64::from(u8::from(there)),
-    ));
-    let attributes = [
-        group.size.map(|size| {
-            (
-                ClaimKind::Size,
-                size.name(),
-                object.is_some_and(|o| o.size == size),
-                object.map(|o| size_credit(size, o)),
-            )
-        }),
-        group.color.map(|color| {
-            let holds = object.is_some_and(|o| o.color == color);
-            (
-                ClaimKind::Color,
-                color.name(),
-                holds,
-                object.map(|o| color_credit(group, o)),
-            )
-        }),
-        group.shape.map(|shape| {
-            let holds = object.is_some_and(|o| o.shape == shape);
-            (
-                ClaimKind::Shape,
-                shape.name(),
-                holds,
-                object.map(|o| shape_credit(group, o)),
-            )
-        }),
-    ];
-    for (kind, word, holds, credit) in attributes.into_iter().flatten() {
+    // A claim, what was read, and its credit, where an object was matched.
+    let attribute = |kind, claimed: &str, found: Option<&str>, credit: Option<f64>| {
         let credit = credit.unwrap_or(0.0);
-        results.push(result(kind, format!("{group}: {word}"), holds && credit > 0.0, credit));
-    }
-    results
+        let article = if kind == ClaimKind::Shape { "a " } else { "" };
+        ClaimResult {
+            kind,
+            claim: format!("{group} is {article}{claimed}"),
+            found: found.map(str::to_owned),
+            holds: found == Some(claimed) && credit > 0.0,
+            credit,
+            weight: 1.0,
+        }
+    };
+    let size = group.size.map(|size| {
+        let credit = object.map(|object| size_credit(size, object));
+        attribute(
+            ClaimKind::Size,
+            size.name(),
+            object.map(|object| object.size.name()),
+            credit,
+        )
+    });
+    let color = group.color.map(|color| {
+        let credit = object.map(|object| color_credit(group, object));
+        attribute(
+            ClaimKind::Color,
+            color.name(),
+            object.map(|object| object.color.name()),
+            credit,
+        )
+    });
+    let shape = group.shape.map(|shape| {
+        let credit = object.map(|object| shape_credit(group, object));
+        attribute(
+            ClaimKind::Shape,
+            shape.name(),
+            object.map(|object| object.shape.name()),
+            credit,
+        )
+    });
+    [Some(existence), size, color, shape].into_iter().flatten().collect()
 }
 
 /// Sum of the credits of what a slot claims of an object, without the object being there.
@@ -243,6 +249,7 @@ fn background_claim(background: Background, reading: &Reading) -> ClaimResult {
     ClaimResult {
         kind: ClaimKind::Background,
         claim: format!("the background is {background}"),
+        found: reading.background.map(|background| background.to_string()),
         holds,
         credit: if holds {
             clarity(reading.background_distance)

@@ -1,15 +1,4 @@
 //! Reading a scene back from pixels, by analysis through synthesis.
-//!
-//! 1. Images whose longer side exceeds 64 px are averaged down to 64; the noise level is estimated ([`raster`]).
-//! 2. Every pixel votes for the nearest color of the palette; the background with the most votes wins, and its true
-//!    color is the mean of its pixels ([`segment`]).
-//! 3. Pixels that differ from it form connected components; specks are dropped ([`segment`]).
-//! 4. To each component, every shape is fitted over position, size and blur: the coverage that the renderer would
-//!    produce is correlated with the difference from the background, and the best explanation of the pixels wins
-//!    ([`fit`]). The fit gives the color as well, as the least-squares color under the coverage, which neither antialiased
-//!    edges nor blur pull towards the background.
-//! 5. A component that no single object explains is taken apart, best explanation first ([`explain`]): touching objects
-//!    are told apart by shape and color.
 
 mod explain;
 mod fit;
@@ -18,6 +7,7 @@ mod segment;
 mod template;
 
 use image::RgbImage;
+use serde::Serialize;
 
 use crate::color::distance;
 use crate::error::Result;
@@ -32,7 +22,7 @@ use template::Templates;
 const MIN_SIDE: u32 = 8;
 
 /// One object as read from pixels.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ReadObject {
     /// The best-fitting outline.
     pub shape: Shape,
@@ -52,13 +42,13 @@ pub struct ReadObject {
 }
 
 /// A scene as read from pixels.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reading {
     /// The background; none when no background color covers a good part of the image.
     pub background: Option<Background>,
     /// Distance (RGB, 0 to 441) of the measured background color from the palette's; 0 without a background.
     pub background_distance: f32,
-    /// The objects, from the clearest to the faintest.
+    /// The objects; those that stand out most, by area and contrast, come first.
     pub objects: Vec<ReadObject>,
 }
 
@@ -83,6 +73,20 @@ impl From<&Scene> for Reading {
 }
 
 /// Reads scenes from images and judges captions by them. Build it once: it holds tables of the shapes (1.2 MiB).
+///
+/// # Method
+/// Analysis through synthesis:
+///
+/// 1. Images whose longer side exceeds 64 px are averaged down to 64; the noise level is estimated.
+/// 2. Every pixel votes for the nearest color of the palette; the background with the most votes wins, and its true
+///    color is the mean of its pixels.
+/// 3. Pixels that differ from it form connected components; specks are dropped.
+/// 4. To each component, every shape is fitted over position, size and blur: the coverage that the renderer would
+///    produce is correlated with the difference from the background, and the best explanation of the pixels
+///    wins. The fit gives the color as well, as the least-squares color under the coverage, which neither antialiased
+///    edges nor blur pull towards the background.
+/// 5. A component that no single object explains is taken apart, best explanation first: touching objects
+///    are told apart by shape and color.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     templates: Templates,

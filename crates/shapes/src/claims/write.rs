@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Claims, Group};
+use crate::{Color, Size};
 
 /// Counts as captions write them; the article stands for one.
 pub(super) const NUMBERS: [&str; 3] = ["two", "three", "four"];
@@ -33,7 +34,7 @@ impl fmt::Display for Group {
             (None, 1) => "object",
             (None, _) => "objects",
         };
-        let adjectives = [self.size.map(|size| size.name()), self.color.map(|color| color.name())];
+        let adjectives = [self.size.map(Size::name), self.color.map(Color::name)];
         let adjectives = adjectives.into_iter().flatten();
         let first = adjectives.clone().next().unwrap_or(noun);
         f.write_str(match self.count {

@@ -23,8 +23,10 @@ const MIN_EXTENT: f32 = 0.145;
 
 /// Smallest difference of an object from the background: half of the least in the palette.
 const MIN_CONTRAST: f32 = 48.0;
+/// Least energy of an object in variances of the noise: chance alone, over all poses, reaches about a third of it.
+const MIN_SIGNIFICANCE: f32 = 20.0;
 
-/// The objects of an image, those that explain most first.
+/// The objects of an image, those that stand out most first.
 pub(super) fn objects(templates: &Templates, raster: &Raster, ground: &Ground) -> Vec<ReadObject> {
     let found = components(raster.width, &ground.foreground);
     // Which component a pixel belongs to, from 1; windows leave out the pixels of others and those around them.
@@ -42,8 +44,10 @@ pub(super) fn objects(templates: &Templates, raster: &Raster, ground: &Ground) -
     let size = [raster.width as f32, raster.height as f32];
     fits.retain(|(fit, _)| {
         let inside = (0.0..size[0]).contains(&fit.pose.x) && (0.0..size[1]).contains(&fit.pose.y);
-        inside && fit.pose.extent >= MIN_EXTENT * raster.side() && square(fit.color) >= MIN_CONTRAST * MIN_CONTRAST
+        let visible = square(fit.color) >= MIN_CONTRAST * MIN_CONTRAST && fit.significance >= MIN_SIGNIFICANCE;
+        inside && visible && fit.pose.extent >= MIN_EXTENT * raster.side()
     });
+    fits.sort_by(|(a, _), (b, _)| b.significance.total_cmp(&a.significance));
     fits.iter()
         .map(|(fit, share)| read(fit, *share, ground.rgb, size, raster.side()))
         .collect()
@@ -74,7 +78,9 @@ fn window(raster: &Raster, ground: &Ground, owner: &[usize], own: usize, compone
         let near = |v: usize, end: usize| v.saturating_sub(1)..(v + 2).min(end);
         near(y, height).any(|v| near(x, width).any(|u| ![0, own].contains(&owner[v * width + u])))
     };
-    Window::new(raster, ground.rgb, bounds, |x, y| owner[y * width + x] == own || !foreign(x, y))
+    Window::new(raster, ground.rgb, bounds, |x, y| {
+        owner[y * width + x] == own || !foreign(x, y)
+    })
 }
 
 /// One object, or several when those explain the window clearly better; with the share each is confident of.
@@ -113,10 +119,10 @@ fn take_apart(templates: &Templates, window: &mut Window, component: &Component,
     }
     // Each once more, now that the others are known.
     for _ in 0..2 {
-        for index in 0..parts.len() {
-            window.add(templates, &parts[index], 1.0);
-            parts[index] = reconsider(templates, window, parts[index]);
-            window.add(templates, &parts[index], -1.0);
+        for part in &mut parts {
+            window.add(templates, part, 1.0);
+            *part = reconsider(templates, window, *part);
+            window.add(templates, part, -1.0);
         }
     }
     (parts, 1.0 - window.energy / total.max(1e-6))
@@ -125,19 +131,26 @@ fn take_apart(templates: &Templates, window: &mut Window, component: &Component,
 /// The best object anywhere on the given pixels.
 fn search(templates: &Templates, window: &Window, pixels: &Component, width: usize) -> Fit {
     let mut best: Option<Fit> = None;
-    // Every other pixel of their box, like the black squares of a chessboard: the middle of a ring is not one of them.
+    // A grid over their box, not the pixels themselves: the middle of a ring is not one of them.
     let bounds = Bounds::of(pixels, width);
-    let rows = bounds.top..bounds.bottom;
-    for (x, y) in rows.flat_map(|y| (bounds.left..bounds.right).map(move |x| (x, y))).filter(|(x, y)| (x + y) % 2 == 0) {
+    let step = (window.side() / 16.0).max(1.0);
+    let along = |low: usize, high: usize| {
+        (0..)
+            .map(move |k| low as f32 + (k as f32 + 0.5) * step)
+            .take_while(move |at| *at < high as f32)
+    };
+    let rows = along(bounds.top, bounds.bottom);
+    for (x, y) in rows.flat_map(|y| along(bounds.left, bounds.right).map(move |x| (x, y))) {
         for &shape in Shape::ALL {
             for &size in Size::ALL {
                 let extent = size.extent() * window.side();
                 let pose = Pose {
                     shape,
-                    x: x as f32 + 0.5,
-                    y: y as f32 + 0.5,
+                    x,
+                    y,
                     extent,
-                    blur: 1.5,
+                    // The grid misses a center by half a step; blur forgives it.
+                    blur: step,
                 };
                 let fit = window.fit(templates, pose);
                 if best.is_none_or(|best| fit.merit > best.merit) {

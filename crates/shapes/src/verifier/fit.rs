@@ -1,8 +1,8 @@
 //! Fitting one object to the pixels of a window.
 
+use super::raster::Raster;
 use super::segment::Component;
 use super::template::{Bounds, Pose, Templates};
-use super::raster::Raster;
 use crate::{Color, Shape, Size};
 
 /// Smallest and largest box that is considered, as shares of the image side.
@@ -43,6 +43,8 @@ pub(super) struct Fit {
     pub(super) pose: Pose,
     /// Difference of the object's color from the background.
     pub(super) color: [f32; 3],
+    /// Energy that is explained, in variances of the noise.
+    pub(super) significance: f32,
     /// Share of the window's energy that is explained.
     pub(super) share: f32,
     /// `share` less the cost of an unlikely size: what fits are ranked by.
@@ -66,7 +68,14 @@ impl Window {
             }
         }
         let variance = 3.0 * raster.noise * raster.noise;
-        let mut window = Self { bounds, values, energy: 0.0, variance, side: raster.side(), ground };
+        let mut window = Self {
+            bounds,
+            values,
+            energy: 0.0,
+            variance,
+            side: raster.side(),
+            ground,
+        };
         window.measure();
         window
     }
@@ -77,7 +86,7 @@ impl Window {
             energy += r * r + g * g + b * b;
             weight += w;
         }
-        self.energy = (energy - self.variance * weight).max(0.02 * energy);
+        self.energy = (energy - self.variance * weight).max(0.1 * energy);
     }
 
     /// Takes an object out of the window (`sign` -1), or puts it back (`sign` 1).
@@ -127,7 +136,14 @@ impl Window {
         let softness = pose.blur.ln();
         let cost = SIZE_PRIOR * unlikely * unlikely + COLOR_PRIOR * off * off + BLUR_PRIOR * softness * softness;
         let merit = share - cost;
-        Fit { pose, color, share, merit }
+        let significance = gain / self.variance.max(1.0);
+        Fit {
+            pose,
+            color,
+            significance,
+            share,
+            merit,
+        }
     }
 
     /// The best single object for a component, whose pixels lie in the window.
@@ -151,14 +167,29 @@ impl Window {
         let natural = self.clamp_extent((mass.area / template.area).sqrt());
         // Blur pales the core that the mass is counted in, so the natural size can be too large: the world's own are tried.
         let known = Size::ALL.iter().map(|size| size.extent() * self.side);
-        let extents = known.filter(|extent| (0.6..1.3).contains(&(extent / natural))).chain([natural]);
+        let extents = known
+            .filter(|extent| (0.6..1.3).contains(&(extent / natural)))
+            .chain([natural]);
         let poses = extents.flat_map(|extent| {
             let [dx, dy] = template.centroid.map(|offset| offset * extent);
-            BLURS.map(|blur| Pose { shape, x: mass.x - dx, y: mass.y - dy, extent, blur })
+            BLURS.map(|blur| Pose {
+                shape,
+                x: mass.x - dx,
+                y: mass.y - dy,
+                extent,
+                blur,
+            })
         });
         let fits = poses.map(|pose| self.fit(templates, pose));
-        let first = Pose { shape, x: mass.x, y: mass.y, extent: natural, blur: BLURS[0] };
-        fits.max_by(|a, b| a.merit.total_cmp(&b.merit)).unwrap_or_else(|| self.fit(templates, first))
+        let first = Pose {
+            shape,
+            x: mass.x,
+            y: mass.y,
+            extent: natural,
+            blur: BLURS[0],
+        };
+        fits.max_by(|a, b| a.merit.total_cmp(&b.merit))
+            .unwrap_or_else(|| self.fit(templates, first))
     }
 
     fn clamp_extent(&self, extent: f32) -> f32 {

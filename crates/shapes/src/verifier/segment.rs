@@ -6,8 +6,8 @@ use crate::{Background, Color};
 
 /// The background must get at least this share of all votes.
 const MIN_VOTES: f32 = 0.2;
-/// Pixels at least this far from the background (RGB) are foreground; the palette keeps 95 and more.
-const THRESHOLD: f32 = 36.0;
+/// Pixels at least this far from the background (RGB) are foreground: half of the least distance in the palette.
+const THRESHOLD: f32 = 48.0;
 /// Components smaller than this share of the image are specks; the smallest object covers 0.027.
 const MIN_AREA: f32 = 0.007;
 /// Components beyond this number, the smallest ones, are not looked at: no scene has as many.

@@ -70,8 +70,8 @@ impl Template {
 
     /// Calls `visit(x, y, coverage)` for every pixel of a window that the posed shape touches.
     pub(super) fn cover(&self, pose: &Pose, window: &Bounds, mut visit: impl FnMut(usize, usize, f32)) {
-        let columns = self.intervals(pose.x, pose, window.left, window.right);
-        let rows = self.intervals(pose.y, pose, window.top, window.bottom);
+        let columns = Intervals::new(pose.x, pose, window.left, window.right);
+        let rows = Intervals::new(pose.y, pose, window.top, window.bottom);
         let texels = pose.blur * TEXELS as f32 / pose.extent;
         let norm = 1.0 / (texels * texels);
         for (y, top, bottom) in rows.iter() {
@@ -85,40 +85,42 @@ impl Template {
             }
         }
     }
+}
 
-    /// Texels that each pixel from `low` to `high` averages along one axis, for pixels that reach the box.
-    fn intervals(&self, center: f32, pose: &Pose, low: usize, high: usize) -> Intervals {
-        let half = (pose.extent + pose.blur) / 2.0;
+/// The raster has at most this many pixels along a side.
+const MAX_PIXELS: usize = super::raster::MAX_SIDE;
+
+/// Texels that the pixels along one axis average over.
+struct Intervals {
+    first: usize,
+    len: usize,
+    /// First texel and the one after the last, for `len` pixels from `first` on.
+    texels: [(usize, usize); MAX_PIXELS],
+}
+
+impl Intervals {
+    /// For pixels from `low` to `high` that reach the box around `center`.
+    fn new(center: f32, pose: &Pose, low: usize, high: usize) -> Self {
+        let half = 0.5 * (pose.extent + pose.blur);
         let first = ((center - half - 0.5).floor().max(0.0) as usize).clamp(low, high);
         let last = ((center + half + 0.5).ceil().max(0.0) as usize).clamp(first, high);
         let scale = TEXELS as f32 / pose.extent;
         let texel = |position: f32| {
-            let texel = (position - center) * scale + TEXELS as f32 / 2.0;
+            let texel = (position - center) * scale + TEXELS as f32 * 0.5;
             (texel.clamp(0.0, TEXELS as f32) + 0.5) as usize
         };
-        let mut intervals = Intervals {
+        let mut intervals = Self {
             first,
             len: (last - first).min(MAX_PIXELS),
             texels: [(0, 0); MAX_PIXELS],
         };
         for offset in 0..intervals.len {
             let middle = (first + offset) as f32 + 0.5;
-            intervals.texels[offset] = (texel(middle - pose.blur / 2.0), texel(middle + pose.blur / 2.0));
+            intervals.texels[offset] = (texel(middle - pose.blur * 0.5), texel(middle + pose.blur * 0.5));
         }
         intervals
     }
-}
 
-/// The raster has at most this many pixels along a side.
-const MAX_PIXELS: usize = super::raster::MAX_SIDE;
-
-struct Intervals {
-    first: usize,
-    len: usize,
-    texels: [(usize, usize); MAX_PIXELS],
-}
-
-impl Intervals {
     fn iter(&self) -> impl Iterator<Item = (usize, usize, usize)> {
         self.texels[..self.len]
             .iter()
@@ -139,7 +141,12 @@ pub(super) struct Bounds {
 impl Bounds {
     /// The box of pixels given by index.
     pub(super) fn of(pixels: &[usize], width: usize) -> Self {
-        let mut bounds = Self { left: usize::MAX, top: usize::MAX, right: 0, bottom: 0 };
+        let mut bounds = Self {
+            left: usize::MAX,
+            top: usize::MAX,
+            right: 0,
+            bottom: 0,
+        };
         for &index in pixels {
             let (x, y) = (index % width, index / width);
             bounds.left = bounds.left.min(x);
