@@ -1,5 +1,7 @@
 //! Losses, rewards and gradients equal values computed without this crate, by `tests/golden/generate_objectives.py`.
 
+#![expect(clippy::unwrap_used, reason = "a test: what cannot be computed fails it")]
+
 use std::path::Path;
 
 use diptych_core::{Objective, ObjectiveOutput, PairLogps};

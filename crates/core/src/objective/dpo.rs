@@ -1,10 +1,10 @@
 //! Direct Preference Optimization.
 //!
 //! # Paper
-//! Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", NeurIPS 2023,
-//! arXiv:2305.18290, Eq. 7. `label_smoothing` > 0 is conservative DPO (Mitchell, "A note on DPO with noisy preferences and
-//! relationship to IPO", 2023, Eq. 3). For image diffusion: Wallace et al., "Diffusion Model Alignment Using Direct
-//! Preference Optimization", CVPR 2024, arXiv:2311.12908, Eq. 14.
+//! Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", Neural Information
+//! Processing Systems 2023, arXiv:2305.18290, Eq. 7. `label_smoothing` > 0 is conservative DPO (Mitchell, "A note on DPO with
+//! noisy preferences and relationship to IPO", 2023, Eq. 3). For image diffusion: Wallace et al., "Diffusion Model Alignment
+//! Using Direct Preference Optimization", CVPR 2024, arXiv:2311.12908, Eq. 14.
 //!
 //! # Formula
 //! ```text
@@ -93,13 +93,13 @@ impl Formula for Dpo {
 
     fn losses(&self, logps: &CheckedLogps) -> Result<ObjectiveOutput> {
         let (chosen, rejected) = logps.logratios("dpo")?;
-        Ok(self.from_logratios(&chosen, &rejected)?)
+        Ok(self.compare(&chosen, &rejected)?)
     }
 }
 
 impl Dpo {
     /// Losses and rewards from log-ratios policy over reference, `(B,)` each.
-    fn from_logratios(&self, chosen: &Tensor, rejected: &Tensor) -> diptych_tensor::Result<ObjectiveOutput> {
+    fn compare(&self, chosen: &Tensor, rejected: &Tensor) -> diptych_tensor::Result<ObjectiveOutput> {
         // The log-ratios are subtracted before beta multiplies: beta is up to 5000 and would magnify the rounding.
         let logits = ((chosen - rejected)? * self.beta)?;
         let mut losses = ops::log_sigmoid(&logits)?.affine(self.label_smoothing - 1.0, 0.0)?;

@@ -113,13 +113,13 @@ impl Formula for MaPo {
     }
 
     fn losses(&self, logps: &CheckedLogps) -> Result<ObjectiveOutput> {
-        Ok(self.from_logps(&logps.policy_chosen, &logps.policy_rejected)?)
+        Ok(self.compare(&logps.policy_chosen, &logps.policy_rejected)?)
     }
 }
 
 impl MaPo {
     /// Losses and rewards from scores, `(B,)` each.
-    fn from_logps(&self, chosen: &Tensor, rejected: &Tensor) -> diptych_tensor::Result<ObjectiveOutput> {
+    fn compare(&self, chosen: &Tensor, rejected: &Tensor) -> diptych_tensor::Result<ObjectiveOutput> {
         let odds = |logps: &Tensor| link_minus_one(&(logps * (-2.0 * self.snr_value))?);
         let odds_chosen = odds(chosen)?;
         let odds_rejected = odds(rejected)?;

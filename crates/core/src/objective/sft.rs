@@ -3,7 +3,7 @@
 //! # Paper
 //! No single source; the maximum-likelihood baseline of Rafailov et al., arXiv:2305.18290, Sec. 6 ("Preferred-FT"), and of
 //! Wallace et al., arXiv:2311.12908, Sec. 5 ("SFT"). For diffusion it is the denoising objective of Ho et al., "Denoising
-//! Diffusion Probabilistic Models", NeurIPS 2020, arXiv:2006.11239, Eq. 14.
+//! Diffusion Probabilistic Models", Neural Information Processing Systems 2020, arXiv:2006.11239, Eq. 14.
 //!
 //! # Formula
 //! ```text
