@@ -5,6 +5,8 @@ Run:  python tests/golden/generate_models.py     (needs torch, diffusers, transf
 Everything lands in tests/golden/models/ and is read by crates/models/tests/parity.rs. Weights are rounded to f16, stored as f16
 and used as f32, so that files stay small and both sides compute with the same numbers. Every parameter is drawn anew from a fixed
 generator, in the order of its name: no value depends on the initialization of the library's version.
+
+Made with torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, peft 0.21.2, tokenizers 0.23.3.
 """
 
 import json
@@ -12,9 +14,9 @@ import pathlib
 import shutil
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 torch.set_num_threads(1)
@@ -90,20 +92,18 @@ def randn(seed, *shape):
 
 def write(directory, config, state, vectors, weights="diffusion_pytorch_model.safetensors"):
     directory.mkdir(parents=True)
-    config = {key: value for key, value in config.items() if key not in ("_name_or_path", "_diffusers_version", "transformers_version")}
+    kept = ("_class_name",)
+    config = {key: value for key, value in config.items() if (not key.startswith("_") or key in kept) and key != "transformers_version"}
     (directory / "config.json").write_text(json.dumps(config, indent=1, default=list) + "\n")
     save_file(state, directory / weights)
     save_file({name: value.detach().contiguous() for name, value in vectors.items()}, directory / "vectors.safetensors")
 
 
-def full_gradients(model, loss):
-    """Norms of every parameter's gradient, and the gradients themselves of two parameters that stand far apart."""
+def gradient_norms(model, loss):
+    """The norm of every parameter's gradient."""
     model.zero_grad()
     loss.backward()
-    gradients = {name: parameter.grad for name, parameter in sorted(model.named_parameters())}
-    assert all(g is not None for g in gradients.values())
-    norms = {f"gradnorm.{name}": g.norm().reshape(1) for name, g in gradients.items()}
-    return norms, gradients
+    return {f"gradnorm.{name}": parameter.grad.norm().reshape(1) for name, parameter in model.named_parameters()}
 
 
 def unets():
@@ -117,7 +117,7 @@ def unets():
         timesteps = torch.tensor([3.0, 817.0])
         weight = randn(3, 2, config.out_channels, size, size)
         output = model(sample, timesteps, text).sample
-        norms, _ = full_gradients(model, (output * weight).sum())
+        norms = gradient_norms(model, (output * weight).sum())
         vectors = {"sample": sample, "timesteps": timesteps, "encoder_hidden_states": text, "loss_weight": weight, "output": output}
         write(HERE / name, dict(config), state, vectors | norms)
         if name == "unet_sd1":
@@ -148,23 +148,29 @@ def unet_lora(model, inputs, weight):
     config["target_modules"] = sorted(config["target_modules"])
     (directory / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     save_file({name: value.detach().contiguous() for name, value in vectors.items()}, directory / "vectors.safetensors")
-    # The same adapter as diffusers writes it, from the plain network.
-    plain = UNet2DConditionModel.from_config(model.config)
-    plain.load_state_dict({k: v for k, v in UNet2DConditionModel.from_pretrained(HERE / "unet_sd1", torch_dtype=torch.float32).state_dict().items()})
+    # The same adapter as diffusers writes it, from a network without PEFT's wrapper.
+    plain = UNet2DConditionModel.from_pretrained(HERE / "unet_sd1", torch_dtype=torch.float32)
     plain.add_adapter(lora, adapter_name="default")
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-    tensors = {k.removeprefix("base_model.model."): v for k, v in load_file(directory / "adapter_model.safetensors").items()}
-    set_peft_model_state_dict(plain, tensors, adapter_name="default")
-    from diffusers import StableDiffusionPipeline
-    from diffusers.loaders.lora_base import _pack_dict_with_prefix  # noqa: F401
-    from peft.utils import get_peft_model_state_dict
+    tensors = load_file(directory / "adapter_model.safetensors")
+    set_peft_model_state_dict(plain, {name.removeprefix("base_model.model."): value for name, value in tensors.items()}, adapter_name="default")
+    torch.testing.assert_close(plain(*inputs).sample, output, rtol=1e-5, atol=1e-5)
     metadata = plain.peft_config["default"].to_dict()
     metadata["target_modules"] = sorted(metadata["target_modules"])
     StableDiffusionPipeline.save_lora_weights(
         HERE / "unet_sd1_lora_diffusers", unet_lora_layers=get_peft_model_state_dict(plain), unet_lora_adapter_metadata=metadata
     )
-    torch.testing.assert_close(plain(*inputs).sample, output, rtol=1e-5, atol=1e-5)
+    sort_header(HERE / "unet_sd1_lora_diffusers" / "pytorch_lora_weights.safetensors")
+
+
+def sort_header(path):
+    """Orders the metadata of a safetensors file, which the library writes in a random order."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
 def vaes():
@@ -178,7 +184,7 @@ def vaes():
         decoded = model.decode(latents).sample
         weight = randn(6, *decoded.shape)
         kl = posterior.kl()
-        norms, _ = full_gradients(model, (decoded * weight).sum() + kl.sum())
+        norms = gradient_norms(model, (decoded * weight).sum() + kl.sum())
         vectors = {"sample": image, "noise": noise, "loss_weight": weight, "latent_mean": posterior.mean}
         vectors |= {"latent_logvar": posterior.logvar, "latents": latents, "decoded": decoded, "kl": kl}
         write(HERE / name, dict(model.config), state, vectors | norms)
@@ -196,7 +202,7 @@ def texts():
         ids = torch.tensor([[0, 5, 29, 3, 7, 1, 1, 1], [0, 9, 7, 8, 7, 7, 7, 29], [0, 4, 4, 4, 4, 4, 4, 4]])
         output = model(input_ids=ids)
         weight = randn(8, *output.last_hidden_state.shape)
-        norms, _ = full_gradients(model, (output.last_hidden_state * weight).sum() + output.pooler_output.sum())
+        norms = gradient_norms(model, (output.last_hidden_state * weight).sum() + output.pooler_output.sum())
         norms = {("gradnorm.text_model." + key.removeprefix("gradnorm.").removeprefix("text_model.")): value for key, value in norms.items()}
         vectors = {"input_ids": ids.to(torch.int64), "last_hidden_state": output.last_hidden_state}
         vectors |= {"pooler_output": output.pooler_output, "loss_weight": weight}
