@@ -10,6 +10,7 @@
 //! | [`denoising`] | denoising errors: the score of an image |
 //! | [`pipeline`] | pipelines in diffusers layout, [`generate()`] |
 //! | [`method`] | `offline_pairs`, `sft`, `autoencoder` |
+//! | [`pairs`] | preference pairs that a model makes of itself |
 //! | [`images`] | pixels to tensors and back, grids |
 //! | [`progress`] | what a program shows while it works |
 //! | [`shapes_pipeline`] | an untrained tiny pipeline for the embedded world |
@@ -20,6 +21,7 @@ mod evaluation;
 pub mod images;
 pub mod method;
 mod modality;
+pub mod pairs;
 pub mod pipeline;
 pub mod progress;
 mod run;
@@ -30,6 +32,7 @@ pub mod shapes_pipeline;
 pub use error::{Error, Result};
 pub use method::{DiffusionMethod, MethodConfig, prepare};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
+pub use pairs::{PairsConfig, build_pairs};
 pub use pipeline::{NetworkOptions, Pipeline, SampleConfig, generate, generate_with};
 pub use progress::{Progress, Reporter, Stage};
 pub use run::{Outcome, run};

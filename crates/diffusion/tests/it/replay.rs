@@ -1,0 +1,121 @@
+//! Training runs of a plain PyTorch loop (`tests/golden/replay`), repeated step by step from their recipes.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use diptych_diffusion::{Diffusion, run};
+use diptych_train::{Recipe, ResumeMode, RunDirectory, read_metrics};
+use serde_json::Value;
+
+/// Relative to the expected number.
+const TOLERANCE: f64 = 1e-3;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/replay")
+}
+
+/// Copies the model, with another scheduler for the v-prediction run.
+fn model(golden: &Path, directory: &Path, prediction_type: &str) -> PathBuf {
+    let model = directory.join("model");
+    for (from, to) in [
+        ("model/model_index.json", "model_index.json"),
+        ("model/unet/config.json", "unet/config.json"),
+        ("model/unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        (
+            if prediction_type == "v_prediction" {
+                "scheduler_v_prediction/scheduler_config.json"
+            } else {
+                "model/scheduler/scheduler_config.json"
+            },
+            "scheduler/scheduler_config.json",
+        ),
+    ] {
+        std::fs::create_dir_all(model.join(to).parent().unwrap()).unwrap();
+        std::fs::copy(golden.join(from), model.join(to)).unwrap();
+    }
+    model
+}
+
+/// The recipe of a golden run: its objective and optimizer as they stand in `expected.json`.
+fn recipe(golden: &Path, directory: &Path, case: &Value) -> Recipe<Diffusion> {
+    let model = model(golden, directory, case["prediction_type"].as_str().unwrap());
+    let (objective_name, objective) = case["objective"].as_object().unwrap().iter().next().unwrap();
+    let table = |value: &Value| -> String {
+        value.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+    };
+    let text = format!(
+        r#"
+modality = "diffusion"
+[run]
+device = "cpu"
+output = {output:?}
+[model]
+path = {model:?}
+[adapter.lora]
+rank = 4
+alpha = 8.0
+init = {adapter:?}
+[data]
+path = {data:?}
+layout = "latent-pairs"
+shuffle = false
+[objective.{objective_name}]
+{objective}
+[optimizer.adamw]
+{optimizer}
+[train]
+steps = {steps}
+micro_batch = {micro_batch}
+checkpoint_every = 0
+sample_every = 0
+"#,
+        output = directory.join("run"),
+        adapter = golden.join("adapter"),
+        data = golden.join("data"),
+        objective = table(objective),
+        optimizer = table(&case["optimizer"]["adamw"]),
+        steps = case["steps"],
+        micro_batch = case["micro_batch"],
+    );
+    Recipe::parse(&text, &[]).unwrap()
+}
+
+fn assert_close(found: f64, expected: f64, scale: f64, what: &str) {
+    let error = (found - expected).abs() / expected.abs().max(scale);
+    assert!(error <= TOLERANCE, "{what}: {found}, expected {expected} (relative error {error:.2e})");
+}
+
+#[test]
+fn twenty_steps_equal_pytorch() {
+    let golden = golden();
+    let expected: Value = serde_json::from_str(&std::fs::read_to_string(golden.join("expected.json")).unwrap()).unwrap();
+    let runs = expected["runs"].as_array().unwrap();
+    let names: Vec<&str> = runs.iter().map(|case| case["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["dpo", "mapo", "dpo_v_prediction"]);
+    for (name, case) in names.iter().zip(runs) {
+        let directory = tempfile::tempdir().unwrap();
+        let recipe = recipe(&golden, directory.path(), case);
+        let outcome = run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+        assert_eq!(outcome.summary.step, 20, "{name}");
+        let rows = read_metrics(&RunDirectory::new(&outcome.output).metrics()).unwrap();
+        let records = case["records"].as_array().unwrap();
+        assert_eq!((rows.len(), records.len()), (20, 20), "{name}");
+        for (row, record) in rows.iter().zip(records) {
+            let mut num_compared = 0;
+            for (key, value) in record.as_object().unwrap() {
+                let expected = value.as_f64().unwrap();
+                let found = match key.as_str() {
+                    "step" => row.step as f64,
+                    "loss" => row.loss,
+                    "grad_norm" => row.grad_norm,
+                    key => row.metrics[key],
+                };
+                // A margin is a small difference of rewards of order 1: it is compared on that scale.
+                let scale = if key == "rewards/margins" { 1.0 } else { 0.0 };
+                assert_close(found, expected, scale, &format!("{name} step {} {key}", row.step));
+                num_compared += 1;
+            }
+            assert!(num_compared >= 6, "{name}: {num_compared} numbers compared");
+        }
+    }
+}
