@@ -1,7 +1,7 @@
 //! Golden files: numbers from elsewhere, each made by a Python program committed beside it.
 //!
 //! The first table of `tests/golden/README.md` says which program makes what; programs are run from it and checked
-//! against it. Sizes are the business of `tidy`.
+//! against it. A clone is to stay small, so there is a budget for all of them.
 
 use std::process::Command;
 
@@ -12,6 +12,8 @@ use crate::repo::Repo;
 use crate::tidy::Violation;
 
 const DIRECTORY: &str = "tests/golden/";
+/// What all golden files and fixtures of the crates may weigh.
+const MAX_BYTES: u64 = 2 << 20;
 const MANIFEST: &str = "tests/golden/README.md";
 
 /// A row of the table: what is made, by which program, for whose tests. Paths from the root.
@@ -57,16 +59,26 @@ pub(crate) fn violations(repo: &Repo) -> Vec<Violation> {
             found.push(Violation::error(&*golden.generator, None, message));
         }
     }
+    let mut num_bytes = 0;
     for file in repo.files.iter().filter(|file| is_fixture(&file.path)) {
-        let is_claimed = manifest
-            .iter()
-            .any(|golden| golden.generator == file.path || golden.makes(&file.path));
-        if !is_claimed {
-            let message = format!("{MANIFEST} does not say which program makes this, or what this program makes");
+        num_bytes += file.num_bytes;
+        if !is_claimed(repo, &manifest, &file.path) {
+            let message = format!("{MANIFEST} does not say which program makes this, or what this program does");
             found.push(Violation::error(&*file.path, None, message));
         }
     }
+    if num_bytes > MAX_BYTES {
+        let message = format!("{num_bytes} bytes with the fixtures of the crates; at most {MAX_BYTES}");
+        found.push(Violation::error(DIRECTORY, None, message));
+    }
     found
+}
+
+/// Whether the manifest has a row that explains a file; programs that only check are named somewhere below the table.
+fn is_claimed(repo: &Repo, manifest: &[Golden], path: &str) -> bool {
+    let text = repo.text(MANIFEST).unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or(path);
+    path.ends_with(".py") && text.contains(name) || manifest.iter().any(|golden| golden.makes(path))
 }
 
 /// Whether a file is data of tests or a program that makes such, here or in a crate.
@@ -85,9 +97,10 @@ pub(crate) fn run(repo: &Repo, only: &[String]) -> Result<bool> {
     let mut is_ok = !generators.is_empty();
     for generator in generators {
         println!("{python} {generator}");
+        let (directory, file) = generator.rsplit_once('/').unwrap_or((".", &generator));
         let status = Command::new(&python)
-            .arg(&generator)
-            .current_dir(&repo.root)
+            .arg(file)
+            .current_dir(repo.root.join(directory))
             .status()
             .with_context(|| format!("cannot run {python}; set PYTHON to an interpreter"))?;
         if !status.success() {
@@ -174,6 +187,8 @@ mod tests {
             let found = found(|files| files.push((path, "")));
             assert!(found.len() == 1 && found[0].contains(path), "{found:?}");
         }
+        let large: &str = Box::leak("1".repeat(2 << 20).into_boxed_str());
+        assert!(found(|files| files[2].1 = large)[0].contains("at most 2097152"));
         assert!(found(|files| files[1].1 = "\"\"\"Golden.\"\"\"")[0].contains("Made with"));
         assert!(
             found(|files| files.retain(|file| !file.0.ends_with(".json")))[0]
