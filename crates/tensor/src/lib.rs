@@ -29,7 +29,7 @@ pub mod thread;
 pub mod weights;
 
 pub use autograd::{Gradients, backward, checkpoint};
-pub use candle_core::{D, DType, Device, IndexOp, Shape, Tensor, Var};
+pub use candle_core::{D, DType, Device, Error as OperationError, IndexOp, Shape, Tensor, Var};
 pub use device::{DeviceChoice, Precision};
 pub use error::{Error, Result};
 pub use params::Params;

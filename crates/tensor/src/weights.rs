@@ -96,6 +96,14 @@ impl Weights {
         }
     }
 
+    /// The type a tensor is stored in, without reading it.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        match self.info(name) {
+            Some((_, info)) => candle_dtype(info.dtype),
+            None => self.in_memory.get(name).map(Tensor::dtype),
+        }
+    }
+
     /// The string metadata of the first file, by key.
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let header = self.shards.first().and_then(|shard| shard.header.metadata().as_ref());
@@ -216,19 +224,11 @@ impl Shard {
     }
 
     fn read(&self, name: &str, info: &TensorInfo) -> Result<Tensor> {
-        let dtype = match info.dtype {
-            Dtype::F64 => DType::F64,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::I64 => DType::I64,
-            Dtype::U32 => DType::U32,
-            Dtype::U8 => DType::U8,
-            other => {
-                return Err(self.damaged(format!(
-                    "tensor `{name}` is stored as {other:?}, which is not supported"
-                )));
-            }
+        let Some(dtype) = candle_dtype(info.dtype) else {
+            return Err(self.damaged(format!(
+                "tensor `{name}` is stored as {:?}, which is not supported",
+                info.dtype
+            )));
         };
         let (start, end) = info.data_offsets;
         let mut data = vec![0; end - start];
@@ -247,6 +247,19 @@ impl Shard {
         }
         Ok(Tensor::from_raw_buffer(&data, dtype, &info.shape, &Device::Cpu)?)
     }
+}
+
+fn candle_dtype(stored: Dtype) -> Option<DType> {
+    Some(match stored {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::U32 => DType::U32,
+        Dtype::U8 => DType::U8,
+        _ => return None,
+    })
 }
 
 /// The shards that an index names, each once, beside the index.

@@ -2,6 +2,7 @@
 
 mod components;
 mod embeddings;
+mod export;
 mod generate;
 
 use std::path::Path;
@@ -14,6 +15,7 @@ pub use components::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, l
 pub(crate) use components::{TEXT_PREFIX, cast};
 pub use embeddings::PromptEmbeddings;
 pub(crate) use generate::{ImageSampler, repeated};
+pub use export::export;
 pub use generate::{SampleConfig, generate, generate_with};
 
 use crate::Result;

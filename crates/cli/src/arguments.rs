@@ -1,0 +1,321 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use diptych_data::Layout;
+use diptych_eval::Judge;
+use diptych_tensor::DeviceChoice;
+
+/// Align image-diffusion, vision-language and language models to preferences.
+#[derive(Debug, Parser)]
+#[command(name = "diptych", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train as a recipe says
+    Train(TrainArguments),
+    /// Generate images from prompts
+    Generate(GenerateArguments),
+    /// Run a benchmark
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Look at, make and convert data
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Write an adapter in another format, or merge it into its model
+    Export(ExportArguments),
+    /// Run one network on given tensors, to check a port tensor by tensor
+    Forward(ForwardArguments),
+    /// Train, stop, resume; check that everything agrees bit for bit
+    VerifyResume(VerifyArguments),
+    /// List what is built in
+    List(ListArguments),
+    /// Show devices, features and versions
+    Doctor,
+}
+
+/// A recipe and what is changed in it.
+#[derive(Debug, Args)]
+pub(crate) struct RecipeArguments {
+    /// The recipe, a TOML file
+    pub(crate) recipe: PathBuf,
+    /// Change one key of the recipe; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// auto, cpu, cuda[:n] or metal; same as --set run.device=…
+    #[arg(long)]
+    pub(crate) device: Option<DeviceChoice>,
+    /// The run directory; same as --set run.output=…
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArguments {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArguments,
+    /// Continue the run in the run directory from its newest checkpoint
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Read and resolve everything, print the plan, train nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArguments,
+    /// Optimizer steps of each run; it is interrupted in the middle
+    #[arg(long, default_value_t = 6)]
+    pub(crate) steps: u64,
+}
+
+/// A pipeline with an optional adapter, and how to sample from it.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArguments {
+    /// Directory in diffusers layout
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Adapter in PEFT or diffusers format
+    #[arg(long, value_name = "PATH")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Denoising steps
+    #[arg(long, default_value_t = 20)]
+    pub(crate) steps: usize,
+    /// Classifier-free guidance scale; 1 = none
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) guidance: f64,
+    /// The sampler
+    #[arg(long, value_enum, default_value_t = SamplerName::Ddim)]
+    pub(crate) sampler: SamplerName,
+    /// The only source of randomness
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Images computed together
+    #[arg(long, default_value_t = 16)]
+    pub(crate) batch_size: usize,
+    /// auto, cpu, cuda[:n] or metal
+    #[arg(long, default_value_t)]
+    pub(crate) device: DeviceChoice,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SamplerName {
+    Ddim,
+    Euler,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArguments {
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+    /// A prompt; may be repeated
+    #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "prompts")]
+    pub(crate) prompt: Vec<String>,
+    /// File with one prompt a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Directory for the images and their captions.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvalCommand {
+    /// How much better a judge finds one model's images than another's, on the same prompts and seeds
+    WinRate(WinRateArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WinRateArguments {
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+    /// The model to compare with; by default --model without its adapter
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<PathBuf>,
+    /// Who judges
+    #[arg(long, default_value = "verifier", value_parser = judge)]
+    pub(crate) judge: Judge,
+    /// File with one prompt a line; by default held-out captions of the shapes world
+    #[arg(long, value_name = "FILE", conflicts_with = "scenes")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// TOML file that narrows the captions of the shapes world
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenes: Option<PathBuf>,
+    /// How many prompts
+    #[arg(long, default_value_t = 256)]
+    pub(crate) num_prompts: usize,
+    /// Directory for the result and its images
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DataCommand {
+    /// Show what a dataset holds and what is wrong with it
+    Inspect(InspectArguments),
+    /// Write captioned images of the shapes world
+    Shapes(ShapesArguments),
+    /// Generate preference pairs: sample from a model, let a judge score, keep the best and the worst
+    Build(BuildArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// Files or directories
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// auto, preference, image-caption or latent-pairs
+    #[arg(long, default_value_t = Layout::Auto)]
+    pub(crate) layout: Layout,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShapesArguments {
+    /// How many images
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) num: usize,
+    /// Width and height in pixels, 32 to 128
+    #[arg(long, default_value_t = 32)]
+    pub(crate) size: u32,
+    /// TOML file that narrows the scenes and captions; by default all of the world
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenes: Option<PathBuf>,
+    /// Captions for training, or those held out for evaluation
+    #[arg(long, value_enum, default_value_t = SplitName::Train)]
+    pub(crate) split: SplitName,
+    /// The only source of randomness
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// The JSONL file to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum SplitName {
+    Train,
+    HeldOut,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArguments {
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+    /// Who judges
+    #[arg(long, default_value = "verifier", value_parser = judge)]
+    pub(crate) judge: Judge,
+    /// File with one prompt a line; by default training captions of the shapes world
+    #[arg(long, value_name = "FILE", conflicts_with = "scenes")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// TOML file that narrows the captions of the shapes world
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenes: Option<PathBuf>,
+    /// How many prompts
+    #[arg(long, default_value_t = 512)]
+    pub(crate) num_prompts: usize,
+    /// Images for each prompt, of which the best and the worst become a pair
+    #[arg(long, default_value_t = 6)]
+    pub(crate) candidates: usize,
+    /// Pairs whose scores are closer than this are dropped
+    #[arg(long, default_value_t = 0.2)]
+    pub(crate) min_margin: f64,
+    /// The JSONL file to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// Adapter in PEFT or diffusers format
+    #[arg(long, value_name = "PATH")]
+    pub(crate) adapter: PathBuf,
+    /// The format to write
+    #[arg(long, value_enum)]
+    pub(crate) format: ExportFormat,
+    /// The pipeline to merge into; only for merged
+    #[arg(long, value_name = "DIR", required_if_eq("format", "merged"))]
+    pub(crate) model: Option<PathBuf>,
+    /// Directory (peft, merged) or file (diffusers, kohya) to write
+    #[arg(long, value_name = "PATH")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// A directory with adapter_config.json and adapter_model.safetensors
+    Peft,
+    /// One pytorch_lora_weights.safetensors
+    Diffusers,
+    /// One safetensors file with kohya's names
+    Kohya,
+    /// A whole pipeline with the adapter added to its weights
+    Merged,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForwardArguments {
+    /// Directory in diffusers layout
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Adapter in PEFT or diffusers format
+    #[arg(long, value_name = "PATH")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Which part of the pipeline
+    #[arg(long, value_enum, default_value_t = Component::Unet)]
+    pub(crate) component: Component,
+    /// Input tensors, named as the Python module names them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) inputs: PathBuf,
+    /// Where the output tensors go
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// auto, cpu, cuda[:n] or metal
+    #[arg(long, default_value_t)]
+    pub(crate) device: DeviceChoice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Component {
+    /// sample, timestep, encoder_hidden_states → sample
+    Unet,
+    /// sample → latent_mean, latent_logvar, decoded
+    Vae,
+    /// input_ids → last_hidden_state, pooler_output
+    #[value(name = "text_encoder")]
+    TextEncoder,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// What to list
+    #[arg(value_enum)]
+    pub(crate) what: Listing,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Listing {
+    Objectives,
+    Methods,
+    Models,
+    Datasets,
+    Benchmarks,
+    Layouts,
+}
+
+fn judge(name: &str) -> Result<Judge, String> {
+    match name {
+        "verifier" => Ok(Judge::Verifier),
+        _ => Err(format!("expected {}", Judge::NAMES.join(", "))),
+    }
+}

@@ -1,0 +1,107 @@
+//! `diptych forward`: one network, given tensors in, its tensors out.
+
+use std::collections::BTreeMap;
+
+use diptych_models::diffusers::{ComponentDir, PipelineDir};
+use diptych_models::lora::LoraAdapter;
+use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel};
+use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
+use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
+use diptych_models::{Builder, BuilderConfig};
+use diptych_tensor::{DType, Device, Tensor, Weights, save_tensors};
+
+use crate::arguments::{Component, ForwardArguments};
+use crate::failure::usage;
+use crate::output::print;
+
+type Tensors = BTreeMap<String, Tensor>;
+
+pub(crate) fn run(arguments: &ForwardArguments) -> anyhow::Result<()> {
+    let device = arguments.device.resolve()?;
+    let (name, expected): (_, &[&str]) = match arguments.component {
+        Component::Unet => ("unet", &["sample", "timestep", "encoder_hidden_states"]),
+        Component::Vae => ("vae", &["sample"]),
+        Component::TextEncoder => ("text_encoder", &["input_ids"]),
+    };
+    let inputs = read_inputs(arguments, expected, &device)?;
+    let component = PipelineDir::open(&arguments.model)?.component(name)?;
+    let adapter = arguments.adapter.as_ref().map(|path| LoraAdapter::load(path, name)).transpose()?;
+    let outputs = match arguments.component {
+        Component::Unet => unet(&component, adapter.as_ref(), &inputs, &device)?,
+        Component::Vae => vae(&component, &inputs, &device)?,
+        Component::TextEncoder => text_encoder(&component, adapter.as_ref(), &inputs, &device)?,
+    };
+    save_tensors(&arguments.out, &outputs, &BTreeMap::new())?;
+    for (name, tensor) in &outputs {
+        print(format!("{name} {:?}", tensor.dims()))?;
+    }
+    Ok(())
+}
+
+/// The inputs: all that are expected and no others, floats as f32.
+fn read_inputs(arguments: &ForwardArguments, expected: &[&str], device: &Device) -> anyhow::Result<Tensors> {
+    let file = Weights::open(&arguments.inputs)?;
+    if let Some(unknown) = file.names().find(|name| !expected.contains(name)) {
+        return Err(usage(format!(
+            "{}: found tensor `{unknown}`, expected {}",
+            arguments.inputs.display(),
+            expected.join(", ")
+        )));
+    }
+    expected
+        .iter()
+        .map(|&name| {
+            let dtype = if name == "input_ids" { DType::U32 } else { DType::F32 };
+            Ok((name.to_owned(), file.read(name, dtype, device)?))
+        })
+        .collect()
+}
+
+fn config<'a>(weights: &'a Weights, adapter: Option<&'a LoraAdapter>, device: &Device) -> BuilderConfig<'a> {
+    BuilderConfig { device: device.clone(), adapter, ..BuilderConfig::new(Some(weights)) }
+}
+
+fn unet(
+    component: &ComponentDir,
+    adapter: Option<&LoraAdapter>,
+    inputs: &Tensors,
+    device: &Device,
+) -> anyhow::Result<Tensors> {
+    let weights = component.weights()?;
+    let builder = Builder::new(config(&weights, adapter, device))?;
+    let model = UNet2DConditionModel::load(&builder, &UNet2DConditionConfig::from_file(component.config())?)?;
+    builder.finish()?;
+    let sample = model.forward(&inputs["sample"], &inputs["timestep"], &inputs["encoder_hidden_states"])?;
+    Ok(Tensors::from([("sample".into(), sample)]))
+}
+
+fn vae(component: &ComponentDir, inputs: &Tensors, device: &Device) -> anyhow::Result<Tensors> {
+    let weights = component.weights()?;
+    let builder = Builder::new(config(&weights, None, device))?;
+    let model = AutoencoderKl::load(&builder, &AutoencoderKlConfig::from_file(component.config())?)?;
+    builder.finish()?;
+    let posterior = model.encode(&inputs["sample"])?;
+    let decoded = model.decode(&posterior.mean)?;
+    Ok(Tensors::from([
+        ("latent_mean".into(), posterior.mean),
+        ("latent_logvar".into(), posterior.logvar),
+        ("decoded".into(), decoded),
+    ]))
+}
+
+fn text_encoder(
+    component: &ComponentDir,
+    adapter: Option<&LoraAdapter>,
+    inputs: &Tensors,
+    device: &Device,
+) -> anyhow::Result<Tensors> {
+    let weights = component.weights()?;
+    let builder = Builder::new(config(&weights, adapter, device))?;
+    let model = ClipTextModel::load(&builder, &ClipTextConfig::from_file(component.config())?)?;
+    builder.finish()?;
+    let output = model.forward(&inputs["input_ids"])?;
+    Ok(Tensors::from([
+        ("last_hidden_state".into(), output.last_hidden_state),
+        ("pooler_output".into(), output.pooler_output),
+    ]))
+}

@@ -1,0 +1,36 @@
+//! `diptych generate`: images from prompts.
+
+use anyhow::Context as _;
+use diptych_data::{ImageCaption, ImageSource, write_captions};
+use diptych_diffusion::progress::Reporter;
+use diptych_diffusion::{generate_with, images};
+
+use crate::arguments::GenerateArguments;
+use crate::command::sampling;
+use crate::interrupt::stop_flag;
+use crate::output::print;
+use crate::progress::Progress;
+
+pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
+    let mut prompts = arguments.prompt.clone();
+    if let Some(file) = &arguments.prompts {
+        prompts.extend(diptych_eval::read_prompts(file)?);
+    }
+    let config = sampling::config(&arguments.sampling)?;
+    let pipeline = sampling::load(&arguments.sampling)?;
+    let stop = stop_flag()?;
+    let mut progress = Progress::new();
+    let mut reporter = Reporter::new(|event| progress.diffusion(event), &stop);
+    let generated = generate_with(&pipeline, &prompts, &config, &mut reporter)?;
+    drop(reporter);
+
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot create {}", arguments.out.display()))?;
+    let mut captions = Vec::new();
+    for (number, (prompt, image)) in prompts.iter().zip(&generated).enumerate() {
+        let id = format!("{number:05}");
+        images::save(image, &arguments.out.join(format!("{id}.png")))?;
+        captions.push(ImageCaption::new(id, prompt, ImageSource::from_image(image)?));
+    }
+    write_captions(&arguments.out.join("captions.jsonl"), &captions)?;
+    print(format!("wrote {} images to {}", generated.len(), arguments.out.display()))
+}

@@ -1,0 +1,33 @@
+//! One file a command.
+
+mod build;
+mod doctor;
+mod eval;
+mod export;
+mod forward;
+mod generate;
+mod inspect;
+mod list;
+mod sampling;
+mod shapes;
+mod train;
+mod verify_resume;
+
+use crate::arguments::{Command, DataCommand, EvalCommand};
+
+/// Runs a command to its end.
+pub(crate) fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Train(arguments) => train::run(arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Eval(EvalCommand::WinRate(arguments)) => eval::run(&arguments),
+        Command::Data(DataCommand::Inspect(arguments)) => inspect::run(&arguments),
+        Command::Data(DataCommand::Shapes(arguments)) => shapes::run(&arguments),
+        Command::Data(DataCommand::Build(arguments)) => build::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Forward(arguments) => forward::run(&arguments),
+        Command::VerifyResume(arguments) => verify_resume::run(arguments),
+        Command::List(arguments) => list::run(&arguments),
+        Command::Doctor => doctor::run(),
+    }
+}
