@@ -140,7 +140,7 @@ fn invariants(repo: &Repo, document: &str) -> Vec<Violation> {
     found
 }
 
-/// Whether what keeps an invariant is there: `cargo dev ..`, `tidy: RULE`, `PATH::FUNCTION` or `PATH: TEXT`.
+/// Whether what keeps an invariant is there: `cargo dev ..`, `tidy: RULE`, `PATH::TEST` or `PATH: TEXT`.
 fn exists(repo: &Repo, keeper: &str) -> Result<(), String> {
     if COMMANDS.contains(&keeper) {
         return Ok(());
@@ -152,17 +152,36 @@ fn exists(repo: &Repo, keeper: &str) -> Result<(), String> {
             Err("there is no such rule".into())
         };
     }
-    let (path, part) = match (keeper.split_once("::"), keeper.split_once(": ")) {
-        (Some((path, function)), _) => (path, format!("fn {function}(")),
-        (None, Some((path, text))) => (path, text.to_owned()),
-        (None, None) => return Err("neither a command, a `tidy: RULE`, a `PATH::FUNCTION` nor a `PATH: TEXT`".into()),
+    let (path, is_there, part) = match (keeper.split_once("::"), keeper.split_once(": ")) {
+        (Some((path, function)), _) => (path, has_test as fn(&str, &str) -> bool, function),
+        (None, Some((path, text))) => (path, has_text as fn(&str, &str) -> bool, text),
+        (None, None) => return Err("neither a command, a `tidy: RULE`, a `PATH::TEST` nor a `PATH: TEXT`".into()),
     };
     let text = repo.text(path).ok_or_else(|| format!("there is no {path}"))?;
-    if text.contains(&part) {
+    if is_there(text, part) {
         Ok(())
     } else {
-        Err(format!("{path} has no `{part}`"))
+        Err(format!("{path} has no such test or text"))
     }
+}
+
+fn has_text(text: &str, part: &str) -> bool {
+    text.contains(part)
+}
+
+/// Whether a function of this name is a test that runs.
+fn has_test(text: &str, name: &str) -> bool {
+    let Some(position) = text.find(&format!("fn {name}(")) else {
+        return false;
+    };
+    let attributes: Vec<&str> = text[..position]
+        .lines()
+        .rev()
+        .skip_while(|line| line.trim().is_empty())
+        .take_while(|line| line.trim().starts_with(['#', '/']))
+        .map(str::trim)
+        .collect();
+    attributes.contains(&"#[test]") && !attributes.iter().any(|attribute| attribute.starts_with("#[ignore"))
 }
 
 #[cfg(test)]
@@ -178,7 +197,10 @@ mod tests {
             (DOCUMENT, document),
             ("Cargo.toml", "unsafe_code = \"deny\""),
             ("crates/a/Cargo.toml", ""),
-            ("crates/a/src/x.rs", "fn holds() {}"),
+            (
+                "crates/a/src/x.rs",
+                "#[test]\n/// Why.\nfn holds() {}\n\nfn not_a_test() {}\n\n#[test]\n#[ignore = \"slow\"]\nfn not_run() {}",
+            ),
             ("crates/b/Cargo.toml", ""),
         ]);
         check(&repo).iter().map(ToString::to_string).collect()
@@ -207,13 +229,11 @@ mod tests {
                 "\n`crates/a/src/y.rs`\n",
                 "no `crates/a/src/y.rs`",
             ),
-            ("::holds", "::held", "has no `fn held(`"),
+            ("::holds", "::held", "no such test"),
+            ("::holds", "::not_a_test", "no such test"),
+            ("::holds", "::not_run", "no such test"),
             ("tidy: sizes", "tidy: size", "no such rule"),
-            (
-                "Cargo.toml: unsafe_code",
-                "Cargo.toml: safer_code",
-                "has no `safer_code`",
-            ),
+            ("Cargo.toml: unsafe_code", "Cargo.toml: safer_code", "no such test"),
             ("| 2 | y", "| 3 | y", "should be 2"),
             (
                 "`crates/a/src/x.rs::holds`, `tidy: sizes`",
