@@ -23,7 +23,7 @@ pub(crate) fn check(repo: &Repo) -> Vec<Violation> {
                 path,
                 1,
                 format!("the comment at the top has no {what}"),
-            ))
+            ));
         };
         for label in LABELS.iter().filter(|label| !header.contains(**label)) {
             missing(&format!("`{label}`"));
