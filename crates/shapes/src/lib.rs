@@ -25,8 +25,9 @@
 //! # How well the verifier reads
 //!
 //! Share of scenes read exactly (background, count, and every object's shape, color, size and place), in percent, over 2000
-//! scenes per cell that the verifier was not tuned on. Blur is Gaussian with a deviation in pixels; noise is Gaussian with a deviation of 255ths, clipped.
-//! `cargo run --release -p diptych-shapes --example measure_verifier` prints it anew, with the accuracy of each attribute.
+//! scenes per cell that the verifier was not tuned on. Blur is Gaussian with a deviation in pixels; noise is Gaussian with a deviation
+//! of 255ths, clipped. `cargo run --release -p diptych-shapes --example measure_verifier` prints it anew, with the accuracy of
+//! each attribute.
 //!
 //! | size | clean | blur 0.5 | blur 1 | blur 1.5 | noise 5 | noise 10 | noise 20 | noise 40 |
 //! |---|---|---|---|---|---|---|---|---|

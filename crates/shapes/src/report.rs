@@ -72,8 +72,8 @@ pub struct Report {
     pub extra_objects: usize,
 }
 
-/// Objects beyond this number, those that stand out least, are not matched (they still count as too many): no scene has as many, and
-/// trying every matching must stay cheap on noise.
+/// Objects beyond this number, those that stand out least, are not matched (they still count as too many): no scene has
+/// as many, and trying every matching must stay cheap on noise.
 const MAX_MATCHED: usize = 8;
 
 impl Report {
