@@ -6,10 +6,13 @@
 //! The backward pass computes them again.
 
 mod kernel;
+mod op;
+mod operands;
 
 use candle_core::{D, DType, Tensor};
 
-use self::kernel::{Attention, Heads};
+use self::op::Attention;
+use self::operands::Heads;
 use super::kernel::{Path, path, shape_error};
 use super::softmax::softmax_composed;
 use crate::{Error, Result};

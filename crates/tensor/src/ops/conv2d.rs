@@ -3,6 +3,7 @@
 //! The CPU kernels unfold tiles of the input into columns and multiply matrices; `kernel` says how each pass is tiled.
 
 mod geometry;
+mod groups;
 mod kernel;
 
 use std::sync::Mutex;

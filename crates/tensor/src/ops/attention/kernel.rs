@@ -1,168 +1,62 @@
-//! The fused attention. A unit is one head of one image; a tile is some of its query rows.
+//! Forward and backward pass over tiles: some query rows of one unit.
 
 use std::ops::Range;
 
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{AttentionConfig, AttentionMask, OP};
-use crate::ops::kernel::{
-    Accumulate, Float, Matrix, MatrixMut, Operand, Shared, Threads, add_all, matmul, on_float, output, wide,
-};
+use super::operands::{Rows, Sizes, Strides};
+use super::{AttentionConfig, AttentionMask};
+use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Shared, Threads, add_all, matmul, wide};
 use crate::ops::softmax::{exponentials, scale};
 
 /// Scores of one tile in bytes, about.
-const TILE_BYTES: usize = 1 << 20;
-/// Tasks of a backward pass below which the rows of a head are shared between tasks.
+const TILE_BYTES: usize = 512 << 10;
+/// Tasks of a backward pass below which the rows of a unit are shared between tasks.
 const MIN_TASKS: usize = 8;
 
-/// Where the heads are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heads {
-    /// `(B, H, T, K)`.
-    Split,
-    /// `(B, T, H K)` with this many heads.
-    Packed(usize),
-}
-
-pub(super) struct Attention {
-    pub(super) config: AttentionConfig,
-    pub(super) heads: Heads,
-}
-
-/// Distances between elements of an operand; the elements of a head's row are adjacent.
-#[derive(Clone, Copy)]
-struct Strides {
-    start: usize,
-    batch: usize,
-    head: usize,
-    row: usize,
-}
-
-impl Strides {
-    fn of(layout: &Layout, heads: Heads, head_dim: usize) -> Self {
-        let start = layout.start_offset();
-        match (heads, layout.stride()) {
-            (Heads::Split, &[batch, head, row, _]) => Self {
-                start,
-                batch,
-                head,
-                row,
-            },
-            (Heads::Packed(_), &[batch, row, _]) => Self {
-                start,
-                batch,
-                head: head_dim,
-                row,
-            },
-            (_, strides) => unreachable!("the rank was checked: {strides:?}"),
-        }
-    }
-
-    fn at(&self, sizes: &Sizes, unit: usize) -> usize {
-        self.start + unit / sizes.heads * self.batch + unit % sizes.heads * self.head
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    heads: usize,
-    queries: usize,
-    keys: usize,
-    head_dim: usize,
-}
-
-impl Sizes {
-    fn of(q: &Shape, k: &Shape, heads: Heads) -> Self {
-        match (heads, q.dims(), k.dims()) {
-            (Heads::Split, &[batch, heads, queries, head_dim], &[_, _, keys, _]) => Self {
-                batch,
-                heads,
-                queries,
-                keys,
-                head_dim,
-            },
-            (Heads::Packed(heads), &[batch, queries, width], &[_, keys, _]) => Self {
-                batch,
-                heads,
-                queries,
-                keys,
-                head_dim: width / heads,
-            },
-            (_, q, _) => unreachable!("the rank was checked: {q:?}"),
-        }
-    }
-
-    fn units(&self) -> usize {
-        self.batch * self.heads
-    }
-
-    /// Query rows of a tile.
-    fn tile<T>(&self) -> usize {
-        (TILE_BYTES / size_of::<T>() / self.keys).clamp(16, 256)
-    }
-
-    fn tiles<T>(&self) -> usize {
-        self.queries.div_ceil(self.tile::<T>())
-    }
-
-    fn rows<T>(&self, tile: usize) -> Range<usize> {
-        tile * self.tile::<T>()..((tile + 1) * self.tile::<T>()).min(self.queries)
-    }
-
-    /// Strides of a contiguous tensor of `rows` rows per head, heads first.
-    fn split(&self, rows: usize) -> Strides {
-        let head = rows * self.head_dim;
-        Strides {
-            start: 0,
-            batch: self.heads * head,
-            head,
-            row: self.head_dim,
-        }
-    }
-
-    /// Strides of a contiguous tensor of `rows` rows, each with all heads.
-    fn packed(&self, rows: usize) -> Strides {
-        let row = self.heads * self.head_dim;
-        Strides {
-            start: 0,
-            batch: rows * row,
-            head: self.head_dim,
-            row,
-        }
-    }
-}
-
 /// The operands of one call.
-struct Inputs<'a, T> {
-    sizes: Sizes,
-    config: AttentionConfig,
-    q: (&'a [T], Strides),
-    k: (&'a [T], Strides),
-    v: (&'a [T], Strides),
+pub(super) struct Inputs<'a, T> {
+    pub(super) sizes: Sizes,
+    pub(super) config: AttentionConfig,
+    pub(super) q: Rows<'a, T>,
+    pub(super) k: Rows<'a, T>,
+    pub(super) v: Rows<'a, T>,
+}
+
+/// The result of a forward pass and its gradient.
+#[derive(Clone, Copy)]
+pub(super) struct Outputs<'a, T> {
+    pub(super) out: Rows<'a, T>,
+    pub(super) grad: Rows<'a, T>,
+}
+
+/// Gradients of q, k and v, where they are wanted.
+pub(super) struct Gradients<T> {
+    pub(super) q: Option<Vec<T>>,
+    pub(super) k: Option<Vec<T>>,
+    pub(super) v: Option<Vec<T>>,
 }
 
 impl<T: Float> Inputs<'_, T> {
-    fn matrix<'a>(&self, (data, strides): (&'a [T], Strides), unit: usize, row: usize) -> Matrix<'a, T> {
-        Matrix::rows(&data[strides.at(&self.sizes, unit) + row * strides.row..], strides.row)
+    /// Query rows of a tile.
+    fn tile(&self) -> usize {
+        (TILE_BYTES / size_of::<T>() / self.sizes.keys).clamp(16, 256)
     }
 
-    /// Keys that some of these rows see.
-    fn visible(&self, rows: &Range<usize>) -> usize {
-        match self.config.mask {
-            AttentionMask::None => self.sizes.keys,
-            AttentionMask::Causal => self.sizes.keys.min(rows.end),
-        }
+    fn rows(&self, tile: usize) -> Range<usize> {
+        tile * self.tile()..((tile + 1) * self.tile()).min(self.sizes.queries)
     }
 
     /// Writes `e^(scale (score - max))` of the rows, `keys` columns, and the reciprocal of each row's sum.
     fn exponentials(&self, unit: usize, rows: &Range<usize>, keys: usize, scores: &mut [T], reciprocals: &mut [T]) {
-        let (q, k) = (self.matrix(self.q, unit, rows.start), self.matrix(self.k, unit, 0).t());
+        let sizes = &self.sizes;
+        let (q, k) = (
+            self.q.matrix(sizes, unit, rows.start),
+            self.k.matrix(sizes, unit, 0).t(),
+        );
         let place = MatrixMut::rows(scores, keys);
         matmul(
-            (rows.len(), keys, self.sizes.head_dim),
+            (rows.len(), keys, sizes.head_dim),
             place,
             Accumulate::Replace,
             q,
@@ -181,122 +75,113 @@ impl<T: Float> Inputs<'_, T> {
         }
     }
 
-    fn forward(&self) -> Vec<T> {
-        let Sizes {
-            head_dim,
-            queries,
-            keys,
-            ..
-        } = self.sizes;
-        let mut out = vec![T::zero(); self.sizes.units() * queries * head_dim];
-        let strides = self.sizes.packed(queries);
-        let (tile, tiles) = (self.sizes.tile::<T>(), self.sizes.tiles::<T>());
+    /// The result, heads beside each other.
+    pub(super) fn forward(&self) -> Vec<T> {
+        let sizes = &self.sizes;
+        let mut out = vec![T::zero(); sizes.units() * sizes.queries * sizes.head_dim];
+        let strides = Strides::packed(sizes, sizes.queries);
+        let tiles = sizes.queries.div_ceil(self.tile());
         let place = Shared::new(&mut out);
-        (0..self.sizes.units() * tiles).into_par_iter().for_each(|task| {
-            let (unit, rows) = (task / tiles, self.sizes.rows::<T>(task % tiles));
-            let keys = self.visible(&rows).min(keys);
-            T::with_scratch(tile * (keys + 1), |scratch| {
-                let (reciprocals, scores) = scratch.split_at_mut(tile);
-                let scores = &mut scores[..rows.len() * keys];
+        (0..sizes.units() * tiles).into_par_iter().for_each(|task| {
+            let (unit, rows) = (task / tiles, self.rows(task % tiles));
+            let keys = sizes.visible(self.config.mask, &rows);
+            T::with_scratch(rows.len() * (keys + 1), |scratch| {
+                let (reciprocals, scores) = scratch.split_at_mut(rows.len());
                 self.exponentials(unit, &rows, keys, scores, reciprocals);
-                let start = strides.at(&self.sizes, unit) + rows.start * strides.row;
-                let (p, v) = (Matrix::rows(scores, keys), self.matrix(self.v, unit, 0));
+                let start = strides.at(sizes, unit, rows.start);
+                let (p, v) = (Matrix::rows(scores, keys), self.v.matrix(sizes, unit, 0));
                 #[expect(unsafe_code, reason = "each task writes its own rows")]
                 // SAFETY: tasks differ in the unit or in the rows.
                 let block = unsafe { MatrixMut::block(place, start, strides.row) };
                 matmul(
-                    (rows.len(), head_dim, keys),
+                    (rows.len(), sizes.head_dim, keys),
                     block,
                     Accumulate::Replace,
                     p,
                     v,
                     Threads::One,
                 );
-                for (i, &reciprocal) in reciprocals[..rows.len()].iter().enumerate() {
+                for (i, &reciprocal) in reciprocals.iter().enumerate() {
                     #[expect(unsafe_code, reason = "each task writes its own rows")]
                     // SAFETY: as above; the block is no longer used.
-                    scale(unsafe { place.part(start + i * strides.row, head_dim) }, reciprocal);
+                    scale(
+                        unsafe { place.part(start + i * strides.row, sizes.head_dim) },
+                        reciprocal,
+                    );
                 }
             });
         });
         out
     }
 
-    /// Gradients of q, k and v, each only where `tracked`.
-    fn backward(
+    /// Gradients of `tracked` operands; `strides` gives the layout of a gradient with so many rows.
+    pub(super) fn backward(
         &self,
-        out: (&[T], Strides),
-        grad: (&[T], Strides),
+        outputs: Outputs<'_, T>,
         tracked: [bool; 3],
-        split: bool,
-    ) -> [Option<Vec<T>>; 3] {
-        let Sizes {
-            head_dim,
-            queries,
-            keys,
-            ..
-        } = self.sizes;
-        let units = self.sizes.units();
-        let strides = |rows: usize| {
-            if split {
-                self.sizes.split(rows)
-            } else {
-                self.sizes.packed(rows)
-            }
+        strides: impl Fn(&Sizes, usize) -> Strides + Sync,
+    ) -> Gradients<T> {
+        let sizes = &self.sizes;
+        let zeros = |tracked: bool, rows| tracked.then(|| vec![T::zero(); sizes.units() * rows * sizes.head_dim]);
+        let mut gradients = Gradients {
+            q: zeros(tracked[0], sizes.queries),
+            k: zeros(tracked[1], sizes.keys),
+            v: zeros(tracked[2], sizes.keys),
         };
-        let zeros = |tracked: bool, rows: usize| tracked.then(|| vec![T::zero(); units * rows * head_dim]);
-        let [mut dq, mut dk, mut dv] = [
-            zeros(tracked[0], queries),
-            zeros(tracked[1], keys),
-            zeros(tracked[2], keys),
-        ];
-        let tiles = self.sizes.tiles::<T>();
-        if units == 0 || tiles == 0 {
-            return [dq, dk, dv];
+        let tiles = sizes.queries.div_ceil(self.tile());
+        if sizes.units() == 0 || tiles == 0 {
+            return gradients;
         }
-        let segments = MIN_TASKS.div_ceil(units).min(tiles);
-        let dq_place = dq.as_mut().map(|dq| Shared::new(dq));
-        // Each task sums dK and dV of its tiles; a head's tasks are added afterwards, in order.
-        let partials: Vec<(Vec<T>, Vec<T>)> = (0..units * segments)
-            .into_par_iter()
-            .map(|task| {
-                let (unit, segment) = (task / segments, task % segments);
-                let partial = |tracked: bool| vec![T::zero(); if tracked { keys * head_dim } else { 0 }];
-                let mut sums = (partial(tracked[1]), partial(tracked[2]));
-                for tile in segment * tiles / segments..(segment + 1) * tiles / segments {
-                    let rows = self.sizes.rows::<T>(tile);
-                    let dq = dq_place.map(|place| (place, strides(queries)));
-                    self.backward_tile(unit, rows, (out, grad), dq, &mut sums);
-                }
-                sums
-            })
-            .collect();
-        let mut partials = partials.into_iter();
-        let strides = strides(keys);
-        for unit in 0..units {
-            let (dk_parts, dv_parts): (Vec<_>, Vec<_>) = partials.by_ref().take(segments).unzip();
-            for (whole, parts) in [(&mut dk, dk_parts), (&mut dv, dv_parts)] {
-                let Some(whole) = whole else { continue };
-                let sum = add_all(parts, keys * head_dim);
-                for (row, sum) in sum.chunks_exact(head_dim.max(1)).enumerate() {
-                    let start = strides.at(&self.sizes, unit) + row * strides.row;
-                    whole[start..start + head_dim].copy_from_slice(sum);
-                }
+        let segments = MIN_TASKS.div_ceil(sizes.units()).min(tiles);
+        let dq = gradients
+            .q
+            .as_mut()
+            .map(|dq| (Shared::new(dq), strides(sizes, sizes.queries)));
+        // Each task sums dK and dV of its tiles; a unit's tasks are added afterwards, in order.
+        let task = |task: usize| {
+            let (unit, segment) = (task / segments, task % segments);
+            let partial = |tracked: bool| vec![T::zero(); if tracked { sizes.keys * sizes.head_dim } else { 0 }];
+            let mut sums = KeySums {
+                k: partial(tracked[1]),
+                v: partial(tracked[2]),
+            };
+            for tile in segment * tiles / segments..(segment + 1) * tiles / segments {
+                self.backward_tile(unit, self.rows(tile), outputs, dq, &mut sums);
+            }
+            sums
+        };
+        let sums: Vec<KeySums<T>> = (0..sizes.units() * segments).into_par_iter().map(task).collect();
+        let (dk, dv): (Vec<_>, Vec<_>) = sums.into_iter().map(|sums| (sums.k, sums.v)).unzip();
+        for (gradient, parts) in [(&mut gradients.k, dk), (&mut gradients.v, dv)] {
+            if let Some(gradient) = gradient {
+                self.collect(parts, segments, strides(sizes, sizes.keys), gradient);
             }
         }
-        [dq, dk, dv]
+        gradients
+    }
+
+    /// Adds the `segments` parts of each unit and writes them to their place.
+    fn collect(&self, parts: Vec<Vec<T>>, segments: usize, strides: Strides, gradient: &mut [T]) {
+        let sizes = &self.sizes;
+        let mut parts = parts.into_iter();
+        for unit in 0..sizes.units() {
+            let sum = add_all(parts.by_ref().take(segments).collect(), sizes.keys * sizes.head_dim);
+            for (row, sum) in sum.chunks_exact(sizes.head_dim.max(1)).enumerate() {
+                gradient[strides.at(sizes, unit, row)..][..sizes.head_dim].copy_from_slice(sum);
+            }
+        }
     }
 
     fn backward_tile(
         &self,
         unit: usize,
         rows: Range<usize>,
-        (out, grad): ((&[T], Strides), (&[T], Strides)),
+        outputs: Outputs<'_, T>,
         dq: Option<(Shared<'_, T>, Strides)>,
-        (dk, dv): &mut (Vec<T>, Vec<T>),
+        sums: &mut KeySums<T>,
     ) {
-        let head_dim = self.sizes.head_dim;
-        let keys = self.visible(&rows);
+        let (sizes, head_dim) = (&self.sizes, self.sizes.head_dim);
+        let keys = sizes.visible(self.config.mask, &rows);
         let len = rows.len() * keys;
         T::with_scratch(2 * len + rows.len(), |scratch| {
             let (p, rest) = scratch.split_at_mut(len);
@@ -305,10 +190,9 @@ impl<T: Float> Inputs<'_, T> {
             for (row, &reciprocal) in p.chunks_exact_mut(keys).zip(&*reciprocals) {
                 scale(row, reciprocal);
             }
-            let dout = self.matrix(grad, unit, rows.start);
-            if !dv.is_empty() {
-                let place = MatrixMut::rows(dv, head_dim);
-                let p = Matrix::rows(p, keys).t();
+            if !sums.v.is_empty() {
+                let (p, dout) = (Matrix::rows(p, keys).t(), outputs.grad.matrix(sizes, unit, rows.start));
+                let place = MatrixMut::rows(&mut sums.v, head_dim);
                 matmul(
                     (keys, head_dim, rows.len()),
                     place,
@@ -318,34 +202,15 @@ impl<T: Float> Inputs<'_, T> {
                     Threads::One,
                 );
             }
-            if dq.is_none() && dk.is_empty() {
+            if dq.is_none() && sums.k.is_empty() {
                 return;
             }
-            let v = self.matrix(self.v, unit, 0).t();
-            matmul(
-                (rows.len(), keys, head_dim),
-                MatrixMut::rows(ds, keys),
-                Accumulate::Replace,
-                dout,
-                v,
-                Threads::One,
-            );
-            let factor = T::of(self.config.scale);
-            for (i, (p, ds)) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
-                let row = |(data, strides): (&[T], Strides)| {
-                    let start = strides.at(&self.sizes, unit) + (rows.start + i) * strides.row;
-                    start..start + head_dim.min(data.len())
-                };
-                let products = out.0[row(out)].iter().zip(&grad.0[row(grad)]);
-                let mean = products.fold(T::zero(), |sum, (&o, &g)| sum + o * g);
-                score_slopes(p, ds, mean, factor);
-            }
+            self.score_gradients(unit, &rows, outputs, p, ds);
             if let Some((place, strides)) = dq {
-                let start = strides.at(&self.sizes, unit) + rows.start * strides.row;
                 #[expect(unsafe_code, reason = "each task writes its own rows")]
                 // SAFETY: tiles differ in the unit or in the rows.
-                let block = unsafe { MatrixMut::block(place, start, strides.row) };
-                let (ds, k) = (Matrix::rows(ds, keys), self.matrix(self.k, unit, 0));
+                let block = unsafe { MatrixMut::block(place, strides.at(sizes, unit, rows.start), strides.row) };
+                let (ds, k) = (Matrix::rows(ds, keys), self.k.matrix(sizes, unit, 0));
                 matmul(
                     (rows.len(), head_dim, keys),
                     block,
@@ -355,9 +220,9 @@ impl<T: Float> Inputs<'_, T> {
                     Threads::One,
                 );
             }
-            if !dk.is_empty() {
-                let (ds, q) = (Matrix::rows(ds, keys).t(), self.matrix(self.q, unit, rows.start));
-                let place = MatrixMut::rows(dk, head_dim);
+            if !sums.k.is_empty() {
+                let (ds, q) = (Matrix::rows(ds, keys).t(), self.q.matrix(sizes, unit, rows.start));
+                let place = MatrixMut::rows(&mut sums.k, head_dim);
                 matmul(
                     (keys, head_dim, rows.len()),
                     place,
@@ -369,78 +234,50 @@ impl<T: Float> Inputs<'_, T> {
             }
         });
     }
-}
 
-wide! {
-    /// `ds = p (dp - mean) factor`, where `mean` is the row's sum of `p dp`.
-    fn score_slopes<T: Float>(p: &[T], ds: &mut [T], mean: T, factor: T) {
-        for (&p, ds) in p.iter().zip(ds) {
-            *ds = p * (*ds - mean) * factor;
+    /// Writes the gradient of the scores of a tile with probabilities `p`: `p (dP - sum(p dP)) scale` with `dP = dO V^T`,
+    /// where the sum of a row is that of `O dO`.
+    fn score_gradients(&self, unit: usize, rows: &Range<usize>, outputs: Outputs<'_, T>, p: &[T], ds: &mut [T]) {
+        let sizes = &self.sizes;
+        let keys = p.len() / rows.len();
+        let (dout, v) = (
+            outputs.grad.matrix(sizes, unit, rows.start),
+            self.v.matrix(sizes, unit, 0).t(),
+        );
+        let place = MatrixMut::rows(ds, keys);
+        matmul(
+            (rows.len(), keys, sizes.head_dim),
+            place,
+            Accumulate::Replace,
+            dout,
+            v,
+            Threads::One,
+        );
+        let factor = T::of(self.config.scale);
+        for (i, (p, ds)) in p.chunks_exact(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+            let row = rows.start + i;
+            let products = outputs
+                .out
+                .row(sizes, unit, row)
+                .iter()
+                .zip(outputs.grad.row(sizes, unit, row));
+            let sum = products.fold(T::zero(), |sum, (&o, &g)| sum + o * g);
+            score_slopes(p, ds, sum, factor);
         }
     }
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        OP
-    }
+/// dK and dV of one unit, as far as they are summed; empty where they are not wanted.
+struct KeySums<T> {
+    k: Vec<T>,
+    v: Vec<T>,
+}
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        let sizes = Sizes::of(q_layout.shape(), k_layout.shape(), self.heads);
-        let shape = match self.heads {
-            Heads::Split => Shape::from((sizes.batch, sizes.queries, sizes.heads, sizes.head_dim)),
-            Heads::Packed(_) => q_layout.shape().clone(),
-        };
-        on_float!(q.dtype(), OP, T => {
-            let strides = |layout: &Layout| Strides::of(layout, self.heads, sizes.head_dim);
-            let inputs = Inputs {
-                sizes,
-                config: self.config,
-                q: (candle_core::WithDType::cpu_storage_as_slice(q)?, strides(q_layout)),
-                k: (candle_core::WithDType::cpu_storage_as_slice(k)?, strides(k_layout)),
-                v: (candle_core::WithDType::cpu_storage_as_slice(v)?, strides(v_layout)),
-            };
-            Ok(output::<T>(inputs.forward(), shape))
-        })
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        out: &Tensor,
-        grad: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let sizes = Sizes::of(q.shape(), k.shape(), self.heads);
-        let grad = grad.contiguous()?;
-        let [q_operand, k_operand, v_operand, out_operand, grad_operand] = [q, k, v, out, &grad].map(Operand::of);
-        on_float!(q.dtype(), OP, T => {
-            let strides = |operand: &Operand<'_>| Strides::of(operand.layout(), self.heads, sizes.head_dim);
-            let inputs = Inputs::<T> {
-                sizes,
-                config: self.config,
-                q: (q_operand.storage()?, strides(&q_operand)),
-                k: (k_operand.storage()?, strides(&k_operand)),
-                v: (v_operand.storage()?, strides(&v_operand)),
-            };
-            // The result and its gradient are (B, T, H, K) or (B, T, H K): the same elements.
-            let rows = sizes.packed(sizes.queries);
-            let tracked = [q.track_op(), k.track_op(), v.track_op()];
-            let (out, grad) = ((out_operand.slice()?, rows), (grad_operand.slice()?, rows));
-            let [dq, dk, dv] = inputs.backward(out, grad, tracked, self.heads == Heads::Split);
-            let tensor = |data: Option<Vec<T>>, like: &Tensor| {
-                data.map(|data| Tensor::from_vec(data, like.shape(), like.device())).transpose()
-            };
-            Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
-        })
+wide! {
+    /// `ds = p (ds - mean) factor`.
+    fn score_slopes<T: Float>(p: &[T], ds: &mut [T], mean: T, factor: T) {
+        for (&p, ds) in p.iter().zip(ds) {
+            *ds = p * (*ds - mean) * factor;
+        }
     }
 }

@@ -17,6 +17,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
+use super::groups::{BLOCK_POSITIONS, Group, GroupGradient, groups, piece, pieces, same_images, scatter};
 use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Shared, Threads, matmul, sum};
 
 /// Columns of one tile of the forward pass in bytes, about: they stay in the second or third cache.
@@ -27,19 +28,6 @@ const SHARED_BYTES: usize = 32 << 20;
 const LARGE_WEIGHT_BYTES: usize = 16 << 20;
 /// Columns of one block of a backward pass in bytes, about.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Positions of one tile of a backward pass.
-const BLOCK_POSITIONS: usize = 1024;
-
-/// `len` split into equal pieces of at most `max`, rounded up to a multiple of eight.
-fn piece(len: usize, max: usize) -> usize {
-    let pieces = len.div_ceil(max.max(1)).max(1);
-    len.div_ceil(pieces).next_multiple_of(8)
-}
-
-fn pieces(len: usize, piece: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
-    (0..len.div_ceil(piece)).map(move |i| i * piece..((i + 1) * piece).min(len))
-}
-
 /// The result (B, O, P).
 pub(super) fn forward<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
     let (positions, depth) = (g.positions(), g.depth());
@@ -191,83 +179,6 @@ fn shared<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
     }
 }
 
-/// Columns that are multiplied together: positions of one image, or several whole images.
-#[derive(Clone)]
-struct Group {
-    images: Range<usize>,
-    positions: Range<usize>,
-}
-
-impl Group {
-    fn len(&self) -> usize {
-        self.images.len() * self.positions.len()
-    }
-}
-
-/// All columns, at most `max` in a group where that is possible.
-fn groups(g: &Geometry, max: usize) -> Vec<Group> {
-    let positions = g.positions();
-    let together = (max.min(2 * BLOCK_POSITIONS) / positions.max(1)).min(g.images);
-    if together > 1 {
-        return pieces(g.images, together)
-            .map(|images| Group {
-                images,
-                positions: 0..positions,
-            })
-            .collect();
-    }
-    let tile = piece(positions, max);
-    let of_image = |image| {
-        pieces(positions, tile).map(move |positions| Group {
-            images: image..image + 1,
-            positions,
-        })
-    };
-    (0..g.images).flat_map(of_image).collect()
-}
-
-/// Adds `joint` (O, images x P) to the images of `y` (B, O, P).
-fn scatter<T: Float>(g: &Geometry, joint: &[T], group: &Group, y: &mut [T]) {
-    let (positions, outputs) = (g.positions(), g.outputs);
-    for (i, image) in group.images.clone().enumerate() {
-        let image = &mut y[image * outputs * positions..(image + 1) * outputs * positions];
-        for (y, joint) in image.chunks_exact_mut(positions).zip(joint.chunks_exact(group.len())) {
-            for (y, &x) in y.iter_mut().zip(&joint[i * positions..]) {
-                *y += x;
-            }
-        }
-    }
-}
-
-/// dY of a group as a matrix (O, columns): a view of one image, or several images gathered.
-enum GroupGradient<'a, T> {
-    Image(&'a [T]),
-    Gathered(Vec<T>),
-}
-
-impl<'a, T: Float> GroupGradient<'a, T> {
-    fn of(g: &Geometry, group: &Group, dy: &'a [T]) -> Self {
-        let (positions, outputs) = (g.positions(), g.outputs);
-        if group.images.len() == 1 {
-            return Self::Image(&dy[group.images.start * outputs * positions + group.positions.start..]);
-        }
-        let mut gathered = Vec::with_capacity(outputs * group.len());
-        for o in 0..outputs {
-            for image in group.images.clone() {
-                gathered.extend_from_slice(&dy[(image * outputs + o) * positions..][..positions]);
-            }
-        }
-        Self::Gathered(gathered)
-    }
-
-    fn matrix(&self, g: &Geometry, group: &Group) -> Matrix<'_, T> {
-        match self {
-            Self::Image(dy) => Matrix::rows(dy, g.positions()),
-            Self::Gathered(dy) => Matrix::rows(dy, group.len()),
-        }
-    }
-}
-
 /// Input channels of one task.
 fn block_channels<T>(g: &Geometry) -> usize {
     let columns = BLOCK_POSITIONS.min(g.images * g.positions()).max(1);
@@ -304,18 +215,8 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
     let groups = groups(g, BLOCK_POSITIONS);
     let gradients: Vec<_> = groups.iter().map(|group| GroupGradient::of(g, group, dy)).collect();
     let block = block_channels::<T>(g);
-    // Tiles of one image add to the same planes: they belong to one task.
-    let mut same_images: Vec<Range<usize>> = Vec::new();
-    for (i, group) in groups.iter().enumerate() {
-        match same_images.last_mut() {
-            Some(range) if groups[range.start].images == group.images => range.end = i + 1,
-            _ => same_images.push(i..i + 1),
-        }
-    }
-    let tasks: Vec<(Range<usize>, Range<usize>)> = same_images
-        .into_iter()
-        .flat_map(|set| pieces_of(g.channels, block).map(move |c| (set.clone(), c)))
-        .collect();
+    let of_set = |set: Range<usize>| pieces(g.channels, block).map(move |channels| (set.clone(), channels));
+    let tasks: Vec<(Range<usize>, Range<usize>)> = same_images(&groups).into_iter().flat_map(of_set).collect();
     let place = Shared::new(&mut dx);
     tasks.into_par_iter().for_each(|(set, channels)| {
         for (group, dy) in groups[set.clone()].iter().zip(&gradients[set]) {
@@ -331,24 +232,35 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
                     dy.matrix(g, group),
                     Threads::One,
                 );
-                for (i, image) in group.images.clone().enumerate() {
-                    for (c, channel) in channels.clone().enumerate() {
-                        let columns = &mut columns[c * taps * len + i * group.positions.len()..];
-                        #[expect(unsafe_code, reason = "each task writes its own planes")]
-                        // SAFETY: tasks differ in their images or in their channels.
-                        let plane = unsafe { place.part((image * g.channels + channel) * pixels, pixels) };
-                        g.fold(columns, len, group.positions.clone(), plane);
-                    }
-                }
+                #[expect(unsafe_code, reason = "each task writes its own planes")]
+                // SAFETY: tasks differ in their images or in their channels.
+                let plane = |plane: usize| unsafe { place.part(plane * pixels, pixels) };
+                fold_channels(g, group, channels.clone(), columns, plane);
             });
         }
     });
     dx
 }
 
-/// `len` in pieces of `piece`, without rounding.
-fn pieces_of(len: usize, piece: usize) -> impl Iterator<Item = Range<usize>> {
-    pieces(len, piece.max(1))
+/// Adds the columns of a group, rows of `channels`, to the planes that `plane` gives.
+fn fold_channels<'a, T: Float>(
+    g: &Geometry,
+    group: &Group,
+    channels: Range<usize>,
+    columns: &mut [T],
+    plane: impl Fn(usize) -> &'a mut [T],
+) {
+    for (i, image) in group.images.clone().enumerate() {
+        for (c, channel) in channels.clone().enumerate() {
+            let columns = &mut columns[c * g.taps() * group.len() + i * group.positions.len()..];
+            g.fold(
+                columns,
+                group.len(),
+                group.positions.clone(),
+                plane(image * g.channels + channel),
+            );
+        }
+    }
 }
 
 /// The gradient (O, C, ky, kx) of the weight.
@@ -360,7 +272,7 @@ pub(super) fn backward_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<
     }
     let groups = groups(g, BLOCK_POSITIONS);
     let gradients: Vec<_> = groups.iter().map(|group| GroupGradient::of(g, group, dy)).collect();
-    let blocks: Vec<Range<usize>> = pieces_of(g.channels, block_channels::<T>(g)).collect();
+    let blocks: Vec<Range<usize>> = pieces(g.channels, block_channels::<T>(g)).collect();
     let place = Shared::new(&mut dw);
     blocks.into_par_iter().for_each(|channels| {
         for (group, dy) in groups.iter().zip(&gradients) {

@@ -87,6 +87,10 @@ pub(in crate::ops) enum Threads {
 /// `dst = lhs * rhs` or `dst += lhs * rhs`, with `lhs` (m, k) and `rhs` (k, n).
 ///
 /// Each element is summed over k in an order that depends on the sizes only.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the place is an exclusive borrow, and ends with the product"
+)]
 pub(in crate::ops) fn matmul<T: Float>(
     (m, n, k): (usize, usize, usize),
     dst: MatrixMut<'_, T>,
@@ -98,11 +102,15 @@ pub(in crate::ops) fn matmul<T: Float>(
     if m == 0 || n == 0 {
         return;
     }
+    let MatrixMut {
+        start,
+        len,
+        row,
+        col,
+        buffer: _,
+    } = dst;
     let last = |rows: usize, cols: usize, row: usize, col: usize| (rows - 1) * row + (cols - 1) * col;
-    assert!(
-        last(m, n, dst.row, dst.col) < dst.len,
-        "destination of a product out of range"
-    );
+    assert!(last(m, n, row, col) < len, "destination of a product out of range");
     assert!(
         k == 0 || last(m, k, lhs.row, lhs.col) < lhs.data.len(),
         "left side of a product out of range"
@@ -126,9 +134,9 @@ pub(in crate::ops) fn matmul<T: Float>(
             m,
             n,
             k,
-            dst.start,
-            dst.col as isize,
-            dst.row as isize,
+            start,
+            col as isize,
+            row as isize,
             accumulate == Accumulate::Add,
             lhs.data.as_ptr(),
             lhs.col as isize,

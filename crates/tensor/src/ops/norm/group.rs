@@ -116,18 +116,11 @@ impl GroupNorm {
                 tracked[2].then(|| zeros(channels)),
             ];
         }
-        let computed;
-        let statistics = match self.statistics.get() {
-            Some(statistics) => statistics,
-            None => {
-                computed = self.values(sizes, x, weight, bias).1;
-                &computed
-            }
-        };
+        let statistics = self.statistics.get_or_init(|| self.values(sizes, x, weight, bias).1);
         let mut dx = tracked[0].then(|| vec![T::zero(); x.len()]);
         let place = dx.as_mut().map(|dx| Shared::new(dx));
-        // Per (image, group): sums over the positions of each channel of dz, and of dz times the normalized value.
-        let units: Vec<(Vec<T>, Vec<T>)> = (0..x.len() / len)
+        // One for each (image, group).
+        let units: Vec<ChannelSums<T>> = (0..x.len() / len)
             .into_par_iter()
             .map(|unit| {
                 let first = unit % self.num_groups * group_channels;
@@ -151,7 +144,7 @@ impl GroupNorm {
                 }
             })
             .collect();
-        let per_image = |select: fn(&(Vec<T>, Vec<T>)) -> &Vec<T>| {
+        let per_image = |select: fn(&ChannelSums<T>) -> &Vec<T>| {
             let images = units.chunks(self.num_groups);
             add_all(
                 images
@@ -160,10 +153,18 @@ impl GroupNorm {
                 channels,
             )
         };
-        let dw = tracked[1].then(|| per_image(|unit| &unit.1));
-        let db = tracked[2].then(|| per_image(|unit| &unit.0));
+        let dw = tracked[1].then(|| per_image(|unit| &unit.scale));
+        let db = tracked[2].then(|| per_image(|unit| &unit.shift));
         [dx, dw, db]
     }
+}
+
+/// Sums over the positions of each channel of a group, where z is what SiLU is applied to.
+struct ChannelSums<T> {
+    /// Of dz: the gradient of the bias.
+    shift: Vec<T>,
+    /// Of dz times the normalized value: the gradient of the weight.
+    scale: Vec<T>,
 }
 
 /// One group of one image.
@@ -179,8 +180,8 @@ struct Group<'a, T> {
 }
 
 impl<T: Float> Group<'_, T> {
-    /// Writes the gradient of x; returns the sums of dz and of dz times the normalized value, per channel.
-    fn slopes(&self, dx: &mut [T]) -> (Vec<T>, Vec<T>) {
+    /// Writes the gradient of x.
+    fn slopes(&self, dx: &mut [T]) -> ChannelSums<T> {
         let Self {
             x,
             dy,
@@ -191,7 +192,11 @@ impl<T: Float> Group<'_, T> {
             rstd,
             ..
         } = *self;
-        let (mut shift_sums, mut scale_sums) = (Vec::with_capacity(weight.len()), Vec::with_capacity(weight.len()));
+        let capacity = || Vec::with_capacity(weight.len());
+        let mut sums = ChannelSums {
+            shift: capacity(),
+            scale: capacity(),
+        };
         let (mut a, mut b) = (0.0, 0.0);
         for c in 0..weight.len() {
             let row = c * positions..(c + 1) * positions;
@@ -206,8 +211,8 @@ impl<T: Float> Group<'_, T> {
             let dz_x_sum = dot_centered(dz, x, T::of(mean)) * rstd;
             a += w * dz_sum;
             b += w * dz_x_sum;
-            shift_sums.push(T::of(dz_sum));
-            scale_sums.push(T::of(dz_x_sum));
+            sums.shift.push(T::of(dz_sum));
+            sums.scale.push(T::of(dz_x_sum));
         }
         // dx = rstd (w dz - mean(w dz) - n mean(w dz n)) with n = (x - mean) rstd.
         let len = x.len() as f64;
@@ -217,7 +222,7 @@ impl<T: Float> Group<'_, T> {
             let of_dz = T::of(w.double() * rstd);
             combine(&x[row.clone()], T::of(mean), &mut dx[row], of_dz, of_x, constant);
         }
-        (shift_sums, scale_sums)
+        sums
     }
 }
 
