@@ -53,10 +53,19 @@ pub fn scores(denoising_errors: &Tensor) -> diptych_tensor::Result<Tensor> {
 ///
 /// # Errors
 /// Tensor operations.
-pub fn noise(seed: u64, stream: Stream, step: u64, examples: &[u64], shape: &[usize], device: &Device) -> diptych_tensor::Result<Tensor> {
+pub fn noise(
+    seed: u64,
+    stream: Stream,
+    step: u64,
+    examples: &[u64],
+    shape: &[usize],
+    device: &Device,
+) -> diptych_tensor::Result<Tensor> {
     let len: usize = shape.iter().product();
-    let values: Vec<f32> =
-        examples.iter().flat_map(|&example| normal_vec(&mut generator(seed, stream, step, example), len)).collect();
+    let values: Vec<f32> = examples
+        .iter()
+        .flat_map(|&example| normal_vec(&mut generator(seed, stream, step, example), len))
+        .collect();
     let mut dims = vec![examples.len()];
     dims.extend_from_slice(shape);
     Ok(Tensor::from_vec(values, dims, device)?)
@@ -73,13 +82,21 @@ mod tests {
         let errors = denoising_errors(&prediction, &target).unwrap();
         assert_eq!(errors.to_vec1::<f32>().unwrap(), [2.5, 5.0]);
         assert_eq!(scores(&errors).unwrap().to_vec1::<f32>().unwrap(), [-1.25, -2.5]);
-        assert!(matches!(denoising_errors(&prediction, &errors), Err(Error::Shape { .. })));
+        assert!(matches!(
+            denoising_errors(&prediction, &errors),
+            Err(Error::Shape { .. })
+        ));
     }
 
     #[test]
     fn noise_does_not_depend_on_the_batch() {
         let one = |examples: &[u64]| {
-            noise(3, Stream::Noise, 5, examples, &[1, 2, 2], &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            noise(3, Stream::Noise, 5, examples, &[1, 2, 2], &Device::Cpu)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
         };
         let together = one(&[0, 1]);
         assert_eq!(together, [one(&[0]), one(&[1])].concat());

@@ -23,7 +23,7 @@ pub enum Error {
     Models(#[from] diptych_models::Error),
     /// The training loop or the run directory.
     #[error(transparent)]
-    Train(#[from] diptych_train::Error),
+    Train(Box<diptych_train::Error>),
     /// A judge or a statistic.
     #[error(transparent)]
     Eval(#[from] diptych_eval::Error),
@@ -135,5 +135,11 @@ impl Error {
             Self::Recipe { .. } | Self::Steps { .. } | Self::DataKind { .. } => true,
             _ => false,
         }
+    }
+}
+
+impl From<diptych_train::Error> for Error {
+    fn from(error: diptych_train::Error) -> Self {
+        Self::Train(Box::new(error))
     }
 }

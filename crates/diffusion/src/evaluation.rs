@@ -7,11 +7,11 @@ use diptych_models::{AdapterConfig, Trainable};
 use diptych_train::{EvaluationTable, Recipe};
 use image::RgbImage;
 
+use crate::Result;
 use crate::method::{DiffusionMethod, TrainedDenoiser, network_options, texts};
 use crate::modality::Diffusion;
 use crate::pipeline::{Denoiser, ImageSampler, PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
 use crate::progress::{Reporter, Stage};
-use crate::Result;
 
 /// Samples both models and compares their scores.
 ///
@@ -30,13 +30,21 @@ pub(crate) fn win_rate(
     let base = contest.base(policy, &prompts, reporter)?;
     let aligned = contest.aligned(policy, &prompts, reporter)?;
     let score = |images: &[RgbImage]| -> Result<Vec<f64>> {
-        Ok(mean_per_prompt(&config.judge.score(&prompts, images)?, config.images_per_prompt)?)
+        Ok(mean_per_prompt(
+            &config.judge.score(&prompts, images)?,
+            config.images_per_prompt,
+        )?)
     };
     let base = score(&base)?;
     reporter.advance(Stage::Judging, 1, 2)?;
     let aligned = score(&aligned)?;
     reporter.advance(Stage::Judging, 2, 2)?;
-    Ok(Some(WinRate::compare(&base, &aligned, config.seed, config.bootstrap_samples)?))
+    Ok(Some(WinRate::compare(
+        &base,
+        &aligned,
+        config.seed,
+        config.bootstrap_samples,
+    )?))
 }
 
 /// The table a report shows.
@@ -45,7 +53,16 @@ pub(crate) fn table(win_rate: &WinRate, config: &WinRateConfig) -> EvaluationTab
     let interval = |low: f64, high: f64| format!("{low:+.4} to {high:+.4}");
     EvaluationTable {
         title: format!("{} score on {} held-out prompts", config.judge, win_rate.n),
-        columns: ["base", "aligned", "difference", "95 % interval", "win/tie/loss", "win rate"].map(str::to_owned).to_vec(),
+        columns: [
+            "base",
+            "aligned",
+            "difference",
+            "95 % interval",
+            "win/tie/loss",
+            "win rate",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         rows: vec![vec![
             number(win_rate.base.mean),
             number(win_rate.aligned.mean),
@@ -63,13 +80,22 @@ pub(crate) fn table(win_rate: &WinRate, config: &WinRateConfig) -> EvaluationTab
 
 /// The section with its file resolved as the recipe's other paths are.
 fn resolved(recipe: &Recipe<Diffusion>, config: &WinRateConfig) -> Result<WinRateConfig> {
-    let prompts =
-        config.prompts.as_ref().map(|path| recipe.resolve_path("eval.win_rate.prompts", path)).transpose()?;
-    Ok(WinRateConfig { prompts, ..config.clone() })
+    let prompts = config
+        .prompts
+        .as_ref()
+        .map(|path| recipe.resolve_path("eval.win_rate.prompts", path))
+        .transpose()?;
+    Ok(WinRateConfig {
+        prompts,
+        ..config.clone()
+    })
 }
 
 fn repeated(prompts: &[String], times: usize) -> Vec<String> {
-    prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), times)).collect()
+    prompts
+        .iter()
+        .flat_map(|prompt| std::iter::repeat_n(prompt.clone(), times))
+        .collect()
 }
 
 /// What the two models share.
@@ -95,7 +121,13 @@ impl<'a> Contest<'a> {
         let (text, _) = TextConditioner::load(&directory, &options, Trainable::None, None)?;
         let embeddings = PromptEmbeddings::encode(&text, texts(prompts, &sampling), &mut Reporter::silent())?;
         let (vae, _) = load_vae(&directory, &options, Trainable::None)?;
-        Ok(Self { recipe, directory, vae, embeddings, sampling })
+        Ok(Self {
+            recipe,
+            directory,
+            vae,
+            embeddings,
+            sampling,
+        })
     }
 
     /// The model as it was before any training.
@@ -103,7 +135,12 @@ impl<'a> Contest<'a> {
         match self.recipe.adapter.0 {
             AdapterConfig::Lora(_) => {
                 let _off = policy.denoiser.unet().adapter_switch().disable();
-                self.sample(&policy.denoiser, &self.embeddings, prompts, (Stage::BaseImages, reporter))
+                self.sample(
+                    &policy.denoiser,
+                    &self.embeddings,
+                    prompts,
+                    (Stage::BaseImages, reporter),
+                )
             }
             AdapterConfig::Full(_) => {
                 let options = network_options(self.recipe)?;
@@ -113,7 +150,12 @@ impl<'a> Contest<'a> {
         }
     }
 
-    fn aligned(&self, policy: &TrainedDenoiser, prompts: &[String], reporter: &mut Reporter<'_>) -> Result<Vec<RgbImage>> {
+    fn aligned(
+        &self,
+        policy: &TrainedDenoiser,
+        prompts: &[String],
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Vec<RgbImage>> {
         let trained = policy
             .text
             .as_ref()

@@ -53,7 +53,11 @@ fn pixels(values: Vec<f32>, shape: (usize, usize, usize, usize), device: &Device
 pub fn from_tensor(images_bcyx: &Tensor) -> Result<Vec<RgbImage>> {
     let &[_, 3, y, x] = images_bcyx.dims() else {
         let expected = vec![images_bcyx.dims().first().copied().unwrap_or(1), 3, 1, 1];
-        return Err(Error::Shape { name: "images".into(), found: images_bcyx.dims().to_vec(), expected });
+        return Err(Error::Shape {
+            name: "images".into(),
+            found: images_bcyx.dims().to_vec(),
+            expected,
+        });
     };
     let values = host(images_bcyx)?;
     let plane = y * x;
@@ -84,8 +88,11 @@ pub fn grid(rows: &[Vec<RgbImage>]) -> RgbImage {
     let (tile_width, tile_height) = (width * factor, height * factor);
     let num_columns = rows.iter().map(Vec::len).max().unwrap_or(0) as u32;
     let span = |count: u32, tile: u32| GUTTER + count * (tile + GUTTER);
-    let mut canvas =
-        RgbImage::from_pixel(span(num_columns, tile_width), span(rows.len() as u32, tile_height), Rgb([240; 3]));
+    let mut canvas = RgbImage::from_pixel(
+        span(num_columns, tile_width),
+        span(rows.len() as u32, tile_height),
+        Rgb([240; 3]),
+    );
     for (row, images) in rows.iter().enumerate() {
         for (column, image) in images.iter().enumerate() {
             let tile = resize(image, tile_width, tile_height, FilterType::Nearest);
@@ -101,7 +108,10 @@ pub fn grid(rows: &[Vec<RgbImage>]) -> RgbImage {
 /// # Errors
 /// [`Error::WriteImage`] naming the file.
 pub fn save(image: &RgbImage, path: &Path) -> Result<()> {
-    image.save(path).map_err(|source| Error::WriteImage { path: path.to_path_buf(), source })
+    image.save(path).map_err(|source| Error::WriteImage {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -54,8 +54,22 @@ pub struct SamplesConfig {
 
 impl Default for SamplesConfig {
     fn default() -> Self {
-        let SampleConfig { sampler, steps, guidance_scale, seed, batch_size } = SampleConfig::default();
-        Self { prompts: Vec::new(), num_prompts: None, sampler, steps, guidance_scale, seed, batch_size }
+        let SampleConfig {
+            sampler,
+            steps,
+            guidance_scale,
+            seed,
+            batch_size,
+        } = SampleConfig::default();
+        Self {
+            prompts: Vec::new(),
+            num_prompts: None,
+            sampler,
+            steps,
+            guidance_scale,
+            seed,
+            batch_size,
+        }
     }
 }
 
@@ -109,9 +123,10 @@ impl Modality for Diffusion {
 
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
         match &recipe.adapter.0 {
-            AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => {
-                Ok(vec![(ADAPTER_INIT.to_owned(), recipe.resolve_path(ADAPTER_INIT, path)?)])
-            }
+            AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => Ok(vec![(
+                ADAPTER_INIT.to_owned(),
+                recipe.resolve_path(ADAPTER_INIT, path)?,
+            )]),
             AdapterConfig::Lora(_) | AdapterConfig::Full(_) => Ok(Vec::new()),
         }
     }
@@ -159,7 +174,11 @@ fn validate_method(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
         MethodConfig::OfflinePairs(config) => {
             if !needs_pairs {
                 let expected = "an objective that compares two images; `[method.sft]` trains on one";
-                return Err(recipe.invalid(&objective_key, format!("`{objective}` with `[method.offline_pairs]`"), expected));
+                return Err(recipe.invalid(
+                    &objective_key,
+                    format!("`{objective}` with `[method.offline_pairs]`"),
+                    expected,
+                ));
             }
             config.prompt_dropout
         }
@@ -175,17 +194,29 @@ fn validate_method(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
                 return Err(recipe.invalid("adapter.lora", "`lora` with `[method.autoencoder]`", "`[adapter.full]`"));
             }
             if !(config.kl_weight.is_finite() && config.kl_weight >= 0.0) {
-                return Err(recipe.invalid("method.autoencoder.kl_weight", config.kl_weight, "a finite number, at least 0"));
+                return Err(recipe.invalid(
+                    "method.autoencoder.kl_weight",
+                    config.kl_weight,
+                    "a finite number, at least 0",
+                ));
             }
             0.0
         }
     };
     if needs_pairs && !matches!(recipe.method, MethodConfig::OfflinePairs(_)) {
         let expected = "`[objective.sft]`: this method sees no pairs";
-        return Err(recipe.invalid(&objective_key, format!("`{objective}` with `[method.{method}]`"), expected));
+        return Err(recipe.invalid(
+            &objective_key,
+            format!("`{objective}` with `[method.{method}]`"),
+            expected,
+        ));
     }
     if !(0.0..=1.0).contains(&dropout) {
-        return Err(recipe.invalid(&format!("method.{method}.prompt_dropout"), dropout, "a number from 0 to 1"));
+        return Err(recipe.invalid(
+            &format!("method.{method}.prompt_dropout"),
+            dropout,
+            "a number from 0 to 1",
+        ));
     }
     Ok(())
 }
@@ -200,23 +231,35 @@ fn validate_samples(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
         return Err(recipe.invalid("samples.num_prompts", "both `prompts` and `num_prompts`", "one of them"));
     }
     let at_least_1 = "a number, at least 1";
-    for (key, value) in
-        [("num_prompts", samples.num_prompts.unwrap_or(1)), ("steps", samples.steps), ("batch_size", samples.batch_size)]
-    {
+    for (key, value) in [
+        ("num_prompts", samples.num_prompts.unwrap_or(1)),
+        ("steps", samples.steps),
+        ("batch_size", samples.batch_size),
+    ] {
         if value == 0 {
             return Err(recipe.invalid(&format!("samples.{key}"), "0", at_least_1));
         }
     }
     if !(samples.guidance_scale.is_finite() && samples.guidance_scale >= 0.0) {
-        return Err(recipe.invalid("samples.guidance_scale", samples.guidance_scale, "a finite number, at least 0"));
+        return Err(recipe.invalid(
+            "samples.guidance_scale",
+            samples.guidance_scale,
+            "a finite number, at least 0",
+        ));
     }
     Ok(())
 }
 
 fn validate_evaluation(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
-    let Some(evaluation) = &recipe.evaluation else { return Ok(()) };
+    let Some(evaluation) = &recipe.evaluation else {
+        return Ok(());
+    };
     if matches!(recipe.method, MethodConfig::Autoencoder(_)) {
-        return Err(recipe.invalid("eval", "a section that `[method.autoencoder]` does not use", "no such section"));
+        return Err(recipe.invalid(
+            "eval",
+            "a section that `[method.autoencoder]` does not use",
+            "no such section",
+        ));
     }
     match evaluation.validate() {
         Ok(()) => Ok(()),

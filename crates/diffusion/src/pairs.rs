@@ -4,9 +4,9 @@ use diptych_data::{ImagePair, ImageSource};
 use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::pipeline::{Pipeline, SampleConfig, generate_with};
 use crate::progress::{Reporter, Stage};
-use crate::Result;
 
 /// How pairs are built.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -22,7 +22,11 @@ pub struct PairsConfig {
 
 impl Default for PairsConfig {
     fn default() -> Self {
-        Self { judge: Judge::Verifier, candidates: 6, min_margin: 0.2 }
+        Self {
+            judge: Judge::Verifier,
+            candidates: 6,
+            min_margin: 0.2,
+        }
     }
 }
 
@@ -39,15 +43,19 @@ pub fn build_pairs(
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<ImagePair>> {
     let candidates = config.candidates.max(2);
-    let repeated: Vec<String> =
-        prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), candidates)).collect();
+    let repeated: Vec<String> = prompts
+        .iter()
+        .flat_map(|prompt| std::iter::repeat_n(prompt.clone(), candidates))
+        .collect();
     let images = generate_with(pipeline, &repeated, sampling, reporter)?;
     let scores = config.judge.score(&repeated, &images)?;
     reporter.advance(Stage::Judging, 1, 1)?;
     let mut pairs = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
         let first = number * candidates;
-        let Some((chosen, rejected)) = extremes(&scores[first..first + candidates], config.min_margin) else { continue };
+        let Some((chosen, rejected)) = extremes(&scores[first..first + candidates], config.min_margin) else {
+            continue;
+        };
         let source = |which: usize| ImageSource::from_image(&images[first + which]);
         let mut pair = ImagePair::new(number.to_string(), prompt, source(chosen)?, source(rejected)?);
         pair.chosen_score = Some(scores[first + chosen]);

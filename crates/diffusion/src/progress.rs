@@ -63,12 +63,18 @@ pub struct Reporter<'a> {
 impl<'a> Reporter<'a> {
     /// Passes progress to `progress`; work ends with [`Error::Stopped`] when `stop` is set.
     pub fn new(progress: impl FnMut(&Progress<'_>) + Send + 'a, stop: &'a AtomicBool) -> Self {
-        Self { progress: Box::new(progress), stop: Some(stop) }
+        Self {
+            progress: Box::new(progress),
+            stop: Some(stop),
+        }
     }
 
     /// Tells nobody and never stops.
     pub fn silent() -> Self {
-        Self { progress: Box::new(|_| {}), stop: None }
+        Self {
+            progress: Box::new(|_| {}),
+            stop: None,
+        }
     }
 
     /// `done` of `total` parts are complete.
@@ -91,6 +97,8 @@ impl<'a> Reporter<'a> {
 
 impl std::fmt::Debug for Reporter<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reporter").field("stop", &self.stop).finish_non_exhaustive()
+        f.debug_struct("Reporter")
+            .field("stop", &self.stop)
+            .finish_non_exhaustive()
     }
 }

@@ -48,14 +48,24 @@ pub fn run(
         let config = LoopConfig::from_recipe(recipe)?;
         refuse_early(&config, resume)?;
         let method = prepare(recipe, &mut reporter)?;
-        let mut summary = train(&method, &config, &mut |event: &Event<'_>| reporter.training(event), stop, resume)?;
+        let mut summary = train(
+            &method,
+            &config,
+            &mut |event: &Event<'_>| reporter.training(event),
+            stop,
+            resume,
+        )?;
         let output = RunDirectory::new(&config.output);
         let mut win_rate = None;
         if !summary.stopped {
             complete_final(recipe, &method, &output.final_weights())?;
             win_rate = evaluate(recipe, &method, &output, &mut summary, &mut reporter)?;
         }
-        Ok(Outcome { summary, win_rate, output: config.output })
+        Ok(Outcome {
+            summary,
+            win_rate,
+            output: config.output,
+        })
     })?
 }
 
@@ -63,8 +73,14 @@ pub fn run(
 fn refuse_early(config: &LoopConfig, resume: ResumeMode) -> Result<()> {
     let directory = RunDirectory::new(&config.output);
     match (resume, directory.plan().exists()) {
-        (ResumeMode::Fresh, true) => Err(diptych_train::Error::RunExists { path: config.output.clone() }.into()),
-        (ResumeMode::Resume, false) => Err(diptych_train::Error::NothingToResume { path: config.output.clone() }.into()),
+        (ResumeMode::Fresh, true) => Err(diptych_train::Error::RunExists {
+            path: config.output.clone(),
+        }
+        .into()),
+        (ResumeMode::Resume, false) => Err(diptych_train::Error::NothingToResume {
+            path: config.output.clone(),
+        }
+        .into()),
         _ => Ok(()),
     }
 }
@@ -86,10 +102,24 @@ fn complete_final(recipe: &Recipe<Diffusion>, method: &DiffusionMethod, director
 
 /// Copies files of `from` that `to` does not have. A component directory that is there already is left as it is.
 fn copy_missing(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(|source| Error::Io { action: "create", path: to.to_path_buf(), source })?;
-    let entries = fs::read_dir(from).map_err(|source| Error::Io { action: "read", path: from.to_path_buf(), source })?;
+    fs::create_dir_all(to).map_err(|source| Error::Io {
+        action: "create",
+        path: to.to_path_buf(),
+        source,
+    })?;
+    let entries = fs::read_dir(from).map_err(|source| Error::Io {
+        action: "read",
+        path: from.to_path_buf(),
+        source,
+    })?;
     for entry in entries {
-        let source = entry.map_err(|source| Error::Io { action: "read", path: from.to_path_buf(), source })?.path();
+        let source = entry
+            .map_err(|source| Error::Io {
+                action: "read",
+                path: from.to_path_buf(),
+                source,
+            })?
+            .path();
         let Some(name) = source.file_name() else { continue };
         let target = to.join(name);
         if target.exists() || name.to_string_lossy().starts_with('.') {
@@ -98,7 +128,11 @@ fn copy_missing(from: &Path, to: &Path) -> Result<()> {
         if source.is_dir() {
             copy_missing(&source, &target)?;
         } else {
-            fs::copy(&source, &target).map_err(|error| Error::Io { action: "write", path: target, source: error })?;
+            fs::copy(&source, &target).map_err(|error| Error::Io {
+                action: "write",
+                path: target,
+                source: error,
+            })?;
         }
     }
     Ok(())
@@ -111,17 +145,26 @@ fn evaluate(
     summary: &mut Summary,
     reporter: &mut Reporter<'_>,
 ) -> Result<Option<WinRate>> {
-    let Some(config) = recipe.evaluation.as_ref().and_then(|evaluation| evaluation.win_rate.as_ref()) else {
+    let Some(config) = recipe
+        .evaluation
+        .as_ref()
+        .and_then(|evaluation| evaluation.win_rate.as_ref())
+    else {
         return Ok(None);
     };
     // What is judged is what is published, moving averages included.
     method.load(&output.final_weights())?;
-    let Some(win_rate) = evaluation::win_rate(recipe, method, config, reporter)? else { return Ok(None) };
+    let Some(win_rate) = evaluation::win_rate(recipe, method, config, reporter)? else {
+        return Ok(None);
+    };
     write_evaluation(output.path(), &evaluation::table(&win_rate, config))?;
     if let Some(row) = &mut summary.metrics {
         row.metrics.extend(metrics(&win_rate));
     }
-    let text = serde_json::to_string_pretty(summary).map_err(|source| Error::Json { path: output.summary(), source })?;
+    let text = serde_json::to_string_pretty(summary).map_err(|source| Error::Json {
+        path: output.summary(),
+        source,
+    })?;
     write_file(&output.summary(), format!("{text}\n").as_bytes())?;
     write_report(output.path())?;
     Ok(Some(win_rate))

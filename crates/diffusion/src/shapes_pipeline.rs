@@ -81,18 +81,30 @@ pub fn initialize(directory: &Path, config: &ShapesPipelineConfig, words: &[&str
 }
 
 fn tokenizer(config: &ShapesPipelineConfig, words: &[&str]) -> Result<ClipTokenizer> {
-    let settings = ClipTokenizerConfig { model_max_length: config.max_tokens, ..ClipTokenizerConfig::default() };
+    let settings = ClipTokenizerConfig {
+        model_max_length: config.max_tokens,
+        ..ClipTokenizerConfig::default()
+    };
     Ok(ClipTokenizer::learn(words.iter().copied(), MAX_MERGES, settings)?)
 }
 
 /// The parameters of a network initialized from `seed`.
 fn initial(seed: u64, build: impl FnOnce(&Builder<'_>) -> diptych_models::Result<()>) -> Result<Params> {
-    let builder = Builder::new(BuilderConfig { trainable: Trainable::All, seed, ..BuilderConfig::new(None) })?;
+    let builder = Builder::new(BuilderConfig {
+        trainable: Trainable::All,
+        seed,
+        ..BuilderConfig::new(None)
+    })?;
     build(&builder)?;
     Ok(builder.finish()?)
 }
 
-fn write_text_encoder(directory: &Path, config: &ShapesPipelineConfig, tokenizer: &ClipTokenizer, seed: u64) -> Result<()> {
+fn write_text_encoder(
+    directory: &Path,
+    config: &ShapesPipelineConfig,
+    tokenizer: &ClipTokenizer,
+    seed: u64,
+) -> Result<()> {
     let place = directory.join("text_encoder");
     let id = |token: &str| tokenizer.token_id(token).unwrap_or(0);
     let json = json!({
@@ -131,7 +143,9 @@ fn write_unet(directory: &Path, config: &ShapesPipelineConfig, seed: u64) -> Res
         "attention_head_dim": config.num_heads,
     });
     let network = UNet2DConditionConfig::from_json(json, place.join("config.json"))?;
-    let params = initial(seed, |builder| UNet2DConditionModel::load(builder, &network).map(|_| ()))?;
+    let params = initial(seed, |builder| {
+        UNet2DConditionModel::load(builder, &network).map(|_| ())
+    })?;
     save(&place, Library::Diffusers, &network.to_json(), &params)
 }
 
@@ -156,11 +170,20 @@ fn write_vae(directory: &Path, config: &ShapesPipelineConfig, seed: u64) -> Resu
 }
 
 fn save(place: &Path, library: Library, config: &Value, params: &Params) -> Result<()> {
-    Ok(save_component(place, library, config, (&params.snapshot()?, DType::F32))?)
+    Ok(save_component(
+        place,
+        library,
+        config,
+        (&params.snapshot()?, DType::F32),
+    )?)
 }
 
 fn write_scheduler(directory: &Path) -> Result<()> {
-    std::fs::create_dir_all(directory).map_err(|source| Error::Io { action: "create", path: directory.to_path_buf(), source })?;
+    std::fs::create_dir_all(directory).map_err(|source| Error::Io {
+        action: "create",
+        path: directory.to_path_buf(),
+        source,
+    })?;
     let config = json!({
         "_class_name": "DDIMScheduler",
         "_diffusers_version": "0.31.0",
@@ -174,5 +197,8 @@ fn write_scheduler(directory: &Path) -> Result<()> {
         "steps_offset": 1,
         "timestep_spacing": "leading",
     });
-    Ok(write_file(&directory.join(SCHEDULER_CONFIG_FILE), format!("{config:#}\n").as_bytes())?)
+    Ok(write_file(
+        &directory.join(SCHEDULER_CONFIG_FILE),
+        format!("{config:#}\n").as_bytes(),
+    )?)
 }

@@ -49,7 +49,11 @@ pub struct Autoencoder {
 
 impl Autoencoder {
     fn image(&self, index: usize) -> Result<RgbImage> {
-        Ok(resize_and_crop(&self.images[index].1.decode()?, self.size.0, self.size.1)?)
+        Ok(resize_and_crop(
+            &self.images[index].1.decode()?,
+            self.size.0,
+            self.size.1,
+        )?)
     }
 
     fn pixels(&self, indices: impl Iterator<Item = usize>) -> Result<Tensor> {
@@ -88,7 +92,12 @@ impl Autoencoder {
 
     fn write(&self, config: &diptych_models::vae::AutoencoderKlConfig, directory: &Path) -> Result<()> {
         let tensors = self.params.snapshot()?;
-        Ok(save_component(directory.join("vae"), Library::Diffusers, &config.to_json(), (&tensors, DType::F32))?)
+        Ok(save_component(
+            directory.join("vae"),
+            Library::Diffusers,
+            &config.to_json(),
+            (&tensors, DType::F32),
+        )?)
     }
 
     /// Per-image reconstruction errors, (B,).
@@ -120,13 +129,23 @@ impl Method for Autoencoder {
         let posterior = self.encode(&pixels)?;
         let positions: Vec<u64> = batch.items.iter().map(|Item { position, .. }| *position).collect();
         let shape = &posterior.mean.dims()[1..];
-        let draws = denoising::noise(batch.seed, Stream::Posterior, batch.step, &positions, shape, &self.device)?;
+        let draws = denoising::noise(
+            batch.seed,
+            Stream::Posterior,
+            batch.step,
+            &positions,
+            shape,
+            &self.device,
+        )?;
         let decoded = self.vae.decode(&posterior.sample(&cast(&draws, self.dtype)?)?)?;
         let errors = self.errors(&pixels, &decoded)?;
         let divergence = per_component(&posterior.kl()?, shape.iter().product())?;
         let metrics = BTreeMap::from([("reconstruction", host(&errors)?), ("kl", host(&divergence)?)]);
         let total = weighted(&errors, &divergence, self.config.kl_weight)?;
-        Ok(StepOutput { losses: self.objective.chosen_losses(&negated(&total)?)?, metrics })
+        Ok(StepOutput {
+            losses: self.objective.chosen_losses(&negated(&total)?)?,
+            metrics,
+        })
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
@@ -140,7 +159,11 @@ impl Method for Autoencoder {
     fn sample(&self, stem: &Path) -> Result<Option<PathBuf>> {
         let pixels = self.pixels(0..self.images.len().min(NUM_SHOWN))?;
         let decoded = images::from_tensor(&self.vae.decode(&self.encode(&pixels)?.mean)?)?;
-        let rows: Vec<_> = images::from_tensor(&pixels)?.into_iter().zip(decoded).map(|(a, b)| vec![a, b]).collect();
+        let rows: Vec<_> = images::from_tensor(&pixels)?
+            .into_iter()
+            .zip(decoded)
+            .map(|(a, b)| vec![a, b])
+            .collect();
         let path = stem.with_extension("png");
         images::save(&images::grid(&rows), &path)?;
         Ok(Some(path))
@@ -152,7 +175,10 @@ fn flat(tensor: &Tensor) -> diptych_tensor::Result<Vec<f64>> {
 }
 
 fn mean_absolute(a: &Tensor, b: &Tensor) -> diptych_tensor::Result<Tensor> {
-    Ok((a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?.abs()?.flatten_from(1)?.mean(1)?)
+    Ok((a.to_dtype(DType::F32)? - b.to_dtype(DType::F32)?)?
+        .abs()?
+        .flatten_from(1)?
+        .mean(1)?)
 }
 
 fn per_component(divergence: &Tensor, num_components: usize) -> diptych_tensor::Result<Tensor> {

@@ -25,7 +25,10 @@ impl Default for MethodConfig {
 impl MethodConfig {
     /// Names in recipes, each with one line.
     pub const DESCRIPTIONS: [(&'static str, &'static str); 3] = [
-        ("offline_pairs", "denoising errors of stored pairs, timestep and noise shared inside a pair"),
+        (
+            "offline_pairs",
+            "denoising errors of stored pairs, timestep and noise shared inside a pair",
+        ),
         ("sft", "denoising of captioned images, or of the chosen side of pairs"),
         ("autoencoder", "reconstruction of images by the VAE"),
     ];
@@ -112,7 +115,11 @@ pub struct AutoencoderConfig {
 
 impl Default for AutoencoderConfig {
     fn default() -> Self {
-        Self { reconstruction: Reconstruction::default(), kl_weight: 1e-4, resolution: None }
+        Self {
+            reconstruction: Reconstruction::default(),
+            kl_weight: 1e-4,
+            resolution: None,
+        }
     }
 }
 

@@ -40,11 +40,23 @@ impl DenoisingRecords {
     }
 
     /// The same with a text encoder that is trained.
-    pub(crate) fn text_with(&self, text: Option<&TextConditioner>, batch: &MicroBatch, device: &Device) -> Result<Tensor> {
+    pub(crate) fn text_with(
+        &self,
+        text: Option<&TextConditioner>,
+        batch: &MicroBatch,
+        device: &Device,
+    ) -> Result<Tensor> {
         let dropped = self.draws.dropped(batch);
         let records = batch.items.iter().zip(dropped);
         match (&self.prompts, text) {
-            (Prompts::Embedded { embeddings, rows, empty }, _) => {
+            (
+                Prompts::Embedded {
+                    embeddings,
+                    rows,
+                    empty,
+                },
+                _,
+            ) => {
                 let rows: Vec<usize> = records
                     .map(|(item, dropped)| match empty {
                         Some(empty) if dropped => *empty,
@@ -54,13 +66,15 @@ impl DenoisingRecords {
                 Ok(embeddings.gather(&rows, device)?)
             }
             (Prompts::Texts(prompts), Some(text)) => {
-                let prompts: Vec<&str> =
-                    records.map(|(item, dropped)| if dropped { "" } else { prompts[item.index].as_str() }).collect();
+                let prompts: Vec<&str> = records
+                    .map(|(item, dropped)| if dropped { "" } else { prompts[item.index].as_str() })
+                    .collect();
                 text.encode(&prompts)
             }
-            (Prompts::Texts(_), None) => {
-                Err(crate::Error::MissingComponent { action: "encoding prompts", component: "text_encoder" })
-            }
+            (Prompts::Texts(_), None) => Err(crate::Error::MissingComponent {
+                action: "encoding prompts",
+                component: "text_encoder",
+            }),
         }
     }
 }

@@ -37,23 +37,30 @@ impl Draws {
 
     /// One noise a record, (B, C, Y, X) in f32.
     pub(crate) fn noise(&self, batch: &MicroBatch, device: &Device) -> diptych_tensor::Result<Tensor> {
-        match &self.given_noise {
-            Some(given) => {
-                let rows: Vec<usize> = batch.items.iter().map(|item| item.index).collect();
-                let (shape, values) = given.gather(&rows).into_parts();
-                Ok(Tensor::from_vec(values, shape, device)?)
-            }
-            None => {
-                let positions: Vec<u64> = batch.items.iter().map(|item| item.position).collect();
-                denoising::noise(batch.seed, Stream::Noise, batch.step, &positions, &self.latent_shape, device)
-            }
+        if let Some(given) = &self.given_noise {
+            let rows: Vec<usize> = batch.items.iter().map(|item| item.index).collect();
+            let (shape, values) = given.gather(&rows).into_parts();
+            return Ok(Tensor::from_vec(values, shape, device)?);
         }
+        let positions: Vec<u64> = batch.items.iter().map(|item| item.position).collect();
+        denoising::noise(
+            batch.seed,
+            Stream::Noise,
+            batch.step,
+            &positions,
+            &self.latent_shape,
+            device,
+        )
     }
 
     /// Whether each record's prompt is replaced by the empty one.
     pub(crate) fn dropped(&self, batch: &MicroBatch) -> Vec<bool> {
         let draw = |position| generator(batch.seed, Stream::PromptDropout, batch.step, position).random::<f64>();
-        batch.items.iter().map(|item| self.prompt_dropout > 0.0 && draw(item.position) < self.prompt_dropout).collect()
+        batch
+            .items
+            .iter()
+            .map(|item| self.prompt_dropout > 0.0 && draw(item.position) < self.prompt_dropout)
+            .collect()
     }
 
     /// Latents of one or more sides of each record; a record's sides are drawn one after the other, so that they differ.
@@ -71,7 +78,11 @@ impl Draws {
             .collect();
         let gather = |(place, side): (usize, &&Latents)| {
             let own: Vec<f32> = if side.is_sampled() {
-                draws.iter().flat_map(|draws| &draws[place * len..(place + 1) * len]).copied().collect()
+                draws
+                    .iter()
+                    .flat_map(|draws| &draws[place * len..(place + 1) * len])
+                    .copied()
+                    .collect()
             } else {
                 Vec::new()
             };

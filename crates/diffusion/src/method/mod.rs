@@ -4,6 +4,7 @@ mod autoencoder;
 mod config;
 mod denoising_records;
 mod draws;
+mod encode;
 mod offline_pairs;
 mod prepare;
 mod records;

@@ -48,7 +48,7 @@ struct SideErrors {
 }
 
 impl OfflinePairs {
-    fn errors(&self, denoiser: &Denoiser, input: &PairInput) -> Result<SideErrors> {
+    fn errors(denoiser: &Denoiser, input: &PairInput) -> Result<SideErrors> {
         let prediction = denoiser.predict(&input.noisy_latents, &input.timesteps, &input.text)?;
         let errors = denoising::denoising_errors(&prediction, &input.target)?;
         let (chosen, rejected) = halves(&errors)?;
@@ -59,13 +59,16 @@ impl OfflinePairs {
     fn reference_errors(&self, input: &PairInput) -> Result<Option<SideErrors>> {
         let errors = match &self.reference {
             Reference::None => return Ok(None),
-            Reference::Frozen(denoiser) => self.errors(denoiser, input)?,
+            Reference::Frozen(denoiser) => Self::errors(denoiser, input)?,
             Reference::AdapterOff => {
                 let _off = self.policy.denoiser.unet().adapter_switch().disable();
-                self.errors(&self.policy.denoiser, input)?
+                Self::errors(&self.policy.denoiser, input)?
             }
         };
-        Ok(Some(SideErrors { chosen: errors.chosen.detach(), rejected: errors.rejected.detach() }))
+        Ok(Some(SideErrors {
+            chosen: errors.chosen.detach(),
+            rejected: errors.rejected.detach(),
+        }))
     }
 
     fn input(&self, batch: &MicroBatch) -> Result<PairInput> {
@@ -111,12 +114,18 @@ impl Method for OfflinePairs {
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {
         let input = self.input(batch)?;
         let reference = self.reference_errors(&input)?;
-        let policy = self.errors(&self.policy.denoiser, &input)?;
+        let policy = Self::errors(&self.policy.denoiser, &input)?;
         let mut logps = PairLogps::new(denoising::scores(&policy.chosen)?, denoising::scores(&policy.rejected)?);
         let mut metrics = BTreeMap::from([
             ("mse/chosen", host(&policy.chosen)?),
             ("mse/rejected", host(&policy.rejected)?),
-            ("timesteps/mean", input.timesteps[..batch.items.len()].iter().map(|&t| f64::from(t)).collect()),
+            (
+                "timesteps/mean",
+                input.timesteps[..batch.items.len()]
+                    .iter()
+                    .map(|&t| f64::from(t))
+                    .collect(),
+            ),
         ]);
         if let Some(errors) = &reference {
             logps = logps.with_reference(denoising::scores(&errors.chosen)?, denoising::scores(&errors.rejected)?);
@@ -125,7 +134,10 @@ impl Method for OfflinePairs {
         }
         let output = self.objective.pair_losses(&logps)?;
         metrics.extend(pair_metrics(&logps, &output)?);
-        Ok(StepOutput { losses: output.losses, metrics })
+        Ok(StepOutput {
+            losses: output.losses,
+            metrics,
+        })
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
@@ -137,7 +149,10 @@ impl Method for OfflinePairs {
     }
 
     fn sample(&self, stem: &Path) -> Result<Option<PathBuf>> {
-        self.showcase.as_ref().map(|showcase| showcase.write(&self.policy, stem)).transpose()
+        self.showcase
+            .as_ref()
+            .map(|showcase| showcase.write(&self.policy, stem))
+            .transpose()
     }
 }
 

@@ -33,7 +33,11 @@ impl Latents {
         reporter: &mut Reporter<'_>,
         (done, total): (usize, usize),
     ) -> Result<Self> {
-        let mut latents = Self { shape: [0; 3], means: Vec::new(), stds: None };
+        let mut latents = Self {
+            shape: [0; 3],
+            means: Vec::new(),
+            stds: None,
+        };
         let mut first = 0;
         while first < num_images {
             let end = (first + BATCH).min(num_images);
@@ -51,9 +55,17 @@ impl Latents {
     pub(crate) fn from_host(tensor: HostTensor) -> Result<Self> {
         let (shape, means) = tensor.into_parts();
         let &[_, channels, y, x] = shape.as_slice() else {
-            return Err(Error::Shape { name: "latents".into(), found: shape, expected: vec![0, 0, 0, 0] });
+            return Err(Error::Shape {
+                name: "latents".into(),
+                found: shape,
+                expected: vec![0, 0, 0, 0],
+            });
         };
-        Ok(Self { shape: [channels, y, x], means, stds: None })
+        Ok(Self {
+            shape: [channels, y, x],
+            means,
+            stds: None,
+        })
     }
 
     /// (C, Y, X).
@@ -78,7 +90,13 @@ impl Latents {
                 Some(stds) => {
                     let stds = &stds[row * len..(row + 1) * len];
                     let draws = &draws[place * len..(place + 1) * len];
-                    values.extend(means.iter().zip(stds).zip(draws).map(|((mean, std), draw)| mean + std * draw));
+                    values.extend(
+                        means
+                            .iter()
+                            .zip(stds)
+                            .zip(draws)
+                            .map(|((mean, std), draw)| mean + std * draw),
+                    );
                 }
             }
         }
@@ -109,14 +127,22 @@ impl LatentEncoder<'_> {
         let pixels = cast(&images::to_tensor(batch, self.device)?, self.dtype)?;
         let posterior = self.vae.encode(&pixels)?;
         let &[_, channels, y, x] = posterior.mean.dims() else {
-            return Err(Error::Shape { name: "latents".into(), found: posterior.mean.dims().to_vec(), expected: vec![0; 4] });
+            return Err(Error::Shape {
+                name: "latents".into(),
+                found: posterior.mean.dims().to_vec(),
+                expected: vec![0; 4],
+            });
         };
         let means = host(&self.vae.scale(&cast(&posterior.mean, DType::F32)?)?)?;
         let stds = match self.posterior {
             PosteriorUse::Mean => None,
             PosteriorUse::Sample => Some(host(&deviation(&posterior.logvar, self.vae.config().scaling_factor)?)?),
         };
-        Ok(Latents { shape: [channels, y, x], means, stds })
+        Ok(Latents {
+            shape: [channels, y, x],
+            means,
+            stds,
+        })
     }
 }
 

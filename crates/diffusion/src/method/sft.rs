@@ -52,9 +52,15 @@ impl Method for Sft {
         let errors = denoising::denoising_errors(&denoiser.predict(&noisy_latents, &at, &text)?, &target)?;
         let metrics = BTreeMap::from([
             ("mse/chosen", host(&errors)?),
-            ("timesteps/mean", timesteps.iter().map(|&timestep| f64::from(timestep)).collect()),
+            (
+                "timesteps/mean",
+                timesteps.iter().map(|&timestep| f64::from(timestep)).collect(),
+            ),
         ]);
-        Ok(StepOutput { losses: self.objective.chosen_losses(&negated(&errors)?)?, metrics })
+        Ok(StepOutput {
+            losses: self.objective.chosen_losses(&negated(&errors)?)?,
+            metrics,
+        })
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
@@ -66,7 +72,10 @@ impl Method for Sft {
     }
 
     fn sample(&self, stem: &Path) -> Result<Option<PathBuf>> {
-        self.showcase.as_ref().map(|showcase| showcase.write(&self.policy, stem)).transpose()
+        self.showcase
+            .as_ref()
+            .map(|showcase| showcase.write(&self.policy, stem))
+            .transpose()
     }
 }
 

@@ -32,7 +32,14 @@ impl Showcase {
         latent_shape: [usize; 3],
         reporter: &mut Reporter<'_>,
     ) -> Result<Self> {
-        let mut showcase = Self { vae, embeddings, prompts, config, latent_shape, before: Vec::new() };
+        let mut showcase = Self {
+            vae,
+            embeddings,
+            prompts,
+            config,
+            latent_shape,
+            before: Vec::new(),
+        };
         showcase.before = showcase.sample(policy, reporter)?;
         Ok(showcase)
     }
@@ -40,7 +47,13 @@ impl Showcase {
     /// Writes the grid and returns its path.
     pub(crate) fn write(&self, policy: &TrainedDenoiser, stem: &Path) -> Result<PathBuf> {
         let after = self.sample(policy, &mut Reporter::silent())?;
-        let rows: Vec<_> = self.before.iter().cloned().zip(after).map(|(before, after)| vec![before, after]).collect();
+        let rows: Vec<_> = self
+            .before
+            .iter()
+            .cloned()
+            .zip(after)
+            .map(|(before, after)| vec![before, after])
+            .collect();
         let path = stem.with_extension("png");
         images::save(&images::grid(&rows), &path)?;
         Ok(path)
@@ -52,10 +65,13 @@ impl Showcase {
             PromptEmbeddings::encode(text, texts, &mut Reporter::silent())
         });
         let live = live.transpose()?;
-        let embeddings = live.as_ref().or(self.embeddings.as_ref()).ok_or(crate::Error::MissingComponent {
-            action: "sampling",
-            component: "text_encoder",
-        })?;
+        let embeddings = live
+            .as_ref()
+            .or(self.embeddings.as_ref())
+            .ok_or(crate::Error::MissingComponent {
+                action: "sampling",
+                component: "text_encoder",
+            })?;
         let sampler = ImageSampler {
             denoiser: &policy.denoiser,
             vae: &self.vae,
@@ -69,5 +85,8 @@ impl Showcase {
 
 /// The texts that sampling needs: the prompts, and the empty one for guidance.
 pub(crate) fn texts<'a>(prompts: &'a [String], config: &SampleConfig) -> impl Iterator<Item = &'a str> + use<'a> {
-    prompts.iter().map(String::as_str).chain(config.is_guided().then_some(""))
+    prompts
+        .iter()
+        .map(String::as_str)
+        .chain(config.is_guided().then_some(""))
 }

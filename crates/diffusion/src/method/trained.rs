@@ -52,7 +52,13 @@ impl TrainedDenoiser {
                 Some(text)
             }
         };
-        Ok(Self { denoiser, text, params, adapter: adapter.clone(), model: pipeline.path().to_path_buf() })
+        Ok(Self {
+            denoiser,
+            text,
+            params,
+            adapter: adapter.clone(),
+            model: pipeline.path().to_path_buf(),
+        })
     }
 
     /// Writes an adapter as PEFT and diffusers files, or the trained networks as parts of a pipeline.
@@ -68,14 +74,25 @@ impl TrainedDenoiser {
     }
 
     fn save_networks(&self, directory: &Path) -> Result<()> {
-        let (text, unet): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            self.params.snapshot()?.into_iter().partition(|(name, _)| name.starts_with(TEXT_PREFIX));
+        let (text, unet): (BTreeMap<_, _>, BTreeMap<_, _>) = self
+            .params
+            .snapshot()?
+            .into_iter()
+            .partition(|(name, _)| name.starts_with(TEXT_PREFIX));
         let config = self.denoiser.unet().config().to_json();
         save_component(directory.join("unet"), Library::Diffusers, &config, (&unet, DType::F32))?;
         if let Some(conditioner) = &self.text {
-            let text = text.into_iter().map(|(name, tensor)| (name[TEXT_PREFIX.len()..].to_owned(), tensor)).collect();
+            let text = text
+                .into_iter()
+                .map(|(name, tensor)| (name[TEXT_PREFIX.len()..].to_owned(), tensor))
+                .collect();
             let config = conditioner.encoder().config().to_json();
-            save_component(directory.join("text_encoder"), Library::Transformers, &config, (&text, DType::F32))?;
+            save_component(
+                directory.join("text_encoder"),
+                Library::Transformers,
+                &config,
+                (&text, DType::F32),
+            )?;
         }
         Ok(())
     }
@@ -97,7 +114,11 @@ impl TrainedDenoiser {
 }
 
 /// The network a run starts from, frozen.
-pub(crate) fn load_frozen(pipeline: &PipelineDir, options: &NetworkOptions, adapter: &AdapterConfig) -> Result<Denoiser> {
+pub(crate) fn load_frozen(
+    pipeline: &PipelineDir,
+    options: &NetworkOptions,
+    adapter: &AdapterConfig,
+) -> Result<Denoiser> {
     let start = start_adapter(adapter)?;
     Ok(Denoiser::load(pipeline, options, Trainable::None, start.as_ref())?.0)
 }
@@ -115,7 +136,10 @@ fn adapter_tensors(adapter: &LoraAdapter) -> BTreeMap<String, Tensor> {
         .modules
         .iter()
         .flat_map(|(name, module)| {
-            [(format!("{name}.lora_A.weight"), module.down.clone()), (format!("{name}.lora_B.weight"), module.up.clone())]
+            [
+                (format!("{name}.lora_A.weight"), module.down.clone()),
+                (format!("{name}.lora_B.weight"), module.up.clone()),
+            ]
         })
         .collect()
 }
@@ -126,7 +150,9 @@ pub(crate) fn read_all(directory: &Path, prefix: &str) -> Result<BTreeMap<String
     weights
         .names()
         .map(|name| {
-            let tensor = weights.read(name, DType::F32, &diptych_tensor::Device::Cpu).map_err(Error::from)?;
+            let tensor = weights
+                .read(name, DType::F32, &diptych_tensor::Device::Cpu)
+                .map_err(Error::from)?;
             Ok((format!("{prefix}{name}"), tensor))
         })
         .collect()

@@ -135,7 +135,9 @@ impl Denoiser {
     pub fn predict(&self, noisy_latents: &Tensor, timesteps: &[f32], encoder_hidden_states: &Tensor) -> Result<Tensor> {
         let noisy_latents = cast(noisy_latents, self.dtype)?;
         let timesteps = column(timesteps, &self.device)?;
-        Ok(self.unet.forward(&noisy_latents, &timesteps, &cast(encoder_hidden_states, self.dtype)?)?)
+        Ok(self
+            .unet
+            .forward(&noisy_latents, &timesteps, &cast(encoder_hidden_states, self.dtype)?)?)
     }
 }
 
@@ -180,7 +182,14 @@ impl TextConditioner {
         let encoder = ClipTextModel::load(&builder, &config)?;
         let params = builder.finish()?;
         let tokenizer = ClipTokenizer::from_dir(pipeline.component("tokenizer")?.path())?;
-        Ok((Self { tokenizer, encoder, device: options.device.clone() }, params))
+        Ok((
+            Self {
+                tokenizer,
+                encoder,
+                device: options.device.clone(),
+            },
+            params,
+        ))
     }
 
     /// The text encoder.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use diptych_tensor::{DType, Device, Tensor};
 
 use super::components::TextConditioner;
-use crate::progress::{Reporter, Stage};
 use crate::Result;
+use crate::progress::{Reporter, Stage};
 
 /// Prompts encoded together.
 const BATCH: usize = 32;
@@ -52,7 +52,11 @@ impl PromptEmbeddings {
 
     /// Embeddings given as they are, one row a record; rows are reached by number only.
     pub(crate) fn from_rows(values: Vec<f32>, shape: [usize; 2]) -> Self {
-        Self { rows: BTreeMap::new(), values, shape }
+        Self {
+            rows: BTreeMap::new(),
+            values,
+            shape,
+        }
     }
 
     /// Adds the rows of another set and returns the number of its first row.
@@ -94,7 +98,11 @@ impl PromptEmbeddings {
     pub fn gather(&self, rows: &[usize], device: &Device) -> diptych_tensor::Result<Tensor> {
         let [tokens, width] = self.shape;
         let len = tokens * width;
-        let values: Vec<f32> = rows.iter().flat_map(|&row| &self.values[row * len..(row + 1) * len]).copied().collect();
+        let values: Vec<f32> = rows
+            .iter()
+            .flat_map(|&row| &self.values[row * len..(row + 1) * len])
+            .copied()
+            .collect();
         Ok(Tensor::from_vec(values, (rows.len(), tokens, width), device)?)
     }
 }

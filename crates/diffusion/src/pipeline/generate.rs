@@ -34,7 +34,13 @@ pub struct SampleConfig {
 
 impl Default for SampleConfig {
     fn default() -> Self {
-        Self { sampler: SamplerKind::Ddim, steps: 20, guidance_scale: 5.0, seed: 0, batch_size: 16 }
+        Self {
+            sampler: SamplerKind::Ddim,
+            steps: 20,
+            guidance_scale: 5.0,
+            seed: 0,
+            batch_size: 16,
+        }
     }
 }
 
@@ -63,7 +69,10 @@ pub fn generate_with(
     config: &SampleConfig,
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<RgbImage>> {
-    let texts = prompts.iter().map(String::as_str).chain(config.is_guided().then_some(""));
+    let texts = prompts
+        .iter()
+        .map(String::as_str)
+        .chain(config.is_guided().then_some(""));
     let embeddings = PromptEmbeddings::encode(&pipeline.text, texts, reporter)?;
     let sampler = ImageSampler {
         denoiser: &pipeline.denoiser,
@@ -94,7 +103,10 @@ impl ImageSampler<'_> {
         stage: Stage,
         reporter: &mut Reporter<'_>,
     ) -> Result<Vec<RgbImage>> {
-        let sampler = self.config.sampler.prepare(self.denoiser.schedule(), self.config.steps)?;
+        let sampler = self
+            .config
+            .sampler
+            .prepare(self.denoiser.schedule(), self.config.steps)?;
         let mut images = Vec::with_capacity(prompts.len());
         for (batch_idx, batch) in prompts.chunks(self.config.batch_size.max(1)).enumerate() {
             let first = (batch_idx * self.config.batch_size.max(1)) as u64;
@@ -109,7 +121,14 @@ impl ImageSampler<'_> {
     fn latents(&self, sampler: &Sampler, prompts: &[String], first: u64) -> Result<Tensor> {
         let numbers: Vec<u64> = (first..first + prompts.len() as u64).collect();
         let device = self.denoiser.device();
-        let noise = denoising::noise(self.config.seed, Stream::Sampler, 0, &numbers, &self.latent_shape, device)?;
+        let noise = denoising::noise(
+            self.config.seed,
+            Stream::Sampler,
+            0,
+            &numbers,
+            &self.latent_shape,
+            device,
+        )?;
         let mut latents_bcyx = scaled(&noise, sampler.initial_sigma())?;
         let text = self.text(prompts)?;
         for (step_idx, timestep) in sampler.timesteps().into_iter().enumerate() {
@@ -123,9 +142,10 @@ impl ImageSampler<'_> {
     /// Embeddings of prompts, (B, T, D); with guidance those of the empty prompt come first, (2B, T, D).
     fn text(&self, prompts: &[String]) -> Result<Tensor> {
         let row = |prompt: &str| {
-            self.embeddings
-                .row(prompt)
-                .ok_or(crate::Error::MissingComponent { action: "a prompt that was not encoded", component: "text_encoder" })
+            self.embeddings.row(prompt).ok_or(crate::Error::MissingComponent {
+                action: "a prompt that was not encoded",
+                component: "text_encoder",
+            })
         };
         let mut rows = Vec::new();
         if self.config.is_guided() {
@@ -141,7 +161,10 @@ impl ImageSampler<'_> {
     fn guided(&self, input_bcyx: &Tensor, timestep: f32, text: &Tensor) -> Result<Tensor> {
         let batch = input_bcyx.dims()[0];
         if !self.config.is_guided() {
-            return Ok(cast(&self.denoiser.predict(input_bcyx, &vec![timestep; batch], text)?, DType::F32)?);
+            return Ok(cast(
+                &self.denoiser.predict(input_bcyx, &vec![timestep; batch], text)?,
+                DType::F32,
+            )?);
         }
         let twice = repeated(input_bcyx)?;
         let predictions = self.denoiser.predict(&twice, &vec![timestep; 2 * batch], text)?;

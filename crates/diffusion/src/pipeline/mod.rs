@@ -14,8 +14,8 @@ use diptych_models::{AdapterSwitch, Trainable};
 pub use components::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, load_vae};
 pub(crate) use components::{TEXT_PREFIX, cast};
 pub use embeddings::PromptEmbeddings;
-pub(crate) use generate::{ImageSampler, repeated};
 pub use export::export;
+pub(crate) use generate::{ImageSampler, repeated};
 pub use generate::{SampleConfig, generate, generate_with};
 
 use crate::Result;

@@ -12,8 +12,8 @@
 use diptych_tensor::Tensor;
 
 use super::spacing;
-use crate::schedule::{NoiseSchedule, PredictionType, TimestepSpacing};
 use crate::Result;
+use crate::schedule::{NoiseSchedule, PredictionType, TimestepSpacing};
 
 /// The deterministic DDIM sampler for a fixed number of steps.
 #[derive(Debug, Clone)]
@@ -37,18 +37,32 @@ impl Ddim {
             .map(|timestep| timestep.round_ties_even() as u32)
             .collect();
         let table = schedule.alphas_cumprod();
-        let final_alpha = if config.set_alpha_to_one.unwrap_or(true) { 1.0 } else { f64::from(table[0]) };
+        let final_alpha = if config.set_alpha_to_one.unwrap_or(true) {
+            1.0
+        } else {
+            f64::from(table[0])
+        };
         let stride = schedule.num_train_timesteps() / num_steps;
         let alphas = timesteps
             .iter()
             .map(|&timestep| {
                 let timestep = timestep as usize;
-                let next = timestep.checked_sub(stride).map_or(final_alpha, |next| f64::from(table[next]));
+                let next = timestep
+                    .checked_sub(stride)
+                    .map_or(final_alpha, |next| f64::from(table[next]));
                 (f64::from(table[timestep]), next)
             })
             .collect();
-        let clip = config.clip_sample.unwrap_or(true).then(|| config.clip_sample_range.unwrap_or(1.0));
-        Ok(Self { timesteps, alphas, prediction_type: config.prediction_type, clip })
+        let clip = config
+            .clip_sample
+            .unwrap_or(true)
+            .then(|| config.clip_sample_range.unwrap_or(1.0));
+        Ok(Self {
+            timesteps,
+            alphas,
+            prediction_type: config.prediction_type,
+            clip,
+        })
     }
 
     /// Timesteps given to the denoiser, noisiest first.

@@ -37,7 +37,12 @@ impl Euler {
     pub fn new(schedule: &NoiseSchedule, num_steps: usize) -> Result<Self> {
         let config = schedule.config();
         if let Some((key, found, expected)) = config.euler_obstacle.clone() {
-            return Err(Error::Config { file: config.file.clone(), key, found, expected });
+            return Err(Error::Config {
+                file: config.file.clone(),
+                key,
+                found,
+                expected,
+            });
         }
         let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Linspace);
         let timesteps: Vec<f32> = spacing::timesteps(config, num_steps, TimestepSpacing::Linspace)?
@@ -49,14 +54,22 @@ impl Euler {
             FinalSigma::Zero => 0.0,
             FinalSigma::SigmaMin => table[0] as f32,
         };
-        let sigmas: Vec<f32> =
-            timesteps.iter().map(|&timestep| interpolate(&table, timestep) as f32).chain([last]).collect();
+        let sigmas: Vec<f32> = timesteps
+            .iter()
+            .map(|&timestep| interpolate(&table, timestep) as f32)
+            .chain([last])
+            .collect();
         let max_sigma = sigmas.iter().copied().fold(0.0_f32, f32::max);
         let initial_sigma = match spacing {
             TimestepSpacing::Linspace | TimestepSpacing::Trailing => f64::from(max_sigma),
             TimestepSpacing::Leading => f64::from(max_sigma).powi(2).mul_add(1.0, 1.0).sqrt(),
         };
-        Ok(Self { timesteps, sigmas, initial_sigma, prediction_type: config.prediction_type })
+        Ok(Self {
+            timesteps,
+            sigmas,
+            initial_sigma,
+            prediction_type: config.prediction_type,
+        })
     }
 
     /// Timesteps given to the denoiser, noisiest first; fractional with linear spacing.
@@ -109,12 +122,15 @@ impl Euler {
 
 fn training_sigmas(schedule: &NoiseSchedule) -> Vec<f64> {
     let mut alphas = schedule.alphas_cumprod().to_vec();
-    if schedule.config().rescale_betas_zero_snr {
-        if let Some(last) = alphas.last_mut() {
-            *last = ALMOST_NO_SIGNAL;
-        }
+    if schedule.config().rescale_betas_zero_snr
+        && let Some(last) = alphas.last_mut()
+    {
+        *last = ALMOST_NO_SIGNAL;
     }
-    alphas.into_iter().map(|alpha| f64::from(((1.0 - alpha) / alpha).sqrt())).collect()
+    alphas
+        .into_iter()
+        .map(|alpha| f64::from(((1.0 - alpha) / alpha).sqrt()))
+        .collect()
 }
 
 /// Linear interpolation in a table indexed by timestep; `timestep` is inside the table.

@@ -1,4 +1,4 @@
-//! Which training timesteps a sampler visits (Table 2 of arXiv:2305.08891), rounded as NumPy rounds: half to even.
+//! Which training timesteps a sampler visits (Table 2 of arXiv:2305.08891), rounded as `NumPy` rounds: half to even.
 
 use crate::schedule::{SchedulerConfig, TimestepSpacing};
 use crate::{Error, Result};
@@ -10,13 +10,19 @@ use crate::{Error, Result};
 pub(super) fn timesteps(config: &SchedulerConfig, num_steps: usize, default: TimestepSpacing) -> Result<Vec<f64>> {
     let num_train = config.num_train_timesteps;
     if num_steps == 0 || num_steps > num_train {
-        return Err(Error::Steps { found: num_steps, num_train_timesteps: num_train });
+        return Err(Error::Steps {
+            found: num_steps,
+            num_train_timesteps: num_train,
+        });
     }
     let timesteps: Vec<f64> = match config.timestep_spacing.unwrap_or(default) {
         TimestepSpacing::Linspace => {
             let last = (num_train - 1) as f64;
             let gaps = (num_steps - 1).max(1) as f64;
-            (0..num_steps).rev().map(|i| (i as f64 * (last / gaps)).min(last)).collect()
+            (0..num_steps)
+                .rev()
+                .map(|i| (i as f64 * (last / gaps)).min(last))
+                .collect()
         }
         TimestepSpacing::Leading => {
             let stride = num_train / num_steps;
@@ -27,11 +33,19 @@ pub(super) fn timesteps(config: &SchedulerConfig, num_steps: usize, default: Tim
             let stride = num_train as f64 / num_steps as f64;
             // The length of np.arange(num_train, 0, -stride).
             let len = (num_train as f64 / stride).ceil() as usize;
-            (0..len).map(|i| (num_train as f64 - i as f64 * stride).round_ties_even() - 1.0).collect()
+            (0..len)
+                .map(|i| (num_train as f64 - i as f64 * stride).round_ties_even() - 1.0)
+                .collect()
         }
     };
-    match timesteps.iter().find(|&&timestep| timestep < 0.0 || timestep > (num_train - 1) as f64) {
-        Some(&found) => Err(Error::Timestep { found: found as usize, num_train_timesteps: num_train }),
+    match timesteps
+        .iter()
+        .find(|&&timestep| timestep < 0.0 || timestep > (num_train - 1) as f64)
+    {
+        Some(&found) => Err(Error::Timestep {
+            found: found as usize,
+            num_train_timesteps: num_train,
+        }),
         None => Ok(timesteps),
     }
 }

@@ -15,13 +15,21 @@ pub(super) fn betas(config: &SchedulerConfig) -> Vec<f32> {
     let betas = match &config.beta_schedule {
         BetaSchedule::Linear => linspace(config.beta_start as f32, config.beta_end as f32, num_steps),
         BetaSchedule::ScaledLinear => {
-            let roots = linspace(config.beta_start.sqrt() as f32, config.beta_end.sqrt() as f32, num_steps);
+            let roots = linspace(
+                config.beta_start.sqrt() as f32,
+                config.beta_end.sqrt() as f32,
+                num_steps,
+            );
             roots.into_iter().map(|root| root * root).collect()
         }
         BetaSchedule::SquaredCosine => squared_cosine(num_steps),
         BetaSchedule::Trained(betas) => betas.iter().map(|&beta| beta as f32).collect(),
     };
-    if config.rescale_betas_zero_snr { rescale_to_zero_terminal_snr(&betas) } else { betas }
+    if config.rescale_betas_zero_snr {
+        rescale_to_zero_terminal_snr(&betas)
+    } else {
+        betas
+    }
 }
 
 /// Running product of `1 - beta`, accumulated in double precision as `torch.cumprod` does on the CPU.
@@ -38,7 +46,13 @@ fn linspace(start: f32, end: f32, num_steps: usize) -> Vec<f32> {
     let step = (end - start) / (num_steps - 1) as f32;
     let half = num_steps / 2;
     (0..num_steps)
-        .map(|i| if i < half { start + step * i as f32 } else { end - step * (num_steps - i - 1) as f32 })
+        .map(|i| {
+            if i < half {
+                start + step * i as f32
+            } else {
+                end - step * (num_steps - i - 1) as f32
+            }
+        })
         .collect()
 }
 

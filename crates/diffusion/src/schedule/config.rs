@@ -114,9 +114,20 @@ impl SchedulerConfig {
     /// The file is missing or is not JSON; a value is of the wrong type or not implemented (file, key, found, expected).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = if path.is_dir() { path.join(SCHEDULER_CONFIG_FILE) } else { path.to_path_buf() };
-        let text = std::fs::read_to_string(&file).map_err(|source| Error::Io { action: "read", path: file.clone(), source })?;
-        let value: Value = serde_json::from_str(&text).map_err(|source| Error::Json { path: file.clone(), source })?;
+        let file = if path.is_dir() {
+            path.join(SCHEDULER_CONFIG_FILE)
+        } else {
+            path.to_path_buf()
+        };
+        let text = std::fs::read_to_string(&file).map_err(|source| Error::Io {
+            action: "read",
+            path: file.clone(),
+            source,
+        })?;
+        let value: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
+            path: file.clone(),
+            source,
+        })?;
         Self::from_value(file, &value)
     }
 
@@ -138,7 +149,10 @@ impl SchedulerConfig {
         let trained_betas = reader.numbers("trained_betas")?;
         let num_train_timesteps = match &trained_betas {
             Some(betas) => {
-                if let Some(count) = reader.count("num_train_timesteps")?.filter(|&count| count != betas.len()) {
+                if let Some(count) = reader
+                    .count("num_train_timesteps")?
+                    .filter(|&count| count != betas.len())
+                {
                     let expected = format!("{}, the length of `trained_betas`", betas.len());
                     return Err(reader.error("num_train_timesteps", count.to_string(), expected));
                 }
@@ -200,7 +214,9 @@ impl Reader<'_> {
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", |value| value.as_f64().filter(|number| number.is_finite()))
+        self.typed(key, "a number", |value| {
+            value.as_f64().filter(|number| number.is_finite())
+        })
     }
 
     fn count(&self, key: &str) -> Result<Option<usize>> {
@@ -218,7 +234,9 @@ impl Reader<'_> {
     }
 
     fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        self.typed(key, "a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
+        self.typed(key, "a list of numbers", |value| {
+            value.as_array()?.iter().map(Value::as_f64).collect()
+        })
     }
 
     /// One of a closed set of words.
@@ -226,13 +244,11 @@ impl Reader<'_> {
         let Some(word) = self.text(key)? else {
             return Ok(None);
         };
-        match choices.iter().find(|(name, _)| *name == word) {
-            Some((_, value)) => Ok(Some(*value)),
-            None => {
-                let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-                Err(self.error(key, format!("{word:?}"), names.join(", ")))
-            }
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
+            return Ok(Some(*value));
         }
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        Err(self.error(key, format!("{word:?}"), names.join(", ")))
     }
 
     fn class_name(&self) -> Result<String> {
@@ -269,7 +285,9 @@ impl Reader<'_> {
             ("v_prediction", PredictionType::VPrediction),
             ("sample", PredictionType::Sample),
         ];
-        Ok(self.choice("prediction_type", &choices)?.unwrap_or(PredictionType::Epsilon))
+        Ok(self
+            .choice("prediction_type", &choices)?
+            .unwrap_or(PredictionType::Epsilon))
     }
 
     fn timestep_spacing(&self) -> Result<Option<TimestepSpacing>> {
@@ -282,7 +300,10 @@ impl Reader<'_> {
     }
 
     fn final_sigma(&self) -> Result<Option<FinalSigma>> {
-        self.choice("final_sigmas_type", &[("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)])
+        self.choice(
+            "final_sigmas_type",
+            &[("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)],
+        )
     }
 
     /// Keys that change what the network predicts or how its output is read, in ways not implemented.
@@ -331,7 +352,10 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<SchedulerConfig> {
-        SchedulerConfig::from_value(PathBuf::from("scheduler_config.json"), &serde_json::from_str(json).unwrap())
+        SchedulerConfig::from_value(
+            PathBuf::from("scheduler_config.json"),
+            &serde_json::from_str(json).unwrap(),
+        )
     }
 
     #[test]
@@ -352,12 +376,24 @@ mod tests {
     fn refuses_by_name_what_is_not_implemented() {
         let cases = [
             (r#"{"beta_schedule": "sigmoid"}"#, "beta_schedule", "scaled_linear"),
-            (r#"{"prediction_type": "flow_prediction"}"#, "prediction_type", "v_prediction"),
-            (r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#, "_class_name", "PNDMScheduler"),
+            (
+                r#"{"prediction_type": "flow_prediction"}"#,
+                "prediction_type",
+                "v_prediction",
+            ),
+            (
+                r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#,
+                "_class_name",
+                "PNDMScheduler",
+            ),
             (r#"{"thresholding": true}"#, "thresholding", "false"),
             (r#"{"variance_type": "learned_range"}"#, "variance_type", "fixed"),
             (r#"{"num_train_timesteps": 0}"#, "num_train_timesteps", "at least 1"),
-            (r#"{"num_train_timesteps": "many"}"#, "num_train_timesteps", "whole number"),
+            (
+                r#"{"num_train_timesteps": "many"}"#,
+                "num_train_timesteps",
+                "whole number",
+            ),
             ("[1]", "whole file", "an object"),
         ];
         for (json, key, expected) in cases {

@@ -112,10 +112,10 @@ impl NoiseSchedule {
     }
 
     fn alpha_cumprod(&self, timestep: usize) -> Result<f32> {
-        self.alphas_cumprod
-            .get(timestep)
-            .copied()
-            .ok_or(Error::Timestep { found: timestep, num_train_timesteps: self.alphas_cumprod.len() })
+        self.alphas_cumprod.get(timestep).copied().ok_or(Error::Timestep {
+            found: timestep,
+            num_train_timesteps: self.alphas_cumprod.len(),
+        })
     }
 }
 
@@ -162,13 +162,28 @@ mod tests {
         let table = schedule(STABLE_DIFFUSION);
         let latents = Tensor::new(&[[[[1.0_f32]]], [[[1.0]]]], &Device::Cpu).unwrap();
         let noise = Tensor::new(&[[[[1.0_f32]]], [[[-1.0]]]], &Device::Cpu).unwrap();
-        let noisy = table.add_noise(&latents, &noise, &[0, 500]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let expected = [0.99915_f32.sqrt() + 0.00085_f32.sqrt(), 0.276_332_68_f32.sqrt() - 0.723_667_32_f32.sqrt()];
+        let noisy = table
+            .add_noise(&latents, &noise, &[0, 500])
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
+        let expected = [
+            0.99915_f32.sqrt() + 0.00085_f32.sqrt(),
+            0.276_332_68_f32.sqrt() - 0.723_667_3_f32.sqrt(),
+        ];
         for (found, expected) in noisy.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }
-        assert!(matches!(table.add_noise(&latents, &noise, &[0]), Err(Error::Shape { .. })));
-        assert!(matches!(table.add_noise(&latents, &noise, &[0, 1000]), Err(Error::Timestep { found: 1000, .. })));
+        assert!(matches!(
+            table.add_noise(&latents, &noise, &[0]),
+            Err(Error::Shape { .. })
+        ));
+        assert!(matches!(
+            table.add_noise(&latents, &noise, &[0, 1000]),
+            Err(Error::Timestep { found: 1000, .. })
+        ));
     }
 
     /// The noise can be recovered from a velocity: `noise = sqrt(1 - a) x_t + sqrt(a) v`.

@@ -1,5 +1,6 @@
 //! Two ways to the same numbers: what must not change how a run goes.
 
+use crate::world::{PROMPTS, World, batch, image};
 use diptych_diffusion::pipeline::{Denoiser, NetworkOptions, TextConditioner, load_vae};
 use diptych_diffusion::{Pipeline, SampleConfig, denoising, generate, images};
 use diptych_models::Trainable;
@@ -7,7 +8,6 @@ use diptych_models::diffusers::PipelineDir;
 use diptych_tensor::random::Stream;
 use diptych_tensor::{DType, Device, Weights};
 use diptych_train::{Method, MetricsRow, RunDirectory, read_metrics};
-use crate::world::{PROMPTS, World, batch, image};
 
 const PAIRS: &str = "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 50.0\n";
 
@@ -26,7 +26,10 @@ fn rows(output: &std::path::Path) -> Vec<MetricsRow> {
 fn difference(a: &[MetricsRow], b: &[MetricsRow]) -> f64 {
     assert_eq!(a.len(), b.len());
     let relative = |a: f64, b: f64| (a - b).abs() / a.abs().max(1e-12);
-    a.iter().zip(b).map(|(a, b)| relative(a.loss, b.loss).max(relative(a.grad_norm, b.grad_norm))).fold(0.0, f64::max)
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| relative(a.loss, b.loss).max(relative(a.grad_norm, b.grad_norm)))
+        .fold(0.0, f64::max)
 }
 
 #[test]
@@ -46,7 +49,10 @@ fn the_adapter_switched_off_is_the_frozen_copy() {
     let (off, frozen) = (rows(&off.output), rows(&frozen.output));
     assert!(difference(&off, &frozen) < 1e-6);
     assert!(off[3].loss != off[0].loss, "nothing was trained");
-    assert_eq!(off[2].metrics["mse/reference_chosen"], frozen[2].metrics["mse/reference_chosen"]);
+    assert_eq!(
+        off[2].metrics["mse/reference_chosen"],
+        frozen[2].metrics["mse/reference_chosen"]
+    );
 }
 
 #[test]
@@ -64,10 +70,17 @@ fn a_policy_equal_to_its_reference_loses_ln_2() {
 #[test]
 fn cached_latents_and_embeddings_equal_live_ones() {
     let world = World::new();
-    let text = format!("{PAIRS}[method.offline_pairs]\nposterior = \"mean\"\n{}", train(1, 2, 1));
+    let text = format!(
+        "{PAIRS}[method.offline_pairs]\nposterior = \"mean\"\n{}",
+        train(1, 2, 1)
+    );
     let found = world.method(&text).step(&batch(5, &[(2, 0), (3, 1)])).unwrap().metrics;
 
-    let options = NetworkOptions { device: Device::Cpu, dtype: DType::F32, seed: 0 };
+    let options = NetworkOptions {
+        device: Device::Cpu,
+        dtype: DType::F32,
+        seed: 0,
+    };
     let directory = PipelineDir::open(world.path("model")).unwrap();
     let (denoiser, _) = Denoiser::load(&directory, &options, Trainable::None, None).unwrap();
     let (conditioner, _) = TextConditioner::load(&directory, &options, Trainable::None, None).unwrap();
@@ -79,10 +92,16 @@ fn cached_latents_and_embeddings_equal_live_ones() {
             let shape = denoiser.latent_shape().unwrap();
             let noise = denoising::noise(0, Stream::Noise, 5, &[place as u64], &shape, &Device::Cpu).unwrap();
             let timestep = found["timesteps/mean"][place];
-            let noisy = denoiser.schedule().add_noise(&latents, &noise, &[timestep as u32]).unwrap();
+            let noisy = denoiser
+                .schedule()
+                .add_noise(&latents, &noise, &[timestep as u32])
+                .unwrap();
             let hidden = conditioner.encode(&[PROMPTS[record]]).unwrap();
             let prediction = denoiser.predict(&noisy, &[timestep as f32], &hidden).unwrap();
-            let errors = denoising::denoising_errors(&prediction, &noise).unwrap().to_vec1::<f32>().unwrap();
+            let errors = denoising::denoising_errors(&prediction, &noise)
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             let error = (f64::from(errors[0]) - found[key][place]).abs();
             assert!(error < 1e-5 * found[key][place], "record {record} {key}: {error}");
         }
@@ -93,7 +112,10 @@ fn cached_latents_and_embeddings_equal_live_ones() {
 #[test]
 fn draws_depend_on_step_and_place_only() {
     let world = World::new();
-    let text = format!("{PAIRS}[method.offline_pairs]\nprompt_dropout = 0.5\n{}", train(1, 2, 1));
+    let text = format!(
+        "{PAIRS}[method.offline_pairs]\nprompt_dropout = 0.5\n{}",
+        train(1, 2, 1)
+    );
     let method = world.method(&text);
     let step = |step, items: &[(usize, u64)]| method.step(&batch(step, items)).unwrap().metrics["mse/chosen"].clone();
     let together = step(3, &[(0, 0), (1, 1)]);
@@ -109,11 +131,13 @@ fn draws_depend_on_step_and_place_only() {
 #[test]
 fn dropping_every_prompt_is_training_on_the_empty_prompt() {
     let world = World::new();
-    let all = format!("{PAIRS}[method.offline_pairs]\nprompt_dropout = 1.0\n{}", train(1, 2, 1));
+    let all = format!(
+        "{PAIRS}[method.offline_pairs]\nprompt_dropout = 1.0\n{}",
+        train(1, 2, 1)
+    );
     let none = format!("{PAIRS}{}", train(1, 2, 1));
-    let errors = |text: &str, record| {
-        world.method(text).step(&batch(1, &[(record, 0)])).unwrap().metrics["mse/chosen"].clone()
-    };
+    let errors =
+        |text: &str, record| world.method(text).step(&batch(1, &[(record, 0)])).unwrap().metrics["mse/chosen"].clone();
     // Records 0 and 3 have the same prompt but other images; 0 and 1 other prompts.
     assert_ne!(errors(&all, 0), errors(&none, 0));
     assert_eq!(errors(&all, 0), errors(&all, 0));
@@ -122,20 +146,49 @@ fn dropping_every_prompt_is_training_on_the_empty_prompt() {
 #[test]
 fn images_do_not_depend_on_the_batch_and_follow_seed_and_place() {
     let world = World::new();
-    let options = NetworkOptions { device: Device::Cpu, dtype: DType::F32, seed: 0 };
+    let options = NetworkOptions {
+        device: Device::Cpu,
+        dtype: DType::F32,
+        seed: 0,
+    };
     let pipeline = Pipeline::load(&world.path("model"), None, &options).unwrap();
     let prompts: Vec<String> = PROMPTS.iter().map(|&prompt| prompt.to_owned()).collect();
-    for sampler in [diptych_diffusion::sampler::SamplerKind::Ddim, diptych_diffusion::sampler::SamplerKind::Euler] {
-        let config = SampleConfig { sampler, steps: 4, batch_size: 1, ..SampleConfig::default() };
+    for sampler in [
+        diptych_diffusion::sampler::SamplerKind::Ddim,
+        diptych_diffusion::sampler::SamplerKind::Euler,
+    ] {
+        let config = SampleConfig {
+            sampler,
+            steps: 4,
+            batch_size: 1,
+            ..SampleConfig::default()
+        };
         let single = generate(&pipeline, &prompts, &config).unwrap();
-        let batched = generate(&pipeline, &prompts, &SampleConfig { batch_size: 3, ..config }).unwrap();
+        let batched = generate(
+            &pipeline,
+            &prompts,
+            &SampleConfig {
+                batch_size: 3,
+                ..config
+            },
+        )
+        .unwrap();
         assert_eq!(single.len(), 4);
         for (a, b) in single.iter().zip(&batched) {
-            let largest = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+            let largest = a
+                .as_raw()
+                .iter()
+                .zip(b.as_raw())
+                .map(|(a, b)| a.abs_diff(*b))
+                .max()
+                .unwrap();
             assert!(largest <= 1, "{largest} of 255");
         }
         assert_ne!(single[0], single[3], "one prompt in two places");
-        assert_ne!(single, generate(&pipeline, &prompts, &SampleConfig { seed: 1, ..config }).unwrap());
+        assert_ne!(
+            single,
+            generate(&pipeline, &prompts, &SampleConfig { seed: 1, ..config }).unwrap()
+        );
     }
 }
 
@@ -144,8 +197,15 @@ fn an_adapter_on_disk_gives_the_images_of_the_run_that_wrote_it() {
     let world = World::new();
     let outcome = world.run("run", &format!("{PAIRS}{}", train(3, 2, 1)));
     let adapter = outcome.output.join("final");
-    let options = NetworkOptions { device: Device::Cpu, dtype: DType::F32, seed: 0 };
-    let config = SampleConfig { steps: 3, ..SampleConfig::default() };
+    let options = NetworkOptions {
+        device: Device::Cpu,
+        dtype: DType::F32,
+        seed: 0,
+    };
+    let config = SampleConfig {
+        steps: 3,
+        ..SampleConfig::default()
+    };
     let prompts = vec![PROMPTS[0].to_owned()];
     let sample = |adapter: Option<&std::path::Path>| {
         let pipeline = Pipeline::load(&world.path("model"), adapter, &options).unwrap();
@@ -159,5 +219,11 @@ fn an_adapter_on_disk_gives_the_images_of_the_run_that_wrote_it() {
     assert_eq!(base, switched_off);
     let diffusers_file = adapter.join("pytorch_lora_weights.safetensors");
     assert_eq!(sample(Some(&diffusers_file)).0, aligned);
-    assert!(Weights::open(&adapter.join("adapter_model.safetensors")).unwrap().names().count() > 0);
+    assert!(
+        Weights::open(&adapter.join("adapter_model.safetensors"))
+            .unwrap()
+            .names()
+            .count()
+            > 0
+    );
 }

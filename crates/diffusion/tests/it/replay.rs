@@ -20,7 +20,10 @@ fn model(golden: &Path, directory: &Path, prediction_type: &str) -> PathBuf {
     for (from, to) in [
         ("model/model_index.json", "model_index.json"),
         ("model/unet/config.json", "unet/config.json"),
-        ("model/unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
+        (
+            "model/unet/diffusion_pytorch_model.safetensors",
+            "unet/diffusion_pytorch_model.safetensors",
+        ),
         (
             if prediction_type == "v_prediction" {
                 "scheduler_v_prediction/scheduler_config.json"
@@ -41,7 +44,12 @@ fn recipe(golden: &Path, directory: &Path, case: &Value) -> Recipe<Diffusion> {
     let model = model(golden, directory, case["prediction_type"].as_str().unwrap());
     let (objective_name, objective) = case["objective"].as_object().unwrap().iter().next().unwrap();
     let table = |value: &Value| -> String {
-        value.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+        value
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect()
     };
     let text = format!(
         r#"
@@ -82,13 +90,17 @@ sample_every = 0
 
 fn assert_close(found: f64, expected: f64, scale: f64, what: &str) {
     let error = (found - expected).abs() / expected.abs().max(scale);
-    assert!(error <= TOLERANCE, "{what}: {found}, expected {expected} (relative error {error:.2e})");
+    assert!(
+        error <= TOLERANCE,
+        "{what}: {found}, expected {expected} (relative error {error:.2e})"
+    );
 }
 
 #[test]
 fn twenty_steps_equal_pytorch() {
     let golden = golden();
-    let expected: Value = serde_json::from_str(&std::fs::read_to_string(golden.join("expected.json")).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(golden.join("expected.json")).unwrap()).unwrap();
     let runs = expected["runs"].as_array().unwrap();
     let names: Vec<&str> = runs.iter().map(|case| case["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["dpo", "mapo", "dpo_v_prediction"]);

@@ -2,13 +2,19 @@
 
 use std::sync::atomic::AtomicBool;
 
-use diptych_diffusion::{Error, NetworkOptions, Pipeline, Progress, Reporter, SampleConfig, Stage, generate, prepare, run};
+use crate::world::World;
+use diptych_diffusion::{
+    Error, NetworkOptions, Pipeline, Progress, Reporter, SampleConfig, Stage, generate, prepare, run,
+};
 use diptych_tensor::{DType, Device};
 use diptych_train::{LoopConfig, ResumeMode, RunDirectory, Silent, VerifyConfig, read_metrics, verify_resume};
-use crate::world::World;
 
 const FEW_STEPS: &str = "[train]\nsteps = 2\nmicro_batch = 2\nsample_every = 2\ncheckpoint_every = 1\n";
-const OPTIONS: NetworkOptions = NetworkOptions { device: Device::Cpu, dtype: DType::F32, seed: 0 };
+const OPTIONS: NetworkOptions = NetworkOptions {
+    device: Device::Cpu,
+    dtype: DType::F32,
+    seed: 0,
+};
 
 #[test]
 fn a_run_leaves_samples_an_adapter_and_an_evaluation() {
@@ -39,21 +45,40 @@ fn a_run_leaves_samples_an_adapter_and_an_evaluation() {
 
     // With a learning rate of 0 nothing changes, so every comparison is a tie.
     let win_rate = outcome.win_rate.unwrap();
-    assert_eq!((win_rate.n, win_rate.wins, win_rate.ties, win_rate.losses), (5, 0, 5, 0));
+    assert_eq!(
+        (win_rate.n, win_rate.wins, win_rate.ties, win_rate.losses),
+        (5, 0, 5, 0)
+    );
     let summary: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(outcome.output.join("summary.json")).unwrap()).unwrap();
     assert_eq!(summary["metrics"]["eval_score/difference"], 0.0, "{summary}");
-    assert!(std::fs::read_to_string(outcome.output.join("report.html")).unwrap().contains("5 held-out prompts"));
+    assert!(
+        std::fs::read_to_string(outcome.output.join("report.html"))
+            .unwrap()
+            .contains("5 held-out prompts")
+    );
 
     let sample = image::open(outcome.output.join("samples/step-000002.png")).unwrap();
     assert_eq!((sample.width(), sample.height()), (2 * 128 + 3 * 8, 3 * 128 + 4 * 8));
-    for file in ["adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"] {
+    for file in [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "pytorch_lora_weights.safetensors",
+    ] {
         assert!(outcome.output.join("final").join(file).is_file(), "{file}");
     }
-    assert_eq!(read_metrics(&RunDirectory::new(&outcome.output).metrics()).unwrap().len(), 2);
+    assert_eq!(
+        read_metrics(&RunDirectory::new(&outcome.output).metrics())
+            .unwrap()
+            .len(),
+        2
+    );
 
     let again = run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh).unwrap_err();
-    assert!(again.is_configuration() && again.to_string().contains("already holds a run"), "{again}");
+    assert!(
+        again.is_configuration() && again.to_string().contains("already holds a run"),
+        "{again}"
+    );
 }
 
 /// The autoencoder first, then denoiser and text encoder together: how the tiny checkpoint is made.
@@ -67,19 +92,35 @@ fn pretraining_writes_whole_pipelines() {
     let after = Pipeline::load(&first, None, &OPTIONS).unwrap();
     assert_eq!(before.vae.config().scaling_factor, 1.0);
     let scaling_factor = after.vae.config().scaling_factor;
-    assert!(scaling_factor.is_finite() && scaling_factor > 0.0 && scaling_factor != 1.0, "{scaling_factor}");
+    assert!(
+        scaling_factor.is_finite() && scaling_factor > 0.0 && scaling_factor != 1.0,
+        "{scaling_factor}"
+    );
 
     let text = format!("{captions}[method.sft]\ntrain_text_encoder = true\n{FEW_STEPS}");
-    let joint = world.run("joint", &text.replace("data.path", &format!("model.path = {first:?}\ndata.path")));
+    let joint = world.run(
+        "joint",
+        &text.replace("data.path", &format!("model.path = {first:?}\ndata.path")),
+    );
     let second = Pipeline::load(&joint.output.join("final"), None, &OPTIONS).unwrap();
     assert_eq!(second.vae.config().scaling_factor, scaling_factor);
-    let config = SampleConfig { steps: 2, ..SampleConfig::default() };
+    let config = SampleConfig {
+        steps: 2,
+        ..SampleConfig::default()
+    };
     let prompts = vec!["a red circle".to_owned()];
     let images = generate(&second, &prompts, &config).unwrap();
-    assert_ne!(images, generate(&after, &prompts, &config).unwrap(), "nothing was trained");
+    assert_ne!(
+        images,
+        generate(&after, &prompts, &config).unwrap(),
+        "nothing was trained"
+    );
     let weights = |path: &str| std::fs::read(joint.output.join("final").join(path)).unwrap();
     let old = |path: &str| std::fs::read(first.join(path)).unwrap();
-    assert_ne!(weights("text_encoder/model.safetensors"), old("text_encoder/model.safetensors"));
+    assert_ne!(
+        weights("text_encoder/model.safetensors"),
+        old("text_encoder/model.safetensors")
+    );
     assert_eq!(
         weights("vae/diffusion_pytorch_model.safetensors"),
         old("vae/diffusion_pytorch_model.safetensors")
@@ -91,12 +132,19 @@ fn a_resumed_run_is_the_same_run() {
     let world = World::new();
     for (name, text) in [
         ("lora", "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 100.0\n"),
-        ("full", "data.path = \"captions.jsonl\"\nobjective.sft = {}\nmethod.sft.train_text_encoder = true\nadapter.full = {}\n"),
+        (
+            "full",
+            "data.path = \"captions.jsonl\"\nobjective.sft = {}\nmethod.sft.train_text_encoder = true\nadapter.full = {}\n",
+        ),
     ] {
         let text = format!("{text}[train]\nsteps = 3\nmicro_batch = 2\nsample_every = 0\ncheckpoint_every = 1\n");
         let recipe = world.recipe(name, &text);
         let config = LoopConfig::from_recipe(&recipe).unwrap();
-        let verify = VerifyConfig { steps: 3, stop_after: 2, directory: world.path(&format!("{name}-verify")) };
+        let verify = VerifyConfig {
+            steps: 3,
+            stop_after: 2,
+            directory: world.path(&format!("{name}-verify")),
+        };
         let build = || prepare(&recipe, &mut Reporter::silent());
         let report = verify_resume(build, &config, &verify, &mut Silent).unwrap();
         assert!(report.is_exact(), "{name}: {report:?}");
@@ -112,18 +160,45 @@ fn contradictions_are_refused_by_key() {
     let cases = [
         (format!("{dpo}method.sft = {{}}"), "objective.dpo"),
         ("objective.sft = {}".to_owned(), "objective.sft"),
-        (format!("{dpo}adapter.full = {{}}\nreference.adapter_off = {{}}"), "reference.adapter_off"),
-        ("objective.mapo = {}\nreference.frozen = {}".to_owned(), "reference.frozen"),
-        (format!("{sft}method.sft.train_text_encoder = true").replace("method.sft = {}\n", ""), "method.sft.train_text_encoder"),
+        (
+            format!("{dpo}adapter.full = {{}}\nreference.adapter_off = {{}}"),
+            "reference.adapter_off",
+        ),
+        (
+            "objective.mapo = {}\nreference.frozen = {}".to_owned(),
+            "reference.frozen",
+        ),
+        (
+            format!("{sft}method.sft.train_text_encoder = true").replace("method.sft = {}\n", ""),
+            "method.sft.train_text_encoder",
+        ),
         ("objective.sft = {}\nmethod.autoencoder = {}".to_owned(), "adapter.lora"),
-        (format!("{dpo}method.offline_pairs.prompt_dropout = 1.5"), "method.offline_pairs.prompt_dropout"),
+        (
+            format!("{dpo}method.offline_pairs.prompt_dropout = 1.5"),
+            "method.offline_pairs.prompt_dropout",
+        ),
         (format!("{dpo}adapter.lora.rank = 0"), "adapter.lora.rank"),
-        (format!("{dpo}samples = {{ prompts = [\"x\"], num_prompts = 2 }}"), "samples.num_prompts"),
+        (
+            format!("{dpo}samples = {{ prompts = [\"x\"], num_prompts = 2 }}"),
+            "samples.num_prompts",
+        ),
         (format!("{dpo}samples.steps = 0"), "samples.steps"),
-        (format!("{dpo}eval.win_rate.num_prompts = 0"), "eval.win_rate.num_prompts"),
-        (format!("{dpo}method.offline_pairs.promt_dropout = 0.1"), "promt_dropout"),
-        ("objective.sft = {}\nmethod.autoencoder = {}\nadapter.full = {}\nsamples = {}".to_owned(), "samples"),
-        ("objective.sft = {}\nmethod.autoencoder = {}\nadapter.full = {}\neval.win_rate = {}".to_owned(), "eval"),
+        (
+            format!("{dpo}eval.win_rate.num_prompts = 0"),
+            "eval.win_rate.num_prompts",
+        ),
+        (
+            format!("{dpo}method.offline_pairs.promt_dropout = 0.1"),
+            "promt_dropout",
+        ),
+        (
+            "objective.sft = {}\nmethod.autoencoder = {}\nadapter.full = {}\nsamples = {}".to_owned(),
+            "samples",
+        ),
+        (
+            "objective.sft = {}\nmethod.autoencoder = {}\nadapter.full = {}\neval.win_rate = {}".to_owned(),
+            "eval",
+        ),
     ];
     assert_eq!(cases.len(), 14);
     for (text, key) in cases {
@@ -141,14 +216,31 @@ fn settings_that_contradict_the_data_or_the_model_are_refused() {
         prepare(&recipe, &mut Reporter::silent()).unwrap_err()
     };
     let captions = refuse("data.path = \"captions.jsonl\"\nobjective.dpo.beta = 1.0\n");
-    assert!(matches!(captions, Error::DataKind { found: "image-caption", .. }), "{captions}");
+    assert!(
+        matches!(
+            captions,
+            Error::DataKind {
+                found: "image-caption",
+                ..
+            }
+        ),
+        "{captions}"
+    );
     let pairs = "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 1.0\n";
-    let range = refuse(&format!("{pairs}method.offline_pairs.timesteps = {{ min = 500, max = 2000 }}\n"));
-    assert!(range.is_configuration() && range.to_string().contains("method.offline_pairs.timesteps"), "{range}");
+    let range = refuse(&format!(
+        "{pairs}method.offline_pairs.timesteps = {{ min = 500, max = 2000 }}\n"
+    ));
+    assert!(
+        range.is_configuration() && range.to_string().contains("method.offline_pairs.timesteps"),
+        "{range}"
+    );
     let odd = refuse(&format!("{pairs}method.offline_pairs.resolution = 17\n"));
     assert!(odd.to_string().contains("multiple of 2"), "{odd}");
     let steps = refuse(&format!("{pairs}samples.steps = 2000\n"));
-    assert!(steps.is_configuration() && steps.to_string().contains("2000"), "{steps}");
+    assert!(
+        steps.is_configuration() && steps.to_string().contains("2000"),
+        "{steps}"
+    );
     let target = refuse(&format!("{pairs}adapter.lora.targets = [\"to_qq\"]\n"));
     assert!(target.to_string().contains("to_q"), "{target}");
 }
@@ -156,7 +248,10 @@ fn settings_that_contradict_the_data_or_the_model_are_refused() {
 #[test]
 fn a_request_to_stop_is_heard_while_encoding() {
     let world = World::new();
-    let recipe = world.recipe("run", &format!("data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 1.0\n{FEW_STEPS}"));
+    let recipe = world.recipe(
+        "run",
+        &format!("data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 1.0\n{FEW_STEPS}"),
+    );
     let error = run(&recipe, |_| {}, &AtomicBool::new(true), ResumeMode::Fresh).unwrap_err();
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
     assert!(!recipe.run.output.exists());

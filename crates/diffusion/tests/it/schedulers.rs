@@ -8,7 +8,9 @@ use diptych_tensor::{Device, Tensor};
 use serde_json::Value;
 
 fn golden(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/schedulers").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden/schedulers")
+        .join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -17,7 +19,12 @@ fn schedule(case: &Value) -> NoiseSchedule {
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|number| number.as_f64().unwrap())
+        .collect()
 }
 
 fn matrix(value: &Value) -> Tensor {
@@ -46,13 +53,29 @@ fn training_tables_and_targets() {
     for case in cases {
         let name = case["name"].as_str().unwrap();
         let schedule = schedule(case);
-        let table: Vec<f64> = schedule.alphas_cumprod().iter().map(|&alpha| f64::from(alpha)).collect();
-        assert_eq!(table.len() as u64, case["num_train_timesteps"].as_u64().unwrap(), "{name}");
+        let table: Vec<f64> = schedule
+            .alphas_cumprod()
+            .iter()
+            .map(|&alpha| f64::from(alpha))
+            .collect();
+        assert_eq!(
+            table.len() as u64,
+            case["num_train_timesteps"].as_u64().unwrap(),
+            "{name}"
+        );
         let found: Vec<f64> = numbers(&case["indices"]).iter().map(|&at| table[at as usize]).collect();
         assert_close(&found, &numbers(&case["alphas_cumprod"]), 1e-6, name);
-        assert_close(&[table.iter().sum()], &[case["alphas_cumprod_sum"].as_f64().unwrap()], 1e-6, name);
+        assert_close(
+            &[table.iter().sum()],
+            &[case["alphas_cumprod_sum"].as_f64().unwrap()],
+            1e-6,
+            name,
+        );
 
-        let timesteps: Vec<u32> = numbers(&case["timesteps"]).iter().map(|&timestep| timestep as u32).collect();
+        let timesteps: Vec<u32> = numbers(&case["timesteps"])
+            .iter()
+            .map(|&timestep| timestep as u32)
+            .collect();
         let (latents, noise) = (matrix(&case["sample"]), matrix(&case["noise"]));
         let noisy = schedule.add_noise(&latents, &noise, &timesteps).unwrap();
         assert_close(&values(&noisy), &values(&matrix(&case["noisy"])), 1e-6, name);
@@ -87,7 +110,12 @@ fn sampling_trajectories() {
         let timesteps = sampler.timesteps();
         let found: Vec<f64> = timesteps.iter().map(|&timestep| f64::from(timestep)).collect();
         assert_close(&found, &numbers(&case["timesteps"]), 1e-6, name);
-        assert_close(&[sampler.initial_sigma()], &[case["init_noise_sigma"].as_f64().unwrap()], 1e-6, name);
+        assert_close(
+            &[sampler.initial_sigma()],
+            &[case["init_noise_sigma"].as_f64().unwrap()],
+            1e-6,
+            name,
+        );
 
         let mut latents = (&initial * sampler.initial_sigma()).unwrap();
         for (step_idx, (&timestep, expected)) in
@@ -95,7 +123,12 @@ fn sampling_trajectories() {
         {
             let prediction = output(&sampler.scale_input(&latents, step_idx).unwrap(), timestep);
             latents = sampler.step(&prediction, step_idx, &latents).unwrap();
-            assert_close(&values(&latents), &numbers(expected), 1e-5, &format!("{name} step {step_idx}"));
+            assert_close(
+                &values(&latents),
+                &numbers(expected),
+                1e-5,
+                &format!("{name} step {step_idx}"),
+            );
         }
     }
     assert_eq!(num_cases, [19, 13], "DDIM and Euler cases");

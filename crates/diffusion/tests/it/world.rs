@@ -36,8 +36,10 @@ impl World {
         initialize(&world.path("model"), &config, &words, 7).unwrap();
         let pairs: Vec<_> = PROMPTS.iter().enumerate().map(|(i, prompt)| pair(i, prompt)).collect();
         write_pairs(&world.path("pairs.jsonl"), &pairs).unwrap();
-        let captions: Vec<_> =
-            pairs.into_iter().map(|pair| ImageCaption::new(pair.id, pair.prompt, pair.chosen)).collect();
+        let captions: Vec<_> = pairs
+            .into_iter()
+            .map(|pair| ImageCaption::new(pair.id, pair.prompt, pair.chosen))
+            .collect();
         write_captions(&world.path("captions.jsonl"), &captions).unwrap();
         world
     }
@@ -54,13 +56,23 @@ impl World {
     pub(crate) fn try_recipe(&self, output: &str, text: &str) -> diptych_train::Result<Recipe<Diffusion>> {
         let path = self.path(&format!("{output}.toml"));
         let output = format!("run.output = {:?}\n", self.path(output));
-        let model = if text.contains("model.path") { "" } else { "model.path = \"model\"\n" };
+        let model = if text.contains("model.path") {
+            ""
+        } else {
+            "model.path = \"model\"\n"
+        };
         std::fs::write(&path, format!("{DEFAULTS}{model}{output}{text}")).unwrap();
         Recipe::read(&path, &[])
     }
 
     pub(crate) fn run(&self, output: &str, text: &str) -> Outcome {
-        run(&self.recipe(output, text), |_| {}, &AtomicBool::new(false), ResumeMode::Fresh).unwrap()
+        run(
+            &self.recipe(output, text),
+            |_| {},
+            &AtomicBool::new(false),
+            ResumeMode::Fresh,
+        )
+        .unwrap()
     }
 
     pub(crate) fn method(&self, text: &str) -> DiffusionMethod {
@@ -70,7 +82,10 @@ impl World {
 
 /// Records at places 0, 1, … of an optimizer step's batch.
 pub(crate) fn batch(step: u64, items: &[(usize, u64)]) -> MicroBatch {
-    let items = items.iter().map(|&(index, position)| Item { index, position }).collect();
+    let items = items
+        .iter()
+        .map(|&(index, position)| Item { index, position })
+        .collect();
     MicroBatch { seed: 0, step, items }
 }
 
@@ -82,5 +97,7 @@ fn pair(number: usize, prompt: &str) -> ImagePair {
 /// A smooth image that differs from every other number's.
 pub(crate) fn image(number: usize) -> RgbImage {
     let wave = |value: u32, period: usize| (127.5 + 120.0 * (value as f64 * period as f64 / 9.0).sin()) as u8;
-    RgbImage::from_fn(16, 16, |x, y| Rgb([wave(x, number + 1), wave(y, number + 2), wave(x + y, number + 3)]))
+    RgbImage::from_fn(16, 16, |x, y| {
+        Rgb([wave(x, number + 1), wave(y, number + 2), wave(x + y, number + 3)])
+    })
 }

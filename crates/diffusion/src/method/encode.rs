@@ -1,0 +1,286 @@
+//! Images and prompts of records, encoded once with frozen networks.
+
+use diptych_data::{Dataset, ImageCaption, ImageSource, LatentPairs};
+use diptych_models::Trainable;
+use diptych_models::unet::UNet2DConditionConfig;
+use diptych_models::vae::AutoencoderKl;
+use image::RgbImage;
+
+use super::config::{PosteriorUse, TimestepRange};
+use super::denoising_records::{DenoisingRecords, Prompts};
+use super::draws::Draws;
+use super::prepare::{Preparation, not_a_multiple};
+use super::records::{LatentEncoder, Latents};
+use super::showcase::texts;
+use super::trained::TextTraining;
+use crate::modality::SamplesConfig;
+use crate::pipeline::{PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
+use crate::progress::Reporter;
+use crate::schedule::NoiseSchedule;
+use crate::{Error, Result};
+
+/// What a denoising method asks of its records.
+pub(super) struct Settings {
+    pub(super) method: &'static str,
+    pub(super) prompt_dropout: f64,
+    pub(super) timesteps: TimestepRange,
+    pub(super) posterior: PosteriorUse,
+    pub(super) resolution: Option<u32>,
+    pub(super) text: TextTraining,
+}
+
+/// Images and prompts of records, not encoded yet.
+struct Source {
+    ids: Vec<String>,
+    prompts: Vec<String>,
+    chosen: Vec<ImageSource>,
+    rejected: Vec<ImageSource>,
+}
+
+/// Everything computed before the denoiser is loaded.
+pub(super) struct Encoded {
+    pub(super) records: DenoisingRecords,
+    pub(super) rejected: Option<Latents>,
+    pub(super) vae: Option<AutoencoderKl>,
+    pub(super) sample_embeddings: Option<PromptEmbeddings>,
+    pub(super) samples: Option<(Vec<String>, SampleConfig)>,
+}
+
+impl Preparation<'_> {
+    /// Encodes images and prompts with frozen networks; those are dropped unless samples need them.
+    pub(super) fn encode(&self, settings: &Settings, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<Encoded> {
+        match dataset {
+            Dataset::LatentPairs(pairs) => self.encode_given(settings, pairs, reporter),
+            Dataset::Pairs(pairs) => {
+                let mut source = Source {
+                    ids: vec![],
+                    prompts: vec![],
+                    chosen: vec![],
+                    rejected: vec![],
+                };
+                for pair in pairs {
+                    source.ids.push(pair.id);
+                    source.prompts.push(pair.prompt);
+                    source.chosen.push(pair.chosen);
+                    source.rejected.push(pair.rejected);
+                }
+                self.encode_images(settings, source, reporter)
+            }
+            Dataset::Captions(captions) => {
+                let mut source = Source {
+                    ids: vec![],
+                    prompts: vec![],
+                    chosen: vec![],
+                    rejected: vec![],
+                };
+                for caption in captions {
+                    source.ids.push(caption.id);
+                    source.prompts.push(caption.prompt);
+                    source.chosen.push(caption.image);
+                }
+                self.encode_images(settings, source, reporter)
+            }
+        }
+    }
+
+    fn encode_images(&self, settings: &Settings, source: Source, reporter: &mut Reporter<'_>) -> Result<Encoded> {
+        let samples = self.samples(&source.prompts)?;
+        let (vae, _) = load_vae(self.pipeline, &self.options, Trainable::None)?;
+        let latent_size = self.latent_size(settings, vae.downscale())?;
+        let factor = vae.downscale() as u32;
+        let encoder = LatentEncoder {
+            vae: &vae,
+            device: &self.options.device,
+            dtype: self.options.dtype,
+            size: (latent_size[1] as u32 * factor, latent_size[0] as u32 * factor),
+            posterior: settings.posterior,
+        };
+        let total = source.chosen.len() + source.rejected.len();
+        let image = |images: &[ImageSource], index: usize| decode(&source.ids[index], &images[index]);
+        let chosen = |index: usize| image(&source.chosen, index);
+        let latents = Latents::encode(&encoder, source.chosen.len(), chosen, reporter, (0, total))?;
+        let rejected = if source.rejected.is_empty() {
+            None
+        } else {
+            let rejected = |index: usize| image(&source.rejected, index);
+            let done = (source.chosen.len(), total);
+            Some(Latents::encode(
+                &encoder,
+                source.rejected.len(),
+                rejected,
+                reporter,
+                done,
+            )?)
+        };
+        let (prompts, sample_embeddings) = self.embed(settings, source.prompts, samples.as_ref(), reporter)?;
+        let draws = self.draws(settings, &latents)?;
+        let records = DenoisingRecords {
+            ids: source.ids,
+            latents,
+            prompts,
+            draws,
+        };
+        Ok(Encoded {
+            records,
+            rejected,
+            vae: samples.is_some().then_some(vae),
+            sample_embeddings,
+            samples,
+        })
+    }
+
+    /// Embeddings of all prompts, or their texts where the encoder is trained.
+    fn embed(
+        &self,
+        settings: &Settings,
+        prompts: Vec<String>,
+        samples: Option<&(Vec<String>, SampleConfig)>,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<(Prompts, Option<PromptEmbeddings>)> {
+        if settings.text == TextTraining::Trained {
+            return Ok((Prompts::Texts(prompts), None));
+        }
+        let (text, _) = TextConditioner::load(self.pipeline, &self.options, Trainable::None, None)?;
+        let is_dropping = settings.prompt_dropout > 0.0;
+        let own = prompts.iter().map(String::as_str).chain(is_dropping.then_some(""));
+        let embeddings = PromptEmbeddings::encode(&text, own, reporter)?;
+        let rows = prompts.iter().filter_map(|prompt| embeddings.row(prompt)).collect();
+        let empty = if is_dropping { embeddings.row("") } else { None };
+        let sample_embeddings = samples
+            .map(|(prompts, config)| PromptEmbeddings::encode(&text, texts(prompts, config), reporter))
+            .transpose()?;
+        Ok((
+            Prompts::Embedded {
+                embeddings,
+                rows,
+                empty,
+            },
+            sample_embeddings,
+        ))
+    }
+
+    /// Records that were encoded elsewhere: neither tokenizer, text encoder nor autoencoder is read unless samples or dropped
+    /// prompts need them.
+    fn encode_given(&self, settings: &Settings, pairs: LatentPairs, reporter: &mut Reporter<'_>) -> Result<Encoded> {
+        Self::refuse_unused(settings, &pairs)?;
+        let ids: Vec<String> = (0..pairs.len()).map(|index| pairs.record_id(index)).collect();
+        let tensors = pairs.into_tensors();
+        if tensors.pooled.is_some() {
+            return Err(Error::Recipe {
+                key: "data.path".into(),
+                problem: "has `pooled` and `time_ids`, which this denoiser does not take".into(),
+                hint: "use data encoded for its text encoder".into(),
+            });
+        }
+        let (shape, values) = tensors.encoder_hidden_states.into_parts();
+        let mut embeddings = PromptEmbeddings::from_rows(values, [shape[1], shape[2]]);
+        let samples = self.samples(&[])?;
+        let is_dropping = settings.prompt_dropout > 0.0;
+        let (mut empty, mut sample_embeddings, mut vae) = (None, None, None);
+        if is_dropping || samples.is_some() {
+            let (text, _) = TextConditioner::load(self.pipeline, &self.options, Trainable::None, None)?;
+            if is_dropping {
+                empty = Some(embeddings.append(&PromptEmbeddings::encode(&text, [""], reporter)?)?);
+            }
+            if let Some((prompts, config)) = &samples {
+                sample_embeddings = Some(PromptEmbeddings::encode(&text, texts(prompts, config), reporter)?);
+                vae = Some(load_vae(self.pipeline, &self.options, Trainable::None)?.0);
+            }
+        }
+        let latents = Latents::from_host(tensors.latents_chosen)?;
+        let rejected = Latents::from_host(tensors.latents_rejected)?;
+        let draws = Draws {
+            given_noise: tensors.noise,
+            given_timesteps: tensors.timesteps,
+            ..self.draws(settings, &latents)?
+        };
+        let rows = (0..ids.len()).collect();
+        let records = DenoisingRecords {
+            ids,
+            latents,
+            prompts: Prompts::Embedded {
+                embeddings,
+                rows,
+                empty,
+            },
+            draws,
+        };
+        Ok(Encoded {
+            records,
+            rejected: Some(rejected),
+            vae,
+            sample_embeddings,
+            samples,
+        })
+    }
+
+    /// Settings that given tensors leave nothing to decide.
+    fn refuse_unused(settings: &Settings, pairs: &LatentPairs) -> Result<()> {
+        let unused = |key: &str, hint: &str| {
+            Err(Error::Recipe {
+                key: format!("method.{}.{key}", settings.method),
+                problem: "is unused with this latent-pairs data".into(),
+                hint: hint.into(),
+            })
+        };
+        if settings.text == TextTraining::Trained {
+            return unused("train_text_encoder", "its prompts are already encoded: leave it out");
+        }
+        if settings.resolution.is_some() {
+            return unused("resolution", "its images are already encoded: leave it out");
+        }
+        if settings.timesteps != TimestepRange::default() && pairs.tensors().timesteps.is_some() {
+            return unused("timesteps", "it carries timesteps: leave the key out, or the tensor");
+        }
+        Ok(())
+    }
+
+    fn draws(&self, settings: &Settings, latents: &Latents) -> Result<Draws> {
+        let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
+        Ok(Draws {
+            timesteps: settings
+                .timesteps
+                .resolve(settings.method, schedule.num_train_timesteps())?,
+            prompt_dropout: settings.prompt_dropout,
+            latent_shape: latents.shape(),
+            given_noise: None,
+            given_timesteps: None,
+        })
+    }
+
+    /// Height and width of the latents.
+    fn latent_size(&self, settings: &Settings, factor: usize) -> Result<[usize; 2]> {
+        if let Some(side) = settings.resolution {
+            return if side > 0 && (side as usize).is_multiple_of(factor) {
+                Ok([side as usize / factor; 2])
+            } else {
+                Err(not_a_multiple(settings.method, side, factor as u32))
+            };
+        }
+        let file = self.pipeline.component("unet")?.config();
+        UNet2DConditionConfig::from_file(&file)?
+            .sample_size
+            .ok_or_else(|| Error::Config {
+                file,
+                key: "sample_size".into(),
+                found: "missing".into(),
+                expected: format!(
+                    "the latents' height and width, or `method.{}.resolution` in the recipe",
+                    settings.method
+                ),
+            })
+    }
+
+    /// What is sampled while training, if anything.
+    fn samples(&self, prompts: &[String]) -> Result<Option<(Vec<String>, SampleConfig)>> {
+        if self.recipe.train.sample_every == 0 {
+            return Ok(None);
+        }
+        let config: SamplesConfig = self.recipe.samples.clone().unwrap_or_default();
+        Ok(Some((config.choose(prompts)?, config.sampling())))
+    }
+}
+
+fn decode(id: &str, image: &ImageSource) -> Result<RgbImage> {
+    Ok(ImageCaption::new(id, "", image.clone()).decode()?)
+}

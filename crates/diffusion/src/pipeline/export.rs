@@ -1,0 +1,90 @@
+//! Pipelines written anew: in another precision, with an adapter merged in.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diptych_models::diffusers::PipelineDir;
+use diptych_models::lora::{LoraAdapter, merge};
+use diptych_tensor::files::write_directory;
+use diptych_tensor::{DType, Device, Tensor, Weights, save_tensors};
+
+use crate::{Error, Result};
+
+/// Writes `model`, with `adapter` merged into its denoiser where one is given, as a new pipeline directory with weights in `dtype`.
+///
+/// # Errors
+/// `out` exists already or cannot be written; files that are missing, damaged or do not fit.
+pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: DType) -> Result<()> {
+    let pipeline = PipelineDir::open(model)?;
+    let adapter = adapter.map(|path| LoraAdapter::load(path, "unet")).transpose()?;
+    write_directory(out, |partial| {
+        copy(&model.join("model_index.json"), &partial.join("model_index.json"))?;
+        for name in pipeline.names() {
+            let component = pipeline.component(name)?;
+            let place = partial.join(name);
+            create(&place)?;
+            let adapter = adapter.as_ref().filter(|_| name == "unet");
+            copy_component(component.path(), &place, adapter, dtype)?;
+        }
+        Ok(())
+    })
+}
+
+/// Weights in one file and the type asked for, every other file as it is.
+fn copy_component(from: &Path, to: &Path, adapter: Option<&LoraAdapter>, dtype: DType) -> Result<()> {
+    let entries = std::fs::read_dir(from).map_err(|source| io("read", from, source))?;
+    let mut has_weights = false;
+    for entry in entries {
+        let path = entry.map_err(|source| io("read", from, source))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.contains(".safetensors") || name.contains(".bin") {
+            has_weights = true;
+        } else if path.is_file() && !name.starts_with('.') {
+            copy(&path, &to.join(&name))?;
+        }
+    }
+    if !has_weights {
+        return Ok(());
+    }
+    let source = diptych_models::diffusers::find_weights(from)?;
+    let weights = Weights::open(&source)?;
+    let tensors = match adapter {
+        Some(adapter) => merge(&weights, adapter, dtype)?,
+        None => read_all(&weights, dtype)?,
+    };
+    let is_transformers = source
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("model."));
+    let name = if is_transformers {
+        "model.safetensors"
+    } else {
+        "diffusion_pytorch_model.safetensors"
+    };
+    let format = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    Ok(save_tensors(&to.join(name), &tensors, &format)?)
+}
+
+fn read_all(weights: &Weights, dtype: DType) -> Result<BTreeMap<String, Tensor>> {
+    weights
+        .names()
+        .map(|name| Ok((name.to_owned(), weights.read(name, dtype, &Device::Cpu)?)))
+        .collect()
+}
+
+fn create(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|source| io("create", path, source))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to)
+        .map(|_| ())
+        .map_err(|source| io("copy", from, source))
+}
+
+fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::Io {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
+}
