@@ -65,6 +65,14 @@ impl Checkpoint {
         self.state.step
     }
 
+    pub(crate) fn optimizer_path(&self) -> PathBuf {
+        self.path.join(OPTIMIZER)
+    }
+
+    pub(crate) fn averages_path(&self) -> PathBuf {
+        self.path.join(AVERAGES)
+    }
+
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let file = path.join(STATE);
         let text = std::fs::read(&file).map_err(Error::io("read", &file))?;
@@ -87,7 +95,7 @@ impl Checkpoint {
         let names = params.iter().flat_map(|(name, var)| {
             ["exp_avg", "exp_avg_sq"].map(|part| (format!("{name}.{part}"), var.as_detached_tensor()))
         });
-        read_tensors(&self.path.join(OPTIMIZER), names)
+        read_tensors(&self.optimizer_path(), names)
     }
 
     /// The moving averages of every parameter.
@@ -95,7 +103,7 @@ impl Checkpoint {
         let names = params
             .iter()
             .map(|(name, var)| (name.to_owned(), var.as_detached_tensor()));
-        read_tensors(&self.path.join(AVERAGES), names)
+        read_tensors(&self.averages_path(), names)
     }
 }
 

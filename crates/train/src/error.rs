@@ -15,6 +15,9 @@ pub enum Error {
     /// Tensors, weights files or gradients.
     #[error(transparent)]
     Tensor(#[from] diptych_tensor::Error),
+    /// The records could not be found or read.
+    #[error(transparent)]
+    Data(#[from] diptych_data::Error),
     /// A file or directory could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -109,6 +112,7 @@ impl Error {
         match self {
             Self::Recipe(_) | Self::RunExists { .. } | Self::NothingToResume { .. } | Self::Changed { .. } => true,
             Self::Tensor(_)
+            | Self::Data(_)
             | Self::Io { .. }
             | Self::Method { .. }
             | Self::StepOutput { .. }

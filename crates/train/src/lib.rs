@@ -10,6 +10,7 @@
 //! | the loop: order, accumulation, guards, clipping, schedule, moving averages | [`train`], [`LoopConfig`] |
 //! | what a program shows while it runs | [`Observer`], [`Event`] |
 //! | the files a run leaves | [`RunDirectory`], [`MetricsRow`], [`Summary`], [`write_report`] |
+//! | the proof that a resumed run is the same run | [`verify_resume`] |
 
 mod checkpoint;
 mod clock;
@@ -23,6 +24,7 @@ mod plan;
 mod recipe;
 mod report;
 mod run;
+mod verify;
 
 pub use directory::{MetricsRow, RunDirectory, ScalarEvent, Summary, read_metrics, read_scalars};
 pub use error::{Error, RecipeError, Result};
@@ -36,3 +38,4 @@ pub use recipe::{
 };
 pub use report::{EvaluationTable, write_evaluation, write_report};
 pub use run::{LoopConfig, ResumeMode, train};
+pub use verify::{Comparison, ResumeReport, VerifyConfig, verify_resume};

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use diptych_data::DataFiles;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
@@ -39,11 +40,11 @@ pub struct Plan {
     pub recipe: Table,
 }
 
-/// A file that a run reads.
+/// A file that a run reads, or its data as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// The recipe key that leads to it, and its path below that.
+    /// The recipe key that leads to it, and its path below that. For `data.path` the hash is that of all records.
     pub name: String,
     /// Of its content, in hexadecimal.
     pub sha256: String,
@@ -58,14 +59,8 @@ impl Plan {
     /// [`Error::Recipe`] for a path that leads nowhere, [`Error::Io`] for a file that cannot be read.
     pub fn resolve<M: Modality>(recipe: &Recipe<M>) -> Result<Self> {
         let mut paths = vec![("model.path".to_owned(), recipe.model_path()?)];
-        paths.extend(
-            recipe
-                .data_paths()?
-                .into_iter()
-                .map(|path| ("data.path".to_owned(), path)),
-        );
         paths.extend(M::inputs(recipe)?);
-        let mut inputs = Vec::new();
+        let mut inputs = vec![hash_data(recipe)?];
         for (key, path) in paths {
             hash_inputs(&key, &path, &mut inputs)?;
         }
@@ -86,7 +81,7 @@ impl Plan {
     }
 
     /// The plan as a TOML file.
-    pub(crate) fn to_toml(&self) -> Result<String> {
+    pub fn to_toml(&self) -> Result<String> {
         let header = "# Every value of this run, defaults included, and the hash of every file it reads.\n\n";
         match toml::to_string_pretty(self) {
             Ok(text) => Ok(format!("{header}{text}")),
@@ -129,7 +124,8 @@ impl Plan {
         });
         for input in &self.inputs {
             // Where files lie does not matter, what is in them does.
-            values.remove(input.name.split('/').next().unwrap_or_default());
+            let key = input.name.split('/').next().unwrap_or_default();
+            values.remove(key);
             values.insert(format!("content of {}", input.name), input.sha256.clone());
         }
         values
@@ -161,6 +157,14 @@ fn versions() -> BTreeMap<String, String> {
         ("diptych".into(), env!("CARGO_PKG_VERSION").into()),
         ("platform".into(), platform),
     ])
+}
+
+/// One hash over the record files and the pictures they name.
+fn hash_data<M: Modality>(recipe: &Recipe<M>) -> Result<Input> {
+    let files = DataFiles::find(&recipe.data_paths()?, recipe.data.layout)?;
+    let content = files.content_hash()?;
+    let num_bytes = content.files.iter().map(|file| file.num_bytes).sum();
+    Ok(Input { name: "data.path".into(), sha256: content.sha256, num_bytes })
 }
 
 /// Hashes a file, or every file below a directory in the order of their names. Hidden files are not inputs.

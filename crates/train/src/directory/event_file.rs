@@ -227,3 +227,51 @@ impl<'a> Iterator for Fields<'a> {
         Some((key >> 3, value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Vec<u8> {
+        let mut bytes = file_version(1.5);
+        bytes.extend(scalars(2.5, 300, [("loss", 0.5), ("rewards/margins", -1.25)].into_iter()));
+        bytes
+    }
+
+    /// The same two events, written by Python's `tensorboard` package (`RecordWriter`, `event_pb2`, `summary_pb2`).
+    const WRITTEN_BY_TENSORBOARD: &str = "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c33000000000000000ca7205609000000000000044010ac022a250a0b0a046c6f7373150000003f0a160a0f726577617264732f6d617267696e73150000a0bf557563fe";
+
+    #[test]
+    fn bytes_are_those_that_tensorboard_writes() {
+        assert_eq!(crate::plan::hex(&file()), WRITTEN_BY_TENSORBOARD);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        std::fs::write(&path, file()).unwrap();
+        let expected = [("loss", 0.5), ("rewards/margins", -1.25)]
+            .map(|(tag, value)| ScalarEvent { step: 300, tag: tag.into(), value });
+        assert_eq!(read_scalars(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_torn_or_flipped_record_ends_the_file() {
+        let whole = file();
+        let first = file_version(1.5).len();
+        for len in first..whole.len() {
+            assert_eq!(records(&whole[..len]).len(), 1, "{len} bytes");
+        }
+        for at in first..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1;
+            assert_eq!(records(&flipped).len(), 1, "a flipped bit of byte {at} went unnoticed");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        let message = read_scalars(&path).unwrap_err().to_string();
+        assert!(message.contains(&format!("the record at byte {first} is not whole")), "{message}");
+    }
+}

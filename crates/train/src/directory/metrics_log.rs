@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn rows_read_back_bit_for_bit_and_keys_keep_their_order() {
         let text = line(Path::new("m"), &row(3)).unwrap();
-        assert!(text.starts_with(r#"{"step":3,"epoch":0.42857142857142855,"loss":0.30000000000000004,"grad_norm":1e20,"learning_rate":0.0001,"a/b":"#), "{text}");
+        assert!(text.starts_with(r#"{"step":3,"epoch":0.42857142857142855,"loss":0.30000000000000004,"grad_norm":1e+20,"learning_rate":0.0001,"a/b":"#), "{text}");
         assert_eq!(serde_json::from_str::<MetricsRow>(&text).unwrap(), row(3));
     }
 

@@ -13,7 +13,7 @@ use diptych_tensor::files::{partial_path, write_directory, write_file};
 pub use self::event_file::{ScalarEvent, read_scalars};
 pub(crate) use self::metrics_log::MetricsLog;
 pub use self::metrics_log::{MetricsRow, read_metrics};
-pub(crate) use self::scalar_log::ScalarLog;
+pub(crate) use self::scalar_log::{ScalarLog, event_files};
 pub use self::summary::Summary;
 use crate::plan::Plan;
 use crate::{Error, Result};

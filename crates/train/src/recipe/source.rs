@@ -136,10 +136,10 @@ impl RecipeSource {
             .as_deref()
             .and_then(Path::parent)
             .map(|directory| directory.join(path));
-        if let Some(beside) = beside.as_ref().filter(|beside| beside.exists()) {
+        if let Some(beside) = beside.as_ref().filter(|beside| leads_somewhere(beside)) {
             return Ok(beside.clone());
         }
-        if path.exists() {
+        if leads_somewhere(path) {
             return Ok(path.to_owned());
         }
         let tried = match beside {
@@ -152,4 +152,14 @@ impl RecipeSource {
             "a file or directory, beside the recipe or in the working directory",
         ))
     }
+}
+
+/// Whether something lies at a path, or, for a pattern, in the directory its fixed part names.
+fn leads_somewhere(path: &Path) -> bool {
+    let is_pattern = |path: &Path| path.to_string_lossy().contains(['*', '?', '[']);
+    if path.exists() || !is_pattern(path) {
+        return path.exists();
+    }
+    let fixed = path.ancestors().find(|ancestor| !is_pattern(ancestor));
+    fixed.is_some_and(|fixed| fixed.as_os_str().is_empty() || fixed.is_dir())
 }

@@ -66,17 +66,23 @@ impl LoopConfig {
         })
     }
 
+    /// An error about one setting.
+    pub(crate) fn invalid(&self, key: &str, found: impl ToString, expected: impl ToString) -> Error {
+        let error = RecipeError {
+            origin: self.output.display().to_string(),
+            line: None,
+            key: key.to_owned(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+            nearest: None,
+        };
+        Box::new(error).into()
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         match self.train.problem() {
             None => Ok(()),
-            Some((key, found, expected)) => Err(Error::from(Box::new(RecipeError {
-                origin: "settings".into(),
-                line: None,
-                key: format!("train.{key}"),
-                found,
-                expected: expected.into(),
-                nearest: None,
-            }))),
+            Some((key, found, expected)) => Err(self.invalid(&format!("train.{key}"), found, expected)),
         }
     }
 

@@ -31,8 +31,13 @@ impl<'a, M: Method> Run<'a, M> {
             }
             ResumeMode::Resume => find_checkpoint(&directory, &plan)?,
         };
-        directory.create(config.recipe_text.as_deref(), &plan)?;
         let step = checkpoint.as_ref().map_or(0, Checkpoint::step);
+        let num_steps = config.train.num_steps(method.num_records());
+        if num_steps < step {
+            let found = format!("{num_steps} optimizer steps");
+            return Err(config.invalid("train", found, format!("at least {step}, the step of the newest checkpoint")));
+        }
+        directory.create(config.recipe_text.as_deref(), &plan)?;
         directory.remove_after(step)?;
         let adamw = Self::adamw(config);
         let mut run = Self {
@@ -53,7 +58,7 @@ impl<'a, M: Method> Run<'a, M> {
             window: Window::default(),
             last_row: None,
             step,
-            num_steps: config.train.num_steps(method.num_records()),
+            num_steps,
             records_seen: 0,
             checkpoint: None,
             steps_here: 0,
@@ -102,6 +107,16 @@ fn find_checkpoint(directory: &RunDirectory, plan: &Plan) -> Result<Option<Check
         });
     }
     let newest = checkpoint::newest(directory)?;
+    if let Some(newest) = &newest
+        && newest.state().version != env!("CARGO_PKG_VERSION")
+    {
+        tracing::warn!(
+            "{} was written by version {}; this is {}, whose numbers may differ in the last digits",
+            newest.path().display(),
+            newest.state().version,
+            env!("CARGO_PKG_VERSION")
+        );
+    }
     if let Some(newest) = &newest
         && newest.state().fingerprint != plan.fingerprint()
     {

@@ -1,0 +1,10 @@
+//! Tests of the loop, its files and its recipes, on a method small enough to see through.
+
+mod guards;
+mod killed;
+mod learning;
+mod recipe;
+mod report;
+mod resume;
+mod run_directory;
+mod toy;
