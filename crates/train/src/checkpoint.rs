@@ -76,13 +76,13 @@ impl Checkpoint {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let file = path.join(STATE);
         let text = std::fs::read(&file).map_err(Error::io("read", &file))?;
-        let state: State = serde_json::from_slice(&text).map_err(|error| Error::damaged(&file, error))?;
+        let state: State = serde_json::from_slice(&text).map_err(|error| Error::damaged(&file, &error))?;
         if state.format != FORMAT {
             let reason = format!(
                 "format {} of version {}, expected {FORMAT}",
                 state.format, state.version
             );
-            return Err(Error::damaged(&file, reason));
+            return Err(Error::damaged(&file, &reason));
         }
         Ok(Self {
             path: path.to_owned(),
@@ -139,7 +139,7 @@ pub(crate) fn write<M: Method>(
             save_tensors(&partial.join(AVERAGES), average.shadow(), &BTreeMap::new())?;
         }
         let file = partial.join(STATE);
-        let text = serde_json::to_string_pretty(state).map_err(|error| Error::damaged(&file, error))?;
+        let text = serde_json::to_string_pretty(state).map_err(|error| Error::damaged(&file, &error))?;
         Ok(write_file(&file, format!("{text}\n").as_bytes())?)
     })?;
     Ok(Checkpoint {

@@ -17,7 +17,7 @@ pub enum Error {
     Tensor(#[from] diptych_tensor::Error),
     /// The records could not be found or read.
     #[error(transparent)]
-    Data(#[from] diptych_data::Error),
+    Data(Box<diptych_data::Error>),
     /// A file or directory could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -106,6 +106,12 @@ pub enum Error {
     },
 }
 
+impl From<diptych_data::Error> for Error {
+    fn from(error: diptych_data::Error) -> Self {
+        Self::Data(Box::new(error))
+    }
+}
+
 impl Error {
     /// Whether the user's configuration is at fault, rather than the machine, the data or the numbers.
     pub fn is_configuration(&self) -> bool {
@@ -128,7 +134,7 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    pub(crate) fn damaged(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+    pub(crate) fn damaged(path: impl Into<PathBuf>, reason: &dyn std::fmt::Display) -> Self {
         Self::Damaged {
             path: path.into(),
             reason: reason.to_string(),

@@ -35,6 +35,7 @@ pub use observer::{Event, Observer, Silent};
 pub use plan::{Input, Plan};
 pub use recipe::{
     DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig, TrainConfig, modality_of,
+    string_override,
 };
 pub use report::{EvaluationTable, write_evaluation, write_report};
 pub use run::{LoopConfig, ResumeMode, train};

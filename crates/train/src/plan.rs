@@ -85,13 +85,13 @@ impl Plan {
         let header = "# Every value of this run, defaults included, and the hash of every file it reads.\n\n";
         match toml::to_string_pretty(self) {
             Ok(text) => Ok(format!("{header}{text}")),
-            Err(error) => Err(Error::damaged("plan.toml", error)),
+            Err(error) => Err(Error::damaged("plan.toml", &error)),
         }
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        toml::from_str(&text).map_err(|error| Error::damaged(path, error.message()))
+        toml::from_str(&text).map_err(|error| Error::damaged(path, &error.message()))
     }
 
     /// A hash of everything that must not change in a resumed run.
@@ -164,7 +164,11 @@ fn hash_data<M: Modality>(recipe: &Recipe<M>) -> Result<Input> {
     let files = DataFiles::find(&recipe.data_paths()?, recipe.data.layout)?;
     let content = files.content_hash()?;
     let num_bytes = content.files.iter().map(|file| file.num_bytes).sum();
-    Ok(Input { name: "data.path".into(), sha256: content.sha256, num_bytes })
+    Ok(Input {
+        name: "data.path".into(),
+        sha256: content.sha256,
+        num_bytes,
+    })
 }
 
 /// Hashes a file, or every file below a directory in the order of their names. Hidden files are not inputs.

@@ -102,7 +102,11 @@ where
             verify.stop_after
         };
         let stop = AtomicBool::new(false);
-        let mut stopper = StopAt { inner: &mut *observer, step: stop_at, stop: &stop };
+        let mut stopper = StopAt {
+            inner: &mut *observer,
+            step: stop_at,
+            stop: &stop,
+        };
         train(&build()?, &first_part, &mut stopper, &stop, ResumeMode::Fresh)?;
         if is_killed {
             leave_as_killed(&RunDirectory::new(&config.output))?;
@@ -113,7 +117,11 @@ where
             scenario,
             what: "resumed from",
             is_equal: summary.resumed_from == Some(verify.stop_after),
-            detail: format!("step {} of {}", summary.resumed_from.unwrap_or_default(), summary.num_steps),
+            detail: format!(
+                "step {} of {}",
+                summary.resumed_from.unwrap_or_default(),
+                summary.num_steps
+            ),
         });
         comparisons.extend(expected.compare(&Outcome::read(&method, &config)?, scenario)?);
     }
@@ -123,17 +131,34 @@ where
 fn ensure_sensible(verify: &VerifyConfig) -> Result<()> {
     let refuse = |key: &str, found: String, expected: String| {
         let origin = "verify-resume".into();
-        Err(Box::new(RecipeError { origin, line: None, key: key.into(), found, expected, nearest: None }).into())
+        Err(Box::new(RecipeError {
+            origin,
+            line: None,
+            key: key.into(),
+            found,
+            expected,
+            nearest: None,
+        })
+        .into())
     };
     if verify.steps < 2 {
         return refuse("steps", verify.steps.to_string(), "at least 2".into());
     }
     if verify.stop_after == 0 || verify.stop_after >= verify.steps {
-        let expected = format!("from 1 to {}, so that there is something before and after", verify.steps - 1);
+        let expected = format!(
+            "from 1 to {}, so that there is something before and after",
+            verify.steps - 1
+        );
         return refuse("stop_after", verify.stop_after.to_string(), expected);
     }
     let is_used = verify.directory.is_dir() && !entries(&verify.directory)?.is_empty();
-    if is_used { Err(Error::RunExists { path: verify.directory.clone() }) } else { Ok(()) }
+    if is_used {
+        Err(Error::RunExists {
+            path: verify.directory.clone(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
 /// Passes events on and asks for a stop after a step.
@@ -167,17 +192,23 @@ fn leave_as_killed(directory: &RunDirectory) -> Result<()> {
     remove_directory(&directory.final_weights())?;
     // Rows up to the complete checkpoint are synced before it; what comes after them may end anywhere.
     append(&directory.metrics(), b"{\"step\":")?;
-    event_files(directory)?.iter().try_for_each(|path| append(path, &[24, 0, 0]))
+    event_files(directory)?
+        .iter()
+        .try_for_each(|path| append(path, &[24, 0, 0]))
 }
 
 fn append(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = fs::OpenOptions::new().append(true).open(path);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(Error::io("write", path))
+    file.and_then(|mut file| file.write_all(bytes))
+        .map_err(Error::io("write", path))
 }
 
 /// Cuts a file in half.
 fn tear(path: &Path) -> Result<()> {
-    let file = fs::OpenOptions::new().write(true).open(path).map_err(Error::io("write", path))?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(Error::io("write", path))?;
     let len = file.metadata().map_err(Error::io("read", path))?.len();
     file.set_len(len / 2).map_err(Error::io("write", path))
 }
@@ -197,25 +228,36 @@ impl Outcome {
     fn read<M: Method>(method: &M, config: &LoopConfig) -> Result<Self> {
         let directory = RunDirectory::new(&config.output);
         let Some(last) = checkpoint::newest(&directory)? else {
-            return Err(Error::NothingToResume { path: directory.path().to_owned() });
+            return Err(Error::NothingToResume {
+                path: directory.path().to_owned(),
+            });
         };
         let metrics = directory.metrics();
         let mut scalars = Vec::new();
         for path in event_files(&directory)? {
             let numbers = read_scalars(&path)?;
-            scalars.extend(numbers.iter().map(|number| format!("{} {} {}", number.step, number.tag, number.value.to_bits())));
+            scalars.extend(
+                numbers
+                    .iter()
+                    .map(|number| format!("{} {} {}", number.step, number.tag, number.value.to_bits())),
+            );
         }
         let state = last.state();
         Ok(Self {
             weights: method.params().snapshot()?,
             optimizer: all_tensors(&last.optimizer_path())?,
-            averages: if config.train.ema_decay.is_some() { all_tensors(&last.averages_path())? } else { BTreeMap::new() },
+            averages: if config.train.ema_decay.is_some() {
+                all_tensors(&last.averages_path())?
+            } else {
+                BTreeMap::new()
+            },
             position: format!(
                 "step {}, update {}, record {} of the stream, sums {}",
                 state.step,
                 state.optimizer_steps,
                 state.records_seen,
-                serde_json::to_string(&state.window).map_err(|error| Error::damaged(Checkpoint::path(&last), error))?
+                serde_json::to_string(&state.window)
+                    .map_err(|error| Error::damaged(Checkpoint::path(&last), &error))?
             ),
             randomness: format!("seed {}, run {}", state.seed, state.fingerprint),
             metrics: fs::read(&metrics).map_err(Error::io("read", &metrics))?,
@@ -230,13 +272,26 @@ impl Outcome {
             is_equal: difference.is_none(),
             detail: difference.unwrap_or(amount),
         };
-        let unequal = |is_equal: bool, expected: &str, found: &str| (!is_equal).then(|| format!("{found}; expected {expected}"));
+        let unequal =
+            |is_equal: bool, expected: &str, found: &str| (!is_equal).then(|| format!("{found}; expected {expected}"));
         let mut comparisons = vec![
-            of("weights", difference(&self.weights, &other.weights)?, amount(&self.weights)),
-            of("optimizer state", difference(&self.optimizer, &other.optimizer)?, amount(&self.optimizer)),
+            of(
+                "weights",
+                difference(&self.weights, &other.weights)?,
+                amount(&self.weights),
+            ),
+            of(
+                "optimizer state",
+                difference(&self.optimizer, &other.optimizer)?,
+                amount(&self.optimizer),
+            ),
         ];
         if !self.averages.is_empty() {
-            comparisons.push(of("moving averages", difference(&self.averages, &other.averages)?, amount(&self.averages)));
+            comparisons.push(of(
+                "moving averages",
+                difference(&self.averages, &other.averages)?,
+                amount(&self.averages),
+            ));
         }
         let position = unequal(self.position == other.position, &self.position, &other.position);
         comparisons.push(of("data position", position, self.position.clone()));
@@ -248,7 +303,8 @@ impl Outcome {
             format!("{} bytes", self.metrics.len()),
         ));
         let place = self.scalars.iter().zip(&other.scalars).position(|(a, b)| a != b);
-        let place = place.or((self.scalars.len() != other.scalars.len()).then(|| self.scalars.len().min(other.scalars.len())));
+        let place =
+            place.or((self.scalars.len() != other.scalars.len()).then(|| self.scalars.len().min(other.scalars.len())));
         let events = place.map(|place| format!("event {place} differs"));
         comparisons.push(of("events", events, format!("{} numbers", self.scalars.len())));
         Ok(comparisons)
@@ -283,7 +339,10 @@ fn difference(expected: &BTreeMap<String, Tensor>, found: &BTreeMap<String, Tens
             return Ok(Some(format!("`{name}` has {} values, expected {}", b.len(), a.len())));
         }
         if let Some(at) = (0..a.len()).find(|&at| a[at].to_bits() != b[at].to_bits()) {
-            return Ok(Some(format!("`{name}` differs at value {at}: {:e}, expected {:e}", b[at], a[at])));
+            return Ok(Some(format!(
+                "`{name}` differs at value {at}: {:e}, expected {:e}",
+                b[at], a[at]
+            )));
         }
     }
     Ok(None)
@@ -291,7 +350,11 @@ fn difference(expected: &BTreeMap<String, Tensor>, found: &BTreeMap<String, Tens
 
 fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     let read = || -> diptych_tensor::Result<Vec<f64>> {
-        Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+        Ok(tensor
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F64)?
+            .flatten_all()?
+            .to_vec1()?)
     };
     Ok(read()?)
 }
@@ -300,7 +363,14 @@ fn first_different_line(expected: &[u8], found: &[u8]) -> Option<String> {
     if expected == found {
         return None;
     }
-    let (a, b): (Vec<_>, Vec<_>) = (expected.split(|byte| *byte == b'\n').collect(), found.split(|byte| *byte == b'\n').collect());
-    let at = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(a.len().min(b.len()));
+    let (a, b): (Vec<_>, Vec<_>) = (
+        expected.split(|byte| *byte == b'\n').collect(),
+        found.split(|byte| *byte == b'\n').collect(),
+    );
+    let at = a
+        .iter()
+        .zip(&b)
+        .position(|(a, b)| a != b)
+        .unwrap_or(a.len().min(b.len()));
     Some(format!("line {} differs", at + 1))
 }

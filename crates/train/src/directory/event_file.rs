@@ -165,7 +165,10 @@ pub fn read_scalars(path: &Path) -> Result<Vec<ScalarEvent>> {
     let records = records(&bytes);
     let whole: usize = records.iter().map(|record| record.framed.len()).sum();
     if whole != bytes.len() {
-        return Err(Error::damaged(path, format!("the record at byte {whole} is not whole")));
+        return Err(Error::damaged(
+            path,
+            &format!("the record at byte {whole} is not whole"),
+        ));
     }
     Ok(records.iter().flat_map(Record::scalars).collect())
 }
@@ -234,7 +237,11 @@ mod tests {
 
     fn file() -> Vec<u8> {
         let mut bytes = file_version(1.5);
-        bytes.extend(scalars(2.5, 300, [("loss", 0.5), ("rewards/margins", -1.25)].into_iter()));
+        bytes.extend(scalars(
+            2.5,
+            300,
+            [("loss", 0.5), ("rewards/margins", -1.25)].into_iter(),
+        ));
         bytes
     }
 
@@ -251,8 +258,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
         std::fs::write(&path, file()).unwrap();
-        let expected = [("loss", 0.5), ("rewards/margins", -1.25)]
-            .map(|(tag, value)| ScalarEvent { step: 300, tag: tag.into(), value });
+        let expected = [("loss", 0.5), ("rewards/margins", -1.25)].map(|(tag, value)| ScalarEvent {
+            step: 300,
+            tag: tag.into(),
+            value,
+        });
         assert_eq!(read_scalars(&path).unwrap(), expected);
     }
 
@@ -272,6 +282,9 @@ mod tests {
         let path = dir.path().join("events");
         std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
         let message = read_scalars(&path).unwrap_err().to_string();
-        assert!(message.contains(&format!("the record at byte {first} is not whole")), "{message}");
+        assert!(
+            message.contains(&format!("the record at byte {first} is not whole")),
+            "{message}"
+        );
     }
 }

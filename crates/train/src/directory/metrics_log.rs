@@ -55,7 +55,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<MetricsRow>> {
         .filter(|(_, line)| !line.is_empty());
     lines
         .map(|(at, line)| {
-            serde_json::from_slice(line).map_err(|error| Error::damaged(path, format!("line {}: {error}", at + 1)))
+            serde_json::from_slice(line).map_err(|error| Error::damaged(path, &format!("line {}: {error}", at + 1)))
         })
         .collect()
 }
@@ -110,7 +110,7 @@ impl MetricsLog {
 fn line(path: &Path, row: &MetricsRow) -> Result<String> {
     match serde_json::to_string(row) {
         Ok(line) => Ok(format!("{line}\n")),
-        Err(error) => Err(Error::damaged(path, error)),
+        Err(error) => Err(Error::damaged(path, &error)),
     }
 }
 

@@ -150,7 +150,7 @@ impl RunDirectory {
     }
 
     pub(crate) fn write_summary(&self, summary: &Summary) -> Result<()> {
-        let text = serde_json::to_string_pretty(summary).map_err(|error| Error::damaged(self.summary(), error))?;
+        let text = serde_json::to_string_pretty(summary).map_err(|error| Error::damaged(self.summary(), &error))?;
         Ok(write_file(&self.summary(), format!("{text}\n").as_bytes())?)
     }
 }

@@ -24,19 +24,15 @@ pub(crate) struct ScalarLog {
 impl ScalarLog {
     /// Opens the run's event file to go on after `step`; later events are removed.
     pub(crate) fn open(directory: &RunDirectory, step: u64) -> Result<Self> {
-        let existing = event_files(directory)?.pop();
-        let path = match existing {
-            Some(path) => {
-                truncate(&path, step)?;
-                path
-            }
-            None => {
-                let path = directory
-                    .path()
-                    .join(format!("{PREFIX}{:010}.diptych", unix_secs() as u64));
-                write_file(&path, &file_version(unix_secs()))?;
-                path
-            }
+        let path = if let Some(path) = event_files(directory)?.pop() {
+            truncate(&path, step)?;
+            path
+        } else {
+            let path = directory
+                .path()
+                .join(format!("{PREFIX}{:010}.diptych", unix_secs() as u64));
+            write_file(&path, &file_version(unix_secs()))?;
+            path
         };
         let file = OpenOptions::new()
             .append(true)

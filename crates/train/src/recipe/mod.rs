@@ -12,6 +12,7 @@ use diptych_core::Objective;
 use diptych_tensor::optim::{LrSchedule, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
+pub use self::overrides::string_override;
 pub use self::sections::{DataConfig, ModelConfig, OneOrMany, ReferenceConfig, RunConfig, TrainConfig};
 pub use self::source::RecipeSource;
 use crate::modality::Modality;
@@ -50,6 +51,7 @@ pub struct Recipe<M: Modality> {
     #[serde(default = "constant_schedule")]
     pub schedule: LrSchedule,
     /// The loop.
+    #[serde(default)]
     pub train: TrainConfig,
     /// What is sampled while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,8 +121,12 @@ impl<M: Modality> Recipe<M> {
     }
 
     /// An error about one key of this recipe; file and line are filled in.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and sentences read alike where it is called"
+    )]
     pub fn invalid(&self, key: &str, found: impl ToString, expected: impl ToString) -> Error {
-        self.source.invalid(key, found, expected)
+        self.source.invalid(key, found.to_string(), expected.to_string())
     }
 
     /// A path of the recipe as one that exists: beside the recipe, or else in the working directory. `hf://` addresses are

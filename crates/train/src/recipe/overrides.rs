@@ -2,7 +2,17 @@
 
 use toml::{Table, Value};
 
+use super::validate::type_of;
 use crate::{Error, RecipeError, Result};
+
+/// The override that sets `key` to exactly this text, even where it reads like a number.
+///
+/// ```
+/// assert_eq!(diptych_train::string_override("run.output", "1"), "run.output=\"1\"");
+/// ```
+pub fn string_override(key: &str, value: &str) -> String {
+    format!("{key}={}", Value::String(value.to_owned()))
+}
 
 /// One override.
 #[derive(Debug)]
@@ -42,10 +52,10 @@ impl<'a> Override<'a> {
         let mut table = table;
         for (depth, name) in sections.iter().enumerate() {
             let entry = table.entry(*name).or_insert_with(|| Value::Table(Table::new()));
-            let found = entry.type_str();
+            let found = type_of(entry);
             let Value::Table(inner) = entry else {
                 let key = sections[..=depth].join(".");
-                return Err(refuse(self.text, &key, &format!("a {found} in the recipe"), "a table"));
+                return Err(refuse(self.text, &key, &format!("{found} in the recipe"), "a table"));
             };
             table = inner;
         }
@@ -87,6 +97,16 @@ mod tests {
         assert_eq!(set("[a]\nc = 2", "a={b=3}")["a"].as_table().unwrap().len(), 1);
         assert_eq!(set("", "a.b=")["a"]["b"], Value::String(String::new()));
         assert_eq!(set("", "a.b=1\nc=2")["a"]["b"], Value::String("1\nc=2".into()));
+    }
+
+    #[test]
+    fn a_string_stays_a_string() {
+        for text in ["1", "true", "a\"b'c", "two\nlines", "", "C:\\x", "é = 1"] {
+            assert_eq!(
+                set("", &string_override("a.b", text))["a"]["b"],
+                Value::String(text.into())
+            );
+        }
     }
 
     #[test]

@@ -93,6 +93,8 @@ impl RecipeSource {
         let mut table = document.get_ref();
         let mut offset = None;
         for part in key.split('.').filter(|part| !part.is_empty()) {
+            // `betas[1]` is found at `betas`.
+            let part = part.split('[').next().unwrap_or(part);
             let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref().as_ref() == part) else {
                 break;
             };
@@ -107,8 +109,8 @@ impl RecipeSource {
     }
 
     /// An error about one key.
-    pub(crate) fn invalid(&self, key: &str, found: impl ToString, expected: impl ToString) -> Error {
-        Box::new(self.error(key, found.to_string(), expected.to_string(), None)).into()
+    pub(crate) fn invalid(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Error {
+        Box::new(self.error(key, found.into(), expected.into(), None)).into()
     }
 
     pub(crate) fn error(&self, key: &str, found: String, expected: String, nearest: Option<String>) -> RecipeError {

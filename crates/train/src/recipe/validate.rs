@@ -25,9 +25,16 @@ pub(super) fn ensure_modality<M: Modality>(table: &Table, source: &RecipeSource)
 pub(super) fn modality(table: &Table, source: &RecipeSource, expected: &str) -> Result<String> {
     match table.get("modality") {
         Some(toml::Value::String(name)) => Ok(name.clone()),
-        Some(other) => Err(source.invalid("modality", format!("a {}", other.type_str()), expected)),
+        Some(other) => Err(source.invalid("modality", type_of(other), expected)),
         None => Err(source.invalid("modality", "nothing", expected)),
     }
+}
+
+/// `a table`, `an integer`.
+pub(super) fn type_of(value: &toml::Value) -> String {
+    let name = value.type_str();
+    let article = if name.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {name}")
 }
 
 /// Two kinds of one section contradict each other.
@@ -36,7 +43,7 @@ pub(super) fn ensure_one_choice(table: &Table, source: &RecipeSource) -> Result<
         let Some(value) = table.get(section) else { continue };
         let Some(kinds) = value.as_table() else {
             let expected = format!("a section `[{section}.KIND]`");
-            return Err(source.invalid(section, format!("a {}", value.type_str()), expected));
+            return Err(source.invalid(section, type_of(value), expected));
         };
         let names: Vec<_> = kinds.keys().map(String::as_str).collect();
         match names.as_slice() {

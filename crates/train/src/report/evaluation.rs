@@ -33,6 +33,6 @@ pub fn write_evaluation(run_directory: &Path, table: &EvaluationTable) -> Result
         return Err(Error::Report { reason });
     }
     let path = RunDirectory::new(run_directory).evaluation();
-    let text = serde_json::to_string_pretty(table).map_err(|error| Error::damaged(&path, error))?;
+    let text = serde_json::to_string_pretty(table).map_err(|error| Error::damaged(&path, &error))?;
     Ok(write_file(&path, format!("{text}\n").as_bytes())?)
 }

@@ -140,7 +140,7 @@ fn samples(directory: &RunDirectory) -> Result<(Vec<Sample>, usize)> {
 fn sample(path: &Path) -> Result<Sample> {
     let bytes = fs::read(path).map_err(Error::io("read", path))?;
     let step = step_of(path).unwrap_or_default();
-    if file_name(path).ends_with(".png") {
+    if path.extension().is_some_and(|extension| extension == "png") {
         let address = format!("data:image/png;base64,{}", STANDARD.encode(&bytes));
         return Ok(Sample {
             step,
@@ -166,7 +166,7 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match read_text(path)? {
         Some(text) => serde_json::from_str(&text)
             .map(Some)
-            .map_err(|error| Error::damaged(path, error)),
+            .map_err(|error| Error::damaged(path, &error)),
         None => Ok(None),
     }
 }

@@ -67,13 +67,13 @@ impl LoopConfig {
     }
 
     /// An error about one setting.
-    pub(crate) fn invalid(&self, key: &str, found: impl ToString, expected: impl ToString) -> Error {
+    pub(crate) fn invalid(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Error {
         let error = RecipeError {
             origin: self.output.display().to_string(),
             line: None,
             key: key.to_owned(),
-            found: found.to_string(),
-            expected: expected.to_string(),
+            found: found.into(),
+            expected: expected.into(),
             nearest: None,
         };
         Box::new(error).into()
@@ -91,7 +91,7 @@ impl LoopConfig {
             Some(plan) => Ok(plan.clone()),
             None => match toml::Table::try_from(self) {
                 Ok(settings) => Ok(Plan::of_settings(settings)),
-                Err(error) => Err(Error::damaged("settings", error)),
+                Err(error) => Err(Error::damaged("settings", &error)),
             },
         }
     }
@@ -106,7 +106,9 @@ fn as_written<M: Modality>(recipe: &Recipe<M>) -> String {
         }
         text.push_str("\n# Started with these values given over the recipe:\n");
         for given in recipe.source.overrides() {
-            text.push_str(&format!("#   --set {}\n", given.replace('\n', " ")));
+            text.push_str("#   --set ");
+            text.push_str(&given.replace('\n', " "));
+            text.push('\n');
         }
     }
     text

@@ -44,6 +44,48 @@ pub enum ResumeMode {
 /// When `stop` is set the step under way is finished, a checkpoint is written, and the summary says `stopped`.
 /// The work is done on a thread with a large stack, since deep graphs are walked by recursion.
 ///
+/// ```
+/// use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
+/// use diptych_tensor::{Device, Error, Params, Tensor, Weights, save_tensors};
+/// use diptych_train::{LoopConfig, Method, MicroBatch, ResumeMode, Silent, StepOutput, TrainConfig, train};
+///
+/// /// Finds the mean of some numbers.
+/// struct Mean { params: Params, mean: Tensor, numbers: Vec<f32> }
+///
+/// impl Method for Mean {
+///     type Error = Error;
+///     fn params(&self) -> &Params { &self.params }
+///     fn num_records(&self) -> usize { self.numbers.len() }
+///     fn record_id(&self, index: usize) -> String { format!("number {index}") }
+///     fn step(&self, batch: &MicroBatch) -> Result<StepOutput, Error> {
+///         let numbers: Vec<f32> = batch.items.iter().map(|item| self.numbers[item.index]).collect();
+///         let numbers = Tensor::from_vec(numbers, batch.items.len(), &Device::Cpu)?;
+///         Ok(StepOutput { losses: numbers.broadcast_sub(&self.mean)?.sqr()?, metrics: BTreeMap::new() })
+///     }
+///     fn save(&self, directory: &Path) -> Result<(), Error> {
+///         save_tensors(&directory.join("mean.safetensors"), &self.params.snapshot()?, &BTreeMap::new())
+///     }
+///     fn load(&self, directory: &Path) -> Result<(), Error> {
+///         let weights = Weights::open(&directory.join("mean.safetensors"))?;
+///         let mean = weights.get("mean", &[1], self.mean.dtype(), self.mean.device())?;
+///         self.params.load(&BTreeMap::from([("mean".into(), mean)]))
+///     }
+/// }
+///
+/// let mut params = Params::new();
+/// let mean = params.insert("mean", &Tensor::new(&[0f32], &Device::Cpu)?)?;
+/// let method = Mean { params, mean, numbers: vec![1.0, 2.0, 6.0] };
+/// let directory = tempfile::tempdir()?;
+/// let settings = TrainConfig { steps: Some(400), micro_batch: 3, ..TrainConfig::default() };
+/// let mut config = LoopConfig::new(directory.path().join("run"), settings);
+/// let diptych_tensor::optim::OptimizerConfig::Adamw(adamw) = &mut config.optimizer;
+/// (adamw.lr, adamw.weight_decay) = (0.05, 0.0);
+/// let summary = train(&method, &config, &mut Silent, &AtomicBool::new(false), ResumeMode::Fresh)?;
+/// assert_eq!(summary.step, 400);
+/// assert!((method.mean.to_vec1::<f32>()?[0] - 3.0).abs() < 0.01);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// [`Error::RunExists`], [`Error::NothingToResume`], [`Error::Changed`] and [`Error::Recipe`] before anything is written;
 /// [`Error::NonFinite`] when a loss, metric or gradient is not finite: the step is not taken and the last checkpoint stays;

@@ -35,7 +35,11 @@ impl<'a, M: Method> Run<'a, M> {
         let num_steps = config.train.num_steps(method.num_records());
         if num_steps < step {
             let found = format!("{num_steps} optimizer steps");
-            return Err(config.invalid("train", found, format!("at least {step}, the step of the newest checkpoint")));
+            return Err(config.invalid(
+                "train",
+                found,
+                format!("at least {step}, the step of the newest checkpoint"),
+            ));
         }
         directory.create(config.recipe_text.as_deref(), &plan)?;
         directory.remove_after(step)?;
@@ -122,7 +126,7 @@ fn find_checkpoint(directory: &RunDirectory, plan: &Plan) -> Result<Option<Check
     {
         return Err(Error::damaged(
             newest.path(),
-            "it belongs to a run with another recipe or other inputs",
+            &"it belongs to a run with another recipe or other inputs",
         ));
     }
     Ok(newest)

@@ -18,15 +18,34 @@ fn a_nan_loss_names_step_and_record_and_leaves_the_last_checkpoint() {
     let directory = RunDirectory::new(&config.output);
     let method = Toy::with(Poison::Loss(6, 12));
     let error = run(&method, &config, ResumeMode::Fresh).unwrap_err();
-    let Error::NonFinite { step, names: bad, record_ids, .. } = &error else { panic!("{error}") };
-    assert_eq!((bad.as_slice(), record_ids.as_slice()), (["loss".to_owned()].as_slice(), ["row-6".to_owned()].as_slice()));
+    let Error::NonFinite {
+        step,
+        names: bad,
+        record_ids,
+        ..
+    } = &error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        (bad.as_slice(), record_ids.as_slice()),
+        (["loss".to_owned()].as_slice(), ["row-6".to_owned()].as_slice())
+    );
     assert!(*step >= 12);
     let message = error.to_string();
-    assert!(message.contains("the last good state is") && message.contains("checkpoints/step-000010"), "{message}");
+    assert!(
+        message.contains("the last good state is") && message.contains("checkpoints/step-000010"),
+        "{message}"
+    );
 
     // The checkpoint is untouched, the step was not taken, and without the poison the run goes on from it.
     assert_eq!(names(&directory.checkpoints()), ["step-000005", "step-000010"]);
-    assert!(read_metrics(&directory.metrics()).unwrap().iter().all(|row| row.step < *step && row.loss.is_finite()));
+    assert!(
+        read_metrics(&directory.metrics())
+            .unwrap()
+            .iter()
+            .all(|row| row.step < *step && row.loss.is_finite())
+    );
     assert!(!directory.final_weights().exists());
     let resumed = Toy::f32();
     run(&resumed, &config, ResumeMode::Resume).unwrap();
@@ -41,7 +60,12 @@ fn a_nan_loss_names_step_and_record_and_leaves_the_last_checkpoint() {
 fn no_parameter_changes_in_a_step_that_fails() {
     let start = Toy::f32().values();
     // Four records a step, ten in all: the record comes in one of the first three steps.
-    for poison in [Poison::Failure(1), Poison::ShortLosses, Poison::ReservedMetric, Poison::SilentParameter] {
+    for poison in [
+        Poison::Failure(1),
+        Poison::ShortLosses,
+        Poison::ReservedMetric,
+        Poison::SilentParameter,
+    ] {
         assert_eq!(fails(poison).1, start, "{poison:?}");
     }
     let (message, values) = fails(Poison::Loss(first_record(), 1));
@@ -56,7 +80,10 @@ fn first_record() -> usize {
     let found = (0..10).find(|&record| {
         let method = Toy::with(Poison::Loss(record, 1));
         let output = dir.path().join(record.to_string());
-        matches!(run(&method, &config(output), ResumeMode::Fresh), Err(Error::NonFinite { step: 1, .. }))
+        matches!(
+            run(&method, &config(output), ResumeMode::Fresh),
+            Err(Error::NonFinite { step: 1, .. })
+        )
     });
     found.unwrap()
 }
@@ -65,8 +92,14 @@ fn first_record() -> usize {
 fn a_gradient_that_is_not_finite_names_parameters_and_its_micro_batch() {
     let record = first_record();
     let (message, _) = fails(Poison::Gradient(record));
-    assert!(message.contains("gradient of layer.bias, gradient of layer.weight"), "{message}");
-    assert!(message.starts_with("step 1:") && message.contains(&format!("row-{record}")), "{message}");
+    assert!(
+        message.contains("gradient of layer.bias, gradient of layer.weight"),
+        "{message}"
+    );
+    assert!(
+        message.starts_with("step 1:") && message.contains(&format!("row-{record}")),
+        "{message}"
+    );
     // The micro batch of two, not the whole step of four.
     assert_eq!(message.matches("row-").count(), 2, "{message}");
     assert!(message.contains("there is no checkpoint yet"), "{message}");
@@ -75,19 +108,28 @@ fn a_gradient_that_is_not_finite_names_parameters_and_its_micro_batch() {
 #[test]
 fn a_metric_that_is_not_finite_is_named() {
     let (message, _) = fails(Poison::Metric(first_record()));
-    assert!(message.contains("rewards/chosen") && message.contains(&format!("row-{}", first_record())), "{message}");
+    assert!(
+        message.contains("rewards/chosen") && message.contains(&format!("row-{}", first_record())),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_parameter_that_the_loss_does_not_reach_is_named() {
     let (message, _) = fails(Poison::SilentParameter);
-    assert!(message.contains("1 of 2") && message.contains("layer.bias"), "{message}");
+    assert!(
+        message.contains("1 of 2") && message.contains("layer.bias"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_method_that_answers_wrongly_is_refused() {
     let (message, _) = fails(Poison::ShortLosses);
-    assert_eq!(message, "step 1: the method returned losses: found shape [1], expected shape [2]");
+    assert_eq!(
+        message,
+        "step 1: the method returned losses: found shape [1], expected shape [2]"
+    );
     let (message, _) = fails(Poison::ReservedMetric);
     assert!(message.contains("the metric `epoch`"), "{message}");
     let (message, _) = fails(Poison::Failure(3));
@@ -102,13 +144,19 @@ fn settings_that_cannot_work_are_refused_before_anything_is_written() {
         let mut config = valid.clone();
         change(&mut config.train);
         let error = run(&Toy::f32(), &config, ResumeMode::Fresh).unwrap_err();
-        assert!(error.is_configuration() && error.to_string().contains(&format!("`train.{key}`")), "{error}");
+        assert!(
+            error.is_configuration() && error.to_string().contains(&format!("`train.{key}`")),
+            "{error}"
+        );
         assert!(!config.output.exists());
     };
     refuse(|train| train.steps = None, "steps");
     refuse(|train| train.steps = Some(0), "steps");
     refuse(|train| train.num_epochs = Some(1.0), "num_epochs");
-    refuse(|train| (train.steps, train.num_epochs) = (None, Some(f64::NAN)), "num_epochs");
+    refuse(
+        |train| (train.steps, train.num_epochs) = (None, Some(f64::NAN)),
+        "num_epochs",
+    );
     refuse(|train| train.micro_batch = 0, "micro_batch");
     refuse(|train| train.accumulation = 0, "accumulation");
     refuse(|train| train.log_every = 0, "log_every");
@@ -124,7 +172,10 @@ fn a_full_disk_during_a_checkpoint_keeps_the_checkpoint_before() {
     config.train.steps = Some(10);
     let error = run(&Toy::with(Poison::FullDisk), &config, ResumeMode::Resume).unwrap_err();
     let message = error.to_string();
-    assert!(message.starts_with("saving the checkpoint of step 10 failed:"), "{message}");
+    assert!(
+        message.starts_with("saving the checkpoint of step 10 failed:"),
+        "{message}"
+    );
     assert_eq!(names(&RunDirectory::new(&config.output).checkpoints()), ["step-000005"]);
     let method = Toy::f32();
     assert_eq!(run(&method, &config, ResumeMode::Resume).unwrap().resumed_from, Some(5));

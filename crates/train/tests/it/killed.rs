@@ -15,7 +15,9 @@ const DIRECTORY: &str = "DIPTYCH_TEST_KILLED_RUN";
 #[test]
 #[ignore = "waits to be killed by the test below"]
 fn child() {
-    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else {
+        return;
+    };
     let mut method = Toy::f32();
     method.hang = Some((15, directory.join("waiting")));
     run(&method, &config(directory.join("run")), ResumeMode::Fresh).unwrap();
@@ -32,7 +34,10 @@ fn a_run_killed_while_it_writes_a_checkpoint_goes_on_bit_for_bit() {
         .unwrap();
     let start = Instant::now();
     while !dir.path().join("waiting").exists() {
-        assert!(start.elapsed() < Duration::from_secs(30), "the child never wrote its checkpoint");
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "the child never wrote its checkpoint"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
     // SIGKILL: nothing of the child runs any more.
@@ -41,8 +46,14 @@ fn a_run_killed_while_it_writes_a_checkpoint_goes_on_bit_for_bit() {
 
     let config = config(dir.path().join("run"));
     let checkpoints = config.output.join("checkpoints");
-    assert_eq!(names(&checkpoints), [".step-000015.partial", "step-000005", "step-000010"]);
-    assert_eq!(fs::read(checkpoints.join(".step-000015.partial/adapter.safetensors")).unwrap(), b"half of it");
+    assert_eq!(
+        names(&checkpoints),
+        [".step-000015.partial", "step-000005", "step-000010"]
+    );
+    assert_eq!(
+        fs::read(checkpoints.join(".step-000015.partial/adapter.safetensors")).unwrap(),
+        b"half of it"
+    );
 
     let resumed = Toy::f32();
     let summary = run(&resumed, &config, ResumeMode::Resume).unwrap();
@@ -54,7 +65,14 @@ fn a_run_killed_while_it_writes_a_checkpoint_goes_on_bit_for_bit() {
     let method = Toy::f32();
     run(&method, &whole, ResumeMode::Fresh).unwrap();
     assert_eq!(resumed.values(), method.values());
-    for file in ["metrics.jsonl", "checkpoints/step-000020/optimizer.safetensors", "samples/step-000020.png"] {
-        assert!(fs::read(config.output.join(file)).unwrap() == fs::read(whole.output.join(file)).unwrap(), "{file}");
+    for file in [
+        "metrics.jsonl",
+        "checkpoints/step-000020/optimizer.safetensors",
+        "samples/step-000020.png",
+    ] {
+        assert!(
+            fs::read(config.output.join(file)).unwrap() == fs::read(whole.output.join(file)).unwrap(),
+            "{file}"
+        );
     }
 }

@@ -15,7 +15,12 @@ fn the_loss_falls_and_the_weights_approach_the_truth() {
     let method = Toy::f32();
     run(&method, &config, ResumeMode::Fresh).unwrap();
     let rows = read_metrics(&RunDirectory::new(&config.output).metrics()).unwrap();
-    assert!(rows[0].loss > 1.0 && rows[rows.len() - 1].loss < 0.05, "{} {}", rows[0].loss, rows[rows.len() - 1].loss);
+    assert!(
+        rows[0].loss > 1.0 && rows[rows.len() - 1].loss < 0.05,
+        "{} {}",
+        rows[0].loss,
+        rows[rows.len() - 1].loss
+    );
     for (found, truth) in method.weight().iter().zip([2.0, -1.0, 0.5]) {
         assert!((found - truth).abs() < 0.15, "{found} {truth}");
     }
@@ -33,7 +38,10 @@ fn accumulation_equals_one_large_batch() {
             config.train.accumulation = accumulation;
             let method = Toy::new(DType::F64);
             run(&method, &config, ResumeMode::Fresh).unwrap();
-            (method.weight(), read_metrics(&RunDirectory::new(&config.output).metrics()).unwrap())
+            (
+                method.weight(),
+                read_metrics(&RunDirectory::new(&config.output).metrics()).unwrap(),
+            )
         })
         .collect();
     let (weight, rows) = &outcomes[0];
@@ -43,7 +51,10 @@ fn accumulation_equals_one_large_batch() {
             assert!((a - b).abs() < 1e-12, "{a} {b}");
         }
         for (a, b) in rows.iter().zip(other_rows) {
-            let close = a.numbers().zip(b.numbers()).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-12);
+            let close = a
+                .numbers()
+                .zip(b.numbers())
+                .all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-12);
             assert!(close, "{a:?}\n{b:?}");
         }
     }
@@ -66,7 +77,10 @@ fn the_first_step_is_what_the_formulas_say() {
         assert!(((after - before).abs() - 0.05).abs() < 1e-6, "{before} {after}");
     }
     let rows = read_metrics(&RunDirectory::new(&config.output).metrics()).unwrap();
-    assert_eq!((rows[0].step, rows[0].epoch, rows[0].learning_rate), (1, 4.0 / NUM_RECORDS as f64, 0.05));
+    assert_eq!(
+        (rows[0].step, rows[0].epoch, rows[0].learning_rate),
+        (1, 4.0 / NUM_RECORDS as f64, 0.05)
+    );
 }
 
 #[test]
@@ -81,7 +95,11 @@ fn the_schedule_is_logged_and_epochs_count_records() {
     // transformers' linear schedule: the step that follows `done` steps, 4 of 20 to warm up.
     for row in &rows {
         let done = row.step - 1;
-        let factor = if done < 4 { done as f64 / 4.0 } else { (20 - done) as f64 / 16.0 };
+        let factor = if done < 4 {
+            done as f64 / 4.0
+        } else {
+            (20 - done) as f64 / 16.0
+        };
         assert!((row.learning_rate - 0.05 * factor).abs() < 1e-15, "{row:?}");
         assert!((row.epoch - 4.0 * row.step as f64 / 10.0).abs() < 1e-12, "{row:?}");
     }
@@ -104,7 +122,10 @@ fn a_row_is_the_mean_since_the_row_before() {
     run(&Toy::f32(), &fourth, ResumeMode::Fresh).unwrap();
     let each = read_metrics(&RunDirectory::new(&each.output).metrics()).unwrap();
     let fourth = read_metrics(&RunDirectory::new(&fourth.output).metrics()).unwrap();
-    assert_eq!(fourth.iter().map(|row| row.step).collect::<Vec<_>>(), [4, 8, 12, 16, 20]);
+    assert_eq!(
+        fourth.iter().map(|row| row.step).collect::<Vec<_>>(),
+        [4, 8, 12, 16, 20]
+    );
     for (row, steps) in fourth.iter().zip(each.chunks(4)) {
         let mean = |number: &dyn Fn(&diptych_train::MetricsRow) -> f64| steps.iter().map(number).sum::<f64>() / 4.0;
         assert!((row.loss - mean(&|row| row.loss)).abs() < 1e-12);
@@ -121,10 +142,15 @@ fn moving_averages_lag_and_are_what_final_shows() {
     let averaged = Toy::f32();
     run(&averaged, &config, ResumeMode::Fresh).unwrap();
     let trained = averaged.weight();
-    averaged.load(&RunDirectory::new(&config.output).final_weights()).unwrap();
+    averaged
+        .load(&RunDirectory::new(&config.output).final_weights())
+        .unwrap();
     let shown = averaged.weight();
     let start = Toy::f32().weight();
-    assert!((start[0] < shown[0]) && (shown[0] < trained[0]), "{start:?} {shown:?} {trained:?}");
+    assert!(
+        (start[0] < shown[0]) && (shown[0] < trained[0]),
+        "{start:?} {shown:?} {trained:?}"
+    );
 
     config.output = dir.path().join("plain");
     config.train.ema_decay = None;
@@ -140,7 +166,14 @@ fn events_tell_the_whole_story() {
     let mut story = Vec::new();
     let mut observer = |event: &Event<'_>| {
         story.push(match event {
-            Event::Started { done, num_steps, num_records, effective_batch, num_elements, .. } => {
+            Event::Started {
+                done,
+                num_steps,
+                num_records,
+                effective_batch,
+                num_elements,
+                ..
+            } => {
                 format!("start {done} {num_steps} {num_records} {effective_batch} {num_elements}")
             }
             Event::Step { step, .. } if step % 5 == 0 => format!("step {step}"),

@@ -7,7 +7,8 @@ use diptych_core::{Dpo, Objective};
 use diptych_tensor::optim::{LrSchedule, OptimizerConfig};
 use diptych_tensor::{DeviceChoice, Precision};
 use diptych_train::{
-    LoopConfig, Modality, Plan, Recipe, ReferenceConfig, ResumeMode, Result, RunDirectory, TrainConfig, modality_of,
+    LoopConfig, Modality, Plan, Recipe, ReferenceConfig, Result, ResumeMode, RunDirectory, TrainConfig, modality_of,
+    string_override,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +77,9 @@ impl Modality for Regression {
     }
 
     fn inputs(recipe: &Recipe<Self>) -> Result<Vec<(String, std::path::PathBuf)>> {
-        let Adapter::LowRank(LowRank { init: Some(init), .. }) = &recipe.adapter else { return Ok(Vec::new()) };
+        let Adapter::LowRank(LowRank { init: Some(init), .. }) = &recipe.adapter else {
+            return Ok(Vec::new());
+        };
         let key = "adapter.low_rank.init";
         Ok(vec![(key.into(), recipe.resolve_path(key, init)?)])
     }
@@ -167,33 +170,63 @@ fn message(text: &str, overrides: &[&str]) -> String {
 #[test]
 fn everything_but_the_essentials_has_a_default() {
     let recipe = Regressions::parse(MINIMAL, &[]).unwrap();
-    assert_eq!((recipe.run.seed, recipe.run.device, recipe.run.precision), (0, DeviceChoice::Auto, Precision::F32));
+    assert_eq!(
+        (recipe.run.seed, recipe.run.device, recipe.run.precision),
+        (0, DeviceChoice::Auto, Precision::F32)
+    );
     assert!(recipe.data.shuffle);
     assert_eq!(recipe.adapter, Adapter::LowRank(LowRank { rank: 8, init: None }));
     assert_eq!(recipe.reference, ReferenceConfig::AdapterOff {});
-    assert_eq!(recipe.objective, Objective::from(Dpo { beta: 0.1, label_smoothing: 0.0 }));
+    assert_eq!(
+        recipe.objective,
+        Objective::from(Dpo {
+            beta: 0.1,
+            label_smoothing: 0.0
+        })
+    );
     let OptimizerConfig::Adamw(adamw) = recipe.optimizer;
     assert_eq!((adamw.lr, adamw.betas, adamw.eps), (1e-4, [0.9, 0.999], 1e-8));
     assert_eq!((adamw.weight_decay, adamw.max_grad_norm), (0.01, 1.0));
     assert_eq!(recipe.schedule, LrSchedule::Constant { warmup_steps: 0 });
-    assert_eq!(recipe.train, TrainConfig { steps: Some(10), ..TrainConfig::default() });
+    assert_eq!(
+        recipe.train,
+        TrainConfig {
+            steps: Some(10),
+            ..TrainConfig::default()
+        }
+    );
     let train = &recipe.train;
     assert_eq!((train.micro_batch, train.accumulation, train.log_every), (8, 1, 1));
-    assert_eq!((train.checkpoint_every, train.keep_checkpoints, train.sample_every), (100, 2, 100));
+    assert_eq!(
+        (train.checkpoint_every, train.keep_checkpoints, train.sample_every),
+        (100, 2, 100)
+    );
     assert_eq!((recipe.samples, recipe.evaluation), (None, None));
 }
 
 #[test]
 fn every_key_is_read_and_the_resolved_recipe_is_the_same_recipe() {
     let recipe = Regressions::parse(FULL, &[]).unwrap();
-    assert_eq!((recipe.run.seed, recipe.run.device, recipe.run.precision), (11, DeviceChoice::Cpu, Precision::Bf16));
-    assert_eq!(recipe.data.path.as_slice(), [Path::new("data.jsonl"), Path::new("more.jsonl")]);
+    assert_eq!(
+        (recipe.run.seed, recipe.run.device, recipe.run.precision),
+        (11, DeviceChoice::Cpu, Precision::Bf16)
+    );
+    assert_eq!(
+        recipe.data.path.as_slice(),
+        [Path::new("data.jsonl"), Path::new("more.jsonl")]
+    );
     assert!(!recipe.data.shuffle && recipe.reference == ReferenceConfig::Frozen {});
     assert_eq!(recipe.method, Fit::OfflinePairs { noise: 0.5 });
     assert_eq!(recipe.schedule, LrSchedule::Cosine { warmup_steps: 3 });
-    assert_eq!((recipe.train.steps, recipe.train.num_epochs, recipe.train.ema_decay), (None, Some(1.5), Some(0.99)));
+    assert_eq!(
+        (recipe.train.steps, recipe.train.num_epochs, recipe.train.ema_decay),
+        (None, Some(1.5), Some(0.99))
+    );
     assert_eq!(recipe.train.num_steps(100), 19);
-    assert_eq!((recipe.samples.clone(), recipe.evaluation.clone()), (Some(Samples { count: 4 }), Some(Samples { count: 256 })));
+    assert_eq!(
+        (recipe.samples.clone(), recipe.evaluation.clone()),
+        (Some(Samples { count: 4 }), Some(Samples { count: 256 }))
+    );
 
     let resolved = toml::to_string(&recipe.to_table().unwrap()).unwrap();
     let mut again = Regressions::parse(&resolved, &[]).unwrap();
@@ -201,55 +234,69 @@ fn every_key_is_read_and_the_resolved_recipe_is_the_same_recipe() {
     assert_eq!(again, recipe);
 }
 
+/// What is replaced in [`MINIMAL`], by what, how the error starts, and the name it suggests.
+#[rustfmt::skip]
+const MISSPELT: [[&str; 4]; 10] = [
+    ["steps = 10", "steps = 10\nmirco_batch = 4", "recipe:10: `train.mirco_batch`: found the unknown key `mirco_batch`,", "micro_batch"],
+    ["[train]", "[optimizer.adamw]\nlrr = 1.0\n[train]", "recipe:9: `optimizer.adamw.lrr`: found the unknown key `lrr`,", "lr"],
+    ["[train]", "[optimizer.adam]\n[train]", "recipe:8: `optimizer.adam`: found the unknown name `adam`,", "adamw"],
+    ["[objective.dpo]", "[objective.dppo]", "recipe:6: `objective.dppo`: found the unknown name `dppo`,", "dpo"],
+    ["[train]", "[shedule.constant]\n[train]", "recipe:8: `shedule`: found the unknown key `shedule`,", "schedule"],
+    ["[train]", "[adapter.low_rnak]\n[train]", "recipe:8: `adapter.low_rnak`: found the unknown name", "low_rank"],
+    ["[train]", "[adapter.low_rank]\nrnk = 3\n[train]", "recipe:9: `adapter.low_rank.rnk`: found the unknown key", "rank"],
+    ["[train]", "[reference.adapter_of]\n[train]", "recipe:8: `reference.adapter_of`: found the unknown name", "adapter_off"],
+    ["[train]", "[samples]\ncout = 3\n[train]", "recipe:9: `samples.cout`: found the unknown key", "count"],
+    ["modality = \"regression\"", "modality = \"regresion\"", "recipe:1: `modality`: found `regresion`,", "regression"],
+];
+
 #[test]
 fn misspelt_names_are_named_with_the_nearest_valid_one() {
-    let cases = [
-        ("steps = 10", "steps = 10\nmirco_batch = 4", "recipe:10: `train.mirco_batch`: found the unknown key `mirco_batch`,", "micro_batch"),
-        ("[train]", "[optimizer.adamw]\nlrr = 1.0\n[train]", "recipe:9: `optimizer.adamw.lrr`: found the unknown key `lrr`,", "lr"),
-        ("[train]", "[optimizer.adam]\n[train]", "recipe:8: `optimizer.adam`: found the unknown name `adam`,", "adamw"),
-        ("[objective.dpo]", "[objective.dppo]", "recipe:6: `objective.dppo`: found the unknown name `dppo`,", "dpo"),
-        ("[train]", "[shedule.constant]\n[train]", "recipe:8: `shedule`: found the unknown key `shedule`,", "schedule"),
-        ("[train]", "[adapter.low_rnak]\n[train]", "recipe:8: `adapter.low_rnak`: found the unknown name", "low_rank"),
-        ("[train]", "[adapter.low_rank]\nrnk = 3\n[train]", "recipe:9: `adapter.low_rank.rnk`: found the unknown key", "rank"),
-        ("[train]", "[reference.adapter_of]\n[train]", "recipe:8: `reference.adapter_of`: found the unknown name", "adapter_off"),
-        ("[train]", "[samples]\ncout = 3\n[train]", "recipe:9: `samples.cout`: found the unknown key", "count"),
-        ("modality = \"regression\"", "modality = \"regresion\"", "recipe:1: `modality`: found `regresion`,", "regression"),
-    ];
-    for (from, to, start, nearest) in cases {
+    for [from, to, start, nearest] in MISSPELT {
         let message = message(&MINIMAL.replacen(from, to, 1), &[]);
         assert!(message.starts_with(start), "{message}\n{start}");
         assert!(message.ends_with(&format!("(did you mean `{nearest}`?)")), "{message}");
     }
     // Nothing is near: no guess, but all names.
     let message = message(&MINIMAL.replacen("steps = 10", "steps = 10\nwindows = 7", 1), &[]);
-    assert!(message.contains("`windows`") && !message.contains("did you mean"), "{message}");
-    assert!(message.contains("`micro_batch`, ") && message.contains(" or `ema_decay`"), "{message}");
+    assert!(
+        message.contains("`windows`") && !message.contains("did you mean"),
+        "{message}"
+    );
+    assert!(
+        message.contains("`micro_batch`, ") && message.contains(" or `ema_decay`"),
+        "{message}"
+    );
 }
+
+/// What is replaced in [`MINIMAL`], by what, and how the error starts.
+#[rustfmt::skip]
+const WRONG: [[&str; 3]; 21] = [
+    ["steps = 10", "steps = \"ten\"", "recipe:9: `train.steps`: found string \"ten\", expected"],
+    ["beta = 0.1", "", "recipe:6: `objective.dpo.beta`: found nothing, expected a value: it has no default"],
+    ["[model]\npath = \"model\"\n", "", "recipe: `model`: found nothing, expected a value: it has no default"],
+    ["path = \"model\"", "", "recipe:2: `model.path`: found nothing, expected a value: it has no default"],
+    ["[objective.dpo]\nbeta = 0.1\n", "", "recipe: `objective`: found nothing, expected a value: it has no default"],
+    ["modality = \"regression\"\n", "", "recipe: `modality`: found nothing, expected `regression`"],
+    ["modality = \"regression\"", "modality = 3", "recipe:1: `modality`: found an integer, expected `regression`"],
+    ["[train]\n", "[reference]\n[train]\n", "recipe:8: `reference`: found an empty section, expected one section `[reference.KIND]`"],
+    ["path = \"data.jsonl\"", "path = 3", "recipe:5: `data.path`: found "],
+    ["path = \"data.jsonl\"", "path = []", "recipe:5: `data.path`: found an empty list, expected at least one path"],
+    ["beta = 0.1", "beta = -0.1", "recipe:7: `objective.dpo.beta`: found -0.1, expected"],
+    ["beta = 0.1", "beta = nan", "recipe:7: `objective.dpo.beta`: found NaN, expected"],
+    ["[train]\n", "[optimizer.adamw]\nbetas = [0.9, 1.0]\n[train]\n", "recipe:9: `optimizer.adamw.betas`: found 1, expected numbers from 0 to below 1"],
+    ["[train]\n", "[optimizer.adamw]\nbetas = [0.9, \"x\"]\n[train]\n", "recipe:9: `optimizer.adamw.betas[1]`: found string \"x\", expected f64"],
+    ["[train]\nsteps = 10\n", "", "recipe: `train.steps`: found neither `steps` nor `num_epochs`, expected one of them"],
+    ["[train]\n", "[optimizer.adamw]\nbetas = [0.9]\n[train]\n", "recipe:9: `optimizer.adamw.betas"],
+    ["[train]\n", "[optimizer.adamw]\nlr = inf\n[train]\n", "recipe:9: `optimizer.adamw.lr`: found inf, expected a finite number"],
+    ["[train]\n", "[run]\nseed = -1\n[train]\n", "recipe:9: `run.seed`: found integer `-1`, expected u64"],
+    ["[train]\n", "[run]\ndevice = \"gpu\"\n[train]\n", "recipe:9: `run.device`: found "],
+    ["[train]\n", "[method.offline_pairs]\nnoise = -1.0\n[train]\n", "recipe:9: `method.offline_pairs.noise`: found -1, expected at least 0"],
+    ["steps = 10", "steps = ", "recipe:9: found "],
+];
 
 #[test]
 fn wrong_and_missing_values_are_named() {
-    let cases = [
-        ("steps = 10", "steps = \"ten\"", "recipe:9: `train.steps`: found string \"ten\", expected"),
-        ("beta = 0.1", "", "recipe:6: `objective.dpo.beta`: found nothing, expected a value: it has no default"),
-        ("[model]\npath = \"model\"\n", "", "recipe: `model`: found nothing, expected a value: it has no default"),
-        ("path = \"model\"", "", "recipe:2: `model.path`: found nothing, expected a value: it has no default"),
-        ("[objective.dpo]\nbeta = 0.1\n", "", "recipe: `objective`: found nothing, expected a value: it has no default"),
-        ("modality = \"regression\"\n", "", "recipe: `modality`: found nothing, expected `regression`"),
-        ("modality = \"regression\"", "modality = 3", "recipe:1: `modality`: found a integer, expected `regression`"),
-        ("[train]\n", "[reference]\n[train]\n", "recipe:8: `reference`: found an empty section, expected one section `[reference.KIND]`"),
-        ("path = \"data.jsonl\"", "path = 3", "recipe:5: `data.path`: found "),
-        ("path = \"data.jsonl\"", "path = []", "recipe:5: `data.path`: found an empty list, expected at least one path"),
-        ("beta = 0.1", "beta = -0.1", "recipe:7: `objective.dpo.beta`: found -0.1, expected"),
-        ("beta = 0.1", "beta = nan", "recipe:7: `objective.dpo.beta`: found NaN, expected"),
-        ("[train]\n", "[optimizer.adamw]\nbetas = [0.9, 1.0]\n[train]\n", "recipe:9: `optimizer.adamw.betas`: found 1, expected numbers from 0 to below 1"),
-        ("[train]\n", "[optimizer.adamw]\nbetas = [0.9]\n[train]\n", "recipe:9: `optimizer.adamw.betas"),
-        ("[train]\n", "[optimizer.adamw]\nlr = inf\n[train]\n", "recipe:9: `optimizer.adamw.lr`: found inf, expected a finite number"),
-        ("[train]\n", "[run]\nseed = -1\n[train]\n", "recipe:9: `run.seed`: found integer `-1`, expected u64"),
-        ("[train]\n", "[run]\ndevice = \"gpu\"\n[train]\n", "recipe:9: `run.device`: found "),
-        ("[train]\n", "[method.offline_pairs]\nnoise = -1.0\n[train]\n", "recipe:9: `method.offline_pairs.noise`: found -1, expected at least 0"),
-        ("steps = 10", "steps = ", "recipe:9: found "),
-    ];
-    for (from, to, start) in cases {
+    for [from, to, start] in WRONG {
         let text = MINIMAL.replacen(from, to, 1);
         assert_ne!(text, MINIMAL);
         let message = message(&text, &[]);
@@ -262,13 +309,41 @@ fn contradictions_are_errors() {
     let sft = "[objective.sft]";
     let dpo = "[objective.dpo]\nbeta = 0.1";
     let cases = [
-        ("steps = 10", "steps = 10\nnum_epochs = 2.0", "`train.num_epochs`: found both `steps` and `num_epochs`, expected one of them"),
-        ("steps = 10", "micro_batch = 4", "`train.steps`: found neither `steps` nor `num_epochs`, expected one of them"),
-        ("[train]", "[reference.none]\n[train]", "`reference.none`: found `none`, expected `adapter_off` or `frozen`: objective `dpo` needs a reference"),
-        (dpo, &format!("{sft}\n[reference.frozen]"), "`reference.frozen`: found `frozen`, which is unused: objective `sft` needs no reference"),
-        ("[train]", "[adapter.full]\n[reference.adapter_off]\n[train]", "`reference.adapter_off`: found `adapter_off` with an adapter that cannot be switched off, expected `frozen`"),
-        ("[train]", "[objective.sft]\n[train]", "`objective`: found `[objective.dpo]` and `[objective.sft]`, expected exactly one"),
-        ("[train]", "[adapter.full]\n[adapter.low_rank]\n[train]", "`adapter`: found `[adapter.full]` and `[adapter.low_rank]`, expected exactly one"),
+        (
+            "steps = 10",
+            "steps = 10\nnum_epochs = 2.0",
+            "`train.num_epochs`: found both `steps` and `num_epochs`, expected one of them",
+        ),
+        (
+            "steps = 10",
+            "micro_batch = 4",
+            "`train.steps`: found neither `steps` nor `num_epochs`, expected one of them",
+        ),
+        (
+            "[train]",
+            "[reference.none]\n[train]",
+            "`reference.none`: found `none`, expected `adapter_off` or `frozen`: objective `dpo` needs a reference",
+        ),
+        (
+            dpo,
+            &format!("{sft}\n[reference.frozen]"),
+            "`reference.frozen`: found `frozen`, which is unused: objective `sft` needs no reference",
+        ),
+        (
+            "[train]",
+            "[adapter.full]\n[reference.adapter_off]\n[train]",
+            "`reference.adapter_off`: found `adapter_off` with an adapter that cannot be switched off, expected `frozen`",
+        ),
+        (
+            "[train]",
+            "[objective.sft]\n[train]",
+            "`objective`: found `[objective.dpo]` and `[objective.sft]`, expected exactly one",
+        ),
+        (
+            "[train]",
+            "[adapter.full]\n[adapter.low_rank]\n[train]",
+            "`adapter`: found `[adapter.full]` and `[adapter.low_rank]`, expected exactly one",
+        ),
     ];
     for (from, to, expected) in cases {
         let message = message(&MINIMAL.replacen(from, to, 1), &[]);
@@ -282,18 +357,47 @@ fn contradictions_are_errors() {
 
 #[test]
 fn overrides_win_and_their_errors_name_them() {
-    let overrides = ["objective.dpo.beta=0.5", "run.output=out/a=b", "train.steps=3", "schedule={linear={warmup_steps=2}}"];
+    let overrides = [
+        "objective.dpo.beta=0.5",
+        "run.output=out/a=b",
+        "train.steps=3",
+        "schedule={linear={warmup_steps=2}}",
+    ];
     let recipe = Regressions::parse(MINIMAL, &overrides.map(String::from)).unwrap();
-    assert_eq!(recipe.objective, Objective::from(Dpo { beta: 0.5, label_smoothing: 0.0 }));
-    assert_eq!((recipe.run.output.as_path(), recipe.train.steps), (Path::new("out/a=b"), Some(3)));
+    assert_eq!(
+        recipe.objective,
+        Objective::from(Dpo {
+            beta: 0.5,
+            label_smoothing: 0.0
+        })
+    );
+    assert_eq!(
+        (recipe.run.output.as_path(), recipe.train.steps),
+        (Path::new("out/a=b"), Some(3))
+    );
     assert_eq!(recipe.schedule, LrSchedule::Linear { warmup_steps: 2 });
 
     let cases = [
-        ("train.stps=3", "--set train.stps=3: `train.stps`: found the unknown key `stps`"),
-        ("train.steps=many", "--set train.steps=many: `train.steps`: found string \"many\", expected u64"),
-        ("objective.sft={}", "--set objective.sft={}: `objective`: found `[objective.dpo]` and `[objective.sft]`"),
-        ("train.num_epochs=2", "--set train.num_epochs=2: `train.num_epochs`: found both"),
-        ("modality.x=1", "--set modality.x=1: `modality`: found a string in the recipe, expected a table"),
+        (
+            "train.stps=3",
+            "--set train.stps=3: `train.stps`: found the unknown key `stps`",
+        ),
+        (
+            "train.steps=many",
+            "--set train.steps=many: `train.steps`: found string \"many\", expected u64",
+        ),
+        (
+            "objective.sft={}",
+            "--set objective.sft={}: `objective`: found `[objective.dpo]` and `[objective.sft]`",
+        ),
+        (
+            "train.num_epochs=2",
+            "--set train.num_epochs=2: `train.num_epochs`: found both",
+        ),
+        (
+            "modality.x=1",
+            "--set modality.x=1: `modality`: found a string in the recipe, expected a table",
+        ),
         ("steps", "--set steps: found no `=`, expected section.key=value"),
     ];
     for (given, start) in cases {
@@ -309,7 +413,11 @@ fn project() -> tempfile::TempDir {
     fs::write(dir.path().join("model/config.json"), "{}").unwrap();
     fs::write(dir.path().join("model/part/weights"), "abc").unwrap();
     image::RgbImage::new(2, 2).save(dir.path().join("a.png")).unwrap();
-    fs::write(dir.path().join("data.jsonl"), "{\"prompt\": \"a\", \"image\": \"a.png\"}\n").unwrap();
+    fs::write(
+        dir.path().join("data.jsonl"),
+        "{\"prompt\": \"a\", \"image\": \"a.png\"}\n",
+    )
+    .unwrap();
     fs::write(dir.path().join("recipe.toml"), MINIMAL).unwrap();
     dir
 }
@@ -322,55 +430,104 @@ fn paths_are_beside_the_recipe_or_in_the_working_directory() {
     assert_eq!(recipe.model_path().unwrap(), dir.path().join("model"));
     assert_eq!(recipe.data_paths().unwrap(), [dir.path().join("data.jsonl")]);
     // Tests run in the crate's directory.
-    assert_eq!(recipe.resolve_path("model.path", Path::new("src/lib.rs")).unwrap(), Path::new("src/lib.rs"));
-    assert_eq!(recipe.resolve_path("data.path", Path::new("*.jsonl")).unwrap(), dir.path().join("*.jsonl"));
-    assert_eq!(recipe.resolve_path("model.path", Path::new("hf://a/b@c")).unwrap(), Path::new("hf://a/b@c"));
+    assert_eq!(
+        recipe.resolve_path("model.path", Path::new("src/lib.rs")).unwrap(),
+        Path::new("src/lib.rs")
+    );
+    assert_eq!(
+        recipe.resolve_path("data.path", Path::new("*.jsonl")).unwrap(),
+        dir.path().join("*.jsonl")
+    );
+    assert_eq!(
+        recipe.resolve_path("model.path", Path::new("hf://a/b@c")).unwrap(),
+        Path::new("hf://a/b@c")
+    );
 
-    let message = recipe.resolve_path("model.path", Path::new("absent")).unwrap_err().to_string();
-    let start = format!("{}:3: `model.path`: found neither {} nor absent exists", path.display(), dir.path().join("absent").display());
+    let message = recipe
+        .resolve_path("model.path", Path::new("absent"))
+        .unwrap_err()
+        .to_string();
+    let start = format!(
+        "{}:3: `model.path`: found neither {} nor absent exists",
+        path.display(),
+        dir.path().join("absent").display()
+    );
     assert!(message.starts_with(&start), "{message}");
     let overridden = Regressions::read(&path, &["model.path=elsewhere".into()]).unwrap();
     let message = overridden.model_path().unwrap_err().to_string();
-    assert!(message.starts_with("--set model.path=elsewhere: `model.path`:"), "{message}");
+    assert!(
+        message.starts_with("--set model.path=elsewhere: `model.path`:"),
+        "{message}"
+    );
 
-    let message = Regressions::read(&dir.path().join("no.toml"), &[]).unwrap_err().to_string();
-    assert!(message.starts_with("cannot read") && message.contains("no.toml"), "{message}");
+    let message = Regressions::read(&dir.path().join("no.toml"), &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.starts_with("cannot read") && message.contains("no.toml"),
+        "{message}"
+    );
     assert_eq!(modality_of(&path, &[]).unwrap(), "regression");
 }
 
+/// The project's recipe with a run directory in the project.
+fn read_in(dir: &Path, more: &[&str]) -> Regressions {
+    let mut overrides = vec![string_override("run.output", dir.join("run").to_str().unwrap())];
+    overrides.extend(more.iter().map(|&given| given.to_owned()));
+    Regressions::read(&dir.join("recipe.toml"), &overrides).unwrap()
+}
+
 #[test]
-fn a_plan_has_every_value_and_notices_every_change_of_content() {
+fn a_plan_has_every_value_and_the_hash_of_every_input() {
     let dir = project();
-    let path = dir.path().join("recipe.toml");
-    let output = format!("run.output={}", dir.path().join("run").display());
-    let read = |more: &[&str]| {
-        let overrides: Vec<_> = [output.as_str()].iter().chain(more).map(|&given| given.to_owned()).collect();
-        Regressions::read(&path, &overrides).unwrap()
-    };
-    let plan = Plan::resolve(&read(&[])).unwrap();
+    let plan = Plan::resolve(&read_in(dir.path(), &[])).unwrap();
     let names: Vec<_> = plan.inputs.iter().map(|input| input.name.as_str()).collect();
-    assert_eq!(names, ["data.path", "model.path/config.json", "model.path/part/weights"]);
+    assert_eq!(
+        names,
+        ["data.path", "model.path/config.json", "model.path/part/weights"]
+    );
     // `printf abc | sha256sum`
-    assert_eq!(plan.inputs[2].sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(
+        plan.inputs[2].sha256,
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
     assert_eq!(plan.inputs[2].num_bytes, 3);
     assert_eq!(plan.recipe["optimizer"]["adamw"]["eps"].as_float(), Some(1e-8));
     assert!(plan.recipe["reference"].get("adapter_off").is_some());
+}
 
+#[test]
+fn a_run_remembers_its_recipe_and_refuses_another() {
+    let dir = project();
+    let read = |more: &[&str]| read_in(dir.path(), more);
     // Start from the recipe; the directory says how.
     let mut config = LoopConfig::from_recipe(&read(&["train.micro_batch=2"])).unwrap();
     let stopped = run_until(4, &Toy::f32(), &config, ResumeMode::Fresh).unwrap();
     assert!(stopped.stopped && stopped.num_steps == 10);
     let directory = RunDirectory::new(&config.output);
     let written = fs::read_to_string(directory.recipe()).unwrap();
-    assert!(written.starts_with(MINIMAL) && written.contains("#   --set train.micro_batch=2"), "{written}");
-    assert!(fs::read_to_string(directory.plan()).unwrap().contains("max_grad_norm = 1.0"));
+    assert!(
+        written.starts_with(MINIMAL) && written.contains("#   --set train.micro_batch=2"),
+        "{written}"
+    );
+    assert!(
+        fs::read_to_string(directory.plan())
+            .unwrap()
+            .contains("max_grad_norm = 1.0")
+    );
 
     // Another value, other records or other weights: refused, and all of them are named.
     fs::write(dir.path().join("model/part/weights"), "abd").unwrap();
-    image::RgbImage::from_pixel(2, 2, image::Rgb([1, 2, 3])).save(dir.path().join("a.png")).unwrap();
+    image::RgbImage::from_pixel(2, 2, image::Rgb([1, 2, 3]))
+        .save(dir.path().join("a.png"))
+        .unwrap();
     config = LoopConfig::from_recipe(&read(&["train.micro_batch=2", "objective.dpo.beta=0.2"])).unwrap();
     let message = run(&Toy::f32(), &config, ResumeMode::Resume).unwrap_err().to_string();
-    for change in ["objective.dpo.beta: was 0.1, is 0.2", "content of data.path", "content of model.path/part/weights"] {
+    for change in [
+        "objective.dpo.beta: was 0.1, is 0.2",
+        "content of data.path",
+        "content of model.path/part/weights",
+    ] {
         assert!(message.contains(change), "{message}");
     }
     assert!(!message.contains("config.json"), "{message}");
@@ -378,7 +535,12 @@ fn a_plan_has_every_value_and_notices_every_change_of_content() {
     // The same project in another place, a longer run, other samples: the same run.
     fs::write(dir.path().join("model/part/weights"), "abc").unwrap();
     image::RgbImage::new(2, 2).save(dir.path().join("a.png")).unwrap();
-    let moved = ["train.micro_batch=2", "train.steps=12", "samples.count=3", "eval.count=9"];
+    let moved = [
+        "train.micro_batch=2",
+        "train.steps=12",
+        "samples.count=3",
+        "eval.count=9",
+    ];
     let mut config = LoopConfig::from_recipe(&read(&moved)).unwrap();
     fs::rename(dir.path().join("run"), dir.path().join("moved")).unwrap();
     config.output = dir.path().join("moved");

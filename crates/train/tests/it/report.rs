@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use base64::Engine as _;
 use diptych_train::{EvaluationTable, ResumeMode, write_evaluation, write_report};
 
 use crate::toy::{Toy, config, run, run_until};
@@ -22,10 +23,12 @@ fn the_page_holds_everything_and_needs_nothing_else() {
     assert!(page.contains("optimizer.adamw") && page.contains("examples a second") && page.contains("20 of 20"));
 
     // The newest picture, byte for byte.
-    use base64::Engine as _;
     let png = fs::read(config.output.join("samples/step-000020.png")).unwrap();
     let encoded = base64::engine::general_purpose::STANDARD.encode(png);
-    let first = page.split("src=\"data:image&#x2f;png;base64,").nth(1).unwrap_or_else(|| page.split("base64,").nth(1).unwrap());
+    let first = page
+        .split("src=\"data:image&#x2f;png;base64,")
+        .nth(1)
+        .unwrap_or_else(|| page.split("base64,").nth(1).unwrap());
     assert!(first.replace("&#x2f;", "/").starts_with(&encoded), "{}", &first[..80]);
     assert_eq!(page.matches("<img").count(), 2);
 

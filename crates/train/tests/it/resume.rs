@@ -14,16 +14,26 @@ fn files(config: &LoopConfig) -> Vec<(String, Vec<u8>)> {
     let mut paths = vec![directory.metrics(), directory.plan()];
     paths.extend(["adapter.safetensors", "optimizer.safetensors"].map(|name| last.join(name)));
     paths.push(directory.final_weights().join("adapter.safetensors"));
-    paths.extend(names(&directory.samples()).iter().map(|name| directory.samples().join(name)));
+    paths.extend(
+        names(&directory.samples())
+            .iter()
+            .map(|name| directory.samples().join(name)),
+    );
     if config.train.ema_decay.is_some() {
         paths.push(last.join("ema.safetensors"));
     }
     let relative = |path: &std::path::Path| path.strip_prefix(&config.output).unwrap().display().to_string();
-    paths.iter().map(|path| (relative(path), fs::read(path).unwrap())).collect()
+    paths
+        .iter()
+        .map(|path| (relative(path), fs::read(path).unwrap()))
+        .collect()
 }
 
 fn scalars(config: &LoopConfig) -> Vec<diptych_train::ScalarEvent> {
-    let files: Vec<_> = names(&config.output).into_iter().filter(|name| name.contains("tfevents")).collect();
+    let files: Vec<_> = names(&config.output)
+        .into_iter()
+        .filter(|name| name.contains("tfevents"))
+        .collect();
     assert_eq!(files.len(), 1, "{files:?}");
     read_scalars(&config.output.join(&files[0])).unwrap()
 }
@@ -43,7 +53,10 @@ fn wherever_a_run_is_stopped_it_goes_on_bit_for_bit() {
         assert!(stopped.stopped && stopped.step == step && !parts.output.join("final").exists());
         let resumed = Toy::f32();
         let summary = run(&resumed, &parts, ResumeMode::Resume).unwrap();
-        assert_eq!((summary.stopped, summary.step, summary.resumed_from), (false, 20, Some(step)));
+        assert_eq!(
+            (summary.stopped, summary.step, summary.resumed_from),
+            (false, 20, Some(step))
+        );
         assert_eq!(resumed.values(), method.values(), "weights after a stop at {step}");
         assert_eq!(scalars(&parts), scalars(&whole), "events after a stop at {step}");
         for (expected, found) in files(&whole).into_iter().zip(files(&parts)) {
@@ -67,15 +80,22 @@ fn many_stops_are_no_different_from_one() {
     let resumed = Toy::f32();
     run(&resumed, &parts, ResumeMode::Resume).unwrap();
     assert_eq!(resumed.values(), method.values());
-    assert_eq!(fs::read(parts.output.join("metrics.jsonl")).unwrap(), fs::read(whole.output.join("metrics.jsonl")).unwrap());
+    assert_eq!(
+        fs::read(parts.output.join("metrics.jsonl")).unwrap(),
+        fs::read(whole.output.join("metrics.jsonl")).unwrap()
+    );
 }
 
 #[test]
-fn the_proof_can_be_asked_for_and_can_fail() {
+fn the_proof_can_be_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path().join("unused"));
     config.train.ema_decay = Some(0.5);
-    let verify = VerifyConfig { steps: 12, stop_after: 5, directory: dir.path().join("verify") };
+    let verify = VerifyConfig {
+        steps: 12,
+        stop_after: 5,
+        directory: dir.path().join("verify"),
+    };
     let report = verify_resume(|| Ok::<_, Infallible>(Toy::f32()), &config, &verify, &mut Silent).unwrap();
     assert!(report.is_exact(), "{report:#?}");
     let whats: Vec<_> = report.comparisons.iter().map(|comparison| comparison.what).collect();
@@ -92,25 +112,52 @@ fn the_proof_can_be_asked_for_and_can_fail() {
     assert_eq!(whats, [each, each].concat());
     assert!(!config.output.exists());
 
-    // A method whose checkpoint loses something is found out.
-    let forgetful = VerifyConfig { directory: dir.path().join("forgetful"), ..verify.clone() };
+    for (steps, stop_after) in [(1, 1), (5, 0), (5, 5)] {
+        let wrong = VerifyConfig {
+            steps,
+            stop_after,
+            directory: dir.path().join("wrong"),
+        };
+        assert!(verify_resume(|| Ok::<_, Infallible>(Toy::f32()), &config, &wrong, &mut Silent).is_err());
+    }
+    assert!(
+        verify_resume(|| Ok::<_, Infallible>(Toy::f32()), &config, &verify, &mut Silent).is_err(),
+        "used twice"
+    );
+}
+
+/// A method whose checkpoint loses something is found out.
+#[test]
+fn the_proof_fails_where_a_checkpoint_is_not_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path().join("unused"));
+    let verify = VerifyConfig {
+        steps: 12,
+        stop_after: 5,
+        directory: dir.path().join("verify"),
+    };
     let count = std::cell::Cell::new(0);
     let build = || {
         count.set(count.get() + 1);
-        let poison = if count.get() == 3 { crate::toy::Poison::Forgets } else { crate::toy::Poison::None };
+        let poison = if count.get() == 3 {
+            crate::toy::Poison::Forgets
+        } else {
+            crate::toy::Poison::None
+        };
         Ok::<_, Infallible>(Toy::with(poison))
     };
-    let report = verify_resume(build, &config, &forgetful, &mut Silent).unwrap();
-    let unequal: Vec<_> = report.comparisons.iter().filter(|comparison| !comparison.is_equal).collect();
-    assert!(!report.is_exact() && unequal.iter().all(|comparison| comparison.scenario == "stopped"), "{unequal:#?}");
+    let report = verify_resume(build, &config, &verify, &mut Silent).unwrap();
+    let unequal: Vec<_> = report
+        .comparisons
+        .iter()
+        .filter(|comparison| !comparison.is_equal)
+        .collect();
+    assert!(
+        !report.is_exact() && unequal.iter().all(|comparison| comparison.scenario == "stopped"),
+        "{unequal:#?}"
+    );
     let weights = unequal.iter().find(|comparison| comparison.what == "weights").unwrap();
     assert!(weights.detail.contains("layer.bias` differs at value 0"), "{weights:?}");
-
-    for (steps, stop_after) in [(1, 1), (5, 0), (5, 5)] {
-        let wrong = VerifyConfig { steps, stop_after, directory: dir.path().join("wrong") };
-        assert!(verify_resume(|| Ok::<_, Infallible>(Toy::f32()), &config, &wrong, &mut Silent).is_err());
-    }
-    assert!(verify_resume(|| Ok::<_, Infallible>(Toy::f32()), &config, &verify, &mut Silent).is_err(), "used twice");
 }
 
 #[test]
@@ -125,8 +172,13 @@ fn a_changed_run_is_not_continued() {
     let diptych_tensor::optim::OptimizerConfig::Adamw(adamw) = &mut changed.optimizer;
     adamw.lr = 0.01;
     let error = run(&Toy::f32(), &changed, ResumeMode::Resume).unwrap_err();
-    let Error::Changed { changes, .. } = &error else { panic!("{error}") };
-    assert_eq!(changes.as_slice(), ["optimizer.adamw.lr: was 0.05, is 0.01", "seed: was 3, is 4"]);
+    let Error::Changed { changes, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        changes.as_slice(),
+        ["optimizer.adamw.lr: was 0.05, is 0.01", "seed: was 3, is 4"]
+    );
     assert!(error.is_configuration());
     assert_eq!(fs::read(started.output.join("plan.toml")).unwrap(), before);
 
@@ -140,7 +192,12 @@ fn a_changed_run_is_not_continued() {
     let summary = run(&Toy::f32(), &longer, ResumeMode::Resume).unwrap();
     assert_eq!((summary.step, summary.resumed_from), (24, Some(7)));
     let error = run(&Toy::f32(), &started, ResumeMode::Resume).unwrap_err();
-    assert!(error.to_string().contains("at least 24, the step of the newest checkpoint"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("at least 24, the step of the newest checkpoint"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -151,7 +208,10 @@ fn a_finished_run_is_finished() {
     let before = files(&config);
     fs::remove_dir_all(config.output.join("final")).unwrap();
     let summary = run(&Toy::f32(), &config, ResumeMode::Resume).unwrap();
-    assert_eq!((summary.step, summary.resumed_from, summary.examples_per_second), (20, Some(20), 0.0));
+    assert_eq!(
+        (summary.step, summary.resumed_from, summary.examples_per_second),
+        (20, Some(20), 0.0)
+    );
     assert_eq!(summary.metrics.unwrap().step, 20);
     assert!(files(&config) == before);
 }
@@ -166,9 +226,15 @@ fn a_run_ended_before_its_first_checkpoint_begins_again() {
     run_until(4, &Toy::f32(), &config, ResumeMode::Fresh).unwrap();
     fs::remove_dir_all(config.output.join("checkpoints")).unwrap();
     let resumed = Toy::f32();
-    assert_eq!(run(&resumed, &config, ResumeMode::Resume).unwrap().resumed_from, Some(0));
+    assert_eq!(
+        run(&resumed, &config, ResumeMode::Resume).unwrap().resumed_from,
+        Some(0)
+    );
     assert_eq!(resumed.values(), method.values());
-    assert_eq!(fs::read(config.output.join("metrics.jsonl")).unwrap(), fs::read(whole.output.join("metrics.jsonl")).unwrap());
+    assert_eq!(
+        fs::read(config.output.join("metrics.jsonl")).unwrap(),
+        fs::read(whole.output.join("metrics.jsonl")).unwrap()
+    );
 }
 
 #[test]

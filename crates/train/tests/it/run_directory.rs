@@ -14,16 +14,30 @@ fn a_run_leaves_what_the_documentation_says() {
     config.recipe_text = Some("modality = \"toy\"\n".into());
     let summary = run(&Toy::f32(), &config, ResumeMode::Fresh).unwrap();
     let mut found = names(&config.output);
-    let events = found.iter().position(|name| name.starts_with("events.out.tfevents.")).unwrap();
+    let events = found
+        .iter()
+        .position(|name| name.starts_with("events.out.tfevents."))
+        .unwrap();
     let events = found.remove(events);
-    let expected =
-        ["checkpoints", "final", "metrics.jsonl", "plan.toml", "recipe.toml", "report.html", "samples", "summary.json"];
+    let expected = [
+        "checkpoints",
+        "final",
+        "metrics.jsonl",
+        "plan.toml",
+        "recipe.toml",
+        "report.html",
+        "samples",
+        "summary.json",
+    ];
     assert_eq!(found, expected);
     let directory = RunDirectory::new(&config.output);
     assert_eq!(fs::read_to_string(directory.recipe()).unwrap(), "modality = \"toy\"\n");
     assert_eq!(names(&directory.checkpoints()), ["step-000015", "step-000020"]);
     let checkpoint = directory.checkpoints().join("step-000020");
-    assert_eq!(names(&checkpoint), ["adapter.safetensors", "optimizer.safetensors", "state.json"]);
+    assert_eq!(
+        names(&checkpoint),
+        ["adapter.safetensors", "optimizer.safetensors", "state.json"]
+    );
     assert_eq!(names(&directory.samples()), ["step-000010.png", "step-000020.png"]);
     assert_eq!(names(&directory.final_weights()), ["adapter.safetensors"]);
 
@@ -31,20 +45,29 @@ fn a_run_leaves_what_the_documentation_says() {
     let saved: Summary = serde_json::from_slice(&fs::read(directory.summary()).unwrap()).unwrap();
     assert_eq!(saved, summary);
     assert_eq!(saved.metrics.as_ref(), rows.last());
-    assert_eq!((saved.step, saved.num_steps, saved.stopped, saved.num_trainable), (20, 20, false, 4));
+    assert_eq!(
+        (saved.step, saved.num_steps, saved.stopped, saved.num_trainable),
+        (20, 20, false, 4)
+    );
     assert!(saved.wall_time_secs > 0.0 && saved.examples_per_second > 0.0);
     assert_eq!(saved.peak_memory_bytes.is_some(), cfg!(target_os = "linux"));
 
     // Every number of the log is in the event file, as f32.
     let scalars = read_scalars(&config.output.join(events)).unwrap();
-    let logged: Vec<_> = rows.iter().flat_map(|row| row.numbers().map(|(name, value)| (row.step, name, value as f32))).collect();
+    let logged: Vec<_> = rows
+        .iter()
+        .flat_map(|row| row.numbers().map(|(name, value)| (row.step, name, value as f32)))
+        .collect();
     assert_eq!(scalars.len(), 25);
     for (scalar, (step, name, value)) in scalars.iter().zip(logged) {
         assert_eq!((scalar.step, scalar.tag.as_str(), scalar.value), (step, name, value));
     }
 
     let state: serde_json::Value = serde_json::from_slice(&fs::read(checkpoint.join("state.json")).unwrap()).unwrap();
-    assert_eq!((state["step"].as_u64(), state["records_seen"].as_u64()), (Some(20), Some(80)));
+    assert_eq!(
+        (state["step"].as_u64(), state["records_seen"].as_u64()),
+        (Some(20), Some(80))
+    );
     assert_eq!(state["epoch"].as_f64(), Some(80.0 / NUM_RECORDS as f64));
 }
 
@@ -58,7 +81,10 @@ fn keys_of_a_row_are_in_order_and_finite() {
     for line in text.lines() {
         let row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
         let keys: Vec<_> = row.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["step", "epoch", "loss", "grad_norm", "learning_rate", "noise/mean"]);
+        assert_eq!(
+            keys,
+            ["step", "epoch", "loss", "grad_norm", "learning_rate", "noise/mean"]
+        );
         assert!(row.values().all(|value| value.as_f64().is_some_and(f64::is_finite)));
     }
 }
@@ -72,7 +98,10 @@ fn a_directory_with_a_run_is_refused_and_untouched() {
     let error = run(&Toy::f32(), &config, ResumeMode::Fresh).unwrap_err();
     assert!(matches!(error, Error::RunExists { .. }) && error.is_configuration());
     let message = error.to_string();
-    assert!(message.contains("--resume") && message.contains("--out") && message.contains("run"), "{message}");
+    assert!(
+        message.contains("--resume") && message.contains("--out") && message.contains("run"),
+        "{message}"
+    );
     assert_eq!(fs::read(config.output.join("metrics.jsonl")).unwrap(), before);
 
     // Other files of the user are no run.
@@ -87,7 +116,10 @@ fn a_directory_with_a_run_is_refused_and_untouched() {
 fn there_must_be_a_run_to_resume() {
     let dir = tempfile::tempdir().unwrap();
     let error = run(&Toy::f32(), &config(dir.path().join("absent")), ResumeMode::Resume).unwrap_err();
-    assert!(matches!(error, Error::NothingToResume { .. }) && error.to_string().contains("without --resume"), "{error}");
+    assert!(
+        matches!(error, Error::NothingToResume { .. }) && error.to_string().contains("without --resume"),
+        "{error}"
+    );
     assert!(!dir.path().join("absent").exists());
 }
 
@@ -97,18 +129,30 @@ fn a_place_that_cannot_be_written_is_named() {
     let file = dir.path().join("file");
     fs::write(&file, "not a directory").unwrap();
     for output in [file.clone(), file.join("run")] {
-        let message = run(&Toy::f32(), &config(&output), ResumeMode::Fresh).unwrap_err().to_string();
-        assert!(message.starts_with(&format!("cannot create {}", output.display())), "{message}");
+        let message = run(&Toy::f32(), &config(&output), ResumeMode::Fresh)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with(&format!("cannot create {}", output.display())),
+            "{message}"
+        );
     }
     // A file where the checkpoints should be.
     let output = dir.path().join("run");
     fs::create_dir(&output).unwrap();
     fs::write(output.join("samples"), "in the way").unwrap();
-    let message = run(&Toy::f32(), &config(&output), ResumeMode::Fresh).unwrap_err().to_string();
-    assert!(message.contains("cannot create") && message.contains("samples"), "{message}");
+    let message = run(&Toy::f32(), &config(&output), ResumeMode::Fresh)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("cannot create") && message.contains("samples"),
+        "{message}"
+    );
     // A proc file system takes no new files.
     if Path::new("/proc/self").exists() {
-        let message = run(&Toy::f32(), &config("/proc/run"), ResumeMode::Fresh).unwrap_err().to_string();
+        let message = run(&Toy::f32(), &config("/proc/run"), ResumeMode::Fresh)
+            .unwrap_err()
+            .to_string();
         assert!(message.starts_with("cannot create /proc/run:"), "{message}");
     }
 }
@@ -132,7 +176,15 @@ fn old_checkpoints_are_pruned_and_leftovers_removed() {
     fs::create_dir(config.output.join(".final.partial")).unwrap();
     config.train.keep_checkpoints = 0;
     run(&Toy::f32(), &config, ResumeMode::Resume).unwrap();
-    let all = ["step-000006", "step-000009", "step-000010", "step-000012", "step-000015", "step-000018", "step-000020"];
+    let all = [
+        "step-000006",
+        "step-000009",
+        "step-000010",
+        "step-000012",
+        "step-000015",
+        "step-000018",
+        "step-000020",
+    ];
     assert_eq!(names(&checkpoints), all);
     assert!(names(&config.output).iter().all(|name| !name.starts_with('.')));
 }
@@ -149,5 +201,9 @@ fn what_is_switched_off_is_not_written() {
 
     config.output = dir.path().join("stopped");
     run_until(3, &Toy::f32(), &config, ResumeMode::Fresh).unwrap();
-    assert_eq!(names(&config.output.join("checkpoints")), ["step-000003"], "a stop always saves");
+    assert_eq!(
+        names(&config.output.join("checkpoints")),
+        ["step-000003"],
+        "a stop always saves"
+    );
 }

@@ -85,14 +85,24 @@ impl From<OperationError> for ToyError {
 impl Toy {
     pub(crate) fn new(dtype: DType) -> Self {
         let mut params = Params::new();
-        let weight = Tensor::new(&[0.5_f64, -0.25, 0.125], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let weight = Tensor::new(&[0.5_f64, -0.25, 0.125], &Device::Cpu)
+            .unwrap()
+            .to_dtype(dtype)
+            .unwrap();
         let weight = params.insert("layer.weight", &weight).unwrap();
         let bias = Tensor::new(&[0.0_f64], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
         let bias = params.insert("layer.bias", &bias).unwrap();
         let inputs = (0..NUM_RECORDS as u64)
             .map(|index| uniform_vec(&mut generator(7, Stream::Scenes, 0, index), -1.0, 1.0, WIDTH))
             .collect();
-        Self { params, weight, bias, inputs, poison: Poison::None, hang: None }
+        Self {
+            params,
+            weight,
+            bias,
+            inputs,
+            poison: Poison::None,
+            hang: None,
+        }
     }
 
     pub(crate) fn f32() -> Self {
@@ -109,7 +119,12 @@ impl Toy {
             let values: Vec<f64> = tensor.to_dtype(DType::F64).unwrap().to_vec1().unwrap();
             values.into_iter().map(f64::to_bits).collect()
         };
-        self.params.snapshot().unwrap().iter().map(|(name, tensor)| (name.clone(), bits(tensor))).collect()
+        self.params
+            .snapshot()
+            .unwrap()
+            .iter()
+            .map(|(name, tensor)| (name.clone(), bits(tensor)))
+            .collect()
     }
 
     pub(crate) fn weight(&self) -> Vec<f64> {
@@ -169,7 +184,10 @@ impl Method for Toy {
                 metrics.insert("rewards/chosen", (0..len).map(value).collect());
             }
             // The root has an infinite slope at 0, and infinity minus infinity is not a number.
-            Poison::Gradient(record) if place(record).is_some() => losses = (losses + (&predictions - &predictions)?.sqrt()?)?,
+            Poison::Gradient(record) if place(record).is_some() => {
+                let zeros = (&predictions - predictions.copy()?)?;
+                losses = (losses + zeros.sqrt()?)?;
+            }
             Poison::ShortLosses => losses = losses.narrow(0, 0, len - 1)?,
             Poison::ReservedMetric => {
                 metrics.insert("epoch", vec![1.0]);
@@ -191,7 +209,7 @@ impl Method for Toy {
         {
             std::fs::write(&path, b"half of it").unwrap();
             std::fs::write(marker, b"waiting").unwrap();
-            std::thread::sleep(std::time::Duration::from_secs(60));
+            std::thread::sleep(std::time::Duration::from_mins(1));
         }
         Ok(save_tensors(&path, &self.params.snapshot()?, &BTreeMap::new())?)
     }
@@ -201,7 +219,12 @@ impl Method for Toy {
         let tensors: Result<BTreeMap<_, _>, ToyError> = self
             .params
             .iter()
-            .map(|(name, var)| Ok((name.to_owned(), weights.get(name, var.dims(), var.dtype(), &Device::Cpu)?)))
+            .map(|(name, var)| {
+                Ok((
+                    name.to_owned(),
+                    weights.get(name, var.dims(), var.dtype(), &Device::Cpu)?,
+                ))
+            })
             .collect();
         let mut tensors = tensors?;
         if self.poison == Poison::Forgets {
@@ -214,7 +237,9 @@ impl Method for Toy {
         let path = stem.with_extension("png");
         let shade = (self.weight()[0] * 100.0) as u8;
         let picture = image::RgbImage::from_pixel(4, 4, image::Rgb([shade, 0, 0]));
-        picture.save(&path).map_err(|error| ToyError::Io(path.clone(), std::io::Error::other(error)))?;
+        picture
+            .save(&path)
+            .map_err(|error| ToyError::Io(path.clone(), std::io::Error::other(error)))?;
         Ok(Some(path))
     }
 }
@@ -233,7 +258,10 @@ pub(crate) fn config(output: impl Into<PathBuf>) -> LoopConfig {
     };
     let mut config = LoopConfig::new(output, train);
     config.seed = 3;
-    config.optimizer = OptimizerConfig::Adamw(AdamWConfig { lr: 0.05, ..AdamWConfig::default() });
+    config.optimizer = OptimizerConfig::Adamw(AdamWConfig {
+        lr: 0.05,
+        ..AdamWConfig::default()
+    });
     config.schedule = LrSchedule::Linear { warmup_steps: 4 };
     config
 }
