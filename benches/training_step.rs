@@ -51,7 +51,13 @@ impl Work {
 /// A UNet of the Stable Diffusion 1.x family: cross-attention everywhere but in the innermost level.
 fn unet_config(size: usize, channels: &[usize], layers: usize, text: usize, heads: usize, groups: usize) -> Value {
     let inner = channels.len() - 1;
-    let down = |i: usize| if i == inner { "DownBlock2D" } else { "CrossAttnDownBlock2D" };
+    let down = |i: usize| {
+        if i == inner {
+            "DownBlock2D"
+        } else {
+            "CrossAttnDownBlock2D"
+        }
+    };
     let up = |i: usize| if i == 0 { "UpBlock2D" } else { "CrossAttnUpBlock2D" };
     json!({
         "_class_name": "UNet2DConditionModel",
@@ -85,7 +91,9 @@ fn main() -> anyhow::Result<()> {
     for _ in 0..rounds {
         let program = std::env::current_exe()?;
         let steps = steps.to_string();
-        ours.push(run(Command::new(program).args(["--worker", "--size", &size, "--steps", &steps]))?);
+        ours.push(run(
+            Command::new(program).args(["--worker", "--size", &size, "--steps", &steps])
+        )?);
         if let Some(python) = &python {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../benches/training_step.py");
             let config = Work::named(&size)?;
@@ -97,11 +105,23 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!("| {size} | median s a step | peak memory |\n|---|---|---|");
-    println!("| diptych | {:.3} | {:.2} GiB |", median(&ours, "seconds"), median(&ours, "peak_gib"));
+    println!(
+        "| diptych | {:.3} | {:.2} GiB |",
+        median(&ours, "seconds"),
+        median(&ours, "peak_gib")
+    );
     if !pytorch.is_empty() {
-        println!("| PyTorch | {:.3} | {:.2} GiB |", median(&pytorch, "seconds"), median(&pytorch, "peak_gib"));
+        println!(
+            "| PyTorch | {:.3} | {:.2} GiB |",
+            median(&pytorch, "seconds"),
+            median(&pytorch, "peak_gib")
+        );
         let ratio = |key| median(&pytorch, key) / median(&ours, key);
-        println!("| PyTorch / diptych | {:.2} | {:.2} |", ratio("seconds"), ratio("peak_gib"));
+        println!(
+            "| PyTorch / diptych | {:.2} | {:.2} |",
+            ratio("seconds"),
+            ratio("peak_gib")
+        );
     }
     println!("\nparts of our step, seconds: {}", ours[0]["parts"]);
     Ok(())
@@ -136,12 +156,18 @@ fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
         targets: serde_json::from_value(json!(["to_q", "to_k", "to_v", "to_out.0"]))?,
         ..LoraConfig::default()
     };
-    let builder = Builder::new(BuilderConfig { trainable: Trainable::Lora(&lora), ..BuilderConfig::new(None) })?;
+    let builder = Builder::new(BuilderConfig {
+        trainable: Trainable::Lora(&lora),
+        ..BuilderConfig::new(None)
+    })?;
     let config = UNet2DConditionConfig::from_json(work.config.clone(), "bench")?;
     let unet = UNet2DConditionModel::load(&builder, &config)?;
     let params = builder.finish()?;
     let mut optimizer = AdamW::new(&params, AdamWConfig::default())?;
-    let objective = Objective::from(Dpo { beta: 5000.0, label_smoothing: 0.0 });
+    let objective = Objective::from(Dpo {
+        beta: 5000.0,
+        label_smoothing: 0.0,
+    });
 
     let (batch, size) = (2 * work.pairs, work.latent_size);
     let noisy_latents = normal(&[batch, 4, size, size], 0)?;
@@ -152,7 +178,10 @@ fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
         let prediction = unet.forward(&noisy_latents, &timesteps, &text)?;
         let errors = (prediction - &noise)?.sqr()?.mean((1, 2, 3))?.to_dtype(DType::F32)?;
         let logps = (errors * -0.5)?;
-        Ok((logps.narrow(0, 0, work.pairs)?, logps.narrow(0, work.pairs, work.pairs)?))
+        Ok((
+            logps.narrow(0, 0, work.pairs)?,
+            logps.narrow(0, work.pairs, work.pairs)?,
+        ))
     };
 
     let mut times = Vec::new();
@@ -166,7 +195,11 @@ fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
         };
         let after_reference = start.elapsed().as_secs_f64();
         let (policy_chosen, policy_rejected) = scores()?;
-        let logps = PairLogps { policy_chosen, policy_rejected, reference: Some(reference) };
+        let logps = PairLogps {
+            policy_chosen,
+            policy_rejected,
+            reference: Some(reference),
+        };
         let loss = objective.pair_losses(&logps)?.losses.mean_all()?;
         let after_policy = start.elapsed().as_secs_f64();
         let mut gradients = backward(&loss, &params)?;
@@ -190,7 +223,10 @@ fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
 /// The largest resident size this process had.
 fn peak_gib() -> anyhow::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status").context("peak memory is read from Linux's /proc")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("no VmHWM")?;
     let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib / (1024.0 * 1024.0))
 }

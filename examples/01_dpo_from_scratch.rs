@@ -33,11 +33,31 @@ struct Pair {
 }
 
 const PAIRS: [Pair; 5] = [
-    Pair { prompt: 0, chosen: 2, rejected: 0 },
-    Pair { prompt: 0, chosen: 2, rejected: 3 },
-    Pair { prompt: 1, chosen: 1, rejected: 0 },
-    Pair { prompt: 2, chosen: 0, rejected: 1 },
-    Pair { prompt: 2, chosen: 3, rejected: 1 },
+    Pair {
+        prompt: 0,
+        chosen: 2,
+        rejected: 0,
+    },
+    Pair {
+        prompt: 0,
+        chosen: 2,
+        rejected: 3,
+    },
+    Pair {
+        prompt: 1,
+        chosen: 1,
+        rejected: 0,
+    },
+    Pair {
+        prompt: 2,
+        chosen: 0,
+        rejected: 1,
+    },
+    Pair {
+        prompt: 2,
+        chosen: 3,
+        rejected: 1,
+    },
 ];
 
 /// The policy before training, which is also the reference.
@@ -62,7 +82,12 @@ fn from_scratch() -> Vec<f64> {
     for _ in 0..STEPS {
         let mut loss = 0.0;
         let mut gradient = [[0.0; NUM_RESPONSES]; START.len()];
-        for Pair { prompt, chosen, rejected } in PAIRS {
+        for Pair {
+            prompt,
+            chosen,
+            rejected,
+        } in PAIRS
+        {
             let logps = log_probabilities(&policy[prompt]);
             let h = (logps[chosen] - reference[prompt][chosen]) - (logps[rejected] - reference[prompt][rejected]);
             loss += -sigmoid(BETA * h).ln();
@@ -94,7 +119,10 @@ fn with_the_library() -> diptych::core::Result<Vec<f64>> {
         Ok(rows.broadcast_sub(&normalizer)?.gather(&columns, 1)?.squeeze(1)?)
     };
     let start = Tensor::new(&START, &Device::Cpu)?;
-    let objective = Objective::from(Dpo { beta: BETA, label_smoothing: 0.0 });
+    let objective = Objective::from(Dpo {
+        beta: BETA,
+        label_smoothing: 0.0,
+    });
     let mut losses = Vec::new();
     for _ in 0..STEPS {
         let scores = PairLogps {
@@ -120,7 +148,11 @@ fn with_the_library() -> diptych::core::Result<Vec<f64>> {
 /// The largest difference between the two runs, over all steps.
 fn largest_difference() -> diptych::core::Result<f64> {
     let library = with_the_library()?;
-    Ok(from_scratch().iter().zip(library).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max))
+    Ok(from_scratch()
+        .iter()
+        .zip(library)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max))
 }
 
 #[expect(clippy::print_stdout, reason = "an example talks to its reader")]
@@ -141,7 +173,10 @@ mod tests {
     #[test]
     fn the_library_is_the_same_algorithm() {
         let losses = from_scratch();
-        assert!((losses[0] - std::f64::consts::LN_2).abs() < 1e-12, "policy = reference must give ln 2");
+        assert!(
+            (losses[0] - std::f64::consts::LN_2).abs() < 1e-12,
+            "policy = reference must give ln 2"
+        );
         assert!(losses[STEPS - 1] < 0.2, "it does not learn: {}", losses[STEPS - 1]);
         assert!(largest_difference().unwrap() < 1e-10);
     }

@@ -8,7 +8,9 @@ use diptych::diffusion::shapes_pipeline::{ShapesPipelineConfig, initialize};
 use diptych::shapes::vocabulary;
 
 fn main() -> anyhow::Result<()> {
-    let directory = std::env::args().nth(1).unwrap_or_else(|| "runs/shapes-untrained".into());
+    let directory = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "runs/shapes-untrained".into());
     let words = vocabulary();
     initialize(Path::new(&directory), &ShapesPipelineConfig::default(), &words, 0)?;
     Ok(())

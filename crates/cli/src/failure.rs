@@ -44,7 +44,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 fn is_configuration(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<UsageError>()
-            || cause.downcast_ref::<diptych_train::Error>().is_some_and(diptych_train::Error::is_configuration)
-            || cause.downcast_ref::<diptych_diffusion::Error>().is_some_and(diptych_diffusion::Error::is_configuration)
+            || cause
+                .downcast_ref::<diptych_train::Error>()
+                .is_some_and(diptych_train::Error::is_configuration)
+            || cause
+                .downcast_ref::<diptych_diffusion::Error>()
+                .is_some_and(diptych_diffusion::Error::is_configuration)
     })
 }

@@ -17,7 +17,10 @@ pub(crate) fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
         if seen.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        let _ = writeln!(std::io::stderr(), "\nstopping after this step; press Ctrl-C again to end at once");
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nstopping after this step; press Ctrl-C again to end at once"
+        );
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(flag)

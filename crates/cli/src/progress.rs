@@ -18,7 +18,11 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { is_terminal: std::io::stderr().is_terminal(), bar: None, last_line: None }
+        Self {
+            is_terminal: std::io::stderr().is_terminal(),
+            bar: None,
+            last_line: None,
+        }
     }
 
     /// `done` of `total` parts of `what` are complete; `detail` is shown behind them.
@@ -69,14 +73,34 @@ fn bar(total: u64) -> ProgressBar {
 impl Observer for Progress {
     fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Started { done, num_steps, num_records, num_elements, checkpoint, .. } => {
-                self.line(&format!("{num_records} records, {num_elements} trainable values, {num_steps} steps"));
+            Event::Started {
+                done,
+                num_steps,
+                num_records,
+                num_elements,
+                checkpoint,
+                ..
+            } => {
+                self.line(&format!(
+                    "{num_records} records, {num_elements} trainable values, {num_steps} steps"
+                ));
                 if let Some(path) = checkpoint {
                     self.line(&format!("continuing after step {done} from {}", path.display()));
                 }
             }
-            Event::Step { step, num_steps, loss, grad_norm, .. } => {
-                self.advance("training", *step, *num_steps, &format!("loss {loss:.4} grad_norm {grad_norm:.3}"));
+            Event::Step {
+                step,
+                num_steps,
+                loss,
+                grad_norm,
+                ..
+            } => {
+                self.advance(
+                    "training",
+                    *step,
+                    *num_steps,
+                    &format!("loss {loss:.4} grad_norm {grad_norm:.3}"),
+                );
             }
             Event::Sampled { path, .. } => self.line(&format!("samples: {}", path.display())),
             Event::Finished(summary) if summary.stopped => {

@@ -10,7 +10,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut text = format!("diptych {}\n\ndevices\n", env!("CARGO_PKG_VERSION"));
     writeln!(text, "  cpu      yes, {threads} threads")?;
-    for (name, choice, feature) in [("cuda", DeviceChoice::Cuda(0), cfg!(feature = "cuda")), ("metal", DeviceChoice::Metal, cfg!(feature = "metal"))] {
+    for (name, choice, feature) in [
+        ("cuda", DeviceChoice::Cuda(0), cfg!(feature = "cuda")),
+        ("metal", DeviceChoice::Metal, cfg!(feature = "metal")),
+    ] {
         match choice.resolve() {
             Ok(_) => writeln!(text, "  {name:8} yes")?,
             Err(error) if feature => writeln!(text, "  {name:8} built in, but {error}")?,
@@ -19,8 +22,16 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     writeln!(text, "  auto     {}", describe(DeviceChoice::Auto))?;
     writeln!(text, "\nembedded default (looked for in the working directory)")?;
-    for path in ["models/shapes-diffusion/model_index.json", "datasets/shapes-pairs", "examples/recipes"] {
-        let state = if std::path::Path::new(path).exists() { "found" } else { "missing: run inside the repository" };
+    for path in [
+        "models/shapes-diffusion/model_index.json",
+        "datasets/shapes-pairs",
+        "examples/recipes",
+    ] {
+        let state = if std::path::Path::new(path).exists() {
+            "found"
+        } else {
+            "missing: run inside the repository"
+        };
         writeln!(text, "  {path:44} {state}")?;
     }
     print(text.trim_end())

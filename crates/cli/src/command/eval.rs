@@ -22,7 +22,9 @@ const BOOTSTRAP_SAMPLES: usize = 10_000;
 pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
     let adapter = &arguments.sampling.adapter;
     if arguments.base.is_none() && adapter.is_none() {
-        return Err(usage("nothing to compare: give --adapter, or another model with --base"));
+        return Err(usage(
+            "nothing to compare: give --adapter, or another model with --base",
+        ));
     }
     let config = sampling::config(&arguments.sampling)?;
     let prompts = prompts(arguments)?;
@@ -42,9 +44,17 @@ pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
 
     let scores = |images: &[RgbImage]| arguments.judge.score(&prompts, images);
     let (base_scores, aligned_scores) = (scores(&base)?, scores(&aligned)?);
-    let win_rate = WinRate::compare(&base_scores, &aligned_scores, arguments.sampling.seed, BOOTSTRAP_SAMPLES)?;
+    let win_rate = WinRate::compare(
+        &base_scores,
+        &aligned_scores,
+        arguments.sampling.seed,
+        BOOTSTRAP_SAMPLES,
+    )?;
     std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot create {}", arguments.out.display()))?;
-    write_file(&arguments.out.join("win-rate.json"), serde_json::to_string_pretty(&win_rate)?.as_bytes())?;
+    write_file(
+        &arguments.out.join("win-rate.json"),
+        serde_json::to_string_pretty(&win_rate)?.as_bytes(),
+    )?;
     write_images(arguments, &prompts, (&base, &base_scores), (&aligned, &aligned_scores))?;
     print(win_rate)
 }
@@ -58,7 +68,10 @@ fn write_images(
 ) -> anyhow::Result<()> {
     let mut pairs = Vec::with_capacity(prompts.len());
     for (number, prompt) in prompts.iter().enumerate() {
-        let (chosen, rejected) = (ImageSource::from_image(&aligned[number])?, ImageSource::from_image(&base[number])?);
+        let (chosen, rejected) = (
+            ImageSource::from_image(&aligned[number])?,
+            ImageSource::from_image(&base[number])?,
+        );
         let mut pair = ImagePair::new(number.to_string(), prompt, chosen, rejected);
         (pair.chosen_score, pair.rejected_score) = (Some(aligned_scores[number]), Some(base_scores[number]));
         pairs.push(pair);
@@ -76,5 +89,9 @@ fn prompts(arguments: &WinRateArguments) -> anyhow::Result<Vec<String>> {
         return Ok(prompts);
     }
     let scenes = read_scenes(arguments.scenes.as_deref())?;
-    Ok(held_out_prompts(arguments.sampling.seed, arguments.num_prompts, &scenes)?)
+    Ok(held_out_prompts(
+        arguments.sampling.seed,
+        arguments.num_prompts,
+        &scenes,
+    )?)
 }

@@ -10,7 +10,7 @@ use diptych_tensor::{DType, files, save_tensors};
 
 use crate::arguments::{ExportArguments, ExportFormat};
 use crate::failure::usage;
-use crate::output::print;
+use crate::output::{create_parent, print};
 
 /// The network whose adapter is exported.
 const UNET: &str = "unet";
@@ -20,11 +20,12 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<()> {
         return Err(usage(format!("--out {} exists already", arguments.out.display())));
     }
     let adapter = LoraAdapter::load(&arguments.adapter, UNET)?;
+    create_parent(&arguments.out)?;
     let base = arguments.model.as_ref().map(|model| model.display().to_string());
     match (arguments.format, &arguments.model) {
-        (ExportFormat::Peft, _) => files::write_directory::<anyhow::Error>(&arguments.out, |dir| {
-            Ok(adapter.save_peft(dir, base.as_deref())?)
-        })?,
+        (ExportFormat::Peft, _) => {
+            files::write_directory::<anyhow::Error>(&arguments.out, |dir| Ok(adapter.save_peft(dir, base.as_deref())?))?
+        }
         (ExportFormat::Diffusers, _) => lora::save_diffusers(&arguments.out, &[(UNET, &adapter)])?,
         (ExportFormat::Kohya, _) => lora::save_kohya(&arguments.out, &[(UNET, &adapter)])?,
         (ExportFormat::Merged, Some(model)) => merge(model, &adapter, &arguments.out)?,
@@ -44,7 +45,11 @@ fn merge(model: &Path, adapter: &LoraAdapter, out: &Path) -> anyhow::Result<()> 
         let unet = dir.join(UNET);
         fs::create_dir(&unet)?;
         fs::copy(component.config(), unet.join("config.json"))?;
-        Ok(save_tensors(&unet.join("diffusion_pytorch_model.safetensors"), &merged, &format)?)
+        Ok(save_tensors(
+            &unet.join("diffusion_pytorch_model.safetensors"),
+            &merged,
+            &format,
+        )?)
     })
     .with_context(|| format!("cannot merge into {}", out.display()))
 }

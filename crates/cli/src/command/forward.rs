@@ -12,7 +12,7 @@ use diptych_tensor::{DType, Device, Tensor, Weights, save_tensors};
 
 use crate::arguments::{Component, ForwardArguments};
 use crate::failure::usage;
-use crate::output::print;
+use crate::output::{create_parent, print};
 
 type Tensors = BTreeMap<String, Tensor>;
 
@@ -25,12 +25,17 @@ pub(crate) fn run(arguments: &ForwardArguments) -> anyhow::Result<()> {
     };
     let inputs = read_inputs(arguments, expected, &device)?;
     let component = PipelineDir::open(&arguments.model)?.component(name)?;
-    let adapter = arguments.adapter.as_ref().map(|path| LoraAdapter::load(path, name)).transpose()?;
+    let adapter = arguments
+        .adapter
+        .as_ref()
+        .map(|path| LoraAdapter::load(path, name))
+        .transpose()?;
     let outputs = match arguments.component {
         Component::Unet => unet(&component, adapter.as_ref(), &inputs, &device)?,
         Component::Vae => vae(&component, &inputs, &device)?,
         Component::TextEncoder => text_encoder(&component, adapter.as_ref(), &inputs, &device)?,
     };
+    create_parent(&arguments.out)?;
     save_tensors(&arguments.out, &outputs, &BTreeMap::new())?;
     for (name, tensor) in &outputs {
         print(format!("{name} {:?}", tensor.dims()))?;
@@ -58,7 +63,11 @@ fn read_inputs(arguments: &ForwardArguments, expected: &[&str], device: &Device)
 }
 
 fn config<'a>(weights: &'a Weights, adapter: Option<&'a LoraAdapter>, device: &Device) -> BuilderConfig<'a> {
-    BuilderConfig { device: device.clone(), adapter, ..BuilderConfig::new(Some(weights)) }
+    BuilderConfig {
+        device: device.clone(),
+        adapter,
+        ..BuilderConfig::new(Some(weights))
+    }
 }
 
 fn unet(

@@ -32,5 +32,9 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
         captions.push(ImageCaption::new(id, prompt, ImageSource::from_image(image)?));
     }
     write_captions(&arguments.out.join("captions.jsonl"), &captions)?;
-    print(format!("wrote {} images to {}", generated.len(), arguments.out.display()))
+    print(format!(
+        "wrote {} images to {}",
+        generated.len(),
+        arguments.out.display()
+    ))
 }

@@ -18,7 +18,13 @@ pub(crate) fn run(arguments: &ListArguments) -> anyhow::Result<()> {
             let layouts: Vec<Layout> = Layout::NAMES.iter().filter_map(|name| name.parse().ok()).collect();
             table(layouts.iter().map(|layout| (layout.name(), layout.description())))
         }
-        Listing::Benchmarks => table([("win-rate", "a judge's scores of two models on the same prompts and seeds")].into_iter()),
+        Listing::Benchmarks => table(
+            [(
+                "win-rate",
+                "a judge's scores of two models on the same prompts and seeds",
+            )]
+            .into_iter(),
+        ),
         Listing::Models => directories("models")?,
         Listing::Datasets => directories("datasets")?,
     };
@@ -39,7 +45,8 @@ fn objectives() -> anyhow::Result<String> {
 }
 
 fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    rows.map(|(name, description)| format!("{name:16} {description}\n")).collect()
+    rows.map(|(name, description)| format!("{name:16} {description}\n"))
+        .collect()
 }
 
 fn directories(folder: &str) -> anyhow::Result<String> {
@@ -51,5 +58,9 @@ fn directories(folder: &str) -> anyhow::Result<String> {
         }
     }
     names.sort();
-    if names.is_empty() { Ok(format!("no {folder}/ in the working directory")) } else { Ok(names.concat()) }
+    if names.is_empty() {
+        Ok(format!("no {folder}/ in the working directory"))
+    } else {
+        Ok(names.concat())
+    }
 }

@@ -22,7 +22,11 @@ pub(crate) fn load_from(
     adapter: Option<&Path>,
     arguments: &SamplingArguments,
 ) -> anyhow::Result<Pipeline> {
-    let options = NetworkOptions { device: arguments.device.resolve()?, dtype: DType::F32, seed: arguments.seed };
+    let options = NetworkOptions {
+        device: arguments.device.resolve()?,
+        dtype: DType::F32,
+        seed: arguments.seed,
+    };
     Ok(Pipeline::load(model, adapter, &options)?)
 }
 
@@ -56,5 +60,7 @@ pub(crate) fn training_prompts(
         return Ok(prompts);
     }
     let scenes = read_scenes(scenes)?;
-    (0..num as u64).map(|index| Ok(Example::generate(seed, index, Split::Train, &scenes)?.caption)).collect()
+    (0..num as u64)
+        .map(|index| Ok(Example::generate(seed, index, Split::Train, &scenes)?.caption))
+        .collect()
 }

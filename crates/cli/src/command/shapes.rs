@@ -8,7 +8,7 @@ use diptych_shapes::{Example, SceneConfig, Split, render};
 
 use crate::arguments::{ShapesArguments, SplitName};
 use crate::failure::usage;
-use crate::output::print;
+use crate::output::{create_parent, print};
 
 /// The sizes at which the verifier was measured.
 const SIZES: std::ops::RangeInclusive<u32> = 32..=128;
@@ -32,15 +32,24 @@ pub(crate) fn run(arguments: &ShapesArguments) -> anyhow::Result<()> {
             Ok(ImageCaption::new(index.to_string(), example.caption, image))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
+    create_parent(&arguments.out)?;
     write_captions(&arguments.out, &records)?;
-    print(format!("wrote {} captioned images to {}", records.len(), arguments.out.display()))
+    print(format!(
+        "wrote {} captioned images to {}",
+        records.len(),
+        arguments.out.display()
+    ))
 }
 
 /// The scenes a file describes; all of the world without one.
 pub(crate) fn read_scenes(path: Option<&Path>) -> anyhow::Result<SceneConfig> {
-    let Some(path) = path else { return Ok(SceneConfig::default()) };
+    let Some(path) = path else {
+        return Ok(SceneConfig::default());
+    };
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let scenes: SceneConfig = toml::from_str(&text).map_err(|error| usage(format!("{}: {error}", path.display())))?;
-    scenes.validate().map_err(|error| usage(format!("{}: {error}", path.display())))?;
+    scenes
+        .validate()
+        .map_err(|error| usage(format!("{}: {error}", path.display())))?;
     Ok(scenes)
 }

@@ -16,7 +16,11 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<()> {
         return print(Plan::resolve(&recipe)?.to_toml()?.trim_end());
     }
     let stop = stop_flag()?;
-    let resume = if arguments.resume { ResumeMode::Resume } else { ResumeMode::Fresh };
+    let resume = if arguments.resume {
+        ResumeMode::Resume
+    } else {
+        ResumeMode::Fresh
+    };
     let mut progress = Progress::new();
     let outcome = diptych_diffusion::run(&recipe, |event| progress.diffusion(event), &stop, resume)?;
     print(conclusion(&outcome))
@@ -44,7 +48,10 @@ fn conclusion(outcome: &Outcome) -> String {
     if let Some(win_rate) = &outcome.win_rate {
         text.push_str(&format!("{win_rate}\n\n"));
     }
-    text.push_str(&format!("{} steps in {:.0} s{memory}\n", summary.step, summary.wall_time_secs));
+    text.push_str(&format!(
+        "{} steps in {:.0} s{memory}\n",
+        summary.step, summary.wall_time_secs
+    ));
     text.push_str(&format!("report: {output}/report.html"));
     text
 }

@@ -26,11 +26,20 @@ pub(crate) fn run(arguments: VerifyArguments) -> anyhow::Result<()> {
         directory: directory.path().join("runs"),
     };
     let mut progress = Progress::new();
-    let report = verify_resume(|| prepare(&recipe, &mut Reporter::silent()), &config, &verify, &mut progress)?;
+    let report = verify_resume(
+        || prepare(&recipe, &mut Reporter::silent()),
+        &config,
+        &verify,
+        &mut progress,
+    )?;
     let mut text = String::new();
     for comparison in &report.comparisons {
         let verdict = if comparison.is_equal { "equal" } else { "DIFFERENT" };
-        writeln!(text, "{verdict:9} {}: {} ({})", comparison.scenario, comparison.what, comparison.detail)?;
+        writeln!(
+            text,
+            "{verdict:9} {}: {} ({})",
+            comparison.scenario, comparison.what, comparison.detail
+        )?;
     }
     print(text.trim_end())?;
     if !report.is_exact() {
