@@ -17,16 +17,16 @@ pub enum Error {
     Core(#[from] diptych_core::Error),
     /// Records, images or sources.
     #[error(transparent)]
-    Data(#[from] diptych_data::Error),
+    Data(Box<diptych_data::Error>),
     /// A network, a tokenizer or an adapter.
     #[error(transparent)]
-    Models(#[from] diptych_models::Error),
+    Models(Box<diptych_models::Error>),
     /// The training loop or the run directory.
     #[error(transparent)]
     Train(Box<diptych_train::Error>),
     /// A judge or a statistic.
     #[error(transparent)]
-    Eval(#[from] diptych_eval::Error),
+    Eval(Box<diptych_eval::Error>),
     /// A file or folder could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -51,7 +51,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: image::ImageError,
+        source: Box<image::ImageError>,
     },
     /// A value of a configuration file that is wrong or not implemented.
     #[error("{file}: `{key}` is {found}, expected {expected}")]
@@ -132,14 +132,40 @@ impl Error {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Train(error) => error.is_configuration(),
+            Self::Models(error) => matches!(
+                **error,
+                diptych_models::Error::AdapterSetting { .. }
+                    | diptych_models::Error::TargetPattern { .. }
+                    | diptych_models::Error::UnmatchedTarget { .. }
+            ),
             Self::Recipe { .. } | Self::Steps { .. } | Self::DataKind { .. } => true,
             _ => false,
         }
     }
 }
 
+// Boxed: a result is passed through every function, and an error is the largest thing in it.
+
 impl From<diptych_train::Error> for Error {
     fn from(error: diptych_train::Error) -> Self {
         Self::Train(Box::new(error))
+    }
+}
+
+impl From<diptych_models::Error> for Error {
+    fn from(error: diptych_models::Error) -> Self {
+        Self::Models(Box::new(error))
+    }
+}
+
+impl From<diptych_data::Error> for Error {
+    fn from(error: diptych_data::Error) -> Self {
+        Self::Data(Box::new(error))
+    }
+}
+
+impl From<diptych_eval::Error> for Error {
+    fn from(error: diptych_eval::Error) -> Self {
+        Self::Eval(Box::new(error))
     }
 }

@@ -110,7 +110,7 @@ pub fn grid(rows: &[Vec<RgbImage>]) -> RgbImage {
 pub fn save(image: &RgbImage, path: &Path) -> Result<()> {
     image.save(path).map_err(|source| Error::WriteImage {
         path: path.to_path_buf(),
-        source,
+        source: Box::new(source),
     })
 }
 

@@ -1,5 +1,7 @@
 //! Tests of whole schedules, samplers, methods and runs.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 mod invariants;
 mod replay;
 mod runs;

@@ -44,27 +44,28 @@ fn recipe(golden: &Path, directory: &Path, case: &Value) -> Recipe<Diffusion> {
     let model = model(golden, directory, case["prediction_type"].as_str().unwrap());
     let (objective_name, objective) = case["objective"].as_object().unwrap().iter().next().unwrap();
     let table = |value: &Value| -> String {
-        value
+        let rows: Vec<String> = value
             .as_object()
             .unwrap()
             .iter()
-            .map(|(key, value)| format!("{key} = {value}\n"))
-            .collect()
+            .map(|(key, value)| format!("{key} = {value}"))
+            .collect();
+        rows.join("\n")
     };
     let text = format!(
         r#"
 modality = "diffusion"
 [run]
 device = "cpu"
-output = {output:?}
+output = '{output}'
 [model]
-path = {model:?}
+path = '{model}'
 [adapter.lora]
 rank = 4
 alpha = 8.0
-init = {adapter:?}
+init = '{adapter}'
 [data]
-path = {data:?}
+path = '{data}'
 layout = "latent-pairs"
 shuffle = false
 [objective.{objective_name}]
@@ -77,9 +78,10 @@ micro_batch = {micro_batch}
 checkpoint_every = 0
 sample_every = 0
 "#,
-        output = directory.join("run"),
-        adapter = golden.join("adapter"),
-        data = golden.join("data"),
+        model = model.display(),
+        output = directory.join("run").display(),
+        adapter = golden.join("adapter").display(),
+        data = golden.join("data").display(),
         objective = table(objective),
         optimizer = table(&case["optimizer"]["adamw"]),
         steps = case["steps"],

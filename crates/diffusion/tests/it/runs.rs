@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::world::World;
+use diptych_diffusion::pipeline::export;
+use diptych_diffusion::shapes_pipeline::{ShapesPipelineConfig, initialize};
 use diptych_diffusion::{
     Error, NetworkOptions, Pipeline, Progress, Reporter, SampleConfig, Stage, generate, prepare, run,
 };
@@ -26,10 +28,11 @@ fn a_run_leaves_samples_an_adapter_and_an_evaluation() {
     let recipe = world.recipe("run", &text);
     let mut stages = Vec::new();
     let progress = |progress: &Progress<'_>| {
-        if let Progress::Stage { stage, done, total } = progress {
-            if done == total && !stages.contains(stage) {
-                stages.push(*stage);
-            }
+        if let Progress::Stage { stage, done, total } = progress
+            && done == total
+            && !stages.contains(stage)
+        {
+            stages.push(*stage);
         }
     };
     let outcome = run(&recipe, progress, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
@@ -100,7 +103,7 @@ fn pretraining_writes_whole_pipelines() {
     let text = format!("{captions}[method.sft]\ntrain_text_encoder = true\n{FEW_STEPS}");
     let joint = world.run(
         "joint",
-        &text.replace("data.path", &format!("model.path = {first:?}\ndata.path")),
+        &text.replace("data.path", &format!("model.path = '{}'\ndata.path", first.display())),
     );
     let second = Pipeline::load(&joint.output.join("final"), None, &OPTIONS).unwrap();
     assert_eq!(second.vae.config().scaling_factor, scaling_factor);
@@ -242,7 +245,10 @@ fn settings_that_contradict_the_data_or_the_model_are_refused() {
         "{steps}"
     );
     let target = refuse(&format!("{pairs}adapter.lora.targets = [\"to_qq\"]\n"));
-    assert!(target.to_string().contains("to_q"), "{target}");
+    assert!(
+        target.is_configuration() && target.to_string().contains("to_q"),
+        "{target}"
+    );
 }
 
 #[test]
@@ -255,4 +261,70 @@ fn a_request_to_stop_is_heard_while_encoding() {
     let error = run(&recipe, |_| {}, &AtomicBool::new(true), ResumeMode::Fresh).unwrap_err();
     assert!(matches!(error, Error::Stopped { .. }), "{error}");
     assert!(!recipe.run.output.exists());
+}
+
+#[test]
+fn a_merged_pipeline_gives_the_images_of_its_adapter() {
+    let world = World::new();
+    let text = "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 100.0\noptimizer.adamw.lr = 0.01\n";
+    let outcome = world.run(
+        "run",
+        &format!("{text}{}", FEW_STEPS.replace("sample_every = 2", "sample_every = 0")),
+    );
+    let adapter = outcome.output.join("final");
+    let merged = world.path("merged");
+    export(&world.path("model"), Some(&adapter), &merged, DType::F32).unwrap();
+    let config = SampleConfig {
+        steps: 3,
+        ..SampleConfig::default()
+    };
+    let sample = |model: &std::path::Path, adapter: Option<&std::path::Path>| {
+        let pipeline = Pipeline::load(model, adapter, &OPTIONS).unwrap();
+        generate(&pipeline, &["a blue star".to_owned()], &config)
+            .unwrap()
+            .remove(0)
+    };
+    let with_adapter = sample(&world.path("model"), Some(&adapter));
+    assert!(largest_difference(&with_adapter, &sample(&merged, None)) <= 1);
+    assert!(
+        largest_difference(&with_adapter, &sample(&world.path("model"), None)) > 1,
+        "nothing was trained"
+    );
+    let again = export(&world.path("model"), None, &merged, DType::F32).unwrap_err();
+    assert!(again.to_string().contains("merged"), "{again}");
+}
+
+fn largest_difference(a: &image::RgbImage, b: &image::RgbImage) -> u8 {
+    a.as_raw()
+        .iter()
+        .zip(b.as_raw())
+        .map(|(a, b)| a.abs_diff(*b))
+        .max()
+        .unwrap()
+}
+
+/// The default sizes, in half precision, fit the eight megabytes of a checkpoint that is committed.
+#[test]
+fn the_shapes_pipeline_is_small_and_keeps_its_images_in_half_precision() {
+    let directory = tempfile::tempdir().unwrap();
+    let (whole, half) = (directory.path().join("whole"), directory.path().join("half"));
+    initialize(&whole, &ShapesPipelineConfig::default(), &["red", "circle"], 0).unwrap();
+    export(&whole, None, &half, DType::F16).unwrap();
+    let num_bytes = |name: &str| std::fs::metadata(half.join(name)).unwrap().len();
+    let total = num_bytes("unet/diffusion_pytorch_model.safetensors")
+        + num_bytes("vae/diffusion_pytorch_model.safetensors")
+        + num_bytes("text_encoder/model.safetensors")
+        + num_bytes("tokenizer/vocab.json");
+    assert!((6_000_000..8_000_000).contains(&total), "{total} bytes");
+    let sample = |model: &std::path::Path| {
+        let pipeline = Pipeline::load(model, None, &OPTIONS).unwrap();
+        let config = SampleConfig {
+            steps: 2,
+            ..SampleConfig::default()
+        };
+        generate(&pipeline, &["red circle".to_owned()], &config)
+            .unwrap()
+            .remove(0)
+    };
+    assert!(largest_difference(&sample(&whole), &sample(&half)) <= 3);
 }

@@ -55,7 +55,7 @@ impl World {
 
     pub(crate) fn try_recipe(&self, output: &str, text: &str) -> diptych_train::Result<Recipe<Diffusion>> {
         let path = self.path(&format!("{output}.toml"));
-        let output = format!("run.output = {:?}\n", self.path(output));
+        let output = format!("run.output = '{}'\n", self.path(output).display());
         let model = if text.contains("model.path") {
             ""
         } else {
