@@ -38,5 +38,5 @@ pub use recipe::{
     string_override,
 };
 pub use report::{EvaluationTable, write_evaluation, write_report};
-pub use run::{LoopConfig, ResumeMode, train};
+pub use run::{LoopConfig, ResumeMode, check_start, train};
 pub use verify::{Comparison, ResumeReport, VerifyConfig, verify_resume};

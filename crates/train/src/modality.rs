@@ -11,7 +11,7 @@ use crate::recipe::Recipe;
 
 /// A modality's own sections of a recipe, and what it knows about their combinations.
 ///
-/// The implementing type is a name without values (`struct Diffusion;`).
+/// The implementing type is a name without values (`struct Pictures;`).
 pub trait Modality: Debug + Clone + Sized + 'static {
     /// The value of the recipe's `modality` key.
     const NAME: &'static str;

@@ -108,7 +108,13 @@ fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| {
         (low.min(value), high.max(value))
     });
-    let air = ((high - low) * 0.05).max(low.abs().max(high.abs()) * 1e-6).max(1e-12);
+    let magnitude = low.abs().max(high.abs());
+    // A constant gets room around it, so that its labels differ.
+    let air = if high - low > magnitude * 1e-9 {
+        (high - low) * 0.05
+    } else {
+        (magnitude * 0.1).max(1e-12)
+    };
     low - air..high + air
 }
 
@@ -116,7 +122,7 @@ fn range(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
 fn label(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude != 0.0 && !(1e-3..1e5).contains(&magnitude) {
-        format!("{value:.1e}")
+        format!("{value:.2e}")
     } else {
         format!("{value:.4}")
     }

@@ -41,7 +41,7 @@ struct Page {
 #[derive(Debug, Serialize)]
 struct Sample {
     step: u64,
-    /// A `data:` address, for a picture.
+    /// A `data:` address, for a picture. Base64 needs no escaping, and escaping its slashes would swell the page.
     address: Option<String>,
     /// The text, for anything else.
     text: Option<String>,
@@ -112,9 +112,19 @@ fn facts(summary: &Summary) -> Vec<(String, String)> {
         .flat_map(MetricsRow::numbers)
         .filter(|(name, _)| *name != "epoch")
     {
-        facts.push((name.to_owned(), format!("{value:.6}")));
+        facts.push((name.to_owned(), number(value)));
     }
     facts
+}
+
+/// A number with the digits that matter, however small it is.
+fn number(value: f64) -> String {
+    let magnitude = value.abs();
+    if magnitude != 0.0 && !(1e-2..1e6).contains(&magnitude) {
+        format!("{value:.3e}")
+    } else {
+        format!("{value:.4}")
+    }
 }
 
 /// The samples to show, newest first, and how many there are.

@@ -14,6 +14,7 @@ use diptych_tensor::thread::on_large_stack;
 
 pub use self::config::LoopConfig;
 use self::order::Order;
+pub use self::resume::check_start;
 use self::step::{Completeness, optimizer_step};
 pub(crate) use self::window::Window;
 use crate::checkpoint::{self, Checkpoint, State};

@@ -95,6 +95,20 @@ impl<'a, M: Method> Run<'a, M> {
     }
 }
 
+/// What [`train`](super::train) refuses about the run directory, without a method and without writing anything: for
+/// programs that load for minutes before they can train.
+///
+/// # Errors
+/// [`Error::RunExists`], [`Error::NothingToResume`], [`Error::Changed`], [`Error::Damaged`], [`Error::Recipe`].
+pub fn check_start(config: &LoopConfig, resume: ResumeMode) -> Result<()> {
+    config.validate()?;
+    let directory = RunDirectory::new(&config.output);
+    match resume {
+        ResumeMode::Fresh => directory.ensure_new(),
+        ResumeMode::Resume => find_checkpoint(&directory, &config.plan()?).map(|_| ()),
+    }
+}
+
 /// The newest complete checkpoint of a run that `plan` may continue.
 fn find_checkpoint(directory: &RunDirectory, plan: &Plan) -> Result<Option<Checkpoint>> {
     if !directory.plan().is_file() {

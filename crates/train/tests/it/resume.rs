@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::fs;
 
-use diptych_train::{Error, LoopConfig, ResumeMode, RunDirectory, Silent, VerifyConfig, read_scalars, verify_resume};
+use diptych_train::{
+    Error, LoopConfig, ResumeMode, RunDirectory, Silent, VerifyConfig, check_start, read_scalars, verify_resume,
+};
 
 use crate::toy::{Toy, config, names, run, run_until};
 
@@ -181,6 +183,13 @@ fn a_changed_run_is_not_continued() {
     );
     assert!(error.is_configuration());
     assert_eq!(fs::read(started.output.join("plan.toml")).unwrap(), before);
+    let early = check_start(&changed, ResumeMode::Resume).unwrap_err();
+    assert_eq!(early.to_string(), error.to_string());
+    check_start(&started, ResumeMode::Resume).unwrap();
+    assert!(matches!(
+        check_start(&started, ResumeMode::Fresh),
+        Err(Error::RunExists { .. })
+    ));
 
     // How long it goes on and what is written when may change.
     let mut longer = started.clone();
