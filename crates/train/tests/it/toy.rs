@@ -209,7 +209,7 @@ impl Method for Toy {
         {
             std::fs::write(&path, b"half of it").unwrap();
             std::fs::write(marker, b"waiting").unwrap();
-            std::thread::sleep(std::time::Duration::from_mins(1));
+            std::thread::sleep(std::time::Duration::from_mins(5));
         }
         Ok(save_tensors(&path, &self.params.snapshot()?, &BTreeMap::new())?)
     }
