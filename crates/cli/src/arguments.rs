@@ -7,7 +7,7 @@ use diptych_data::Layout;
 use diptych_eval::Judge;
 use diptych_tensor::DeviceChoice;
 
-/// Align image-diffusion, vision-language and language models to preferences.
+/// Align image-diffusion models to preferences.
 #[derive(Debug, Parser)]
 #[command(name = "diptych", version, propagate_version = true, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -237,15 +237,18 @@ pub(crate) struct BuildArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArguments {
-    /// Adapter in PEFT or diffusers format
+    /// Adapter in PEFT or diffusers format; merged may do without, which only copies the pipeline
     #[arg(long, value_name = "PATH")]
-    pub(crate) adapter: PathBuf,
+    pub(crate) adapter: Option<PathBuf>,
     /// The format to write
     #[arg(long, value_enum)]
     pub(crate) format: ExportFormat,
     /// The pipeline to merge into; only for merged
     #[arg(long, value_name = "DIR", required_if_eq("format", "merged"))]
     pub(crate) model: Option<PathBuf>,
+    /// Number format of a merged pipeline's weights; by default the one they are stored in
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<StoredDtype>,
     /// Directory (peft, merged) or file (diffusers, kohya) to write
     #[arg(long, value_name = "PATH")]
     pub(crate) out: PathBuf,
@@ -261,6 +264,14 @@ pub(crate) enum ExportFormat {
     Kohya,
     /// A whole pipeline with the adapter added to its weights
     Merged,
+}
+
+/// How numbers are stored in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoredDtype {
+    F32,
+    F16,
+    Bf16,
 }
 
 #[derive(Debug, Args)]

@@ -101,6 +101,14 @@ pub enum Error {
         /// The shape that fits.
         expected: Vec<usize>,
     },
+    /// An adapter changes a network that would be left as it is.
+    #[error("{path} also adapts the {part}, which is not supported; expected an adapter of the unet alone")]
+    AdapterParts {
+        /// The adapter.
+        path: PathBuf,
+        /// The network.
+        part: &'static str,
+    },
     /// A part of the pipeline is needed that was not loaded.
     #[error("{action} needs the pipeline's {component}, which was not loaded")]
     MissingComponent {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use diptych_eval::EvaluationConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
+use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe};
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +133,9 @@ impl Modality for Diffusion {
     }
 
     fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
+        if recipe.run.precision == Precision::F16 {
+            return Err(recipe.invalid("run.precision", "f16", "f32 or bf16: gradients of a mean underflow in f16"));
+        }
         validate_adapter(recipe)?;
         validate_method(recipe)?;
         validate_samples(recipe)?;

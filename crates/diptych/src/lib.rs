@@ -1,4 +1,4 @@
-//! Preference alignment for image diffusion, vision-language and language models.
+//! Preference alignment for image diffusion models.
 //!
 //! This crate only re-exports the others under one roof; each has its own documentation.
 //!

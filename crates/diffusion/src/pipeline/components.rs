@@ -230,9 +230,17 @@ pub fn load_vae(
     Ok((vae, builder.finish()?))
 }
 
-/// The adapter of one network of a pipeline, or `None` when the path has adapters for other networks only.
+/// The adapter of a pipeline's denoiser.
+///
+/// # Errors
+/// [`Error::AdapterParts`] when the file adapts the text encoder too: leaving that half out would change the images.
 pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> {
-    Ok(LoraAdapter::load(path, component)?)
+    let adapter = LoraAdapter::load(path, component)?;
+    let is_peft_directory = path.join("adapter_config.json").is_file();
+    if !is_peft_directory && LoraAdapter::load(path, "text_encoder").is_ok() {
+        return Err(Error::AdapterParts { path: path.to_path_buf(), part: "text_encoder" });
+    }
+    Ok(adapter)
 }
 
 pub(crate) fn cast(tensor: &Tensor, dtype: DType) -> diptych_tensor::Result<Tensor> {

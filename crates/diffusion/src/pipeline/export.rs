@@ -8,15 +8,17 @@ use diptych_models::lora::{LoraAdapter, merge};
 use diptych_tensor::files::write_directory;
 use diptych_tensor::{DType, Device, Tensor, Weights, save_tensors};
 
+use super::components::load_adapter;
 use crate::{Error, Result};
 
-/// Writes `model`, with `adapter` merged into its denoiser where one is given, as a new pipeline directory with weights in `dtype`.
+/// Writes `model`, with `adapter` merged into its denoiser where one is given, as a new pipeline directory with weights in `dtype`, or
+/// each in the type it is stored in.
 ///
 /// # Errors
 /// `out` exists already or cannot be written; files that are missing, damaged or do not fit.
-pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: DType) -> Result<()> {
+pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: Option<DType>) -> Result<()> {
     let pipeline = PipelineDir::open(model)?;
-    let adapter = adapter.map(|path| LoraAdapter::load(path, "unet")).transpose()?;
+    let adapter = adapter.map(|path| load_adapter(path, "unet")).transpose()?;
     write_directory(out, |partial| {
         copy(&model.join("model_index.json"), &partial.join("model_index.json"))?;
         for name in pipeline.names() {
@@ -31,7 +33,7 @@ pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: DType) ->
 }
 
 /// Weights in one file and the type asked for, every other file as it is.
-fn copy_component(from: &Path, to: &Path, adapter: Option<&LoraAdapter>, dtype: DType) -> Result<()> {
+fn copy_component(from: &Path, to: &Path, adapter: Option<&LoraAdapter>, dtype: Option<DType>) -> Result<()> {
     let entries = std::fs::read_dir(from).map_err(|source| io("read", from, source))?;
     let mut has_weights = false;
     for entry in entries {
@@ -48,6 +50,8 @@ fn copy_component(from: &Path, to: &Path, adapter: Option<&LoraAdapter>, dtype: 
     }
     let source = diptych_models::diffusers::find_weights(from)?;
     let weights = Weights::open(&source)?;
+    let stored = weights.names().next().and_then(|first| weights.dtype(first));
+    let dtype = dtype.or(stored).unwrap_or(DType::F32);
     let tensors = match adapter {
         Some(adapter) => merge(&weights, adapter, dtype)?,
         None => read_all(&weights, dtype)?,

@@ -273,7 +273,7 @@ fn a_merged_pipeline_gives_the_images_of_its_adapter() {
     );
     let adapter = outcome.output.join("final");
     let merged = world.path("merged");
-    export(&world.path("model"), Some(&adapter), &merged, DType::F32).unwrap();
+    export(&world.path("model"), Some(&adapter), &merged, Some(DType::F32)).unwrap();
     let config = SampleConfig {
         steps: 3,
         ..SampleConfig::default()
@@ -290,7 +290,7 @@ fn a_merged_pipeline_gives_the_images_of_its_adapter() {
         largest_difference(&with_adapter, &sample(&world.path("model"), None)) > 1,
         "nothing was trained"
     );
-    let again = export(&world.path("model"), None, &merged, DType::F32).unwrap_err();
+    let again = export(&world.path("model"), None, &merged, Some(DType::F32)).unwrap_err();
     assert!(again.to_string().contains("merged"), "{again}");
 }
 
@@ -309,7 +309,7 @@ fn the_shapes_pipeline_is_small_and_keeps_its_images_in_half_precision() {
     let directory = tempfile::tempdir().unwrap();
     let (whole, half) = (directory.path().join("whole"), directory.path().join("half"));
     initialize(&whole, &ShapesPipelineConfig::default(), &["red", "circle"], 0).unwrap();
-    export(&whole, None, &half, DType::F16).unwrap();
+    export(&whole, None, &half, Some(DType::F16)).unwrap();
     let num_bytes = |name: &str| std::fs::metadata(half.join(name)).unwrap().len();
     let total = num_bytes("unet/diffusion_pytorch_model.safetensors")
         + num_bytes("vae/diffusion_pytorch_model.safetensors")

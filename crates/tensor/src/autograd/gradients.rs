@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::{Error, Params, Result};
 
@@ -84,7 +84,8 @@ impl Gradients {
         let mut names = Vec::new();
         for (name, gradient) in &self.0 {
             // Zero times anything finite is zero; NaN and infinities survive the sum.
-            let poison = (gradient.to_dtype(DType::F64)? * 0.0)?.sum_all()?.to_scalar::<f64>()?;
+            let poison = (gradient * 0.0)?.sum_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+            let poison = poison.to_scalar::<f64>()?;
             if poison != 0.0 {
                 names.push(name.as_str());
             }
@@ -115,8 +116,6 @@ impl Gradients {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn gradients(values: &[(&str, &[f32])]) -> Gradients {

@@ -1,0 +1,11 @@
+//! What only the whole can show: shipped recipes, the shipped checkpoint and the shipped pairs.
+
+mod learning;
+mod recipes;
+
+use std::path::PathBuf;
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
