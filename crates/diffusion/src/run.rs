@@ -9,7 +9,8 @@ use diptych_models::AdapterConfig;
 use diptych_tensor::files::write_file;
 use diptych_tensor::thread::on_large_stack;
 use diptych_train::{
-    Event, LoopConfig, Method as _, Recipe, ResumeMode, RunDirectory, Summary, train, write_evaluation, write_report,
+    Event, LoopConfig, Method as _, Recipe, ResumeMode, RunDirectory, Summary, check_start, train, write_evaluation,
+    write_report,
 };
 
 use crate::evaluation;
@@ -46,7 +47,8 @@ pub fn run(
     on_large_stack(|| {
         let mut reporter = Reporter::new(progress, stop);
         let config = LoopConfig::from_recipe(recipe)?;
-        refuse_early(&config, resume)?;
+        // What the loop would refuse after minutes of encoding.
+        check_start(&config, resume)?;
         let method = prepare(recipe, &mut reporter)?;
         let mut summary = train(
             &method,
@@ -67,22 +69,6 @@ pub fn run(
             output: config.output,
         })
     })?
-}
-
-/// What the loop would refuse after minutes of encoding.
-fn refuse_early(config: &LoopConfig, resume: ResumeMode) -> Result<()> {
-    let directory = RunDirectory::new(&config.output);
-    match (resume, directory.plan().exists()) {
-        (ResumeMode::Fresh, true) => Err(diptych_train::Error::RunExists {
-            path: config.output.clone(),
-        }
-        .into()),
-        (ResumeMode::Resume, false) => Err(diptych_train::Error::NothingToResume {
-            path: config.output.clone(),
-        }
-        .into()),
-        _ => Ok(()),
-    }
 }
 
 /// Makes `final/` a whole pipeline where networks were trained and not an adapter.

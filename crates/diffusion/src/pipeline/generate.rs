@@ -157,18 +157,17 @@ impl ImageSampler<'_> {
         Ok(self.embeddings.gather(&rows, self.denoiser.device())?)
     }
 
-    /// The prediction that the sampler uses, (B, C, Y, X) in f32.
+    /// The prediction that the sampler uses, (B, C, Y, X) in f32, cut off from the graph: that of a network under training would
+    /// otherwise grow over all steps.
     fn guided(&self, input_bcyx: &Tensor, timestep: f32, text: &Tensor) -> Result<Tensor> {
         let batch = input_bcyx.dims()[0];
         if !self.config.is_guided() {
-            return Ok(cast(
-                &self.denoiser.predict(input_bcyx, &vec![timestep; batch], text)?,
-                DType::F32,
-            )?);
+            let prediction = self.denoiser.predict(input_bcyx, &vec![timestep; batch], text)?;
+            return Ok(cast(&prediction.detach(), DType::F32)?);
         }
         let twice = repeated(input_bcyx)?;
         let predictions = self.denoiser.predict(&twice, &vec![timestep; 2 * batch], text)?;
-        Ok(combine(&predictions, batch, self.config.guidance_scale)?)
+        Ok(combine(&predictions.detach(), batch, self.config.guidance_scale)?)
     }
 }
 
@@ -193,4 +192,60 @@ fn combine(predictions: &Tensor, batch: usize, scale: f64) -> diptych_tensor::Re
     let unconditional = predictions.narrow(0, 0, batch)?;
     let conditional = predictions.narrow(0, batch, batch)?;
     Ok((&unconditional + ((conditional - &unconditional)? * scale)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_models::Trainable;
+    use diptych_models::diffusers::PipelineDir;
+    use diptych_tensor::{Device, backward};
+
+    use super::*;
+    use crate::pipeline::{NetworkOptions, TextConditioner, load_vae};
+    use crate::shapes_pipeline::{ShapesPipelineConfig, initialize};
+
+    #[test]
+    fn samples_of_a_network_under_training_carry_no_graph() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model");
+        let sizes = ShapesPipelineConfig {
+            image_size: 16,
+            vae_channels: vec![16, 16],
+            unet_channels: vec![16, 32],
+            num_heads: 2,
+            text_width: 16,
+            text_layers: 1,
+            ..ShapesPipelineConfig::default()
+        };
+        initialize(&path, &sizes, &["red"], 0).unwrap();
+        let pipeline = PipelineDir::open(&path).unwrap();
+        let options = NetworkOptions {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            seed: 0,
+        };
+        let (denoiser, params) = Denoiser::load(&pipeline, &options, Trainable::All, None).unwrap();
+        let (text, _) = TextConditioner::load(&pipeline, &options, Trainable::None, None).unwrap();
+        let (vae, _) = load_vae(&pipeline, &options, Trainable::None).unwrap();
+        let embeddings = PromptEmbeddings::encode(&text, ["red", ""], &mut Reporter::silent()).unwrap();
+        for guidance_scale in [1.0, 3.0] {
+            let config = SampleConfig {
+                steps: 2,
+                guidance_scale,
+                ..SampleConfig::default()
+            };
+            let latent_shape = denoiser.latent_shape().unwrap();
+            let sampler = ImageSampler {
+                denoiser: &denoiser,
+                vae: &vae,
+                embeddings: &embeddings,
+                latent_shape,
+                config: &config,
+            };
+            let prepared = config.sampler.prepare(denoiser.schedule(), 2).unwrap();
+            let latents = sampler.latents(&prepared, &["red".to_owned()], 0).unwrap();
+            let gradients = backward(&latents.sum_all().unwrap(), &params).unwrap();
+            assert_eq!(gradients.iter().count(), 0);
+        }
+    }
 }
