@@ -60,7 +60,7 @@ impl Activation for Gelu {
     #[inline(always)]
     fn slope<T: Float>(x: T) -> T {
         let cdf = T::of(0.5) * (T::one() + (x * T::of(std::f64::consts::FRAC_1_SQRT_2)).fast_erf());
-        let density = (T::of(-0.5) * x * x).fast_exp() * T::of(SQRT_2_OVER_PI * 0.5);
+        let density = (T::of(-0.5) * x * x).fast_exp_negative() * T::of(SQRT_2_OVER_PI * 0.5);
         cdf + x * density
     }
 }

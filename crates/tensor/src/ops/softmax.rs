@@ -100,13 +100,13 @@ wide! {
         let (whole, rest) = row.as_chunks_mut::<LANES>();
         for x in whole {
             for (sum, x) in sums.iter_mut().zip(x) {
-                *x = (scale * (*x - max)).fast_exp();
+                *x = (scale * (*x - max)).fast_exp_negative();
                 *sum += *x;
             }
         }
         let mut sum = T::zero();
         for x in rest {
-            *x = (scale * (*x - max)).fast_exp();
+            *x = (scale * (*x - max)).fast_exp_negative();
             sum += *x;
         }
         sums.iter().fold(sum, |sum, &x| sum + x)

@@ -13,8 +13,10 @@ pub(in crate::ops) trait Float: WithDType + num_traits::Float {
     fn of(value: f64) -> Self;
     /// The same value in f64.
     fn double(self) -> f64;
-    /// `e^self`; zero below about -86.5 in f32.
+    /// `e^self`; zero below about -87 in f32.
     fn fast_exp(self) -> Self;
+    /// The same for an exponent of at most zero, where it is cheaper.
+    fn fast_exp_negative(self) -> Self;
     /// The error function.
     fn fast_erf(self) -> Self;
     /// Runs `f` on a buffer of this thread, whose content is undefined but initialized.
@@ -34,6 +36,28 @@ pub(in crate::ops) trait Float: WithDType + num_traits::Float {
     fn larger(self, other: Self) -> Self {
         if self > other { self } else { other }
     }
+}
+
+/// `e^x 2^(bias - 127)` for `x <= 89`: `e^x = 2^n e^r`. Where n + bias is zero, about `x < -87`, the result is zero.
+#[inline(always)]
+fn exp_parts(x: f32, bias: u32) -> f32 {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let lowest = -(bias as f32) * std::f32::consts::LN_2;
+    let x = if x < lowest { lowest } else { x };
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let mut p = 1.987_569_1e-4_f32;
+    p = p.mul_add(r, 1.398_199_9e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 5.000_000_1e-1);
+    let e = p.mul_add(r * r, r) + 1.0;
+    e * f32::from_bits(shifted.to_bits().wrapping_add(bias) << 23)
 }
 
 macro_rules! scratch {
@@ -67,27 +91,15 @@ impl Float for f32 {
 
     /// Cephes `expf`: `e^x = 2^n e^r` with `|r| <= ln 2 / 2`. Relative error below 2e-7.
     #[inline(always)]
-    #[expect(clippy::excessive_precision, reason = "ln 2 in two parts, as published")]
     fn fast_exp(self) -> Self {
-        // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
-        const ROUND: f32 = 12_582_912.0;
-        let x = if self < -88.0 { -88.0 } else { self };
-        let x = if x > 89.0 { 89.0 } else { x };
-        let shifted = x * std::f32::consts::LOG2_E + ROUND;
-        let n = shifted - ROUND;
-        let r = x - n * 0.693_359_375;
-        let r = r - n * -2.121_944_4e-4;
-        let mut p = 1.987_569_1e-4_f32;
-        p = p * r + 1.398_199_9e-3;
-        p = p * r + 8.333_452e-3;
-        p = p * r + 4.166_579_6e-2;
-        p = p * r + 1.666_666_5e-1;
-        p = p * r + 5.000_000_1e-1;
-        let e = p * (r * r) + r + 1.0;
-        // 2^(n - 1), then twice: n may be 128. Where n - 1 is below -126 the factor is zero or meaningless.
-        let scale = f32::from_bits(shifted.to_bits().wrapping_add(126) << 23);
-        let e = e * scale * 2.0;
-        if self < -86.5 { 0.0 } else { e }
+        let x = if self > 89.0 { 89.0 } else { self };
+        // Half of it, twice: n may be 128, and a factor of 2^128 does not exist.
+        exp_parts(x, 126) * 2.0
+    }
+
+    #[inline(always)]
+    fn fast_exp_negative(self) -> Self {
+        exp_parts(self, 127)
     }
 
     /// Rational minimax approximation (Eigen, XLA), clamped where f32 rounds to one. Error below 3 units in the last place.
@@ -99,17 +111,17 @@ impl Float for f32 {
         let x = if x < -LIMIT { -LIMIT } else { x };
         let s = x * x;
         let mut p = 0.000_229_050_658_613_506_46_f32;
-        p = p * s + 0.003_408_291_010_710_950_6;
-        p = p * s + 0.050_955_695_062_380_861;
-        p = p * s + 0.185_208_322_399_761_45;
-        p = p * s + 1.128_379_143_519_084;
+        p = p.mul_add(s, 0.003_408_291_010_710_950_6);
+        p = p.mul_add(s, 0.050_955_695_062_380_861);
+        p = p.mul_add(s, 0.185_208_322_399_761_45);
+        p = p.mul_add(s, 1.128_379_143_519_084);
         let mut q = -1.179_160_295_436_169_7e-7_f32;
-        q = q * s + 0.000_023_547_966_471_313_185;
-        q = q * s + 0.001_017_962_527_891_488_5;
-        q = q * s + 0.014_070_470_171_167_667;
-        q = q * s + 0.110_985_051_782_853_62;
-        q = q * s + 0.497_469_251_100_675_38;
-        q = q * s + 1.0;
+        q = q.mul_add(s, 0.000_023_547_966_471_313_185);
+        q = q.mul_add(s, 0.001_017_962_527_891_488_5);
+        q = q.mul_add(s, 0.014_070_470_171_167_667);
+        q = q.mul_add(s, 0.110_985_051_782_853_62);
+        q = q.mul_add(s, 0.497_469_251_100_675_38);
+        q = q.mul_add(s, 1.0);
         // One unit beyond one would be a visible error of x (1 + erf) at a large negative x.
         let y = x * p / q;
         let y = if y > 1.0 { 1.0 } else { y };
@@ -132,6 +144,11 @@ impl Float for f64 {
 
     #[inline(always)]
     fn fast_exp(self) -> Self {
+        self.exp()
+    }
+
+    #[inline(always)]
+    fn fast_exp_negative(self) -> Self {
         self.exp()
     }
 
@@ -182,6 +199,14 @@ mod tests {
         assert_eq!(f32::NEG_INFINITY.fast_exp(), 0.0);
         assert_eq!(100f32.fast_exp(), f32::INFINITY);
         assert!(f32::NAN.fast_exp().is_nan());
+        for i in -860_000..1 {
+            let x = i as f32 * 1e-4;
+            assert_eq!(x.fast_exp_negative(), x.fast_exp());
+        }
+        for x in [-88f32, -100.0, -1e9, f32::NEG_INFINITY] {
+            assert_eq!((x.fast_exp(), x.fast_exp_negative()), (0.0, 0.0));
+        }
+        assert!(f32::NAN.fast_exp_negative().is_nan());
     }
 
     #[test]
