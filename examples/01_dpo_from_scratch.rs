@@ -108,10 +108,10 @@ fn from_scratch() -> Vec<f64> {
 }
 
 /// The mean loss of every step, through the library: its objective, its backward pass.
-fn with_the_library() -> diptych::core::Result<Vec<f64>> {
+fn with_the_library() -> anyhow::Result<Vec<f64>> {
     let mut params = Params::new();
     let policy = params.insert("policy", &Tensor::new(&START, &Device::Cpu)?)?;
-    let logps_of = |logits: &Tensor, response: fn(&Pair) -> usize| -> diptych::core::Result<Tensor> {
+    let logps_of = |logits: &Tensor, response: fn(&Pair) -> usize| -> anyhow::Result<Tensor> {
         let index = |f: &dyn Fn(&Pair) -> usize| PAIRS.iter().map(|pair| f(pair) as u32).collect::<Vec<u32>>();
         let rows = logits.index_select(&Tensor::new(index(&|pair| pair.prompt), &Device::Cpu)?, 0)?;
         let normalizer = rows.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
@@ -146,7 +146,7 @@ fn with_the_library() -> diptych::core::Result<Vec<f64>> {
 }
 
 /// The largest difference between the two runs, over all steps.
-fn largest_difference() -> diptych::core::Result<f64> {
+fn largest_difference() -> anyhow::Result<f64> {
     let library = with_the_library()?;
     Ok(from_scratch()
         .iter()
@@ -156,7 +156,7 @@ fn largest_difference() -> diptych::core::Result<f64> {
 }
 
 #[expect(clippy::print_stdout, reason = "an example talks to its reader")]
-fn main() -> diptych::core::Result<()> {
+fn main() -> anyhow::Result<()> {
     let losses = from_scratch();
     for (step, loss) in losses.iter().enumerate().step_by(8) {
         println!("step {step:2}  loss {loss:.6}");

@@ -29,10 +29,23 @@ fn margins(objective: &str) -> (f64, f64) {
     let recipe = Recipe::<Diffusion>::parse(&recipe, &[]).unwrap();
     let method = prepare(&recipe, &mut Reporter::silent()).unwrap();
     let config = LoopConfig::from_recipe(&recipe).unwrap();
-    train(&method, &config, &mut Silent, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+    train(
+        &method,
+        &config,
+        &mut Silent,
+        &AtomicBool::new(false),
+        ResumeMode::Fresh,
+    )
+    .unwrap();
     let rows = read_metrics(&output.join("metrics.jsonl")).unwrap();
     assert_eq!(rows.len(), 40);
-    let mean = |from: usize| rows[from..from + 5].iter().map(|row| row.metrics["rewards/margins"]).sum::<f64>() / 5.0;
+    let mean = |from: usize| {
+        rows[from..from + 5]
+            .iter()
+            .map(|row| row.metrics["rewards/margins"])
+            .sum::<f64>()
+            / 5.0
+    };
     (mean(0), mean(35))
 }
 

@@ -17,11 +17,16 @@ fn every_shipped_recipe_is_valid() {
         // Paths of a recipe are relative to the recipe or to the repository; tests run elsewhere.
         let root = root();
         let absolute = |key: &str, from: &str| {
-            let line = text.lines().find(|line| line.starts_with("path = \"") && line.contains(from));
-            line.and_then(|line| line.split('"').nth(1)).map(|path| format!("{key}=\"{}\"", root.join(path).display()))
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("path = \"") && line.contains(from));
+            line.and_then(|line| line.split('"').nth(1))
+                .map(|path| format!("{key}=\"{}\"", root.join(path).display()))
         };
-        let overrides: Vec<String> =
-            [absolute("model.path", "models/"), absolute("data.path", "datasets/")].into_iter().flatten().collect();
+        let overrides: Vec<String> = [absolute("model.path", "models/"), absolute("data.path", "datasets/")]
+            .into_iter()
+            .flatten()
+            .collect();
         let recipe = Recipe::<Diffusion>::read(&path, &overrides).unwrap_or_else(|error| panic!("{error}"));
         read += 1;
         if overrides.len() == 2 {

@@ -134,7 +134,11 @@ impl Modality for Diffusion {
 
     fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
         if recipe.run.precision == Precision::F16 {
-            return Err(recipe.invalid("run.precision", "f16", "f32 or bf16: gradients of a mean underflow in f16"));
+            return Err(recipe.invalid(
+                "run.precision",
+                "f16",
+                "f32 or bf16: gradients of a mean underflow in f16",
+            ));
         }
         validate_adapter(recipe)?;
         validate_method(recipe)?;

@@ -171,7 +171,12 @@ impl Method for Autoencoder {
 }
 
 fn flat(tensor: &Tensor) -> diptych_tensor::Result<Vec<f64>> {
-    Ok(tensor.detach().to_device(&diptych_tensor::Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+    Ok(tensor
+        .detach()
+        .to_device(&diptych_tensor::Device::Cpu)?
+        .to_dtype(DType::F64)?
+        .flatten_all()?
+        .to_vec1()?)
 }
 
 fn mean_absolute(a: &Tensor, b: &Tensor) -> diptych_tensor::Result<Tensor> {

@@ -168,5 +168,9 @@ fn stacked(sides: &[Tensor]) -> diptych_tensor::Result<Tensor> {
 
 /// The numbers of a (B,) tensor.
 pub(super) fn host(values: &Tensor) -> diptych_tensor::Result<Vec<f64>> {
-    Ok(values.detach().to_device(&diptych_tensor::Device::Cpu)?.to_dtype(diptych_tensor::DType::F64)?.to_vec1()?)
+    Ok(values
+        .detach()
+        .to_device(&diptych_tensor::Device::Cpu)?
+        .to_dtype(diptych_tensor::DType::F64)?
+        .to_vec1()?)
 }

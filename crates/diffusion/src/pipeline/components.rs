@@ -238,7 +238,10 @@ pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> 
     let adapter = LoraAdapter::load(path, component)?;
     let is_peft_directory = path.join("adapter_config.json").is_file();
     if !is_peft_directory && LoraAdapter::load(path, "text_encoder").is_ok() {
-        return Err(Error::AdapterParts { path: path.to_path_buf(), part: "text_encoder" });
+        return Err(Error::AdapterParts {
+            path: path.to_path_buf(),
+            part: "text_encoder",
+        });
     }
     Ok(adapter)
 }

@@ -84,7 +84,10 @@ impl Gradients {
         let mut names = Vec::new();
         for (name, gradient) in &self.0 {
             // Zero times anything finite is zero; NaN and infinities survive the sum.
-            let poison = (gradient * 0.0)?.sum_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+            let poison = (gradient * 0.0)?
+                .sum_all()?
+                .to_device(&Device::Cpu)?
+                .to_dtype(DType::F64)?;
             let poison = poison.to_scalar::<f64>()?;
             if poison != 0.0 {
                 names.push(name.as_str());

@@ -43,7 +43,7 @@ pub(in crate::ops) trait Float: WithDType + num_traits::Float {
 fn exp_parts(x: f32, bias: u32) -> f32 {
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let lowest = -(bias as f32) * std::f32::consts::LN_2;
     let x = if x < lowest { lowest } else { x };
@@ -55,7 +55,7 @@ fn exp_parts(x: f32, bias: u32) -> f32 {
     p = p.mul_add(r, 8.333_452e-3);
     p = p.mul_add(r, 4.166_579_6e-2);
     p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 5.000_000_1e-1);
+    p = p.mul_add(r, 0.5);
     let e = p.mul_add(r * r, r) + 1.0;
     e * f32::from_bits(shifted.to_bits().wrapping_add(bias) << 23)
 }
