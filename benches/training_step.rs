@@ -17,7 +17,7 @@ use diptych::models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
 use diptych::models::{Builder, BuilderConfig, LoraConfig, Trainable};
 use diptych::tensor::optim::{AdamW, AdamWConfig, clip_by_global_norm};
 use diptych::tensor::random::{Stream, generator, normal_vec};
-use diptych::tensor::{DType, Device, Tensor, backward, thread};
+use diptych::tensor::{DType, Device, Params, Tensor, backward, thread};
 use serde_json::{Value, json};
 
 /// A network and a batch.
@@ -148,12 +148,11 @@ fn normal(shape: &[usize], example: u64) -> anyhow::Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-/// Runs steps and returns the median time of one, its parts, and the peak memory of the process.
-fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
+/// The network with a fresh adapter of rank 8 on its attention projections, and the adapter's parameters.
+fn build(work: &Work) -> anyhow::Result<(UNet2DConditionModel, Params)> {
     let lora = LoraConfig {
         rank: 8,
         alpha: 8.0,
-        targets: serde_json::from_value(json!(["to_q", "to_k", "to_v", "to_out.0"]))?,
         ..LoraConfig::default()
     };
     let builder = Builder::new(BuilderConfig {
@@ -162,7 +161,12 @@ fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
     })?;
     let config = UNet2DConditionConfig::from_json(work.config.clone(), "bench")?;
     let unet = UNet2DConditionModel::load(&builder, &config)?;
-    let params = builder.finish()?;
+    Ok((unet, builder.finish()?))
+}
+
+/// Runs steps and returns the median time of one, its parts, and the peak memory of the process.
+fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
+    let (unet, params) = build(work)?;
     let mut optimizer = AdamW::new(&params, AdamWConfig::default())?;
     let objective = Objective::from(Dpo {
         beta: 5000.0,
@@ -172,7 +176,7 @@ fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
     let (batch, size) = (2 * work.pairs, work.latent_size);
     let noisy_latents = normal(&[batch, 4, size, size], 0)?;
     let noise = normal(&[batch, 4, size, size], 1)?;
-    let text = normal(&[batch, work.tokens, config.cross_attention_dim[0]], 2)?;
+    let text = normal(&[batch, work.tokens, unet.config().cross_attention_dim[0]], 2)?;
     let timesteps = Tensor::full(500f32, batch, &Device::Cpu)?;
     let scores = || -> anyhow::Result<(Tensor, Tensor)> {
         let prediction = unet.forward(&noisy_latents, &timesteps, &text)?;

@@ -1,5 +1,7 @@
 //! What only the whole can show: shipped recipes, the shipped checkpoint and the shipped pairs.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod learning;
 mod recipes;
 

@@ -5,6 +5,9 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use diptych_tensor::files;
+
+use crate::failure::usage;
 
 /// Writes text to standard output, with a line end. A reader that went away is not an error.
 pub(crate) fn print(text: impl std::fmt::Display) -> anyhow::Result<()> {
@@ -24,4 +27,27 @@ pub(crate) fn create_parent(file: &Path) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses an output that exists already, before any work is done for it. An empty directory is as good as none.
+pub(crate) fn ensure_free(out: &Path) -> anyhow::Result<()> {
+    let is_free = !out.exists() || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    if is_free {
+        Ok(())
+    } else {
+        Err(usage(format!("--out {} exists already", out.display())))
+    }
+}
+
+/// Fills an output directory aside and puts it into its place when it is complete.
+pub(crate) fn write_directory(out: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    ensure_free(out)?;
+    create_parent(out)?;
+    files::write_directory(out, |partial| {
+        fill(partial)?;
+        if out.exists() {
+            fs::remove_dir(out).with_context(|| format!("cannot replace {}", out.display()))?;
+        }
+        Ok(())
+    })
 }

@@ -1,6 +1,7 @@
 //! `diptych eval win-rate`: two models, the same prompts, the same seeds, one judge.
 
-use anyhow::Context as _;
+use std::path::Path;
+
 use diptych_data::{ImagePair, ImageSource, write_pairs};
 use diptych_diffusion::progress::Reporter;
 use diptych_diffusion::{Pipeline, generate_with};
@@ -13,7 +14,7 @@ use crate::command::sampling;
 use crate::command::shapes::read_scenes;
 use crate::failure::usage;
 use crate::interrupt::stop_flag;
-use crate::output::print;
+use crate::output::{ensure_free, print, write_directory};
 use crate::progress::Progress;
 
 /// Resamples behind the intervals.
@@ -26,6 +27,7 @@ pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
             "nothing to compare: give --adapter, or another model with --base",
         ));
     }
+    ensure_free(&arguments.out)?;
     let config = sampling::config(&arguments.sampling)?;
     let prompts = prompts(arguments)?;
     let stop = stop_flag()?;
@@ -50,18 +52,17 @@ pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
         arguments.sampling.seed,
         BOOTSTRAP_SAMPLES,
     )?;
-    std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot create {}", arguments.out.display()))?;
-    write_file(
-        &arguments.out.join("win-rate.json"),
-        serde_json::to_string_pretty(&win_rate)?.as_bytes(),
-    )?;
-    write_images(arguments, &prompts, (&base, &base_scores), (&aligned, &aligned_scores))?;
+    let text = serde_json::to_string_pretty(&win_rate)?;
+    write_directory(&arguments.out, |dir| {
+        write_file(&dir.join("win-rate.json"), text.as_bytes())?;
+        write_images(dir, &prompts, (&base, &base_scores), (&aligned, &aligned_scores))
+    })?;
     print(win_rate)
 }
 
 /// Every image beside its counterpart, as pairs that `data inspect` and `train` read: aligned is `chosen`.
 fn write_images(
-    arguments: &WinRateArguments,
+    directory: &Path,
     prompts: &[String],
     (base, base_scores): (&[RgbImage], &[f64]),
     (aligned, aligned_scores): (&[RgbImage], &[f64]),
@@ -76,7 +77,7 @@ fn write_images(
         (pair.chosen_score, pair.rejected_score) = (Some(aligned_scores[number]), Some(base_scores[number]));
         pairs.push(pair);
     }
-    Ok(write_pairs(&arguments.out.join("aligned-and-base.jsonl"), &pairs)?)
+    Ok(write_pairs(&directory.join("aligned-and-base.jsonl"), &pairs)?)
 }
 
 fn prompts(arguments: &WinRateArguments) -> anyhow::Result<Vec<String>> {

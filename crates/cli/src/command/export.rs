@@ -16,12 +16,18 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<()> {
         return Err(usage(format!("--out {} exists already", arguments.out.display())));
     }
     create_parent(&arguments.out)?;
-    if arguments.format == ExportFormat::Merged { merge(arguments)? } else { convert(arguments)? }
+    if arguments.format == ExportFormat::Merged {
+        merge(arguments)?;
+    } else {
+        convert(arguments)?;
+    }
     print(format!("wrote {}", arguments.out.display()))
 }
 
 fn merge(arguments: &ExportArguments) -> anyhow::Result<()> {
-    let Some(model) = &arguments.model else { return Err(usage("--format merged needs --model")) };
+    let Some(model) = &arguments.model else {
+        return Err(usage("--format merged needs --model"));
+    };
     let dtype = arguments.dtype.map(|dtype| match dtype {
         StoredDtype::F32 => DType::F32,
         StoredDtype::F16 => DType::F16,
@@ -31,18 +37,25 @@ fn merge(arguments: &ExportArguments) -> anyhow::Result<()> {
 }
 
 fn convert(arguments: &ExportArguments) -> anyhow::Result<()> {
-    let Some(path) = &arguments.adapter else { return Err(usage("--adapter is missing")) };
+    let Some(path) = &arguments.adapter else {
+        return Err(usage("--adapter is missing"));
+    };
     if arguments.dtype.is_some() || arguments.model.is_some() {
         return Err(usage("--model and --dtype are only for --format merged"));
     }
     let adapter = LoraAdapter::load(path, UNET)?;
     let parts = [(UNET, &adapter)];
     match arguments.format {
-        ExportFormat::Diffusers => lora::save_diffusers(&arguments.out, &parts)?,
+        ExportFormat::Diffusers if arguments.out.extension().is_some_and(|end| end == "safetensors") => {
+            lora::save_diffusers(&arguments.out, &parts)?;
+        }
+        ExportFormat::Diffusers => {
+            files::write_directory::<anyhow::Error>(&arguments.out, |dir| Ok(lora::save_diffusers(dir, &parts)?))?;
+        }
         ExportFormat::Kohya => lora::save_kohya(&arguments.out, &parts)?,
-        ExportFormat::Peft | ExportFormat::Merged => files::write_directory::<anyhow::Error>(&arguments.out, |dir| {
-            Ok(adapter.save_peft(dir, None)?)
-        })?,
+        ExportFormat::Peft | ExportFormat::Merged => {
+            files::write_directory::<anyhow::Error>(&arguments.out, |dir| Ok(adapter.save_peft(dir, None)?))?;
+        }
     }
     Ok(())
 }

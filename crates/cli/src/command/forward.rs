@@ -18,7 +18,9 @@ type Tensors = BTreeMap<String, Tensor>;
 
 pub(crate) fn run(arguments: &ForwardArguments) -> anyhow::Result<()> {
     if arguments.component == Component::Vae && arguments.adapter.is_some() {
-        return Err(usage("--adapter adapts the unet or the text encoder, not --component vae"));
+        return Err(usage(
+            "--adapter adapts the unet or the text encoder, not --component vae",
+        ));
     }
     let device = arguments.device.resolve()?;
     let (name, expected): (_, &[&str]) = match arguments.component {

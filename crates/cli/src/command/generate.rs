@@ -1,6 +1,5 @@
 //! `diptych generate`: images from prompts.
 
-use anyhow::Context as _;
 use diptych_data::{ImageCaption, ImageSource, write_captions};
 use diptych_diffusion::progress::Reporter;
 use diptych_diffusion::{generate_with, images};
@@ -8,10 +7,11 @@ use diptych_diffusion::{generate_with, images};
 use crate::arguments::GenerateArguments;
 use crate::command::sampling;
 use crate::interrupt::stop_flag;
-use crate::output::print;
+use crate::output::{ensure_free, print, write_directory};
 use crate::progress::Progress;
 
 pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
+    ensure_free(&arguments.out)?;
     let mut prompts = arguments.prompt.clone();
     if let Some(file) = &arguments.prompts {
         prompts.extend(diptych_eval::read_prompts(file)?);
@@ -24,14 +24,15 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
     let generated = generate_with(&pipeline, &prompts, &config, &mut reporter)?;
     drop(reporter);
 
-    std::fs::create_dir_all(&arguments.out).with_context(|| format!("cannot create {}", arguments.out.display()))?;
-    let mut captions = Vec::new();
-    for (number, (prompt, image)) in prompts.iter().zip(&generated).enumerate() {
-        let id = format!("{number:05}");
-        images::save(image, &arguments.out.join(format!("{id}.png")))?;
-        captions.push(ImageCaption::new(id, prompt, ImageSource::from_image(image)?));
-    }
-    write_captions(&arguments.out.join("captions.jsonl"), &captions)?;
+    write_directory(&arguments.out, |dir| {
+        let mut captions = Vec::new();
+        for (number, (prompt, image)) in prompts.iter().zip(&generated).enumerate() {
+            let id = format!("{number:05}");
+            images::save(image, &dir.join(format!("{id}.png")))?;
+            captions.push(ImageCaption::new(id, prompt, ImageSource::from_image(image)?));
+        }
+        Ok(write_captions(&dir.join("captions.jsonl"), &captions)?)
+    })?;
     print(format!(
         "wrote {} images to {}",
         generated.len(),

@@ -45,8 +45,12 @@ fn objectives() -> anyhow::Result<String> {
 }
 
 fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    rows.map(|(name, description)| format!("{name:16} {description}\n"))
-        .collect()
+    rows.map(|(name, description)| format!("{name:16} {description}"))
+        .collect::<Vec<_>>()
+        .join(
+            "
+",
+        )
 }
 
 fn directories(folder: &str) -> anyhow::Result<String> {

@@ -35,6 +35,12 @@ pub(crate) fn config(arguments: &SamplingArguments) -> anyhow::Result<SampleConf
     if arguments.steps == 0 || arguments.batch_size == 0 {
         return Err(usage("--steps and --batch-size must be at least 1"));
     }
+    if !(arguments.guidance.is_finite() && arguments.guidance >= 0.0) {
+        let found = arguments.guidance;
+        return Err(usage(format!(
+            "--guidance is {found}, expected a finite number, at least 0"
+        )));
+    }
     Ok(SampleConfig {
         sampler: match arguments.sampler {
             SamplerName::Ddim => SamplerKind::Ddim,

@@ -44,14 +44,10 @@ fn conclusion(outcome: &Outcome) -> String {
     let memory = summary.peak_memory_bytes.map_or_else(String::new, |bytes| {
         format!(", {:.2} GiB at most", bytes as f64 / f64::from(1 << 30))
     });
-    let mut text = String::new();
-    if let Some(win_rate) = &outcome.win_rate {
-        text.push_str(&format!("{win_rate}\n\n"));
-    }
-    text.push_str(&format!(
-        "{} steps in {:.0} s{memory}\n",
-        summary.step, summary.wall_time_secs
-    ));
-    text.push_str(&format!("report: {output}/report.html"));
-    text
+    let table = outcome
+        .win_rate
+        .as_ref()
+        .map_or_else(String::new, |win_rate| format!("{win_rate}\n\n"));
+    let (steps, secs) = (summary.step, summary.wall_time_secs);
+    format!("{table}{steps} steps in {secs:.0} s{memory}\nreport: {output}/report.html")
 }

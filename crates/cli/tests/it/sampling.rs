@@ -1,0 +1,210 @@
+//! What is sampled depends on the model, the prompt, its place and the seed, and on nothing else.
+
+use serde_json::json;
+
+use crate::place::{Place, Table};
+
+const PROMPTS: &str = "a red circle\na blue square\na large green star\n";
+
+fn generate(place: &Place, out: &str, more: &[&str]) {
+    place.write("prompts.txt", PROMPTS);
+    let mut arguments = vec![
+        "generate",
+        "--model",
+        "pipeline",
+        "--prompts",
+        "prompts.txt",
+        "--steps",
+        "2",
+        "--out",
+        out,
+    ];
+    arguments.extend(more);
+    assert_eq!(place.run(&arguments).success(), format!("wrote 3 images to {out}\n"));
+}
+
+fn images(place: &Place, out: &str) -> Vec<Vec<u8>> {
+    assert_eq!(
+        place.names(out),
+        ["00000.png", "00001.png", "00002.png", "captions.jsonl"]
+    );
+    (0..3)
+        .map(|number| place.bytes(&format!("{out}/{number:05}.png")))
+        .collect()
+}
+
+#[test]
+fn images_are_a_function_of_the_seed() {
+    let place = Place::with_pipeline();
+    generate(&place, "a", &[]);
+    generate(&place, "new/deep/b", &["--batch-size", "2"]);
+    generate(&place, "c", &["--seed", "1"]);
+    generate(&place, "d", &["--sampler", "euler"]);
+    let a = images(&place, "a");
+    assert!(a == images(&place, "new/deep/b"), "the batch size changes images");
+    assert!(a != images(&place, "c"), "the seed changes nothing");
+    assert!(a != images(&place, "d"), "the sampler changes nothing");
+    assert!(place.bytes("a/captions.jsonl") == place.bytes("new/deep/b/captions.jsonl"));
+    let size = image::open(place.path("a/00000.png")).unwrap().to_rgb8().dimensions();
+    assert_eq!(size, (32, 32));
+
+    let inspection = place.run(&["data", "inspect", "a/captions.jsonl", "--json"]).success();
+    let inspection: serde_json::Value = serde_json::from_str(&inspection).unwrap();
+    assert_eq!(
+        (&inspection["num_good_records"], &inspection["num_errors"]),
+        (&json!(3), &json!(0))
+    );
+
+    // Prompts on the command line come first, an empty directory is filled, a full one is left as it is.
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let arguments = [
+        "generate",
+        "--model",
+        "pipeline",
+        "--prompt",
+        "a red circle",
+        "--steps",
+        "2",
+        "--out",
+        "empty",
+    ];
+    place.run(&arguments).success();
+    assert!(place.bytes("empty/00000.png") == a[0]);
+    let mut table = Table::default();
+    table.failure("full", &place, &arguments, (2, &["--out empty exists already"]));
+    table.finish(1);
+    place
+        .run(&[
+            "generate", "--model", "pipeline", "--prompt", "x", "--steps", "1001", "--out", "e",
+        ])
+        .failure(2, &["1001 sampling steps", "expected 1 to 1000"]);
+}
+
+#[test]
+fn a_model_does_not_win_against_itself() {
+    let place = Place::with_pipeline();
+    let compare = |out: &str| {
+        let sampling = ["--num-prompts", "4", "--steps", "1", "--out", out];
+        let mut arguments = vec!["eval", "win-rate", "--model", "pipeline", "--base", "pipeline"];
+        arguments.extend(sampling);
+        place.run(&arguments).success()
+    };
+    let table = compare("new/result");
+    assert!(
+        table.contains("+0.0000 [+0.0000, +0.0000]") && table.contains("0/4/0"),
+        "{table}"
+    );
+    assert_eq!(place.names("new/result"), ["aligned-and-base.jsonl", "win-rate.json"]);
+    let result = place.json("new/result/win-rate.json");
+    assert_eq!((&result["n"], &result["ties"]), (&json!(4), &json!(4)));
+    assert_eq!(result["base"], result["aligned"]);
+    assert_eq!(compare("again"), table);
+    for file in ["aligned-and-base.jsonl", "win-rate.json"] {
+        assert!(
+            place.bytes(&format!("new/result/{file}")) == place.bytes(&format!("again/{file}")),
+            "{file}"
+        );
+    }
+}
+
+/// A recipe on the pairs that the pipeline makes of itself.
+const RECIPE: &str = r#"modality = "diffusion"
+run.device = "cpu"
+run.output = "run"
+model.path = "pipeline"
+adapter.lora.rank = 2
+data.path = "data/pairs.jsonl"
+objective.dpo.beta = 100.0
+
+[train]
+steps = 2
+micro_batch = 2
+sample_every = 1
+
+[samples]
+num_prompts = 2
+steps = 1
+
+[eval.win_rate]
+num_prompts = 3
+steps = 1
+"#;
+
+#[test]
+fn from_pairs_of_its_own_to_a_measured_adapter() {
+    let place = Place::with_pipeline();
+    let build = |out: &str, batch_size: &str| {
+        let mut arguments = vec![
+            "data",
+            "build",
+            "--model",
+            "pipeline",
+            "--num-prompts",
+            "6",
+            "--candidates",
+            "3",
+        ];
+        arguments.extend([
+            "--steps",
+            "1",
+            "--min-margin",
+            "0",
+            "--batch-size",
+            batch_size,
+            "--out",
+            out,
+        ]);
+        let stdout = place.run(&arguments).success();
+        assert!(stdout.contains("pairs of 6 prompts to"), "{stdout}");
+        place.bytes(out)
+    };
+    assert!(
+        build("data/pairs.jsonl", "16") == build("again.jsonl", "5"),
+        "the batch size changes pairs"
+    );
+    let inspection = place.run(&["data", "inspect", "data/pairs.jsonl", "--json"]).success();
+    let inspection: serde_json::Value = serde_json::from_str(&inspection).unwrap();
+    assert_eq!(
+        (&inspection["layout"], &inspection["num_errors"]),
+        (&json!("preference"), &json!(0))
+    );
+    assert!(
+        inspection["score_margins"]["min"].as_f64().unwrap() > 0.0,
+        "{inspection}"
+    );
+
+    place.write("recipe.toml", RECIPE);
+    let stdout = place.run(&["train", "recipe.toml"]).success();
+    assert!(
+        stdout.contains("difference") && stdout.contains("win/tie/loss"),
+        "{stdout}"
+    );
+    assert_eq!(place.names("run/samples"), ["step-000001.png", "step-000002.png"]);
+    let summary = place.json("run/summary.json");
+    for key in [
+        "eval_score/base",
+        "eval_score/aligned",
+        "eval_score/difference",
+        "eval_win_rate",
+    ] {
+        assert!(summary["metrics"][key].is_number(), "no {key} in {summary}");
+    }
+    assert!(
+        place.read("run/report.html").contains("data:image/png;base64,"),
+        "the report shows no samples"
+    );
+
+    let arguments = [
+        "generate",
+        "--model",
+        "pipeline",
+        "--adapter",
+        "run/final",
+        "--prompt",
+        "a red circle",
+    ];
+    let mut arguments = arguments.to_vec();
+    arguments.extend(["--steps", "1", "--out", "images"]);
+    place.run(&arguments).success();
+    assert_eq!(place.names("images"), ["00000.png", "captions.jsonl"]);
+}
