@@ -7,6 +7,8 @@ and used as f32, so that files stay small and both sides compute with the same n
 generator, in the order of its name: no value depends on the initialization of the library's version.
 
 Made with torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, peft 0.21.2, tokenizers 0.23.3.
+
+Made with: Python 3.11.7, torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, peft 0.21.2, safetensors 0.8.0
 """
 
 import json

@@ -16,6 +16,8 @@
 //! one half, up to its constant): the loss is then the plain mean squared error that diffusers' training scripts report. With
 //! the pair score, minus *one half* of that error, the loss is half of theirs.
 //! Rewards are the scores themselves, so that margins and accuracies still say which side the policy finds likelier.
+//!
+//! Reference code: diffusers `train_text_to_image.py`. Differences: none with the score stated above.
 
 use diptych_tensor::Tensor;
 use serde::{Deserialize, Serialize};
