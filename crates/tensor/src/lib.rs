@@ -8,6 +8,7 @@
 //! | [`autograd`] | gradients of trainable parameters only, detached and complete; recomputation of segments |
 //! | [`device`] | one place that turns `auto`, `cpu`, `cuda:0` … into a device |
 //! | [`files`] | files and directories that appear whole or not at all |
+//! | [`memory`] | a global allocator that keeps large blocks between training steps |
 //! | [`ops`] | operations with a fused and a composed form; a frozen operand costs no gradient |
 //! | [`optim`] | AdamW in one pass, clipping, schedules, moving averages |
 //! | [`params`] | trainable parameters in a fixed order, by name |
@@ -21,6 +22,7 @@ pub mod autograd;
 pub mod device;
 mod error;
 pub mod files;
+pub mod memory;
 pub mod ops;
 pub mod optim;
 pub mod params;

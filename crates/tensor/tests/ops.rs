@@ -9,6 +9,10 @@ use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+/// The operations of every test also run on reused, unclean memory.
+#[global_allocator]
+static ALLOCATOR: diptych_tensor::memory::BlockCache = diptych_tensor::memory::BlockCache::new();
+
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
 /// One call of one operation: operand shapes, the fused and the composed form.
