@@ -15,6 +15,14 @@ use tracing_subscriber::EnvFilter;
 use crate::arguments::Arguments;
 
 fn main() -> ExitCode {
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // candle's own thread pool spins between operations; ours run on rayon's.
+        #[expect(unsafe_code, reason = "candle takes this setting from the environment only")]
+        // SAFETY: no other thread exists yet that could read the environment.
+        unsafe {
+            std::env::set_var("CANDLE_NUM_THREADS", "1");
+        };
+    }
     let filter = EnvFilter::try_from_env("DIPTYCH_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -144,9 +144,7 @@ fn methods(repo: &Repo) -> Vec<(&str, &str, &str)> {
             let (modality, file) = path.split_once("/src/method/")?;
             let name = file.strip_suffix(".rs")?;
             let config = repo.text(&format!("{modality}/src/method/config.rs"))?;
-            config
-                .contains(&format!("(\"{name}\", \""))
-                .then_some((name, path, source))
+            config.contains(&format!("\"{name}\",")).then_some((name, path, source))
         })
         .collect()
 }

@@ -15,8 +15,10 @@ use crate::recipe::Recipe;
 use crate::{Error, Result};
 
 /// Keys that may change when a run is resumed: they do not change what the steps already taken would have been.
-const FREE_KEYS: [&str; 7] = [
+const FREE_KEYS: [&str; 9] = [
     "run.output",
+    "train.steps",
+    "train.num_epochs",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
@@ -24,9 +26,6 @@ const FREE_KEYS: [&str; 7] = [
     "samples",
     "eval",
 ];
-
-/// The length of a run is free too, under a schedule that does not depend on it.
-const LENGTH_KEYS: [&str; 2] = ["train.steps", "train.num_epochs"];
 
 /// A resolved run, as `plan.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,11 +117,10 @@ impl Plan {
     fn fixed_values(&self) -> BTreeMap<String, String> {
         let mut values = BTreeMap::new();
         flatten("", &Value::Table(self.recipe.clone()), &mut values);
-        let is_constant = values.keys().any(|key| key.starts_with("schedule.constant"));
-        let length = if is_constant { &LENGTH_KEYS[..] } else { &[] };
         values.retain(|key, _| {
-            let mut free = FREE_KEYS.iter().chain(length);
-            !free.any(|free| key == free || key.starts_with(&format!("{free}.")))
+            !FREE_KEYS
+                .iter()
+                .any(|free| key == free || key.starts_with(&format!("{free}.")))
         });
         for input in &self.inputs {
             // Where files lie does not matter, what is in them does.

@@ -1,10 +1,12 @@
 //! Elementwise activations: SiLU, three forms of GELU, and the gated GELU of transformer feed-forward layers.
 //!
-//!     silu(x)       = x s(x)                                            Elfwing et al., arXiv:1702.03118
-//!     gelu(x)       = x Phi(x) = x (1 + erf(x / sqrt 2)) / 2            Hendrycks & Gimpel, arXiv:1606.08415
-//!     gelu_tanh(x)  = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
-//!     quick_gelu(x) = x s(1.702 x)                                      the CLIP networks
-//!     geglu(h, g)   = h gelu(g)                                         Shazeer, arXiv:2002.05202
+//! ```text
+//! silu(x)       = x s(x)                                            Elfwing et al., arXiv:1702.03118
+//! gelu(x)       = x Phi(x) = x (1 + erf(x / sqrt 2)) / 2            Hendrycks & Gimpel, arXiv:1606.08415
+//! gelu_tanh(x)  = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+//! quick_gelu(x) = x s(1.702 x)                                      the CLIP networks
+//! geglu(h, g)   = h gelu(g)                                         Shazeer, arXiv:2002.05202
+//! ```
 //!
 //! `s` is the logistic sigmoid.
 

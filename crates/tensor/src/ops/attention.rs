@@ -1,6 +1,8 @@
 //! Scaled dot-product attention (Vaswani et al., arXiv:1706.03762), in tiles of query rows.
 //!
-//!     P = softmax(scale Q K^T)          O = P V
+//! ```text
+//! P = softmax(scale Q K^T)          O = P V
+//! ```
 //!
 //! The scores of one tile of rows live in a buffer of the thread that computes it; the matrix of all scores never exists.
 //! The backward pass computes them again.

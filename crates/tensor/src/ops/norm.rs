@@ -1,7 +1,9 @@
 //! Group normalization (Wu & He, arXiv:1803.08494), alone or followed by SiLU, and layer normalization (Ba et al.,
 //! arXiv:1607.06450).
 //!
-//!     y = (x - mean) / sqrt(variance + eps) * weight + bias        variance with 1 / n, as PyTorch
+//! ```text
+//! y = (x - mean) / sqrt(variance + eps) * weight + bias        variance with 1 / n, as PyTorch
+//! ```
 //!
 //! Means and variances are summed in f64 over blocks of 2048 elements, the variance around the mean.
 

@@ -93,7 +93,7 @@ impl Toy {
         let bias = Tensor::new(&[0.0_f64], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
         let bias = params.insert("layer.bias", &bias).unwrap();
         let inputs = (0..NUM_RECORDS as u64)
-            .map(|index| uniform_vec(&mut generator(7, Stream::Init, 0, index), -1.0, 1.0, WIDTH))
+            .map(|index| uniform_vec(&mut generator(7, Stream::Posterior, 0, index), -1.0, 1.0, WIDTH))
             .collect();
         Self {
             params,

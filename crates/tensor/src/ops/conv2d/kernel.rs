@@ -2,7 +2,9 @@
 //!
 //! With W (O, C ky kx), columns U (C ky kx, P) of an image and its output Y (O, P), P positions:
 //!
-//!     Y = W U          dU = W^T dY, folded to dX          dW = dY U^T
+//! ```text
+//! Y = W U          dU = W^T dY, folded to dX          dW = dY U^T
+//! ```
 //!
 //! - Forward: tiles of positions, one per task: a task unfolds its columns and multiplies, so that they are read from the
 //!   cache. Where weights are large or positions few, all threads share one product, over several images if need be, so
