@@ -116,7 +116,7 @@ const TRAINING: [Fault; 24] = [
                 "model/unet/config.json",
                 "\"encoder_hid_dim\": null",
                 "\"encoder_hid_dimm\": 3",
-            )
+            );
         },
         TRAIN,
         &[

@@ -8,7 +8,7 @@ use crate::place::{DIPTYCH, Place};
 const NUM_STEPS: &str = "train.steps=150";
 /// Often, so that a kill at a random moment hits a checkpoint under way now and then.
 const CHECKPOINTS: &str = "train.checkpoint_every=2";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const ARGUMENTS: [&str; 6] = ["train", "recipe.toml", "--set", NUM_STEPS, "--set", CHECKPOINTS];
 
@@ -89,7 +89,7 @@ fn an_interrupted_run_saves_and_goes_on() {
 
 #[test]
 fn a_run_that_is_killed_again_and_again_ends_the_same() {
-    let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos() / 1000;
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_micros();
     let place = Place::with_replay();
     for (attempt, num_rows) in [1, 30, 60].into_iter().enumerate() {
         let more = Duration::from_micros(u64::from(moment) * (attempt as u64 + 1) % 20_000);

@@ -8,7 +8,7 @@ use diptych_diffusion::shapes_pipeline::{ShapesPipelineConfig, initialize};
 use tempfile::TempDir;
 
 /// Every command here is done in a second or two; this is for a machine that is busy.
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// The program under test.
 pub(crate) const DIPTYCH: &str = env!("CARGO_BIN_EXE_diptych");

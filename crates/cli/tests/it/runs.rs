@@ -142,7 +142,7 @@ fn compare_with_events(place: &Place, events: &str, rows: &[Value]) {
     let losses: Vec<(u64, f32)> = scalars
         .iter()
         .filter(|scalar| scalar.tag.ends_with("loss"))
-        .map(|scalar| (scalar.step as u64, scalar.value))
+        .map(|scalar| (scalar.step, scalar.value))
         .collect();
     let expected: Vec<(u64, f32)> = rows
         .iter()
