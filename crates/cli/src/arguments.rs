@@ -193,6 +193,9 @@ pub(crate) struct ShapesArguments {
     /// TOML file that narrows the scenes and captions; by default all of the world
     #[arg(long, value_name = "FILE")]
     pub(crate) scenes: Option<PathBuf>,
+    /// Probability that each attribute a caption tells is wrong
+    #[arg(long, value_name = "PROBABILITY")]
+    pub(crate) mislabel: Option<f64>,
     /// Captions for training, or those held out for evaluation
     #[arg(long, value_enum, default_value_t = SplitName::Train)]
     pub(crate) split: SplitName,

@@ -14,6 +14,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::arguments::Arguments;
 
+/// Each step of a training run allocates what the last one freed; see the type.
+#[global_allocator]
+static ALLOCATOR: diptych_tensor::memory::BlockCache = diptych_tensor::memory::BlockCache::new();
+
 fn main() -> ExitCode {
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
         // candle's own thread pool spins between operations; ours run on rayon's.

@@ -46,7 +46,7 @@ impl Default for ShapesPipelineConfig {
     fn default() -> Self {
         Self {
             image_size: 32,
-            vae_channels: vec![32, 64],
+            vae_channels: vec![32, 64, 64],
             latent_channels: 4,
             unet_channels: vec![48, 96],
             num_heads: 4,

@@ -9,7 +9,7 @@ use crate::config::invalid;
 use crate::error::Result;
 use crate::named::named;
 use crate::scene::{Object, Scene, pick};
-use crate::{Background, Relation};
+use crate::{Background, Color, Relation, Shape, Size};
 
 named! {
     /// What a caption mentions. Every style mentions every object.
@@ -46,6 +46,9 @@ pub struct CaptionConfig {
     pub detailed: f64,
     /// Probability that the background is mentioned, in `[0, 1]`. Default 0.5.
     pub background: f64,
+    /// Probability that each attribute, relation and background told is another than the scene's, in `[0, 1]`: the label
+    /// noise of captions found in the wild. Default 0, captions are true.
+    pub mislabel: f64,
 }
 
 impl Default for CaptionConfig {
@@ -57,6 +60,7 @@ impl Default for CaptionConfig {
             spatial: 2.0,
             detailed: 2.0,
             background: 0.5,
+            mislabel: 0.0,
         }
     }
 }
@@ -88,12 +92,14 @@ impl CaptionConfig {
         if self.weights().iter().all(|(_, weight)| *weight == 0.0) {
             return Err(invalid("captions", self, "at least one style with a weight above 0"));
         }
-        if !(0.0..=1.0).contains(&self.background) {
-            return Err(invalid(
-                "captions.background",
-                &self.background,
-                "a probability, 0 to 1",
-            ));
+        let probabilities = [
+            ("captions.background", self.background),
+            ("captions.mislabel", self.mislabel),
+        ];
+        for (field, probability) in probabilities {
+            if !(0.0..=1.0).contains(&probability) {
+                return Err(invalid(field, &probability, "a probability, 0 to 1"));
+            }
         }
         Ok(())
     }
@@ -116,13 +122,18 @@ impl CaptionConfig {
 }
 
 impl Scene {
-    /// A true caption in a style and with a background mention drawn by the configuration.
+    /// A caption in a style and with a background mention drawn by the configuration; true, unless the configuration
+    /// mislabels.
     pub fn caption(&self, rng: &mut impl Rng, config: &CaptionConfig) -> Claims {
         let style = config.style(rng);
         let background = rng
             .random_bool(config.background.clamp(0.0, 1.0))
             .then_some(self.background);
-        self.describe(rng, style, background)
+        let mut claims = self.describe(rng, style, background);
+        if config.mislabel > 0.0 {
+            mislabel(rng, &mut claims, config.mislabel.min(1.0));
+        }
+        claims
     }
 
     /// A true caption in a style. `background` is mentioned when given: pass the scene's own.
@@ -196,6 +207,33 @@ fn relate(rng: &mut impl Rng, kinds: &mut Vec<Kind<'_>>, claims: &mut Claims) {
         }
         *claims = longer;
         *kinds = rest;
+    }
+}
+
+/// Replaces each attribute, relation and background by another one, each with this probability.
+fn mislabel(rng: &mut impl Rng, claims: &mut Claims, probability: f64) {
+    fn another<T: Copy + PartialEq>(rng: &mut impl Rng, value: &mut T, members: &[T], probability: f64) {
+        if rng.random_bool(probability) {
+            let others: Vec<T> = members.iter().copied().filter(|member| member != value).collect();
+            *value = pick(rng, &others);
+        }
+    }
+    for group in &mut claims.groups {
+        if let Some(size) = &mut group.size {
+            another(rng, size, Size::ALL, probability);
+        }
+        if let Some(color) = &mut group.color {
+            another(rng, color, Color::ALL, probability);
+        }
+        if let Some(shape) = &mut group.shape {
+            another(rng, shape, Shape::ALL, probability);
+        }
+    }
+    for claim in &mut claims.relations {
+        another(rng, &mut claim.relation, Relation::ALL, probability);
+    }
+    if let Some(background) = &mut claims.background {
+        another(rng, background, Background::ALL, probability);
     }
 }
 

@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn each_bad_value_is_named() {
         type Spoil = fn(&mut SceneConfig);
-        let bad: [(&str, Spoil); 9] = [
+        let bad: [(&str, Spoil); 10] = [
             ("min_objects", |c| c.min_objects = 0),
             ("max_objects", |c| c.max_objects = 5),
             ("max_objects", |c| (c.min_objects, c.max_objects) = (3, 2)),
@@ -116,6 +116,7 @@ mod tests {
             ("repeat", |c| c.repeat = f64::NAN),
             ("captions.plain", |c| c.captions.plain = -1.0),
             ("captions.background", |c| c.captions.background = 1.5),
+            ("captions.mislabel", |c| c.captions.mislabel = f64::NAN),
             ("captions", |c| {
                 c.captions = CaptionConfig {
                     counting: 0.0,
@@ -124,6 +125,7 @@ mod tests {
                     spatial: 0.0,
                     detailed: 0.0,
                     background: 0.0,
+                    mislabel: 0.0,
                 }
             }),
         ];

@@ -55,7 +55,7 @@ pub struct Example {
     pub split: Split,
     /// The scene; [`render`](crate::render) makes the picture.
     pub scene: Scene,
-    /// A caption that is true of the scene.
+    /// A caption that is true of the scene, unless the configuration mislabels.
     pub caption: String,
     /// Questions about the scene with their answers.
     pub questions: Vec<Question>,

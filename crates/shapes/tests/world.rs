@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use diptych_shapes::{
-    Answer, CaptionStyle, Claims, Example, MAX_WORDS, Object, QuestionKind, RELATION_MARGIN, Relation, Scene,
-    SceneConfig, Shape, Split, render, vocabulary,
+    Answer, CaptionConfig, CaptionStyle, Claims, Example, MAX_WORDS, Object, QuestionKind, RELATION_MARGIN, Relation,
+    Scene, SceneConfig, Shape, Split, render, vocabulary,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -118,6 +118,48 @@ fn captions_are_true_short_and_read_back() {
     }
     assert_eq!(checked, 8000);
     assert!(related > 1500, "only {related} captions with a relation");
+}
+
+#[test]
+fn mislabeled_captions_are_wrong_as_often_as_asked() {
+    let truthful = CaptionConfig {
+        background: 1.0,
+        ..CaptionConfig::default()
+    };
+    for probability in [0.3, 1.0] {
+        let noisy = CaptionConfig {
+            mislabel: probability,
+            ..truthful.clone()
+        };
+        let (mut told, mut wrong) = (0, 0);
+        for seed in 0..1000 {
+            let scene = scene(seed);
+            // The same draws up to the point where labels are spoiled, so that the groups correspond.
+            let truth = scene.caption(&mut ChaCha8Rng::seed_from_u64(seed), &truthful);
+            let claims = scene.caption(&mut ChaCha8Rng::seed_from_u64(seed), &noisy);
+            assert_eq!(truth.groups().len(), claims.groups().len());
+            let caption = claims.to_string();
+            assert_eq!(Claims::parse(&caption).as_ref(), Ok(&claims), "{caption}");
+            for (truth, claimed) in truth.groups().iter().zip(claims.groups()) {
+                assert_eq!(truth.count, claimed.count);
+                assert_eq!(truth.color.is_some(), claimed.color.is_some());
+                told += usize::from(truth.size.is_some())
+                    + usize::from(truth.color.is_some())
+                    + usize::from(truth.shape.is_some());
+                wrong += usize::from(truth.size != claimed.size)
+                    + usize::from(truth.color != claimed.color)
+                    + usize::from(truth.shape != claimed.shape);
+            }
+            for (truth, claimed) in truth.relations().iter().zip(claims.relations()) {
+                told += 1;
+                wrong += usize::from(truth.relation != claimed.relation);
+            }
+            told += 1;
+            wrong += usize::from(truth.background() != claims.background());
+        }
+        let share = wrong as f64 / told as f64;
+        assert!((share - probability).abs() < 0.03, "{share} for {probability}");
+    }
 }
 
 #[test]

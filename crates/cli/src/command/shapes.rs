@@ -20,7 +20,11 @@ pub(crate) fn run(arguments: &ShapesArguments) -> anyhow::Result<()> {
     if arguments.num == 0 {
         return Err(usage("--num is 0, expected at least 1"));
     }
-    let scenes = read_scenes(arguments.scenes.as_deref())?;
+    let mut scenes = read_scenes(arguments.scenes.as_deref())?;
+    if let Some(probability) = arguments.mislabel {
+        scenes.captions.mislabel = probability;
+        scenes.validate().map_err(|error| usage(format!("--mislabel: {error}")))?;
+    }
     let split = match arguments.split {
         SplitName::Train => Split::Train,
         SplitName::HeldOut => Split::HeldOut,
