@@ -1,0 +1,217 @@
+//! One call of every operation, with its composed form.
+
+use candle_core::Tensor;
+use diptych_tensor::Result;
+use diptych_tensor::ops::{self, AttentionConfig, AttentionMask, Conv2dConfig};
+
+pub(crate) type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
+
+/// One call of one operation: operand shapes, the fused and the composed form.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) shapes: Vec<Vec<usize>>,
+    pub(crate) fused: Op,
+    pub(crate) composed: Op,
+}
+
+fn case(
+    name: impl Into<String>,
+    shapes: &[&[usize]],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+    composed: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+) -> Case {
+    Case {
+        name: name.into(),
+        shapes: shapes.iter().map(|shape| shape.to_vec()).collect(),
+        fused: Box::new(fused),
+        composed: Box::new(composed),
+    }
+}
+
+fn elementwise_cases(cases: &mut Vec<Case>) {
+    type Unary = fn(&Tensor) -> Result<Tensor>;
+    let unary: [(&str, Unary, Unary); 6] = [
+        ("silu", ops::silu, ops::silu_composed),
+        ("gelu", ops::gelu, ops::gelu_composed),
+        ("gelu_tanh", ops::gelu_tanh, ops::gelu_tanh_composed),
+        ("quick_gelu", ops::quick_gelu, ops::quick_gelu_composed),
+        ("log_sigmoid", ops::log_sigmoid, ops::log_sigmoid_composed),
+        ("softmax", ops::softmax, ops::softmax_composed),
+    ];
+    for (name, fused, composed) in unary {
+        for shape in [&[7][..], &[3, 5, 33], &[2, 3, 130, 61]] {
+            cases.push(case(
+                format!("{name} {shape:?}"),
+                &[shape],
+                move |x| fused(&x[0]),
+                move |x| composed(&x[0]),
+            ));
+        }
+    }
+    for shape in [&[2][..], &[3, 5, 34], &[130, 258]] {
+        cases.push(case(
+            format!("geglu {shape:?}"),
+            &[shape],
+            |x| ops::geglu(&x[0]),
+            |x| ops::geglu_composed(&x[0]),
+        ));
+    }
+    for (shape, factor) in [
+        ([1, 1, 1, 1], 2),
+        ([2, 3, 5, 7], 2),
+        ([1, 2, 4, 3], 3),
+        ([1, 2, 3, 4], 1),
+    ] {
+        cases.push(case(
+            format!("upsample {shape:?} {factor}"),
+            &[&shape],
+            move |x| ops::upsample_nearest2d(&x[0], factor),
+            move |x| ops::upsample_nearest2d_composed(&x[0], factor),
+        ));
+    }
+}
+
+fn norm_cases(cases: &mut Vec<Case>) {
+    for (shape, groups) in [
+        (&[2, 6, 5, 7][..], 3),
+        (&[1, 4, 3], 4),
+        (&[3, 8], 2),
+        (&[2, 32, 16, 16], 8),
+        (&[1, 6, 61, 67], 1),
+    ] {
+        let channels = [shape[1]];
+        let shapes: [&[usize]; 3] = [shape, &channels, &channels];
+        cases.push(case(
+            format!("group_norm {shape:?} {groups}"),
+            &shapes,
+            move |x| ops::group_norm(&x[0], &x[1], &x[2], groups, 1e-5),
+            move |x| ops::group_norm_composed(&x[0], &x[1], &x[2], groups, 1e-5),
+        ));
+        cases.push(case(
+            format!("group_norm_silu {shape:?} {groups}"),
+            &shapes,
+            move |x| ops::group_norm_silu(&x[0], &x[1], &x[2], groups, 1e-6),
+            move |x| ops::group_norm_silu_composed(&x[0], &x[1], &x[2], groups, 1e-6),
+        ));
+    }
+    for shape in [&[5][..], &[3, 17], &[2, 130, 321]] {
+        let width = [*shape.last().unwrap()];
+        cases.push(case(
+            format!("layer_norm {shape:?}"),
+            &[shape, &width, &width],
+            |x| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5),
+            |x| ops::layer_norm_composed(&x[0], &x[1], &x[2], 1e-5),
+        ));
+    }
+}
+
+fn linear_cases(cases: &mut Vec<Case>) {
+    for (shape, outputs) in [(&[3][..], 4), (&[2, 5], 1), (&[2, 3, 17], 9), (&[2, 70, 65], 129)] {
+        let weight = [outputs, *shape.last().unwrap()];
+        let name = format!("linear {shape:?} {outputs}");
+        cases.push(case(
+            name.clone(),
+            &[shape, &weight],
+            |x| ops::linear(&x[0], &x[1], None),
+            |x| ops::linear_composed(&x[0], &x[1], None),
+        ));
+        cases.push(case(
+            name + " bias",
+            &[shape, &weight, &[outputs]],
+            |x| ops::linear(&x[0], &x[1], Some(&x[2])),
+            |x| ops::linear_composed(&x[0], &x[1], Some(&x[2])),
+        ));
+    }
+}
+
+fn conv2d_cases(cases: &mut Vec<Case>) {
+    // Input, outputs, kernel, stride, padding. The last ones take the tiled path, the joint path over several images, and
+    // several tiles of a backward pass.
+    for (x, outputs, (ky, kx), stride, padding) in [
+        ([1, 1, 1, 1], 1, (1, 1), 1, 0),
+        ([2, 3, 5, 6], 4, (1, 1), 1, 0),
+        ([2, 3, 5, 6], 4, (3, 3), 1, 1),
+        ([1, 3, 5, 6], 4, (3, 3), 1, 0),
+        ([2, 2, 7, 5], 3, (3, 3), 2, 1),
+        ([1, 2, 8, 9], 3, (3, 3), 2, 0),
+        ([1, 2, 6, 6], 3, (2, 2), 2, 0),
+        ([1, 2, 7, 7], 3, (1, 1), 2, 0),
+        ([1, 2, 3, 3], 3, (1, 1), 1, 1),
+        ([1, 2, 6, 7], 2, (3, 1), 1, 1),
+        ([1, 2, 6, 7], 2, (1, 3), 1, 1),
+        ([1, 2, 4, 5], 2, (5, 5), 1, 2),
+        ([1, 1, 2, 2], 2, (5, 5), 1, 2),
+        ([1, 2, 4, 4], 2, (3, 3), 1, 3),
+        ([1, 2, 9, 9], 2, (4, 3), 3, 2),
+        ([3, 5, 4, 4], 6, (3, 3), 1, 1),
+        ([5, 3, 20, 21], 7, (3, 3), 1, 1),
+        ([4, 2, 35, 33], 3, (3, 3), 2, 1),
+        ([2, 9, 47, 45], 3, (3, 3), 1, 1),
+    ] {
+        let config = Conv2dConfig { stride, padding };
+        let weight = [outputs, x[1], ky, kx];
+        let name = format!("conv2d {x:?} {outputs} {ky}x{kx} stride {stride} padding {padding}");
+        cases.push(case(
+            name.clone(),
+            &[&x, &weight],
+            move |x| ops::conv2d(&x[0], &x[1], None, config),
+            move |x| ops::conv2d_composed(&x[0], &x[1], None, config),
+        ));
+        cases.push(case(
+            name + " bias",
+            &[&x, &weight, &[outputs]],
+            move |x| ops::conv2d(&x[0], &x[1], Some(&x[2]), config),
+            move |x| ops::conv2d_composed(&x[0], &x[1], Some(&x[2]), config),
+        ));
+    }
+}
+
+fn attention_cases(cases: &mut Vec<Case>) {
+    for mask in [AttentionMask::None, AttentionMask::Causal] {
+        for (b, h, t, s, k) in [
+            (1, 1, 1, 1, 1),
+            (2, 3, 5, 5, 4),
+            (1, 2, 7, 3, 5),
+            (1, 2, 3, 11, 5),
+            (2, 2, 300, 77, 8),
+            (1, 1, 530, 530, 6),
+        ] {
+            let config = AttentionConfig {
+                scale: 1.0 / (k as f64).sqrt(),
+                mask,
+            };
+            let (q, kv) = ([b, h, t, k], [b, h, s, k]);
+            cases.push(case(
+                format!("attention {q:?} {s} {mask:?}"),
+                &[&q, &kv, &kv],
+                move |x| ops::attention(&x[0], &x[1], &x[2], config),
+                move |x| ops::attention_composed(&x[0], &x[1], &x[2], config),
+            ));
+            let (q, kv) = ([b, t, h * k], [b, s, h * k]);
+            let split = move |x: &Tensor| -> Result<Tensor> {
+                let (b, t, _) = x.dims3()?;
+                Ok(x.reshape((b, t, h, k))?.transpose(1, 2)?)
+            };
+            cases.push(case(
+                format!("attention_packed {q:?} {h} {s} {mask:?}"),
+                &[&q, &kv, &kv],
+                move |x| ops::attention_packed(&x[0], &x[1], &x[2], h, config),
+                move |x| {
+                    let y = ops::attention_composed(&split(&x[0])?, &split(&x[1])?, &split(&x[2])?, config)?;
+                    Ok(y.transpose(1, 2)?.contiguous()?.flatten_from(2)?)
+                },
+            ));
+        }
+    }
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    elementwise_cases(&mut cases);
+    norm_cases(&mut cases);
+    linear_cases(&mut cases);
+    conv2d_cases(&mut cases);
+    attention_cases(&mut cases);
+    assert_eq!(cases.len(), 6 * 3 + 3 + 4 + 2 * 5 + 3 + 2 * 4 + 2 * 19 + 2 * 2 * 6);
+    cases
+}
