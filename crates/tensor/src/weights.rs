@@ -1,6 +1,6 @@
 //! safetensors files: read tensor by tensor, single or sharded; written whole or not at all.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ use crate::{Error, Result, files};
 
 /// A header larger than this is no safetensors file (the format's own limit).
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Bytes of the number before the header, to whose multiples the header is filled up.
+const LENGTH_BYTES: usize = 8;
 
 /// Named tensors of one or more safetensors files, or of memory. Opening reads headers only; each tensor is read when
 /// it is asked for, so loading a network never holds a file twice.
@@ -292,7 +295,8 @@ fn shard_paths(index: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// Writes tensors, in the dtypes they have, as one safetensors file: aside, synced, renamed.
+/// Writes tensors, in the dtypes they have, as one safetensors file: aside, synced, renamed. Equal tensors and metadata
+/// give equal bytes.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Damaged`] naming the file.
@@ -301,21 +305,38 @@ pub fn save_tensors(
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let header: Option<HashMap<String, String>> = (!metadata.is_empty()).then(|| {
-        metadata
-            .iter()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
-    });
     let on_host = tensors
         .iter()
         .map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(on_host, header).map_err(|error| Error::Damaged {
+    let damaged = |reason: String| Error::Damaged {
         path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
+        reason,
+    };
+    let mut bytes = safetensors::serialize(on_host, None).map_err(|error| damaged(error.to_string()))?;
+    if !metadata.is_empty() {
+        let entries = serde_json::to_string(metadata).map_err(|error| damaged(error.to_string()))?;
+        insert_metadata(&mut bytes, &entries);
+    }
     files::write_file(path, &bytes)
+}
+
+/// Puts metadata, as a JSON object, first into the header of a file without any.
+///
+/// `safetensors` takes metadata as a hash map and writes it in that map's order, another one in every run. Equal tensors
+/// and metadata must be equal files.
+fn insert_metadata(bytes: &mut Vec<u8>, metadata: &str) {
+    let mut length = [0; LENGTH_BYTES];
+    length.copy_from_slice(&bytes[..LENGTH_BYTES]);
+    let data_start = LENGTH_BYTES + u64::from_le_bytes(length) as usize;
+    // `{`, the tensors, `}`, and spaces up to a multiple of 8 bytes.
+    let tensors = bytes[LENGTH_BYTES + 1..data_start].trim_ascii_end();
+    let comma = if tensors == b"}" { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{metadata}{comma}").into_bytes();
+    header.extend_from_slice(tensors);
+    header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    bytes.splice(..data_start, length.into_iter().chain(header));
 }
 
 #[cfg(test)]
@@ -349,6 +370,49 @@ mod tests {
             let read = weights.get(name, &[2, 3], DType::F32, &Device::Cpu).unwrap();
             assert_eq!(read.to_vec2::<f32>().unwrap(), [[0., 1., 2.], [3., 4., 5.]], "{name}");
         }
+    }
+
+    /// Several keys of metadata came in the order of a hash map, which differs from run to run.
+    #[test]
+    fn equal_tensors_and_metadata_are_equal_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = |tensors: &BTreeMap<_, _>, metadata: &BTreeMap<String, String>| {
+            let path = dir.path().join("model.safetensors");
+            save_tensors(&path, tensors, metadata).unwrap();
+            std::fs::read(path).unwrap()
+        };
+        let mut num_cases = 0;
+        for num_keys in 0..12 {
+            let keys = (0..num_keys).map(|key| (format!("key {key:02}"), "\"a\"\n".repeat(key)));
+            let metadata: BTreeMap<_, _> = keys.collect();
+            for tensors in [tensors(), BTreeMap::new()] {
+                let written = bytes(&tensors, &metadata);
+                assert_eq!(written, bytes(&tensors, &metadata));
+                let read = safetensors::SafeTensors::deserialize(&written).unwrap();
+                let names: std::collections::BTreeSet<_> = read.names().into_iter().collect();
+                assert!(names.into_iter().eq(tensors.keys()));
+                let (length, header) = safetensors::SafeTensors::read_metadata(&written).unwrap();
+                assert!(length.is_multiple_of(8));
+                let entries = header.metadata().clone().unwrap_or_default();
+                assert_eq!(entries.into_iter().collect::<BTreeMap<_, _>>(), metadata);
+                let places: Vec<_> = metadata.keys().map(|key| find(&written, key)).collect();
+                assert!(places.is_sorted(), "{places:?}");
+                if num_keys < 2 {
+                    // One key has one order: these are the bytes of the reference implementation.
+                    let header = (num_keys == 1).then(|| metadata.clone().into_iter().collect());
+                    assert_eq!(written, safetensors::serialize(tensors.iter(), header).unwrap());
+                }
+                num_cases += 1;
+            }
+        }
+        assert_eq!(num_cases, 24);
+    }
+
+    fn find(bytes: &[u8], text: &str) -> usize {
+        bytes
+            .windows(text.len())
+            .position(|window| window == text.as_bytes())
+            .unwrap()
     }
 
     #[test]
