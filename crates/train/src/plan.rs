@@ -1,11 +1,12 @@
 //! What a run is: its recipe with every default, the hashes of its inputs, and the version that made it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use diptych_data::DataFiles;
+use diptych_tensor::optim::LrSchedule;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
@@ -14,11 +15,12 @@ use crate::modality::Modality;
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 
+/// How long a run is. May change when it is resumed, where the learning rate does not depend on it.
+const LENGTH_KEYS: [&str; 2] = ["train.steps", "train.num_epochs"];
+
 /// Keys that may change when a run is resumed: they do not change what the steps already taken would have been.
-const FREE_KEYS: [&str; 9] = [
+const FREE_KEYS: [&str; 7] = [
     "run.output",
-    "train.steps",
-    "train.num_epochs",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
@@ -103,24 +105,40 @@ impl Plan {
         hex(&hasher.finalize())
     }
 
-    /// What differs from the plan a run was started with, apart from what may change.
-    pub(crate) fn changes_since(&self, started: &Self) -> Vec<String> {
-        let (old, new) = (started.fixed_values(), self.fixed_values());
-        let keys: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
-        let show = |value: Option<&String>| value.cloned().unwrap_or_else(|| "absent".into());
-        keys.into_iter()
-            .filter(|key| old.get(*key) != new.get(*key))
-            .map(|key| format!("{key}: was {}, is {}", show(old.get(key)), show(new.get(key))))
-            .collect()
+    /// What differs from the plan a run was started with, apart from what may change under this schedule.
+    pub(crate) fn changes_since(&self, started: &Self, schedule: &LrSchedule) -> Vec<String> {
+        let mut changes = changes_between(&started.fixed_values(), &self.fixed_values());
+        if let Some(name) = schedule_over_all_steps(schedule) {
+            let lengths = changes_between(&started.length_values(), &self.length_values());
+            changes.extend(lengths.into_iter().map(|change| {
+                format!(
+                    "{change} (`schedule.{name}` spreads the learning rate over all steps, so those already taken would \
+                     have had other rates; only `schedule.constant` lets a run change its length)"
+                )
+            }));
+        }
+        changes
     }
 
-    fn fixed_values(&self) -> BTreeMap<String, String> {
+    /// All values, under dotted keys.
+    fn values(&self) -> BTreeMap<String, String> {
         let mut values = BTreeMap::new();
         flatten("", &Value::Table(self.recipe.clone()), &mut values);
+        values
+    }
+
+    fn length_values(&self) -> BTreeMap<String, String> {
+        let mut values = self.values();
+        values.retain(|key, _| LENGTH_KEYS.contains(&key.as_str()));
+        values
+    }
+
+    /// Without the length, so that a constant schedule's run stays the same run when it is made longer.
+    fn fixed_values(&self) -> BTreeMap<String, String> {
+        let mut values = self.values();
         values.retain(|key, _| {
-            !FREE_KEYS
-                .iter()
-                .any(|free| key == free || key.starts_with(&format!("{free}.")))
+            let is_free = |free: &&str| key == free || key.starts_with(&format!("{free}."));
+            !FREE_KEYS.iter().chain(&LENGTH_KEYS).any(is_free)
         });
         for input in &self.inputs {
             // Where files lie does not matter, what is in them does.
@@ -129,6 +147,25 @@ impl Plan {
             values.insert(format!("content of {}", input.name), input.sha256.clone());
         }
         values
+    }
+}
+
+/// `key: was OLD, is NEW`, one for each difference.
+fn changes_between(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let show = |value: Option<&String>| value.cloned().unwrap_or_else(|| "absent".into());
+    keys.into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| format!("{key}: was {}, is {}", show(old.get(key)), show(new.get(key))))
+        .collect()
+}
+
+/// The word of a schedule whose factor at a step depends on how many steps there are.
+fn schedule_over_all_steps(schedule: &LrSchedule) -> Option<&'static str> {
+    match schedule {
+        LrSchedule::Constant { .. } => None,
+        LrSchedule::Linear { .. } => Some("linear"),
+        LrSchedule::Cosine { .. } => Some("cosine"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a run starts: in an empty directory, or from its newest complete checkpoint.
 
-use diptych_tensor::optim::{AdamW, Ema};
+use diptych_tensor::optim::{AdamW, Ema, LrSchedule};
 
 use super::{LoopConfig, Order, ResumeMode, Run, Window};
 use crate::checkpoint::{self, Checkpoint};
@@ -24,13 +24,7 @@ impl<'a, M: Method> Run<'a, M> {
         }
         let plan = config.plan()?;
         let directory = RunDirectory::new(&config.output);
-        let checkpoint = match resume {
-            ResumeMode::Fresh => {
-                directory.ensure_new()?;
-                None
-            }
-            ResumeMode::Resume => find_checkpoint(&directory, &plan)?,
-        };
+        let checkpoint = begin(&directory, &plan, &config.schedule, resume)?;
         let step = checkpoint.as_ref().map_or(0, Checkpoint::step);
         let num_steps = config.train.num_steps(method.num_records());
         if num_steps < step {
@@ -95,6 +89,22 @@ impl<'a, M: Method> Run<'a, M> {
     }
 }
 
+/// The checkpoint to go on from, in a directory that is as a run may find it.
+fn begin(
+    directory: &RunDirectory,
+    plan: &Plan,
+    schedule: &LrSchedule,
+    resume: ResumeMode,
+) -> Result<Option<Checkpoint>> {
+    match resume {
+        ResumeMode::Fresh => directory.ensure_new().map(|()| None),
+        ResumeMode::Resume => {
+            ensure_unchanged(directory, plan, schedule)?;
+            find_checkpoint(directory, plan)
+        }
+    }
+}
+
 /// What [`train`](super::train) refuses about the run directory, without a method and without writing anything: for
 /// programs that load for minutes before they can train.
 ///
@@ -105,25 +115,34 @@ pub fn check_start(config: &LoopConfig, resume: ResumeMode) -> Result<()> {
     let directory = RunDirectory::new(&config.output);
     match resume {
         ResumeMode::Fresh => directory.ensure_new(),
-        ResumeMode::Resume => find_checkpoint(&directory, &config.plan()?).map(|_| ()),
+        ResumeMode::Resume => {
+            let plan = config.plan()?;
+            ensure_unchanged(&directory, &plan, &config.schedule)?;
+            find_checkpoint(&directory, &plan).map(|_| ())
+        }
     }
 }
 
-/// The newest complete checkpoint of a run that `plan` may continue.
-fn find_checkpoint(directory: &RunDirectory, plan: &Plan) -> Result<Option<Checkpoint>> {
+/// Refuses a directory without a run, or with one that `plan` may not continue.
+fn ensure_unchanged(directory: &RunDirectory, plan: &Plan, schedule: &LrSchedule) -> Result<()> {
     if !directory.plan().is_file() {
         return Err(Error::NothingToResume {
             path: directory.path().to_owned(),
         });
     }
     let started = Plan::read(&directory.plan())?;
-    let changes = plan.changes_since(&started);
+    let changes = plan.changes_since(&started, schedule);
     if !changes.is_empty() {
         return Err(Error::Changed {
             path: directory.path().to_owned(),
             changes,
         });
     }
+    Ok(())
+}
+
+/// The newest complete checkpoint of the run.
+fn find_checkpoint(directory: &RunDirectory, plan: &Plan) -> Result<Option<Checkpoint>> {
     let newest = checkpoint::newest(directory)?;
     if let Some(newest) = &newest
         && newest.state().version != env!("CARGO_PKG_VERSION")

@@ -1,5 +1,6 @@
 //! What the loop refuses, and what it leaves when it does.
 
+use diptych_tensor::optim::LrSchedule;
 use diptych_train::{Error, Method, ResumeMode, RunDirectory, read_metrics};
 
 use crate::toy::{Poison, Toy, config, names, run};
@@ -167,6 +168,8 @@ fn settings_that_cannot_work_are_refused_before_anything_is_written() {
 fn a_full_disk_during_a_checkpoint_keeps_the_checkpoint_before() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path().join("run"));
+    // A run that is made longer needs a schedule that does not depend on its length.
+    config.schedule = LrSchedule::Constant { warmup_steps: 4 };
     config.train.steps = Some(5);
     run(&Toy::f32(), &config, ResumeMode::Fresh).unwrap();
     config.train.steps = Some(10);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fs;
 
+use diptych_tensor::optim::LrSchedule;
 use diptych_train::{
     Error, LoopConfig, ResumeMode, RunDirectory, Silent, VerifyConfig, check_start, read_scalars, verify_resume,
 };
@@ -191,15 +192,65 @@ fn a_changed_run_is_not_continued() {
         Err(Error::RunExists { .. })
     ));
 
-    // How long it goes on and what is written when may change.
+    // What is written when may change.
+    let mut other = started.clone();
+    other.train.log_every = 3;
+    other.train.checkpoint_every = 12;
+    other.train.keep_checkpoints = 1;
+    other.train.sample_every = 0;
+    let summary = run(&Toy::f32(), &other, ResumeMode::Resume).unwrap();
+    assert_eq!((summary.step, summary.resumed_from), (20, Some(7)));
+}
+
+/// A resumed run could be given another length while its learning rates depended on it.
+#[test]
+fn a_run_changes_its_length_only_under_a_constant_schedule() {
+    let dir = tempfile::tempdir().unwrap();
+    let schedules = [
+        ("linear", LrSchedule::Linear { warmup_steps: 4 }),
+        ("cosine", LrSchedule::Cosine { warmup_steps: 0 }),
+    ];
+    for (name, schedule) in schedules {
+        let mut started = config(dir.path().join(name));
+        started.schedule = schedule;
+        run_until(7, &Toy::f32(), &started, ResumeMode::Fresh).unwrap();
+        let mut longer = started.clone();
+        longer.train.steps = Some(24);
+        let error = run(&Toy::f32(), &longer, ResumeMode::Resume).unwrap_err();
+        let message = error.to_string();
+        assert!(error.is_configuration(), "{message}");
+        assert!(
+            message.contains("train.steps: was 20, is 24") && message.contains(&format!("schedule.{name}")),
+            "{message}"
+        );
+        assert_eq!(
+            check_start(&longer, ResumeMode::Resume).unwrap_err().to_string(),
+            message
+        );
+        let mut epochs = started.clone();
+        (epochs.train.steps, epochs.train.num_epochs) = (None, Some(3.0));
+        let message = run(&Toy::f32(), &epochs, ResumeMode::Resume).unwrap_err().to_string();
+        assert!(
+            message.contains("train.num_epochs: was absent, is 3.0")
+                && message.contains("train.steps: was 20, is absent"),
+            "{message}"
+        );
+        run(&Toy::f32(), &started, ResumeMode::Resume).unwrap();
+    }
+
+    let mut started = config(dir.path().join("constant"));
+    started.schedule = LrSchedule::Constant { warmup_steps: 4 };
+    run_until(7, &Toy::f32(), &started, ResumeMode::Fresh).unwrap();
     let mut longer = started.clone();
     longer.train.steps = Some(24);
-    longer.train.log_every = 3;
-    longer.train.checkpoint_every = 12;
-    longer.train.keep_checkpoints = 1;
-    longer.train.sample_every = 0;
-    let summary = run(&Toy::f32(), &longer, ResumeMode::Resume).unwrap();
+    let resumed = Toy::f32();
+    let summary = run(&resumed, &longer, ResumeMode::Resume).unwrap();
     assert_eq!((summary.step, summary.resumed_from), (24, Some(7)));
+    let mut whole = longer.clone();
+    whole.output = dir.path().join("whole");
+    let method = Toy::f32();
+    run(&method, &whole, ResumeMode::Fresh).unwrap();
+    assert_eq!(resumed.values(), method.values());
     let error = run(&Toy::f32(), &started, ResumeMode::Resume).unwrap_err();
     assert!(
         error
