@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use diptych_tensor::files::{write_directory, write_file};
+use diptych_tensor::files::write_file;
 use diptych_tensor::optim::{AdamW, Ema};
 use diptych_tensor::{Params, Tensor, Weights, save_tensors};
 use serde::{Deserialize, Serialize};
 
-use crate::directory::{RunDirectory, entries, remove_directory, step_name, step_of};
+use crate::directory::{RunDirectory, entries, remove_directory, replace_directory, step_name, step_of};
 use crate::method::Method;
 use crate::run::Window;
 use crate::{Error, Result};
@@ -126,8 +126,7 @@ pub(crate) fn write<M: Method>(
     state: &State,
 ) -> Result<Checkpoint> {
     let path = directory.checkpoints().join(step_name(state.step));
-    remove_directory(&path)?;
-    write_directory(&path, |partial| -> Result<()> {
+    replace_directory(&path, |partial| -> Result<()> {
         let doing = format!("saving the checkpoint of step {}", state.step);
         method.save(partial).map_err(Error::method(doing))?;
         save_tensors(

@@ -68,7 +68,17 @@ pub trait Method {
     /// Its own.
     fn save(&self, directory: &Path) -> Result<(), Self::Error>;
 
-    /// Sets the parameters from what [`Method::save`] wrote.
+    /// Writes what a finished run publishes as `final/` into an existing, empty directory. It appears under that name only
+    /// when this has returned, so whatever makes the result usable on its own belongs here. [`Method::load`] must read it
+    /// too. The parameters hold the moving averages, where the run has any. By default as [`Method::save`].
+    ///
+    /// # Errors
+    /// Its own.
+    fn save_final(&self, directory: &Path) -> Result<(), Self::Error> {
+        self.save(directory)
+    }
+
+    /// Sets the parameters from what [`Method::save`] or [`Method::save_final`] wrote.
     ///
     /// # Errors
     /// Its own.

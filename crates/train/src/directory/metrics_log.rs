@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::files::write_file;
 use serde::{Deserialize, Serialize};
 
+use super::sync_directory;
 use crate::{Error, Result};
 
 /// One logged step.
@@ -84,6 +85,7 @@ impl MetricsLog {
             .append(true)
             .open(path)
             .map_err(Error::io("write", path))?;
+        path.parent().map_or(Ok(()), sync_directory)?;
         Ok(Self {
             path: path.to_owned(),
             file,

@@ -2,24 +2,30 @@
 
 mod event_file;
 mod metrics_log;
+mod replace;
 mod scalar_log;
 mod summary;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use diptych_tensor::files::{partial_path, write_directory, write_file};
+use diptych_tensor::files::write_file;
 
 pub use self::event_file::{ScalarEvent, read_scalars};
 pub(crate) use self::metrics_log::MetricsLog;
 pub use self::metrics_log::{MetricsRow, read_metrics};
+use self::replace::{recover, sync_directory};
+pub(crate) use self::replace::{remove_directory, replace_directory};
 pub(crate) use self::scalar_log::{ScalarLog, event_files};
 pub use self::summary::Summary;
 use crate::plan::Plan;
 use crate::{Error, Result};
 
 /// Entries that show that a directory holds a run.
-const MARKS: [&str; 5] = ["plan.toml", "recipe.toml", "metrics.jsonl", "checkpoints", "final"];
+const MARKS: [&str; 5] = ["plan.toml", "recipe.toml", "metrics.jsonl", "checkpoints", FINAL];
+
+/// Holds the adapter or weights to use.
+const FINAL: &str = "final";
 
 /// The files of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +71,7 @@ impl RunDirectory {
 
     /// The adapter or weights to use.
     pub fn final_weights(&self) -> PathBuf {
-        self.path.join("final")
+        self.path.join(FINAL)
     }
 
     /// Final metrics, time and memory.
@@ -94,28 +100,32 @@ impl RunDirectory {
     }
 
     /// Makes the directory and writes what is known before the first step.
+    ///
+    /// The plan comes first: with it alone the directory holds a run that can be resumed, and without it nothing is there
+    /// that a new run would refuse. So a start that was interrupted can always be made again.
     pub(crate) fn create(&self, recipe_text: Option<&str>, plan: &Plan) -> Result<()> {
-        for directory in [&self.path, &self.checkpoints()] {
-            fs::create_dir_all(directory).map_err(Error::io("create", directory))?;
-        }
+        fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))?;
+        write_file(&self.plan(), plan.to_toml()?.as_bytes())?;
         if let Some(text) = recipe_text {
             write_file(&self.recipe(), text.as_bytes())?;
         }
-        write_file(&self.plan(), plan.to_toml()?.as_bytes())?;
-        self.remove_leftovers()
+        let checkpoints = self.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(Error::io("create", &checkpoints))?;
+        self.sync()
     }
 
-    /// Removes what an interrupted write left behind.
-    fn remove_leftovers(&self) -> Result<()> {
-        for parent in [self.path.clone(), self.checkpoints()] {
-            for path in entries(&parent)? {
-                let name = file_name(&path);
-                if name.starts_with('.') && name.ends_with(PARTIAL) && path.is_dir() {
-                    fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-                }
-            }
-        }
-        Ok(())
+    /// Ends or undoes what an interrupted process of this run was writing.
+    pub(crate) fn recover(&self) -> Result<()> {
+        [self.path.clone(), self.checkpoints()]
+            .iter()
+            .filter(|parent| parent.is_dir())
+            .try_for_each(|parent| recover(parent))
+    }
+
+    /// Makes the names of this directory, and its own, survive a power cut.
+    pub(crate) fn sync(&self) -> Result<()> {
+        sync_directory(&self.path)?;
+        self.path.parent().map_or(Ok(()), sync_directory)
     }
 
     /// Removes samples of later steps.
@@ -144,9 +154,7 @@ impl RunDirectory {
 
     /// Writes `final/`, in the place of an older one.
     pub(crate) fn replace_final(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let path = self.final_weights();
-        remove_directory(&path)?;
-        write_directory(&path, fill)
+        replace_directory(&self.final_weights(), fill)
     }
 
     pub(crate) fn write_summary(&self, summary: &Summary) -> Result<()> {
@@ -157,19 +165,6 @@ impl RunDirectory {
 
 /// Ends the name of a directory that is being written or removed.
 const PARTIAL: &str = ".partial";
-
-/// Removes a directory so that it is never seen half removed.
-pub(crate) fn remove_directory(path: &Path) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let aside = partial_path(path);
-    if aside.exists() {
-        fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?;
-    }
-    fs::rename(path, &aside).map_err(Error::io("remove", path))?;
-    fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))
-}
 
 /// `step-000100`.
 pub(crate) fn step_name(step: u64) -> String {
@@ -203,6 +198,41 @@ pub(crate) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipe::TrainConfig;
+    use crate::run::{LoopConfig, ResumeMode, check_start};
+
+    /// A start that failed after `recipe.toml` left a directory that held no run and took no new one.
+    #[test]
+    fn wherever_a_start_fails_it_can_be_made_again() {
+        let settings = TrainConfig {
+            steps: Some(1),
+            ..TrainConfig::default()
+        };
+        let mut is_run = Vec::new();
+        for obstacle in ["plan.toml", "recipe.toml", "checkpoints"] {
+            let dir = tempfile::tempdir().unwrap();
+            let config = LoopConfig::new(dir.path().join("run"), settings.clone());
+            let directory = RunDirectory::new(&config.output);
+            // A directory cannot become a file, nor a file a directory.
+            let in_the_way = directory.path().join(obstacle);
+            fs::create_dir(directory.path()).unwrap();
+            if obstacle == "checkpoints" {
+                fs::write(&in_the_way, "").unwrap();
+            } else {
+                fs::create_dir(&in_the_way).unwrap();
+            }
+            let failed = directory.create(Some("modality = \"toy\"\n"), &config.plan().unwrap());
+            assert!(failed.unwrap_err().to_string().contains(obstacle));
+            fs::remove_dir(&in_the_way)
+                .or_else(|_| fs::remove_file(&in_the_way))
+                .unwrap();
+            let modes = [ResumeMode::Fresh, ResumeMode::Resume];
+            let [fresh, resumed] = modes.map(|mode| check_start(&config, mode).is_ok());
+            assert!(fresh != resumed, "{obstacle}: {fresh} {resumed}");
+            is_run.push(resumed);
+        }
+        assert_eq!(is_run, [false, true, true]);
+    }
 
     #[test]
     fn steps_are_read_from_names() {

@@ -277,7 +277,7 @@ impl<M: Method> Run<'_, M> {
     fn finished(&mut self) -> Result<Summary> {
         let directory = self.directory.clone();
         self.with_averages(|method| {
-            directory.replace_final(|path| method.save(path).map_err(Error::method("saving the result")))
+            directory.replace_final(|path| method.save_final(path).map_err(Error::method("saving the result")))
         })?;
         self.conclude(false)
     }

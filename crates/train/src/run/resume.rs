@@ -100,6 +100,7 @@ fn begin(
         ResumeMode::Fresh => directory.ensure_new().map(|()| None),
         ResumeMode::Resume => {
             ensure_unchanged(directory, plan, schedule)?;
+            directory.recover()?;
             find_checkpoint(directory, plan)
         }
     }

@@ -184,3 +184,33 @@ fn a_full_disk_during_a_checkpoint_keeps_the_checkpoint_before() {
     assert_eq!(run(&method, &config, ResumeMode::Resume).unwrap().resumed_from, Some(5));
     assert!(method.params().len() == 2);
 }
+
+/// What belongs to `final/` was added after it was published, and the one before was removed first.
+#[test]
+fn a_result_appears_whole_and_the_one_before_stays_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path().join("run"));
+    config.train.ema_decay = Some(0.5);
+    let directory = RunDirectory::new(&config.output);
+    let fails = |mode| {
+        let error = run(&Toy::with(Poison::FullDiskAtTheEnd), &config, mode).unwrap_err();
+        assert!(error.to_string().starts_with("saving the result failed:"), "{error}");
+        assert!(names(&config.output).iter().all(|name| !name.starts_with('.')));
+    };
+    fails(ResumeMode::Fresh);
+    assert!(!directory.final_weights().exists());
+
+    let method = Toy::f32();
+    run(&method, &config, ResumeMode::Resume).unwrap();
+    let readme = || std::fs::read_to_string(directory.final_weights().join("README")).unwrap();
+    let published = readme();
+    assert_ne!(published, format!("{:?}\n", method.weight()), "not the moving averages");
+    fails(ResumeMode::Resume);
+    assert_eq!(names(&directory.final_weights()), ["README", "adapter.safetensors"]);
+    assert_eq!(readme(), published);
+
+    // A process killed in the middle of a replacement leaves the older result under a hidden name.
+    std::fs::rename(directory.final_weights(), config.output.join(".final.previous")).unwrap();
+    fails(ResumeMode::Resume);
+    assert_eq!(readme(), published);
+}

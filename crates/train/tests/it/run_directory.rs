@@ -39,7 +39,7 @@ fn a_run_leaves_what_the_documentation_says() {
         ["adapter.safetensors", "optimizer.safetensors", "state.json"]
     );
     assert_eq!(names(&directory.samples()), ["step-000010.png", "step-000020.png"]);
-    assert_eq!(names(&directory.final_weights()), ["adapter.safetensors"]);
+    assert_eq!(names(&directory.final_weights()), ["README", "adapter.safetensors"]);
 
     let rows = read_metrics(&directory.metrics()).unwrap();
     let saved: Summary = serde_json::from_slice(&fs::read(directory.summary()).unwrap()).unwrap();

@@ -35,6 +35,8 @@ pub(crate) enum Poison {
     Failure(u64),
     /// A checkpoint is interrupted by a full disk.
     FullDisk,
+    /// The result is interrupted by a full disk.
+    FullDiskAtTheEnd,
     /// Loading a checkpoint forgets the bias.
     Forgets,
 }
@@ -212,6 +214,15 @@ impl Method for Toy {
             std::thread::sleep(std::time::Duration::from_mins(5));
         }
         Ok(save_tensors(&path, &self.params.snapshot()?, &BTreeMap::new())?)
+    }
+
+    fn save_final(&self, directory: &Path) -> Result<(), ToyError> {
+        self.save(directory)?;
+        let path = directory.join("README");
+        if self.poison == Poison::FullDiskAtTheEnd {
+            return Err(ToyError::Io(path, std::io::ErrorKind::StorageFull.into()));
+        }
+        std::fs::write(&path, format!("{:?}\n", self.weight())).map_err(|error| ToyError::Io(path, error))
     }
 
     fn load(&self, directory: &Path) -> Result<(), ToyError> {
