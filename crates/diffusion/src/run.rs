@@ -1,11 +1,9 @@
 //! A whole run: load, encode, train, sample, evaluate, and the files it leaves.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use diptych_eval::WinRate;
-use diptych_models::AdapterConfig;
 use diptych_tensor::files::write_file;
 use diptych_tensor::thread::on_large_stack;
 use diptych_train::{
@@ -60,7 +58,6 @@ pub fn run(
         let output = RunDirectory::new(&config.output);
         let mut win_rate = None;
         if !summary.stopped {
-            complete_final(recipe, &method, &output.final_weights())?;
             win_rate = evaluate(recipe, &method, &output, &mut summary, &mut reporter)?;
         }
         Ok(Outcome {
@@ -69,59 +66,6 @@ pub fn run(
             output: config.output,
         })
     })?
-}
-
-/// Makes `final/` a whole pipeline where networks were trained and not an adapter.
-fn complete_final(recipe: &Recipe<Diffusion>, method: &DiffusionMethod, directory: &Path) -> Result<()> {
-    match recipe.adapter.0 {
-        AdapterConfig::Lora(_) => Ok(()),
-        AdapterConfig::Full(_) => {
-            if let DiffusionMethod::Autoencoder(autoencoder) = method {
-                // The loop may have put moving averages there: they are the result.
-                autoencoder.load(directory)?;
-                autoencoder.finish(directory)?;
-            }
-            copy_missing(&recipe.model_path()?, directory)
-        }
-    }
-}
-
-/// Copies files of `from` that `to` does not have. A component directory that is there already is left as it is.
-fn copy_missing(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(|source| Error::Io {
-        action: "create",
-        path: to.to_path_buf(),
-        source,
-    })?;
-    let entries = fs::read_dir(from).map_err(|source| Error::Io {
-        action: "read",
-        path: from.to_path_buf(),
-        source,
-    })?;
-    for entry in entries {
-        let source = entry
-            .map_err(|source| Error::Io {
-                action: "read",
-                path: from.to_path_buf(),
-                source,
-            })?
-            .path();
-        let Some(name) = source.file_name() else { continue };
-        let target = to.join(name);
-        if target.exists() || name.to_string_lossy().starts_with('.') {
-            continue;
-        }
-        if source.is_dir() {
-            copy_missing(&source, &target)?;
-        } else {
-            fs::copy(&source, &target).map_err(|error| Error::Io {
-                action: "write",
-                path: target,
-                source: error,
-            })?;
-        }
-    }
-    Ok(())
 }
 
 fn evaluate(

@@ -19,6 +19,7 @@ use diptych_tensor::{DType, Device, Params, Tensor};
 use diptych_train::{Item, Method, MicroBatch, StepOutput};
 use image::RgbImage;
 
+use super::complete::complete;
 use super::config::{AutoencoderConfig, Reconstruction};
 use super::offline_pairs::host;
 use super::sft::negated;
@@ -38,6 +39,8 @@ const NUM_SHOWN: usize = 4;
 pub struct Autoencoder {
     pub(crate) vae: AutoencoderKl,
     pub(crate) params: Params,
+    /// The pipeline the autoencoder is part of.
+    pub(crate) model: PathBuf,
     pub(crate) objective: Objective,
     pub(crate) config: AutoencoderConfig,
     pub(crate) images: Vec<(String, ImageSource)>,
@@ -79,15 +82,6 @@ impl Autoencoder {
         }
         let mean = sum / count;
         Ok((sum_of_squares / count - mean * mean).sqrt().recip())
-    }
-
-    /// Writes the finished autoencoder, with a scaling factor that fits the data.
-    pub(crate) fn finish(&self, directory: &Path) -> Result<()> {
-        let config = diptych_models::vae::AutoencoderKlConfig {
-            scaling_factor: self.scaling_factor()?,
-            ..self.vae.config().clone()
-        };
-        self.write(&config, directory)
     }
 
     fn write(&self, config: &diptych_models::vae::AutoencoderKlConfig, directory: &Path) -> Result<()> {
@@ -150,6 +144,16 @@ impl Method for Autoencoder {
 
     fn save(&self, directory: &Path) -> Result<()> {
         self.write(self.vae.config(), directory)
+    }
+
+    /// A whole pipeline, whose autoencoder has a scaling factor that fits the data.
+    fn save_final(&self, directory: &Path) -> Result<()> {
+        let config = diptych_models::vae::AutoencoderKlConfig {
+            scaling_factor: self.scaling_factor()?,
+            ..self.vae.config().clone()
+        };
+        self.write(&config, directory)?;
+        complete(&self.model, directory)
     }
 
     fn load(&self, directory: &Path) -> Result<()> {

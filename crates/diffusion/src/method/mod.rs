@@ -1,6 +1,7 @@
 //! Methods: how the numbers for an objective are obtained.
 
 mod autoencoder;
+mod complete;
 mod config;
 mod denoising_records;
 mod draws;
@@ -84,6 +85,10 @@ impl Method for DiffusionMethod {
 
     fn save(&self, directory: &Path) -> Result<()> {
         forward!(self, method => method.save(directory))
+    }
+
+    fn save_final(&self, directory: &Path) -> Result<()> {
+        forward!(self, method => method.save_final(directory))
     }
 
     fn load(&self, directory: &Path) -> Result<()> {

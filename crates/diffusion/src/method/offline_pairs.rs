@@ -144,6 +144,10 @@ impl Method for OfflinePairs {
         self.policy.save(directory)
     }
 
+    fn save_final(&self, directory: &Path) -> Result<()> {
+        self.policy.save_final(directory)
+    }
+
     fn load(&self, directory: &Path) -> Result<()> {
         self.policy.restore(directory)
     }

@@ -156,6 +156,7 @@ impl Preparation<'_> {
         Ok(DiffusionMethod::Autoencoder(Box::new(Autoencoder {
             vae,
             params,
+            model: self.pipeline.path().to_path_buf(),
             objective: self.recipe.objective,
             config,
             images,

@@ -8,6 +8,7 @@ use diptych_models::lora::{LoraAdapter, save_diffusers};
 use diptych_models::{AdapterConfig, LoraConfig, Trainable};
 use diptych_tensor::{DType, Params, Tensor, Weights};
 
+use super::complete::complete;
 use crate::pipeline::{Checkpointing, Denoiser, NetworkOptions, TEXT_PREFIX, TextConditioner};
 use crate::{Error, Result};
 
@@ -70,6 +71,15 @@ impl TrainedDenoiser {
                 Ok(save_diffusers(directory, &[("unet", &adapter)])?)
             }
             AdapterConfig::Full(_) => self.save_networks(directory),
+        }
+    }
+
+    /// Writes what can be used on its own: the adapter, or a whole pipeline with the trained networks.
+    pub(crate) fn save_final(&self, directory: &Path) -> Result<()> {
+        self.save(directory)?;
+        match &self.adapter {
+            AdapterConfig::Lora(_) => Ok(()),
+            AdapterConfig::Full(_) => complete(&self.model, directory),
         }
     }
 

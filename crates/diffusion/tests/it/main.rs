@@ -4,6 +4,7 @@
 
 mod invariants;
 mod replay;
+mod result;
 mod runs;
 mod schedulers;
 mod world;
