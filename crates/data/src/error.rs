@@ -60,6 +60,19 @@ pub enum Error {
         /// What should.
         expected: &'static str,
     },
+    /// A file has another layout than the one asked for.
+    #[error(
+        "{}: `layout` is {layout}, but this file has the {found} layout; set `layout` to {found}, or leave it out",
+        path.display()
+    )]
+    OtherLayout {
+        /// The file.
+        path: PathBuf,
+        /// The layout asked for.
+        layout: Layout,
+        /// The layout that the file has.
+        found: Layout,
+    },
     /// `layout = "auto"` cannot tell what this is.
     #[error(
         "{}: cannot tell the layout: found {found}; set `layout` to one of {}",
@@ -349,6 +362,22 @@ pub enum ShardProblem {
 }
 
 impl Error {
+    /// Whether the user's configuration is at fault (paths, patterns, the layout), rather than the machine or the data.
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::NoPaths
+                | Self::NoMatch { .. }
+                | Self::Pattern { .. }
+                | Self::DuplicateFile { .. }
+                | Self::NoRecordFiles { .. }
+                | Self::OtherLayout { .. }
+                | Self::UnknownLayout { .. }
+                | Self::MixedLayouts { .. }
+                | Self::ImageSize { .. }
+        )
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

@@ -50,6 +50,7 @@ impl DataFiles {
         let layout = if layout == Layout::Auto {
             common_layout(&files)?
         } else {
+            refuse_other_layouts(&files, layout)?;
             layout
         };
         Ok(Self { layout, files })
@@ -211,6 +212,24 @@ fn common_layout(files: &[PathBuf]) -> Result<Layout> {
     common
         .map(|(_, layout)| layout)
         .ok_or_else(|| Error::EmptyDataset { paths: paths() })
+}
+
+/// A file that can be told to have another layout than the one asked for is not read as what it is not. What cannot be told
+/// (a foreign extension, a damaged row) is left to the reader, which says more.
+fn refuse_other_layouts(files: &[PathBuf], layout: Layout) -> Result<()> {
+    for file in files {
+        match detect(file) {
+            Ok(Some(found)) if found != layout => {
+                return Err(Error::OtherLayout {
+                    path: file.clone(),
+                    layout,
+                    found,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The layout of a file, or none where it has no row to tell from.

@@ -235,8 +235,21 @@ fn paths_and_layouts() {
     says(
         &pair,
         Layout::ImageCaption,
-        "unknown key `chosen_image`; expected prompt, image, id",
+        "`layout` is image-caption, but this file has the preference layout; set `layout` to preference, or leave it out",
     );
+    let other = Dataset::load(&[pair], Layout::LatentPairs).unwrap_err();
+    assert!(
+        matches!(
+            other,
+            Error::OtherLayout {
+                layout: Layout::LatentPairs,
+                found: Layout::Preference,
+                ..
+            }
+        ),
+        "{other}"
+    );
+    assert!(other.is_configuration());
 }
 
 #[test]

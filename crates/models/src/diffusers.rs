@@ -38,9 +38,12 @@ impl PipelineDir {
     /// Reads `model_index.json`.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] when there is none, [`Error::Config`] when it is not an index.
+    /// [`Error::NoDirectory`], [`Error::MissingFile`] when there is no index in it, [`Error::Config`] when it is not an index.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if !path.is_dir() {
+            return Err(Error::NoDirectory { path: path.to_owned() });
+        }
         let file = path.join(INDEX);
         if !file.is_file() {
             return Err(Error::MissingFile {

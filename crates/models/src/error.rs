@@ -172,6 +172,13 @@ pub enum Error {
         name: String,
     },
 
+    /// There is no directory where a pipeline should be.
+    #[error("{}: no such directory; expected a pipeline in diffusers layout", path.display())]
+    NoDirectory {
+        /// The path.
+        path: PathBuf,
+    },
+
     /// A directory lacks a file that it must have.
     #[error("{}: none of {} found", path.display(), expected.join(", "))]
     MissingFile {
@@ -203,6 +210,30 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the user's configuration is at fault, rather than the machine, the data or the numbers.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Tensor(error) => error.is_configuration(),
+            Self::UnmatchedTarget { .. } | Self::TargetPattern { .. } | Self::AdapterSetting { .. } => true,
+            Self::Io { .. }
+            | Self::Json { .. }
+            | Self::Config { .. }
+            | Self::UnknownConfigKey { .. }
+            | Self::Shape { .. }
+            | Self::UnusedTensors { .. }
+            | Self::UnknownModule { .. }
+            | Self::MissingModule { .. }
+            | Self::MissingHalf { .. }
+            | Self::AdapterShape { .. }
+            | Self::NoAdapter { .. }
+            | Self::UnknownAdapterTensor { .. }
+            | Self::NoDirectory { .. }
+            | Self::MissingFile { .. }
+            | Self::MissingComponent { .. }
+            | Self::Tokenizer { .. } => false,
+        }
+    }
+
     /// An [`Error::Io`] about `path`, for `map_err`.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

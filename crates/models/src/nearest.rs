@@ -4,7 +4,7 @@
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut scored: Vec<(usize, &str)> = candidates
         .into_iter()
-        .map(|candidate| (edit_distance(name, candidate), candidate))
+        .map(|candidate| (strsim::levenshtein(name, candidate), candidate))
         .collect();
     scored.sort_unstable();
     scored.dedup();
@@ -24,38 +24,9 @@ pub(crate) fn hint(names: &[String]) -> String {
     }
 }
 
-/// Levenshtein distance over bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, &left) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &right) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(left != right);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{edit_distance, nearest};
-
-    #[test]
-    fn distances_are_levenshteins() {
-        let cases = [
-            ("kitten", "sitting", 3),
-            ("", "abc", 3),
-            ("to_q", "to_q", 0),
-            ("to_k", "to_q", 1),
-        ];
-        for (a, b, distance) in cases {
-            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
-        }
-    }
+    use super::nearest;
 
     #[test]
     fn the_nearest_name_comes_first() {

@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use diptych_models::lora::{LoraAdapter, LoraModule, merge, save_diffusers, save_kohya};
+use diptych_models::lora::{LoraAdapter, LoraModule, merge, parts, save_diffusers, save_kohya};
 use diptych_models::unet::UNet2DConditionModel;
 use diptych_models::{BuilderConfig, Error, LoraConfig, LoraInit, Targets, Trainable};
 use diptych_tensor::{DType, Tensor, Weights, save_tensors};
@@ -235,7 +235,15 @@ fn pefts_factors() {
         (r#"{"r": 4, "lora_alpha": 8, "modules_to_save": ["conv_in"]}"#, None),
         (r#"{"r": 4, "lora_alpha": 8, "peft_type": "LOHA"}"#, None),
         (r#"{"r": 4}"#, None),
+        // The rank that is written must be that of the matrices.
+        (r#"{"lora_alpha": 8}"#, Some(2.0)),
+        (r#"{"r": 8, "lora_alpha": 8, "rank_pattern": {"to_q": 4}}"#, Some(2.0)),
+        (r#"{"r": 8, "lora_alpha": 8}"#, None),
+        (r#"{"r": 4, "lora_alpha": 8, "rank_pattern": {"to_q": 2}}"#, None),
+        (r#"{"r": 0, "lora_alpha": 8}"#, None),
+        (r#"{"r": "4", "lora_alpha": 8}"#, None),
     ];
+    assert_eq!(cases.len(), 15);
     for (config, scale) in cases {
         std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
         match (LoraAdapter::load(dir.path(), "unet"), scale) {
@@ -276,6 +284,13 @@ fn damaged_adapters_are_named() {
     let error = load(&[("unet.a.magnitude", &[2])]);
     assert!(
         matches!(&error, Error::UnknownAdapterTensor { name, .. } if name == "unet.a.magnitude"),
+        "{error}"
+    );
+    let both = [("unet.a.lora_A.weight", &[2, 4][..]), ("vae.a.lora_A.weight", &[2, 4])];
+    load(&both);
+    let error = parts(&file).unwrap_err();
+    assert!(
+        matches!(&error, Error::UnknownAdapterTensor { name, .. } if name == "vae.a.lora_A.weight"),
         "{error}"
     );
     let error = load(&[("text_encoder.a.lora_A.weight", &[2, 4])]);
@@ -414,6 +429,20 @@ fn two_networks_share_one_file() {
     save_diffusers(dir.path(), &[("unet", &unet), ("text_encoder", &text)]).unwrap();
     same(&unet, &LoraAdapter::load(dir.path(), "unet").unwrap());
     same(&text, &LoraAdapter::load(dir.path(), "text_encoder").unwrap());
+
+    assert_eq!(parts(dir.path()).unwrap(), ["text_encoder", "unet"]);
+    let all = LoraAdapter::load_all(dir.path()).unwrap();
+    assert_eq!(all.len(), 2);
+    same(&unet, &all["unet"]);
+    same(&text, &all["text_encoder"]);
+    for (name, adapter) in [("text_encoder", &text), ("unet", &unet)] {
+        let alone = dir.path().join("alone").join(name);
+        adapter.save_peft(&alone, None).unwrap();
+        assert_eq!(parts(&alone).unwrap(), [name]);
+        assert_eq!(parts(alone.join("adapter_model.safetensors")).unwrap(), [name]);
+    }
+    assert_eq!(parts(dir.path().join("alone")).unwrap(), ["unet", "text_encoder"]);
+    assert!(matches!(parts(dir.path().join("none")), Err(Error::NoAdapter { .. })));
 
     let file = dir.path().join("kohya.safetensors");
     save_kohya(&file, &[("unet", &unet), ("text_encoder", &text)]).unwrap();

@@ -108,6 +108,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the user's configuration is at fault: a device that this program or machine does not have.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Device { .. })
+    }
+}
+
 impl From<Error> for candle_core::Error {
     /// For closures that candle calls: the typed error stays the source.
     fn from(error: Error) -> Self {

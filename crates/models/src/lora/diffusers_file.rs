@@ -1,6 +1,6 @@
 //! diffusers' `pytorch_lora_weights.safetensors`: the adapters of one or more networks of a pipeline, `alpha` in the metadata.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -8,16 +8,13 @@ use diptych_tensor::{Tensor, Weights, save_tensors};
 use serde_json::{Map, Value, json};
 
 use super::metadata::{Scales, to_json};
-use super::{Halves, LoraAdapter, read, with_text_prefix};
+use super::{COMPONENTS, Halves, LoraAdapter, read, with_text_prefix};
 use crate::{Error, Result};
 
 pub(super) const FILE: &str = "pytorch_lora_weights.safetensors";
 
 /// Key of the file's metadata under which diffusers keeps PEFT's configurations.
 const METADATA_KEY: &str = "lora_adapter_metadata";
-
-/// Networks whose name diffusers puts before the names of layers; a file without any is for the denoiser.
-const COMPONENTS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "transformer"];
 
 /// Endings of a layer's matrices in the order they were invented: attention processors, `LoRACompatibleLinear`, the text encoder's
 /// monkey patch, PEFT.
@@ -27,6 +24,24 @@ const ENDINGS: [(&str, &str); 4] = [
     (".lora_linear_layer.down", ".lora_linear_layer.up"),
     (".lora_A", ".lora_B"),
 ];
+
+/// The networks that a file adapts. diffusers puts their names before those of layers; a file without any is for the denoiser.
+pub(super) fn components(path: &Path) -> Result<Vec<String>> {
+    let weights = Weights::open(path)?;
+    let of = |name: &str| COMPONENTS.iter().find(|known| within(name, known).is_some());
+    let found: Vec<Option<&&str>> = weights.names().map(of).collect();
+    if found.iter().all(Option::is_none) {
+        return Ok(vec!["unet".to_owned()]);
+    }
+    if let Some((name, _)) = weights.names().zip(&found).find(|(_, found)| found.is_none()) {
+        return Err(Error::UnknownAdapterTensor {
+            path: path.to_owned(),
+            name: name.to_owned(),
+        });
+    }
+    let found: BTreeSet<&str> = found.into_iter().flatten().copied().collect();
+    Ok(found.into_iter().map(str::to_owned).collect())
+}
 
 pub(super) fn load(path: &Path, component: &str) -> Result<LoraAdapter> {
     let weights = Weights::open(path)?;
@@ -55,10 +70,10 @@ pub(super) fn load(path: &Path, component: &str) -> Result<LoraAdapter> {
     }
     let scales = metadata(&weights, path, component.to_owned() + ".", has_components)?;
     let mut adapter = halves.pair(path, |module, rank| match (alphas.get(module), &scales) {
-        (Some(alpha), _) => alpha / rank as f64,
+        (Some(alpha), _) => Ok(alpha / rank as f64),
         (None, Some(scales)) => scales.scale(module, rank),
         // diffusers' convention for files that say nothing: alpha is the rank.
-        (None, None) => 1.0,
+        (None, None) => Ok(1.0),
     })?;
     if adapter.modules.is_empty() {
         return Err(Error::NoAdapter {

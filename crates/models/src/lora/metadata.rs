@@ -1,7 +1,7 @@
 //! PEFT's `LoraConfig` as JSON: the content of `adapter_config.json`, and what diffusers puts into a file's metadata.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use serde_json::{Map, Value, json};
@@ -12,6 +12,10 @@ use crate::{Error, LoraInit, Result, Targets};
 /// What an adapter's configuration says about the factor of each layer.
 #[derive(Debug)]
 pub(super) struct Scales {
+    file: PathBuf,
+    /// The rank of layers that no pattern names; absent in files by others than PEFT.
+    rank: Option<usize>,
+    rank_pattern: Vec<(Regex, usize)>,
     alpha: f64,
     alpha_pattern: Vec<(Regex, f64)>,
     /// Whether the factor is `alpha / sqrt(rank)`.
@@ -29,20 +33,10 @@ impl Scales {
             .get("lora_alpha")
             .and_then(Value::as_f64)
             .ok_or_else(|| error("lora_alpha", "a number"))?;
-        let mut alpha_pattern = Vec::new();
-        for (pattern, value) in config
-            .get("alpha_pattern")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-        {
-            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
-            let regex = regex.map_err(|source| Error::TargetPattern {
-                target: pattern.clone(),
-                source: Box::new(source),
-            })?;
-            alpha_pattern.push((regex, value.as_f64().ok_or_else(|| error("alpha_pattern", "numbers"))?));
-        }
+        let rank = match config.get("r") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(as_rank(value).ok_or_else(|| error("r", "a whole number, at least 1"))?),
+        };
         let targets = match config.get("target_modules") {
             Some(Value::String(pattern)) => Some(Targets::Pattern(pattern.clone())),
             Some(Value::Array(names)) => Some(Targets::Suffixes(
@@ -55,8 +49,15 @@ impl Scales {
         };
         let gaussian = config.get("init_lora_weights").and_then(Value::as_str) == Some("gaussian");
         Ok(Self {
+            file: file.to_owned(),
+            rank,
+            rank_pattern: patterns(config, "rank_pattern", |value| {
+                as_rank(value).ok_or_else(|| error("rank_pattern", "whole numbers, at least 1"))
+            })?,
             alpha,
-            alpha_pattern,
+            alpha_pattern: patterns(config, "alpha_pattern", |value| {
+                value.as_f64().ok_or_else(|| error("alpha_pattern", "numbers"))
+            })?,
             rank_stabilized: config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
             targets,
             init_weights: if gaussian {
@@ -67,19 +68,56 @@ impl Scales {
         })
     }
 
-    /// The factor of a layer.
-    pub(super) fn scale(&self, module: &str, rank: usize) -> f64 {
-        // PEFT matches the names of the network in memory, where the text encoder's may lack a prefix.
-        let short = short_name(module);
-        let pattern = |(regex, _): &&(Regex, f64)| regex.is_match(module) || regex.is_match(short);
-        let alpha = self
-            .alpha_pattern
-            .iter()
-            .find(pattern)
-            .map_or(self.alpha, |(_, alpha)| *alpha);
+    /// The factor of a layer whose matrices have this rank.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the configuration says another rank: then it belongs to other matrices.
+    pub(super) fn scale(&self, module: &str, rank: usize) -> Result<f64> {
+        let (key, expected) = match matching(&self.rank_pattern, module) {
+            Some(rank) => ("rank_pattern", Some(rank)),
+            None => ("r", self.rank),
+        };
+        if let Some(found) = expected.filter(|expected| *expected != rank) {
+            return Err(Error::Config {
+                file: self.file.clone(),
+                key: key.to_owned(),
+                found: found.to_string(),
+                expected: format!("{rank}, the rank of the matrices of `{module}`"),
+            });
+        }
+        let alpha = matching(&self.alpha_pattern, module).unwrap_or(self.alpha);
         let rank = rank as f64;
-        alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
+        Ok(alpha / if self.rank_stabilized { rank.sqrt() } else { rank })
     }
+}
+
+fn as_rank(value: &Value) -> Option<usize> {
+    value.as_u64().filter(|rank| *rank > 0).map(|rank| rank as usize)
+}
+
+/// The entries of `rank_pattern` or `alpha_pattern`: a regular expression of the end of a layer's name, and its value.
+fn patterns<T>(config: &Map<String, Value>, key: &str, read: impl Fn(&Value) -> Result<T>) -> Result<Vec<(Regex, T)>> {
+    let entries = config.get(key).and_then(Value::as_object).into_iter().flatten();
+    entries
+        .map(|(pattern, value)| {
+            let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
+            let regex = regex.map_err(|source| Error::TargetPattern {
+                target: pattern.clone(),
+                source: Box::new(source),
+            })?;
+            Ok((regex, read(value)?))
+        })
+        .collect()
+}
+
+/// The value of the first pattern that a layer's name matches. PEFT matches the names of the network in memory, where the text
+/// encoder's may lack a prefix.
+fn matching<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {
+    let short = short_name(module);
+    patterns
+        .iter()
+        .find(|(regex, _)| regex.is_match(module) || regex.is_match(short))
+        .map(|(_, value)| *value)
 }
 
 /// Refuses every setting that changes what the adapter computes in a way that is not implemented.

@@ -74,10 +74,10 @@ impl LoraAdapter {
     /// [`Error::UnknownAdapterTensor`] for a damaged one, [`Error::Config`] for a kind of adapter that is not implemented.
     pub fn load(path: impl AsRef<Path>, component: &str) -> Result<Self> {
         let path = path.as_ref();
-        let below = path.join(component);
-        if path.join(peft::CONFIG).is_file() {
-            return peft::load(path);
+        if let Some(dir) = peft_directory(path) {
+            return peft::load(dir);
         }
+        let below = path.join(component);
         if below.join(peft::CONFIG).is_file() {
             return peft::load(&below);
         }
@@ -86,15 +86,24 @@ impl LoraAdapter {
             return diffusers_file::load(&in_dir, component);
         }
         if path.is_file() && path.extension().is_some_and(|extension| extension == "safetensors") {
-            return match path.parent() {
-                Some(dir) if path.ends_with(peft::WEIGHTS) && dir.join(peft::CONFIG).is_file() => peft::load(dir),
-                _ => diffusers_file::load(path, component),
-            };
+            return diffusers_file::load(path, component);
         }
-        Err(Error::NoAdapter {
-            path: path.to_owned(),
-            expected: "adapter_config.json with adapter_model.safetensors (PEFT), or pytorch_lora_weights.safetensors (diffusers)",
-        })
+        Err(no_adapter(path))
+    }
+
+    /// The adapters of every network that [`parts`] names.
+    ///
+    /// # Errors
+    /// As [`LoraAdapter::load`]; [`Error::UnknownAdapterTensor`] for a tensor of no known network.
+    pub fn load_all(path: impl AsRef<Path>) -> Result<BTreeMap<String, Self>> {
+        let path = path.as_ref();
+        parts(path)?
+            .into_iter()
+            .map(|part| {
+                let adapter = Self::load(path, &part)?;
+                Ok((part, adapter))
+            })
+            .collect()
     }
 
     /// The adapter that a training run holds in its parameters, copied. `prefix` is what the builder put before their names.
@@ -111,7 +120,7 @@ impl LoraAdapter {
                 });
             }
         }
-        let mut adapter = halves.pair(Path::new("the trained parameters"), |_, _| config.scale())?;
+        let mut adapter = halves.pair(Path::new("the trained parameters"), |_, _| Ok(config.scale()))?;
         adapter.targets = Some(config.targets.clone());
         adapter.init_weights = config.init_weights;
         Ok(adapter)
@@ -138,6 +147,50 @@ impl LoraAdapter {
     }
 }
 
+/// Networks that an adapter can be for, as a pipeline calls them.
+const COMPONENTS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "transformer"];
+
+/// The networks that the adapter at `path` changes, in order, where [`LoraAdapter::load`] would look for them.
+///
+/// A PEFT directory does not say its network: it is the text encoder's if every layer is one of a text encoder, else the denoiser's.
+///
+/// # Errors
+/// [`Error::NoAdapter`] when there is none; files that are damaged; [`Error::UnknownAdapterTensor`] for a tensor of no known network.
+pub fn parts(path: impl AsRef<Path>) -> Result<Vec<String>> {
+    let path = path.as_ref();
+    if let Some(dir) = peft_directory(path) {
+        return Ok(vec![peft::component(dir)?.to_owned()]);
+    }
+    let has_own = |component: &&str| path.join(component).join(peft::CONFIG).is_file();
+    let separate: Vec<String> = COMPONENTS.into_iter().filter(has_own).map(str::to_owned).collect();
+    if !separate.is_empty() {
+        return Ok(separate);
+    }
+    let in_dir = path.join(diffusers_file::FILE);
+    let file = if in_dir.is_file() { &in_dir } else { path };
+    if file.is_file() && file.extension().is_some_and(|extension| extension == "safetensors") {
+        return diffusers_file::components(file);
+    }
+    Err(no_adapter(path))
+}
+
+/// The PEFT directory that a path names, itself or by its weights.
+fn peft_directory(path: &Path) -> Option<&Path> {
+    let is_peft = |dir: &&Path| dir.join(peft::CONFIG).is_file();
+    if path.is_file() && path.ends_with(peft::WEIGHTS) {
+        path.parent().filter(is_peft)
+    } else {
+        Some(path).filter(is_peft)
+    }
+}
+
+fn no_adapter(path: &Path) -> Error {
+    Error::NoAdapter {
+        path: path.to_owned(),
+        expected: "adapter_config.json with adapter_model.safetensors (PEFT), or pytorch_lora_weights.safetensors (diffusers)",
+    }
+}
+
 /// The two matrices of every layer, collected as a file lists them.
 #[derive(Debug, Default)]
 struct Halves {
@@ -161,7 +214,7 @@ impl Halves {
     }
 
     /// Joins the halves; `scale` gives a layer's factor from its name and rank.
-    fn pair(mut self, path: &Path, scale: impl Fn(&str, usize) -> f64) -> Result<LoraAdapter> {
+    fn pair(mut self, path: &Path, scale: impl Fn(&str, usize) -> Result<f64>) -> Result<LoraAdapter> {
         let mut adapter = LoraAdapter::default();
         for (module, down) in std::mem::take(&mut self.down) {
             let Some(up) = self.up.remove(&module) else {
@@ -187,7 +240,7 @@ impl Halves {
                     expected,
                 });
             }
-            let scale = scale(&module, rank);
+            let scale = scale(&module, rank)?;
             adapter.modules.insert(module, LoraModule { down, up, scale });
         }
         match self.up.into_keys().next() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diptych_tensor::{Weights, files, save_tensors};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
 pub(super) fn load(dir: &Path) -> Result<LoraAdapter> {
-    let (config_path, weights_path) = (dir.join(CONFIG), dir.join(WEIGHTS));
+    let config_path = dir.join(CONFIG);
     let config = read_json(&config_path)?;
     let Some(config) = config.as_object() else {
         let (key, found, expected) = (".".into(), config.to_string(), "an object".into());
@@ -31,12 +31,7 @@ pub(super) fn load(dir: &Path) -> Result<LoraAdapter> {
         });
     };
     let scales = Scales::from_json(config, &config_path)?;
-    if !weights_path.is_file() {
-        return Err(Error::MissingFile {
-            path: dir.to_owned(),
-            expected: vec![WEIGHTS.to_owned()],
-        });
-    }
+    let weights_path = weights_of(dir)?;
     let weights = Weights::open(&weights_path)?;
     let mut halves = Halves::default();
     for name in weights.names() {
@@ -52,6 +47,32 @@ pub(super) fn load(dir: &Path) -> Result<LoraAdapter> {
     adapter.targets = scales.targets;
     adapter.init_weights = scales.init_weights;
     Ok(adapter)
+}
+
+/// The network of a directory: a text encoder's layers have names of their own.
+pub(super) fn component(dir: &Path) -> Result<&'static str> {
+    let weights = Weights::open(&weights_of(dir)?)?;
+    let is_text = |name: &str| {
+        let name = name.strip_prefix(PREFIX).unwrap_or(name);
+        name.starts_with("text_model.") || name.starts_with("encoder.layers.")
+    };
+    let mut names = weights.names().peekable();
+    Ok(if names.peek().is_some() && names.all(is_text) {
+        "text_encoder"
+    } else {
+        "unet"
+    })
+}
+
+fn weights_of(dir: &Path) -> Result<PathBuf> {
+    let path = dir.join(WEIGHTS);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Error::MissingFile {
+        path: dir.to_owned(),
+        expected: vec![WEIGHTS.to_owned()],
+    })
 }
 
 pub(super) fn save(adapter: &LoraAdapter, dir: &Path, base_model: Option<&str>) -> Result<()> {
