@@ -3,9 +3,12 @@
 #![expect(clippy::doc_markdown, reason = "the comments are help texts, printed as they are")]
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diptych_data::Layout;
+use diptych_diffusion::sampler::SamplerKind;
 use diptych_eval::Judge;
 use diptych_tensor::DeviceChoice;
 
@@ -95,8 +98,8 @@ pub(crate) struct SamplingArguments {
     #[arg(long, default_value_t = 5.0)]
     pub(crate) guidance: f64,
     /// The sampler
-    #[arg(long, value_enum, default_value_t = SamplerName::Ddim)]
-    pub(crate) sampler: SamplerName,
+    #[arg(long, default_value_t, value_parser = one_of::<SamplerKind, _>(SamplerKind::NAMES))]
+    pub(crate) sampler: SamplerKind,
     /// The only source of randomness
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -106,12 +109,6 @@ pub(crate) struct SamplingArguments {
     /// auto, cpu, cuda[:n] or metal
     #[arg(long, default_value_t)]
     pub(crate) device: DeviceChoice,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum SamplerName {
-    Ddim,
-    Euler,
 }
 
 #[derive(Debug, Args)]
@@ -143,7 +140,7 @@ pub(crate) struct WinRateArguments {
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
     /// Who judges
-    #[arg(long, default_value = "verifier", value_parser = judge)]
+    #[arg(long, default_value_t, value_parser = one_of::<Judge, _>(Judge::NAMES))]
     pub(crate) judge: Judge,
     /// File with one prompt a line; by default held-out captions of the shapes world
     #[arg(long, value_name = "FILE", conflicts_with = "scenes")]
@@ -151,9 +148,9 @@ pub(crate) struct WinRateArguments {
     /// TOML file that narrows the captions of the shapes world
     #[arg(long, value_name = "FILE")]
     pub(crate) scenes: Option<PathBuf>,
-    /// How many prompts
-    #[arg(long, default_value_t = 256)]
-    pub(crate) num_prompts: usize,
+    /// How many prompts; by default all of the file, or 256 captions
+    #[arg(long)]
+    pub(crate) num_prompts: Option<usize>,
     /// Directory for the result and its images
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
@@ -218,7 +215,7 @@ pub(crate) struct BuildArguments {
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
     /// Who judges
-    #[arg(long, default_value = "verifier", value_parser = judge)]
+    #[arg(long, default_value_t, value_parser = one_of::<Judge, _>(Judge::NAMES))]
     pub(crate) judge: Judge,
     /// File with one prompt a line; by default training captions of the shapes world
     #[arg(long, value_name = "FILE", conflicts_with = "scenes")]
@@ -226,9 +223,9 @@ pub(crate) struct BuildArguments {
     /// TOML file that narrows the captions of the shapes world
     #[arg(long, value_name = "FILE")]
     pub(crate) scenes: Option<PathBuf>,
-    /// How many prompts
-    #[arg(long, default_value_t = 512)]
-    pub(crate) num_prompts: usize,
+    /// How many prompts; by default all of the file, or 512 captions
+    #[arg(long)]
+    pub(crate) num_prompts: Option<usize>,
     /// Images for each prompt, of which the best and the worst become a pair
     #[arg(long, default_value_t = 6)]
     pub(crate) candidates: usize,
@@ -329,9 +326,11 @@ pub(crate) enum Listing {
     Layouts,
 }
 
-fn judge(name: &str) -> Result<Judge, String> {
-    match name {
-        "verifier" => Ok(Judge::Verifier),
-        _ => Err(format!("expected {}", Judge::NAMES.join(", "))),
-    }
+/// Reads one of a closed set of names; the help lists them.
+fn one_of<T, const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + Clone + Send + Sync + 'static,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }

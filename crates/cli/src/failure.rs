@@ -1,5 +1,6 @@
 //! How a failure reaches the user: one line on standard error, and an exit code.
 
+use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ impl std::fmt::Display for UsageError {
     }
 }
 
-impl std::error::Error for UsageError {}
+impl Error for UsageError {}
 
 /// An [`UsageError`] as the error of a command.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
@@ -41,14 +42,37 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if is_configuration(error) { CONFIGURATION } else { OTHER })
 }
 
+/// Each crate knows which of its errors are configuration; a cause may be any of theirs.
 fn is_configuration(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<UsageError>()
-            || cause
-                .downcast_ref::<diptych_train::Error>()
-                .is_some_and(diptych_train::Error::is_configuration)
-            || cause
-                .downcast_ref::<diptych_diffusion::Error>()
-                .is_some_and(diptych_diffusion::Error::is_configuration)
+            || is(cause, diptych_diffusion::Error::is_configuration)
+            || is(cause, of_training)
+            || is(cause, diptych_eval::Error::is_configuration)
+            || is(cause, diptych_models::Error::is_configuration)
+            || is(cause, diptych_data::Error::is_configuration)
+            || is(cause, diptych_tensor::Error::is_configuration)
+            || is(cause, of_shapes)
     })
+}
+
+fn is<E: Error + 'static>(cause: &(dyn Error + 'static), is_configuration: impl Fn(&E) -> bool) -> bool {
+    cause.downcast_ref().is_some_and(is_configuration)
+}
+
+/// A transparent error is not among its own causes, so that what it wraps is looked at here.
+fn of_training(error: &diptych_train::Error) -> bool {
+    match error {
+        diptych_train::Error::Tensor(error) => error.is_configuration(),
+        diptych_train::Error::Data(error) => error.is_configuration(),
+        error => error.is_configuration(),
+    }
+}
+
+/// Scenes that cannot be drawn; captions are data.
+fn of_shapes(error: &diptych_shapes::Error) -> bool {
+    matches!(
+        error,
+        diptych_shapes::Error::InvalidConfig { .. } | diptych_shapes::Error::SplitExhausted { .. }
+    )
 }

@@ -101,13 +101,57 @@ pub enum Error {
         /// The shape that fits.
         expected: Vec<usize>,
     },
+    /// A value of a record does not fit the model.
+    #[error("record `{id}`: `{name}` has {found}, expected {expected}")]
+    Record {
+        /// What a user calls the record.
+        id: String,
+        /// The tensor.
+        name: &'static str,
+        /// What it holds.
+        found: String,
+        /// What the model takes.
+        expected: String,
+    },
+    /// A setting out of its range.
+    #[error("`{key}` is {found}, expected {expected}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The chosen sampler cannot be used with this model's noise schedule.
+    #[error("sampler `{sampler}` cannot be used with {file}: `{key}` is {found}, expected {expected}")]
+    Sampler {
+        /// Its name.
+        sampler: &'static str,
+        /// The schedule's file.
+        file: PathBuf,
+        /// The key that rules the sampler out.
+        key: String,
+        /// What it holds.
+        found: String,
+        /// What this sampler can use, or which other one to take.
+        expected: String,
+    },
+    /// A decoded image has pixels that are no numbers.
+    #[error(
+        "image {index} of a batch has pixels that are NaN or infinite: the weights, or the precision, do not serve"
+    )]
+    PixelsNotFinite {
+        /// Its place in the batch, from 0.
+        index: usize,
+    },
     /// An adapter changes a network that would be left as it is.
-    #[error("{path} also adapts the {part}, which is not supported; expected an adapter of the unet alone")]
+    #[error("{path} also adapts the {part}, which is not supported here; expected an adapter of the unet alone")]
     AdapterParts {
         /// The adapter.
         path: PathBuf,
         /// The network.
-        part: &'static str,
+        part: String,
     },
     /// A part of the pipeline is needed that was not loaded.
     #[error("{action} needs the pipeline's {component}, which was not loaded")]
@@ -139,15 +183,33 @@ impl Error {
     /// Whether the user's configuration is at fault, rather than the machine, the data or the numbers.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Train(error) => error.is_configuration(),
-            Self::Models(error) => matches!(
-                **error,
-                diptych_models::Error::AdapterSetting { .. }
-                    | diptych_models::Error::TargetPattern { .. }
-                    | diptych_models::Error::UnmatchedTarget { .. }
-            ),
-            Self::Recipe { .. } | Self::Steps { .. } | Self::DataKind { .. } => true,
-            _ => false,
+            // The loop passes these on as they are.
+            Self::Train(error) => match &**error {
+                diptych_train::Error::Tensor(error) => error.is_configuration(),
+                diptych_train::Error::Data(error) => error.is_configuration(),
+                error => error.is_configuration(),
+            },
+            Self::Tensor(error) => error.is_configuration(),
+            Self::Data(error) => error.is_configuration(),
+            Self::Models(error) => error.is_configuration(),
+            Self::Eval(error) => error.is_configuration(),
+            Self::Recipe { .. }
+            | Self::Steps { .. }
+            | Self::DataKind { .. }
+            | Self::Setting { .. }
+            | Self::Sampler { .. } => true,
+            Self::Core(_)
+            | Self::Io { .. }
+            | Self::Json { .. }
+            | Self::WriteImage { .. }
+            | Self::Config { .. }
+            | Self::Timestep { .. }
+            | Self::Shape { .. }
+            | Self::Record { .. }
+            | Self::PixelsNotFinite { .. }
+            | Self::AdapterParts { .. }
+            | Self::MissingComponent { .. }
+            | Self::Stopped { .. } => false,
         }
     }
 }

@@ -8,15 +8,81 @@ use diptych_train::{EvaluationTable, Recipe};
 use image::RgbImage;
 
 use crate::Result;
-use crate::method::{DiffusionMethod, TrainedDenoiser, network_options, texts};
-use crate::modality::Diffusion;
-use crate::pipeline::{Denoiser, ImageSampler, PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
+use crate::method::{DiffusionMethod, MethodConfig, TrainedDenoiser, network_options, texts};
+use crate::modality::{Diffusion, WIN_RATE_PROMPTS};
+use crate::pipeline::{Denoiser, ImageSampler, NoiseSet, PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
 use crate::progress::{Reporter, Stage};
+use crate::schedule::NoiseSchedule;
 
-/// Samples both models and compares their scores.
+/// Which of the two models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The model before training.
+    Base,
+    /// The model after it.
+    Aligned,
+}
+
+/// One model's images and their scores.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// One for each of [`Contest::prompts`].
+    pub images: Vec<RgbImage>,
+    /// One for each image.
+    pub scores: Vec<f64>,
+}
+
+/// Two models' images of the same prompts, judged.
+#[derive(Debug, Clone)]
+pub struct Contest {
+    /// The prompt of each image: with several images a prompt, it stands there as often.
+    pub prompts: Vec<String>,
+    /// Of the model before training.
+    pub base: Judged,
+    /// Of the model after it.
+    pub aligned: Judged,
+    /// How they compare.
+    pub win_rate: WinRate,
+}
+
+/// Compares two models as `config` says. `sample` makes the images of a side, one for each prompt it is given; the base comes
+/// first.
 ///
 /// # Errors
-/// Prompts that cannot be read or judged, networks that cannot be loaded, [`crate::Error::Stopped`].
+/// Prompts that cannot be read or judged, what `sample` fails with, [`crate::Error::Stopped`].
+pub fn contest(
+    config: &WinRateConfig,
+    mut sample: impl FnMut(Side, &[String], &mut Reporter<'_>) -> Result<Vec<RgbImage>>,
+    reporter: &mut Reporter<'_>,
+) -> Result<Contest> {
+    let prompts = repeat_each(&config.prompts()?, config.images_per_prompt);
+    let base = sample(Side::Base, &prompts, reporter)?;
+    let aligned = sample(Side::Aligned, &prompts, reporter)?;
+    let mut judge = |images: Vec<RgbImage>, done| -> Result<Judged> {
+        let scores = config.judge.score(&prompts, &images)?;
+        reporter.advance(Stage::Judging, done, 2)?;
+        Ok(Judged { images, scores })
+    };
+    let (base, aligned) = (judge(base, 1)?, judge(aligned, 2)?);
+    let per_prompt = |judged: &Judged| mean_per_prompt(&judged.scores, config.images_per_prompt);
+    let win_rate = WinRate::compare(
+        &per_prompt(&base)?,
+        &per_prompt(&aligned)?,
+        config.seed,
+        config.bootstrap_samples,
+    )?;
+    Ok(Contest {
+        prompts,
+        base,
+        aligned,
+        win_rate,
+    })
+}
+
+/// Samples the model of a run and its base and compares their scores.
+///
+/// # Errors
+/// As [`contest`]; networks that cannot be loaded.
 pub(crate) fn win_rate(
     recipe: &Recipe<Diffusion>,
     method: &DiffusionMethod,
@@ -25,26 +91,35 @@ pub(crate) fn win_rate(
 ) -> Result<Option<WinRate>> {
     let Some(policy) = method.policy() else { return Ok(None) };
     let config = resolved(recipe, config)?;
-    let prompts = repeated(&config.prompts()?, config.images_per_prompt);
-    let contest = Contest::new(recipe, &config, &prompts)?;
-    let base = contest.base(policy, &prompts, reporter)?;
-    let aligned = contest.aligned(policy, &prompts, reporter)?;
-    let score = |images: &[RgbImage]| -> Result<Vec<f64>> {
-        Ok(mean_per_prompt(
-            &config.judge.score(&prompts, images)?,
-            config.images_per_prompt,
-        )?)
-    };
-    let base = score(&base)?;
-    reporter.advance(Stage::Judging, 1, 2)?;
-    let aligned = score(&aligned)?;
-    reporter.advance(Stage::Judging, 2, 2)?;
-    Ok(Some(WinRate::compare(
-        &base,
-        &aligned,
-        config.seed,
-        config.bootstrap_samples,
-    )?))
+    let models = Models::load(recipe, policy, &config)?;
+    let sample = |side, prompts: &[String], reporter: &mut Reporter<'_>| models.sample(side, prompts, reporter);
+    Ok(Some(contest(&config, sample, reporter)?.win_rate))
+}
+
+/// Refuses what an evaluation or the samples would fail at after training: prompts that cannot be read or judged, too many
+/// denoising steps, parts of the pipeline that are not there.
+pub(crate) fn check_inputs(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<()> {
+    let win_rate = recipe
+        .evaluation
+        .as_ref()
+        .and_then(|evaluation| evaluation.win_rate.as_ref());
+    let is_showing = recipe.train.sample_every > 0 && !matches!(recipe.method, MethodConfig::Autoencoder(_));
+    if win_rate.is_none() && !is_showing {
+        return Ok(());
+    }
+    let schedule = NoiseSchedule::read(pipeline.component("scheduler")?.path())?;
+    let sampling = recipe.samples.clone().unwrap_or_default().sampling();
+    if is_showing {
+        sampling.sampler.prepare(&schedule, sampling.steps)?;
+    }
+    if let Some(config) = win_rate {
+        sampling.sampler.prepare(&schedule, config.steps)?;
+        for part in ["text_encoder", "tokenizer", "vae"] {
+            pipeline.component(part)?;
+        }
+        resolved(recipe, config)?.prompts()?;
+    }
+    Ok(())
 }
 
 /// The table a report shows.
@@ -83,7 +158,7 @@ fn resolved(recipe: &Recipe<Diffusion>, config: &WinRateConfig) -> Result<WinRat
     let prompts = config
         .prompts
         .as_ref()
-        .map(|path| recipe.resolve_path("eval.win_rate.prompts", path))
+        .map(|path| recipe.resolve_path(WIN_RATE_PROMPTS, path))
         .transpose()?;
     Ok(WinRateConfig {
         prompts,
@@ -91,25 +166,27 @@ fn resolved(recipe: &Recipe<Diffusion>, config: &WinRateConfig) -> Result<WinRat
     })
 }
 
-fn repeated(prompts: &[String], times: usize) -> Vec<String> {
+/// Every prompt `times` times, one after the other.
+pub(crate) fn repeat_each(prompts: &[String], times: usize) -> Vec<String> {
     prompts
         .iter()
         .flat_map(|prompt| std::iter::repeat_n(prompt.clone(), times))
         .collect()
 }
 
-/// What the two models share.
-struct Contest<'a> {
+/// The trained model, its base, and what they share.
+struct Models<'a> {
     recipe: &'a Recipe<Diffusion>,
+    policy: &'a TrainedDenoiser,
     directory: PipelineDir,
     vae: AutoencoderKl,
-    /// Of the base model's text encoder.
-    embeddings: PromptEmbeddings,
+    /// Of the base model.
+    text: TextConditioner,
     sampling: SampleConfig,
 }
 
-impl<'a> Contest<'a> {
-    fn new(recipe: &'a Recipe<Diffusion>, config: &WinRateConfig, prompts: &[String]) -> Result<Self> {
+impl<'a> Models<'a> {
+    fn load(recipe: &'a Recipe<Diffusion>, policy: &'a TrainedDenoiser, config: &WinRateConfig) -> Result<Self> {
         let directory = PipelineDir::open(recipe.model_path()?)?;
         let options = network_options(recipe)?;
         let sampling = SampleConfig {
@@ -119,64 +196,54 @@ impl<'a> Contest<'a> {
             ..recipe.samples.clone().unwrap_or_default().sampling()
         };
         let (text, _) = TextConditioner::load(&directory, &options, Trainable::None, None)?;
-        let embeddings = PromptEmbeddings::encode(&text, texts(prompts, &sampling), &mut Reporter::silent())?;
         let (vae, _) = load_vae(&directory, &options, Trainable::None)?;
         Ok(Self {
             recipe,
+            policy,
             directory,
             vae,
-            embeddings,
+            text,
             sampling,
         })
     }
 
-    /// The model as it was before any training.
-    fn base(&self, policy: &TrainedDenoiser, prompts: &[String], reporter: &mut Reporter<'_>) -> Result<Vec<RgbImage>> {
-        match self.recipe.adapter.0 {
-            AdapterConfig::Lora(_) => {
-                let _off = policy.denoiser.unet().adapter_switch().disable();
-                self.sample(
-                    &policy.denoiser,
-                    &self.embeddings,
+    fn sample(&self, side: Side, prompts: &[String], reporter: &mut Reporter<'_>) -> Result<Vec<RgbImage>> {
+        match (side, &self.recipe.adapter.0) {
+            (Side::Aligned, _) => {
+                let text = self.policy.text.as_ref().unwrap_or(&self.text);
+                self.sample_with(&self.policy.denoiser, text, prompts, (Stage::AlignedImages, reporter))
+            }
+            (Side::Base, AdapterConfig::Lora(_)) => {
+                let _off = self.policy.denoiser.unet().adapter_switch().disable();
+                self.sample_with(
+                    &self.policy.denoiser,
+                    &self.text,
                     prompts,
                     (Stage::BaseImages, reporter),
                 )
             }
-            AdapterConfig::Full(_) => {
+            (Side::Base, AdapterConfig::Full(_)) => {
                 let options = network_options(self.recipe)?;
                 let (denoiser, _) = Denoiser::load(&self.directory, &options, Trainable::None, None)?;
-                self.sample(&denoiser, &self.embeddings, prompts, (Stage::BaseImages, reporter))
+                self.sample_with(&denoiser, &self.text, prompts, (Stage::BaseImages, reporter))
             }
         }
     }
 
-    fn aligned(
-        &self,
-        policy: &TrainedDenoiser,
-        prompts: &[String],
-        reporter: &mut Reporter<'_>,
-    ) -> Result<Vec<RgbImage>> {
-        let trained = policy
-            .text
-            .as_ref()
-            .map(|text| PromptEmbeddings::encode(text, texts(prompts, &self.sampling), &mut Reporter::silent()))
-            .transpose()?;
-        let embeddings = trained.as_ref().unwrap_or(&self.embeddings);
-        self.sample(&policy.denoiser, embeddings, prompts, (Stage::AlignedImages, reporter))
-    }
-
-    fn sample(
+    fn sample_with(
         &self,
         denoiser: &Denoiser,
-        embeddings: &PromptEmbeddings,
+        text: &TextConditioner,
         prompts: &[String],
         (stage, reporter): (Stage, &mut Reporter<'_>),
     ) -> Result<Vec<RgbImage>> {
+        let texts = texts(prompts, &self.sampling);
         let sampler = ImageSampler {
             denoiser,
             vae: &self.vae,
-            embeddings,
+            embeddings: &PromptEmbeddings::encode(text, texts, &mut Reporter::silent())?,
             latent_shape: denoiser.latent_shape()?,
+            noise: NoiseSet::Shown,
             config: &self.sampling,
         };
         sampler.sample(prompts, stage, reporter)

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use diptych_tensor::{DType, Device, Tensor};
+use diptych_tensor::{Device, Tensor};
 use image::imageops::{FilterType, overlay, resize};
 use image::{Rgb, RgbImage};
 
+use crate::tensors::host_f32;
 use crate::{Error, Result};
 
 /// Smallest side of a tile in a grid, pixels: smaller images are enlarged so that a person can see them.
@@ -49,7 +50,7 @@ fn pixels(values: Vec<f32>, shape: (usize, usize, usize, usize), device: &Device
 /// (B, 3, Y, X).
 ///
 /// # Errors
-/// Tensor operations, or a tensor that is not (B, 3, Y, X).
+/// [`Error::Shape`] for a tensor that is not (B, 3, Y, X), [`Error::PixelsNotFinite`], or tensor operations.
 pub fn from_tensor(images_bcyx: &Tensor) -> Result<Vec<RgbImage>> {
     let &[_, 3, y, x] = images_bcyx.dims() else {
         let expected = vec![images_bcyx.dims().first().copied().unwrap_or(1), 3, 1, 1];
@@ -59,8 +60,13 @@ pub fn from_tensor(images_bcyx: &Tensor) -> Result<Vec<RgbImage>> {
             expected,
         });
     };
-    let values = host(images_bcyx)?;
+    let values = host_f32(images_bcyx)?;
     let plane = y * x;
+    // As a byte, a NaN would be black and an infinity black or white: an image that looks like one.
+    let is_broken = |planes: &[f32]| planes.iter().any(|value| !value.is_finite());
+    if let Some(index) = values.chunks_exact(3 * plane).position(is_broken) {
+        return Err(Error::PixelsNotFinite { index });
+    }
     Ok(values
         .chunks_exact(3 * plane)
         .map(|planes| {
@@ -70,10 +76,6 @@ pub fn from_tensor(images_bcyx: &Tensor) -> Result<Vec<RgbImage>> {
             })
         })
         .collect())
-}
-
-fn host(tensor: &Tensor) -> diptych_tensor::Result<Vec<f32>> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 /// As `diffusers` rounds: `[-1, 1]` to `[0, 1]`, clipped, times 255, to the nearest.
@@ -124,6 +126,18 @@ mod tests {
         let tensor = to_tensor(&[image.clone(), image.clone()], &Device::Cpu).unwrap();
         assert_eq!(tensor.dims(), [2, 3, 3, 4]);
         assert_eq!(from_tensor(&tensor).unwrap(), [image.clone(), image]);
+    }
+
+    /// They used to become black pixels.
+    #[test]
+    fn pixels_that_are_not_finite_are_no_image() {
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut values = vec![0.5_f32; 2 * 3 * 4];
+            values[12 + 7] = value;
+            let tensor = Tensor::from_vec(values, (2, 3, 2, 2), &Device::Cpu).unwrap();
+            let error = from_tensor(&tensor).unwrap_err();
+            assert!(matches!(error, Error::PixelsNotFinite { index: 1 }), "{error}");
+        }
     }
 
     #[test]

@@ -28,8 +28,10 @@ mod run;
 pub mod sampler;
 pub mod schedule;
 pub mod shapes_pipeline;
+mod tensors;
 
 pub use error::{Error, Result};
+pub use evaluation::{Contest, Judged, Side, contest};
 pub use method::{DiffusionMethod, MethodConfig, prepare};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
 pub use pairs::{PairsConfig, build_pairs};

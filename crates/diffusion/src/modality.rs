@@ -49,7 +49,7 @@ pub struct SamplesConfig {
     pub guidance_scale: f64,
     /// Source of the initial noise.
     pub seed: u64,
-    /// Images computed together. It does not change them.
+    /// Images computed together. It changes them by rounding only.
     pub batch_size: usize,
 }
 
@@ -123,13 +123,22 @@ impl Modality for Diffusion {
     }
 
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
-        match &recipe.adapter.0 {
-            AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => Ok(vec![(
-                ADAPTER_INIT.to_owned(),
-                recipe.resolve_path(ADAPTER_INIT, path)?,
-            )]),
-            AdapterConfig::Lora(_) | AdapterConfig::Full(_) => Ok(Vec::new()),
-        }
+        let init = match &recipe.adapter.0 {
+            AdapterConfig::Lora(lora) => lora.init.as_ref(),
+            AdapterConfig::Full(_) => None,
+        };
+        let win_rate = recipe
+            .evaluation
+            .as_ref()
+            .and_then(|evaluation| evaluation.win_rate.as_ref());
+        [
+            (ADAPTER_INIT, init),
+            (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
+        ]
+        .into_iter()
+        .filter_map(|(key, path)| Some((key, path?)))
+        .map(|(key, path)| Ok((key.to_owned(), recipe.resolve_path(key, path)?)))
+        .collect()
     }
 
     fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
@@ -149,6 +158,20 @@ impl Modality for Diffusion {
 
 /// The recipe key of an adapter to start from.
 const ADAPTER_INIT: &str = "adapter.lora.init";
+
+/// The recipe key of the prompts that an evaluation samples.
+pub(crate) const WIN_RATE_PROMPTS: &str = "eval.win_rate.prompts";
+
+/// Whether the recipe, or a value given over it, says this key: a default that nothing reads is no mistake, a key is.
+pub(crate) fn is_given(recipe: &Recipe<Diffusion>, key: &str) -> bool {
+    let in_text = recipe.source.text().parse::<toml::Table>().is_ok_and(|table| {
+        let root = toml::Value::Table(table);
+        let found = key.split('.').try_fold(&root, |place, part| place.get(part));
+        found.is_some()
+    });
+    let over_it = |text: &String| text.split_once('=').is_some_and(|(name, _)| name.trim() == key);
+    in_text || recipe.source.overrides().iter().any(over_it)
+}
 
 /// The recipe's adapter with the path of its start resolved.
 pub(crate) fn adapter_of(recipe: &Recipe<Diffusion>) -> Result<AdapterConfig> {
@@ -235,6 +258,7 @@ fn validate_samples(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
         let found = "a section that `[method.autoencoder]` does not use";
         return Err(recipe.invalid("samples", found, "no such section: reconstructions are shown"));
     }
+    refuse_unread_samples(recipe, samples)?;
     if !samples.prompts.is_empty() && samples.num_prompts.is_some() {
         return Err(recipe.invalid("samples.num_prompts", "both `prompts` and `num_prompts`", "one of them"));
     }
@@ -254,6 +278,38 @@ fn validate_samples(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
             samples.guidance_scale,
             "a finite number, at least 0",
         ));
+    }
+    Ok(())
+}
+
+/// With `sample_every = 0` nothing is shown, and an evaluation reads only how its images are computed.
+fn refuse_unread_samples(recipe: &Recipe<Diffusion>, samples: &SamplesConfig) -> diptych_train::Result<()> {
+    if recipe.train.sample_every > 0 {
+        return Ok(());
+    }
+    let expected = "no such key, or `train.sample_every` of at least 1";
+    let is_evaluated = recipe
+        .evaluation
+        .as_ref()
+        .is_some_and(|evaluation| evaluation.win_rate.is_some());
+    if !is_evaluated {
+        let found = "a section that is unused: `train.sample_every` is 0 and there is no `[eval.win_rate]`";
+        return Err(recipe.invalid("samples", found, expected));
+    }
+    let default = SamplesConfig::default();
+    let changed = [
+        ("prompts", samples.prompts != default.prompts),
+        ("num_prompts", samples.num_prompts != default.num_prompts),
+        ("steps", samples.steps != default.steps),
+        ("guidance_scale", samples.guidance_scale != default.guidance_scale),
+        ("seed", samples.seed != default.seed),
+    ];
+    for (name, is_changed) in changed {
+        let key = format!("samples.{name}");
+        if is_changed || is_given(recipe, &key) {
+            let found = "a value that is unused: `train.sample_every` is 0, and `[eval.win_rate]` has its own";
+            return Err(recipe.invalid(&key, found, expected));
+        }
     }
     Ok(())
 }

@@ -4,9 +4,10 @@ use diptych_data::{ImagePair, ImageSource};
 use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
-use crate::pipeline::{Pipeline, SampleConfig, generate_with};
+use crate::evaluation::repeat_each;
+use crate::pipeline::{Pipeline, SampleConfig, generate_candidates};
 use crate::progress::{Reporter, Stage};
+use crate::{Error, Result};
 
 /// How pairs are built.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,11 +31,28 @@ impl Default for PairsConfig {
     }
 }
 
+impl PairsConfig {
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for fewer than 2 candidates, or a margin that is no number from 0.
+    pub fn validate(&self) -> Result<()> {
+        let setting = |key, found, expected| Err(Error::Setting { key, found, expected });
+        if self.candidates < 2 {
+            return setting("candidates", self.candidates.to_string(), "at least 2");
+        }
+        if !(self.min_margin.is_finite() && self.min_margin >= 0.0) {
+            return setting("min_margin", self.min_margin.to_string(), "a finite number, at least 0");
+        }
+        Ok(())
+    }
+}
+
 /// At most one pair for each prompt: of its candidates, the one with the highest score is chosen and the one with the lowest
 /// rejected; the earlier wins a tie. Prompts without a difference of `min_margin` are left out.
 ///
 /// # Errors
-/// A sampler or the judge fails; [`crate::Error::Stopped`].
+/// [`PairsConfig::validate`]; a sampler or the judge fails; [`Error::Stopped`].
 pub fn build_pairs(
     pipeline: &Pipeline,
     prompts: &[String],
@@ -42,12 +60,10 @@ pub fn build_pairs(
     config: &PairsConfig,
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<ImagePair>> {
-    let candidates = config.candidates.max(2);
-    let repeated: Vec<String> = prompts
-        .iter()
-        .flat_map(|prompt| std::iter::repeat_n(prompt.clone(), candidates))
-        .collect();
-    let images = generate_with(pipeline, &repeated, sampling, reporter)?;
+    config.validate()?;
+    let candidates = config.candidates;
+    let repeated = repeat_each(prompts, candidates);
+    let images = generate_candidates(pipeline, &repeated, sampling, reporter)?;
     let scores = config.judge.score(&repeated, &images)?;
     reporter.advance(Stage::Judging, 1, 1)?;
     let mut pairs = Vec::new();
@@ -82,7 +98,7 @@ fn extremes(scores: &[f64], min_margin: f64) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::extremes;
+    use super::{PairsConfig, extremes};
 
     #[test]
     fn the_best_and_the_worst_are_kept_and_close_calls_are_not() {
@@ -90,5 +106,21 @@ mod tests {
         assert_eq!(extremes(&[0.5, 0.6], 0.2), None);
         assert_eq!(extremes(&[0.5, 0.5], 0.0), None);
         assert_eq!(extremes(&[], 0.0), None);
+    }
+
+    #[test]
+    fn one_candidate_makes_no_pair() {
+        let default = PairsConfig::default();
+        default.validate().unwrap();
+        let one = PairsConfig {
+            candidates: 1,
+            ..default
+        };
+        let message = one.validate().unwrap_err().to_string();
+        assert_eq!(message, "`candidates` is 1, expected at least 2");
+        for min_margin in [-0.1, f64::NAN, f64::INFINITY] {
+            let bad = PairsConfig { min_margin, ..default };
+            assert!(bad.validate().unwrap_err().is_configuration(), "{min_margin}");
+        }
     }
 }

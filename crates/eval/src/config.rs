@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::Judge;
 use crate::error::{Error, Result};
 
+/// Held-out captions where no number is asked for.
+const NUM_CAPTIONS: usize = 256;
+
 /// What to measure when training has ended. In a recipe: `[eval.win_rate]`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,8 +36,9 @@ impl EvaluationConfig {
 pub struct WinRateConfig {
     /// Who gives the scores.
     pub judge: Judge,
-    /// How many prompts. At most this many are taken from the top of `prompts`.
-    pub num_prompts: usize,
+    /// How many prompts: the first of `prompts`, by default all of them; without `prompts` 256 captions by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_prompts: Option<usize>,
     /// File of prompts: one a line, or `.jsonl` rows with `prompt`. Without it, held-out captions of the shapes world.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
@@ -57,7 +61,7 @@ impl Default for WinRateConfig {
     fn default() -> Self {
         Self {
             judge: Judge::Verifier,
-            num_prompts: 256,
+            num_prompts: None,
             prompts: None,
             scenes: None,
             seed: 0,
@@ -76,7 +80,7 @@ impl WinRateConfig {
     /// [`Error::InvalidConfig`] naming the key.
     pub fn validate(&self) -> Result<()> {
         let counts = [
-            ("num_prompts", self.num_prompts),
+            ("num_prompts", self.num_prompts.unwrap_or(NUM_CAPTIONS)),
             ("steps", self.steps),
             ("images_per_prompt", self.images_per_prompt),
             ("bootstrap_samples", self.bootstrap_samples),
@@ -107,15 +111,17 @@ impl WinRateConfig {
     /// directory; whoever reads the recipe resolves it first.
     ///
     /// # Errors
-    /// A file that cannot be read or has no prompt; scenes with too few captions.
+    /// A file that cannot be read or has fewer prompts than `num_prompts`; scenes with too few captions;
+    /// [`Error::UnjudgeablePrompt`] for a prompt that the judge does not understand.
     pub fn prompts(&self) -> Result<Vec<String>> {
-        if let Some(path) = &self.prompts {
-            let mut prompts = crate::read_prompts(path)?;
-            prompts.truncate(self.num_prompts);
-            return Ok(prompts);
-        }
-        let scenes = self.scenes.clone().unwrap_or_default();
-        crate::held_out_prompts(self.seed, self.num_prompts, &scenes)
+        let prompts = if let Some(path) = &self.prompts {
+            crate::read_first_prompts(path, self.num_prompts)?
+        } else {
+            let scenes = self.scenes.clone().unwrap_or_default();
+            crate::held_out_prompts(self.seed, self.num_prompts.unwrap_or(NUM_CAPTIONS), &scenes)?
+        };
+        self.judge.check_prompts(&prompts)?;
+        Ok(prompts)
     }
 }
 
@@ -142,12 +148,12 @@ mod tests {
                 win_rate.images_per_prompt,
                 win_rate.bootstrap_samples
             ),
-            (64, 1, 10_000)
+            (Some(64), 1, 10_000)
         );
         assert_eq!(
             win_rate,
             WinRateConfig {
-                num_prompts: 64,
+                num_prompts: Some(64),
                 ..WinRateConfig::default()
             }
         );
@@ -167,7 +173,7 @@ mod tests {
     fn each_bad_value_is_named() {
         type Case = (&'static str, fn(&mut WinRateConfig));
         let bad: [Case; 7] = [
-            ("num_prompts", |c| c.num_prompts = 0),
+            ("num_prompts", |c| c.num_prompts = Some(0)),
             ("steps", |c| c.steps = 0),
             ("images_per_prompt", |c| c.images_per_prompt = 0),
             ("bootstrap_samples", |c| c.bootstrap_samples = 0),

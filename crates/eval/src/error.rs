@@ -43,6 +43,27 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The file of prompts has fewer than asked for.
+    #[error(
+        "{}: found {found} prompts, {wanted} were asked for; lower the number, or leave it out to use all",
+        path.display()
+    )]
+    TooFewPrompts {
+        /// The file.
+        path: PathBuf,
+        /// Prompts in it.
+        found: usize,
+        /// Prompts wanted.
+        wanted: usize,
+    },
+    /// A name that no judge has.
+    #[error("unknown judge `{found}`; expected {}", expected.join(", "))]
+    UnknownJudge {
+        /// The name as given.
+        found: String,
+        /// The names that exist.
+        expected: &'static [&'static str],
+    },
     /// The world of scenes has fewer captions than asked for.
     #[error(
         "found {found} different held-out captions, {wanted} were asked for; lower `num_prompts` or widen the scenes"
@@ -56,6 +77,18 @@ pub enum Error {
     /// The shapes world refused a configuration or caption.
     #[error(transparent)]
     Shapes(#[from] diptych_shapes::Error),
+    /// A prompt is not one that the judge understands.
+    #[error("judge `{judge}` cannot judge prompt {number}, {prompt:?}: {source}")]
+    UnjudgeablePrompt {
+        /// Name of the judge.
+        judge: &'static str,
+        /// Place of the prompt, from 1.
+        number: usize,
+        /// The prompt.
+        prompt: String,
+        /// Why.
+        source: diptych_shapes::Error,
+    },
     /// An image cannot be judged against its prompt.
     #[error("judge `{judge}`, image {index}, prompt {prompt:?}: {source}")]
     Unjudged {
@@ -101,4 +134,29 @@ pub enum Error {
         /// Scores wanted for each prompt.
         images_per_prompt: usize,
     },
+}
+
+impl Error {
+    /// Whether the user's configuration is at fault, rather than the machine, the data or the numbers.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::InvalidConfig { .. }
+            | Self::TooFewPrompts { .. }
+            | Self::UnknownJudge { .. }
+            | Self::TooFewCaptions { .. }
+            | Self::UnjudgeablePrompt { .. } => true,
+            Self::Shapes(error) => matches!(
+                error,
+                diptych_shapes::Error::InvalidConfig { .. } | diptych_shapes::Error::SplitExhausted { .. }
+            ),
+            Self::Io { .. }
+            | Self::PromptRow { .. }
+            | Self::NoPrompts { .. }
+            | Self::Unjudged { .. }
+            | Self::LengthMismatch { .. }
+            | Self::NoScores
+            | Self::NotFinite { .. }
+            | Self::Ungroupable { .. } => false,
+        }
+    }
 }

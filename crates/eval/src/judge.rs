@@ -1,8 +1,9 @@
 //! Judges: who says which of two images is better.
 
 use std::fmt;
+use std::str::FromStr;
 
-use diptych_shapes::Verifier;
+use diptych_shapes::{Claims, Verifier};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,25 @@ impl Judge {
     pub fn name(self) -> &'static str {
         match self {
             Self::Verifier => "verifier",
+        }
+    }
+
+    /// Refuses prompts that this judge does not understand, before any image is made for them.
+    ///
+    /// # Errors
+    /// [`Error::UnjudgeablePrompt`] for the first one.
+    pub fn check_prompts(self, prompts: &[String]) -> Result<()> {
+        match self {
+            Self::Verifier => prompts.iter().enumerate().try_for_each(|(index, prompt)| {
+                Claims::parse(prompt)
+                    .map(|_| ())
+                    .map_err(|source| Error::UnjudgeablePrompt {
+                        judge: self.name(),
+                        number: index + 1,
+                        prompt: prompt.clone(),
+                        source,
+                    })
+            }),
         }
     }
 
@@ -65,5 +85,21 @@ impl Judge {
 impl fmt::Display for Judge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl FromStr for Judge {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::UnknownJudge`] for a name that is none of [`Judge::NAMES`].
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "verifier" => Ok(Self::Verifier),
+            _ => Err(Error::UnknownJudge {
+                found: name.to_owned(),
+                expected: &Self::NAMES,
+            }),
+        }
     }
 }

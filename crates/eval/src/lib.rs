@@ -25,5 +25,5 @@ mod win_rate;
 pub use config::{EvaluationConfig, WinRateConfig};
 pub use error::{Error, Result};
 pub use judge::Judge;
-pub use prompts::{held_out_prompts, read_prompts};
+pub use prompts::{held_out_prompts, read_first_prompts, read_prompts};
 pub use win_rate::{Estimate, WinRate, mean_per_prompt};

@@ -77,6 +77,25 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
+/// The first `num` prompts of a file, or all of them. A file with fewer is not what was meant.
+///
+/// # Errors
+/// As [`read_prompts`]; [`Error::TooFewPrompts`].
+pub fn read_first_prompts(path: &Path, num: Option<usize>) -> Result<Vec<String>> {
+    let mut prompts = read_prompts(path)?;
+    match num {
+        Some(wanted) if wanted > prompts.len() => Err(Error::TooFewPrompts {
+            path: path.to_path_buf(),
+            found: prompts.len(),
+            wanted,
+        }),
+        _ => {
+            prompts.truncate(num.unwrap_or(usize::MAX));
+            Ok(prompts)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use diptych_shapes::Claims;
@@ -112,6 +131,14 @@ mod tests {
             b"{\"prompt\": \"a\", \"chosen_image\": \"x.png\"}\n\n{\"prompt\": \"b\"}\n",
         );
         assert_eq!(read_prompts(&rows).unwrap(), ["a", "b"]);
+
+        assert_eq!(read_first_prompts(&lines, None).unwrap().len(), 2);
+        assert_eq!(read_first_prompts(&lines, Some(1)).unwrap(), ["a red star"]);
+        let message = read_first_prompts(&lines, Some(3)).unwrap_err().to_string();
+        assert!(
+            message.contains("prompts.txt: found 2 prompts, 3 were asked for"),
+            "{message}"
+        );
 
         let bad = write("bad.jsonl", b"{\"prompt\": \"a\"}\n\n{\"prompt\": 3}\n");
         let message = read_prompts(&bad).unwrap_err().to_string();

@@ -40,13 +40,17 @@ fn what_cannot_be_judged_is_named() {
     ));
     assert_eq!(Judge::Verifier.score(&[], &[]).unwrap(), [0.0; 0]);
     assert_eq!(serde_json::to_value(Judge::Verifier).unwrap(), Judge::NAMES[0]);
-    assert_eq!(Judge::Verifier.to_string(), Judge::NAMES[0]);
+    for name in Judge::NAMES {
+        assert_eq!(name.parse::<Judge>().unwrap().to_string(), name);
+    }
+    let message = "verifer".parse::<Judge>().unwrap_err().to_string();
+    assert_eq!(message, "unknown judge `verifer`; expected verifier");
 }
 
 #[test]
 fn a_configuration_gives_its_prompts() {
     let config = WinRateConfig {
-        num_prompts: 8,
+        num_prompts: Some(8),
         seed: 2,
         ..WinRateConfig::default()
     };
@@ -57,18 +61,45 @@ fn a_configuration_gives_its_prompts() {
     let path = folder.path().join("prompts.txt");
     std::fs::write(&path, prompts.join("\n")).unwrap();
     let from_file = WinRateConfig {
-        num_prompts: 3,
-        prompts: Some(path),
+        num_prompts: Some(3),
+        prompts: Some(path.clone()),
         ..WinRateConfig::default()
     };
     assert_eq!(from_file.prompts().unwrap(), prompts[..3]);
+    let whole = WinRateConfig {
+        num_prompts: None,
+        ..from_file.clone()
+    };
+    assert_eq!(whole.prompts().unwrap(), prompts);
+    let more = WinRateConfig {
+        num_prompts: Some(9),
+        ..from_file.clone()
+    };
+    let error = more.prompts().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::TooFewPrompts {
+                found: 8,
+                wanted: 9,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    std::fs::write(&path, "a red star\na photo of an astronaut\n").unwrap();
+    let error = whole.prompts().unwrap_err();
+    assert!(error.is_configuration(), "{error}");
+    let expected =
+        "judge `verifier` cannot judge prompt 2, \"a photo of an astronaut\": caption: unknown word \"photo\"";
+    assert!(error.to_string().starts_with(expected), "{error}");
 
     let simple = SceneConfig {
         max_objects: 1,
         ..SceneConfig::default()
     };
     let config = WinRateConfig {
-        num_prompts: 8,
+        num_prompts: Some(8),
         scenes: Some(simple),
         ..WinRateConfig::default()
     };

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use diptych_data::{ImagePair, ImageSource, write_pairs};
 use diptych_diffusion::progress::Reporter;
-use diptych_diffusion::{Pipeline, generate_with};
-use diptych_eval::{WinRate, held_out_prompts, read_prompts};
+use diptych_diffusion::{Contest, Side, contest, generate_with};
+use diptych_eval::WinRateConfig;
 use diptych_tensor::files::write_file;
-use image::RgbImage;
 
 use crate::arguments::WinRateArguments;
 use crate::command::sampling;
@@ -17,9 +16,6 @@ use crate::interrupt::stop_flag;
 use crate::output::{ensure_free, print, write_directory};
 use crate::progress::Progress;
 
-/// Resamples behind the intervals.
-const BOOTSTRAP_SAMPLES: usize = 10_000;
-
 pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
     let adapter = &arguments.sampling.adapter;
     if arguments.base.is_none() && adapter.is_none() {
@@ -28,71 +24,66 @@ pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
         ));
     }
     ensure_free(&arguments.out)?;
-    let config = sampling::config(&arguments.sampling)?;
-    let prompts = prompts(arguments)?;
+    let sampling = sampling::config(&arguments.sampling)?;
+    let config = config(arguments)?;
+    // Before a model is loaded.
+    config.prompts()?;
+    let pipeline = sampling::load(&arguments.sampling)?;
+    let base = arguments
+        .base
+        .as_ref()
+        .map(|base| sampling::load_from(base, None, &arguments.sampling))
+        .transpose()?;
     let stop = stop_flag()?;
     let mut progress = Progress::new();
     let mut reporter = Reporter::new(|event| progress.diffusion(event), &stop);
-    let mut sample = |pipeline: &Pipeline| generate_with(pipeline, &prompts, &config, &mut reporter);
-    let pipeline = sampling::load(&arguments.sampling)?;
-    let aligned = sample(&pipeline)?;
-    let base = if let Some(base) = &arguments.base {
-        sample(&sampling::load_from(base, None, &arguments.sampling)?)?
-    } else {
-        let _off = pipeline.adapter_switch().disable();
-        sample(&pipeline)?
+    let sample = |side, prompts: &[String], reporter: &mut Reporter<'_>| match (side, &base) {
+        (Side::Aligned, _) => generate_with(&pipeline, prompts, &sampling, reporter),
+        (Side::Base, Some(base)) => generate_with(base, prompts, &sampling, reporter),
+        (Side::Base, None) => {
+            let _off = pipeline.adapter_switch().disable();
+            generate_with(&pipeline, prompts, &sampling, reporter)
+        }
     };
+    let contest = contest(&config, sample, &mut reporter)?;
     drop(reporter);
 
-    let scores = |images: &[RgbImage]| arguments.judge.score(&prompts, images);
-    let (base_scores, aligned_scores) = (scores(&base)?, scores(&aligned)?);
-    let win_rate = WinRate::compare(
-        &base_scores,
-        &aligned_scores,
-        arguments.sampling.seed,
-        BOOTSTRAP_SAMPLES,
-    )?;
-    let text = serde_json::to_string_pretty(&win_rate)?;
+    let text = serde_json::to_string_pretty(&contest.win_rate)?;
     write_directory(&arguments.out, |dir| {
         write_file(&dir.join("win-rate.json"), text.as_bytes())?;
-        write_images(dir, &prompts, (&base, &base_scores), (&aligned, &aligned_scores))
+        write_images(dir, &contest)
     })?;
-    print(win_rate)
+    print(&contest.win_rate)
+}
+
+/// The comparison as a recipe would ask for it.
+fn config(arguments: &WinRateArguments) -> anyhow::Result<WinRateConfig> {
+    sampling::check_num_prompts(arguments.num_prompts)?;
+    let scenes = arguments.scenes.as_deref();
+    Ok(WinRateConfig {
+        judge: arguments.judge,
+        num_prompts: arguments.num_prompts,
+        prompts: arguments.prompts.clone(),
+        scenes: scenes.map(|path| read_scenes(Some(path))).transpose()?,
+        seed: arguments.sampling.seed,
+        steps: arguments.sampling.steps,
+        guidance_scale: arguments.sampling.guidance,
+        ..WinRateConfig::default()
+    })
 }
 
 /// Every image beside its counterpart, as pairs that `data inspect` and `train` read: aligned is `chosen`.
-fn write_images(
-    directory: &Path,
-    prompts: &[String],
-    (base, base_scores): (&[RgbImage], &[f64]),
-    (aligned, aligned_scores): (&[RgbImage], &[f64]),
-) -> anyhow::Result<()> {
-    let mut pairs = Vec::with_capacity(prompts.len());
-    for (number, prompt) in prompts.iter().enumerate() {
+fn write_images(directory: &Path, contest: &Contest) -> anyhow::Result<()> {
+    let mut pairs = Vec::with_capacity(contest.prompts.len());
+    for (number, prompt) in contest.prompts.iter().enumerate() {
         let (chosen, rejected) = (
-            ImageSource::from_image(&aligned[number])?,
-            ImageSource::from_image(&base[number])?,
+            ImageSource::from_image(&contest.aligned.images[number])?,
+            ImageSource::from_image(&contest.base.images[number])?,
         );
         let mut pair = ImagePair::new(number.to_string(), prompt, chosen, rejected);
-        (pair.chosen_score, pair.rejected_score) = (Some(aligned_scores[number]), Some(base_scores[number]));
+        pair.chosen_score = Some(contest.aligned.scores[number]);
+        pair.rejected_score = Some(contest.base.scores[number]);
         pairs.push(pair);
     }
     Ok(write_pairs(&directory.join("aligned-and-base.jsonl"), &pairs)?)
-}
-
-fn prompts(arguments: &WinRateArguments) -> anyhow::Result<Vec<String>> {
-    if arguments.num_prompts == 0 {
-        return Err(usage("--num-prompts is 0, expected at least 1"));
-    }
-    if let Some(file) = &arguments.prompts {
-        let mut prompts = read_prompts(file)?;
-        prompts.truncate(arguments.num_prompts);
-        return Ok(prompts);
-    }
-    let scenes = read_scenes(arguments.scenes.as_deref())?;
-    Ok(held_out_prompts(
-        arguments.sampling.seed,
-        arguments.num_prompts,
-        &scenes,
-    )?)
 }

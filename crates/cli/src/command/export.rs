@@ -8,9 +8,6 @@ use crate::arguments::{ExportArguments, ExportFormat, StoredDtype};
 use crate::failure::usage;
 use crate::output::{create_parent, print};
 
-/// The network whose adapter is exported.
-const UNET: &str = "unet";
-
 pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<()> {
     if arguments.out.exists() {
         return Err(usage(format!("--out {} exists already", arguments.out.display())));
@@ -43,8 +40,8 @@ fn convert(arguments: &ExportArguments) -> anyhow::Result<()> {
     if arguments.dtype.is_some() || arguments.model.is_some() {
         return Err(usage("--model and --dtype are only for --format merged"));
     }
-    let adapter = LoraAdapter::load(path, UNET)?;
-    let parts = [(UNET, &adapter)];
+    let adapters = LoraAdapter::load_all(path)?;
+    let parts: Vec<(&str, &LoraAdapter)> = adapters.iter().map(|(name, part)| (name.as_str(), part)).collect();
     match arguments.format {
         ExportFormat::Diffusers if arguments.out.extension().is_some_and(|end| end == "safetensors") => {
             lora::save_diffusers(&arguments.out, &parts)?;
@@ -54,6 +51,14 @@ fn convert(arguments: &ExportArguments) -> anyhow::Result<()> {
         }
         ExportFormat::Kohya => lora::save_kohya(&arguments.out, &parts)?,
         ExportFormat::Peft | ExportFormat::Merged => {
+            let [(_, adapter)] = parts.as_slice() else {
+                let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+                return Err(usage(format!(
+                    "{} adapts {}; a PEFT directory holds the adapter of one network: use --format diffusers",
+                    path.display(),
+                    names.join(" and ")
+                )));
+            };
             files::write_directory::<anyhow::Error>(&arguments.out, |dir| Ok(adapter.save_peft(dir, None)?))?;
         }
     }

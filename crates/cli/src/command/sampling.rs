@@ -1,14 +1,11 @@
-//! What every command that samples images needs: a pipeline, settings, prompts.
+//! What every command that samples images needs: a pipeline and settings.
 
 use std::path::Path;
 
-use diptych_diffusion::sampler::SamplerKind;
 use diptych_diffusion::{NetworkOptions, Pipeline, SampleConfig};
-use diptych_shapes::{Example, Split};
 use diptych_tensor::DType;
 
-use crate::arguments::{SamplerName, SamplingArguments};
-use crate::command::shapes::read_scenes;
+use crate::arguments::SamplingArguments;
 use crate::failure::usage;
 
 /// The pipeline with its adapter.
@@ -42,10 +39,7 @@ pub(crate) fn config(arguments: &SamplingArguments) -> anyhow::Result<SampleConf
         )));
     }
     Ok(SampleConfig {
-        sampler: match arguments.sampler {
-            SamplerName::Ddim => SamplerKind::Ddim,
-            SamplerName::Euler => SamplerKind::Euler,
-        },
+        sampler: arguments.sampler,
         steps: arguments.steps,
         guidance_scale: arguments.guidance,
         seed: arguments.seed,
@@ -53,20 +47,10 @@ pub(crate) fn config(arguments: &SamplingArguments) -> anyhow::Result<SampleConf
     })
 }
 
-/// The first `num` prompts of a file, or as many captions of the shapes world's training split.
-pub(crate) fn training_prompts(
-    file: Option<&Path>,
-    scenes: Option<&Path>,
-    num: usize,
-    seed: u64,
-) -> anyhow::Result<Vec<String>> {
-    if let Some(file) = file {
-        let mut prompts = diptych_eval::read_prompts(file)?;
-        prompts.truncate(num);
-        return Ok(prompts);
+/// Refuses `--num-prompts 0`.
+pub(crate) fn check_num_prompts(num: Option<usize>) -> anyhow::Result<()> {
+    match num {
+        Some(0) => Err(usage("--num-prompts is 0, expected at least 1")),
+        _ => Ok(()),
     }
-    let scenes = read_scenes(scenes)?;
-    (0..num as u64)
-        .map(|index| Ok(Example::generate(seed, index, Split::Train, &scenes)?.caption))
-        .collect()
 }

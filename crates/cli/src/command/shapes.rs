@@ -23,7 +23,9 @@ pub(crate) fn run(arguments: &ShapesArguments) -> anyhow::Result<()> {
     let mut scenes = read_scenes(arguments.scenes.as_deref())?;
     if let Some(probability) = arguments.mislabel {
         scenes.captions.mislabel = probability;
-        scenes.validate().map_err(|error| usage(format!("--mislabel: {error}")))?;
+        scenes
+            .validate()
+            .map_err(|error| usage(format!("--mislabel: {error}")))?;
     }
     let split = match arguments.split {
         SplitName::Train => Split::Train,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use diptych_diffusion::{Diffusion, Outcome};
-use diptych_train::{Plan, Recipe, ResumeMode};
+use diptych_train::{Plan, Recipe, ResumeMode, string_override};
 
 use crate::arguments::{RecipeArguments, TrainArguments};
 use crate::interrupt::stop_flag;
@@ -30,10 +30,10 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<()> {
 pub(crate) fn read(arguments: RecipeArguments) -> anyhow::Result<Recipe<Diffusion>> {
     let mut overrides = arguments.overrides;
     if let Some(device) = arguments.device {
-        overrides.push(format!("run.device={device}"));
+        overrides.push(string_override("run.device", &device.to_string()));
     }
     if let Some(out) = arguments.out {
-        overrides.push(format!("run.output={}", toml::Value::from(out.display().to_string())));
+        overrides.push(string_override("run.output", &out.display().to_string()));
     }
     Ok(Recipe::<Diffusion>::read(Path::new(&arguments.recipe), &overrides)?)
 }

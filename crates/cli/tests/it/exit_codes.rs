@@ -141,7 +141,7 @@ fn a_recipe_that_is_wrong_is_refused_with_its_line() {
 }
 
 /// Arguments that are wrong beside a good recipe, and what the error says.
-const ARGUMENTS: [(&[&str], &[&str]); 29] = [
+const ARGUMENTS: [(&[&str], &[&str]); 39] = [
     (&["train", "recipe.toml", "--bogus"], &["--bogus"]),
     (&["train"], &["RECIPE"]),
     (&["trian", "recipe.toml"], &["trian", "'train'"]),
@@ -179,6 +179,41 @@ const ARGUMENTS: [(&[&str], &[&str]); 29] = [
     (
         &["train", "recipe.toml", "--set", "data.layout=latents"],
         &["`data.layout", "latents", "latent-pairs"],
+    ),
+    (
+        &["train", "recipe.toml", "--set", "data.layout=preference"],
+        &["data: found 1 *.safetensors; the preference layout expects *.jsonl files"],
+    ),
+    (
+        &["data", "inspect", "data", "--layout", "preference"],
+        &["the preference layout expects *.jsonl files"],
+    ),
+    (
+        &[
+            "train",
+            "recipe.toml",
+            "--set",
+            "data.path=data/pairs-00000.safetensors",
+            "--set",
+            "data.layout=preference",
+        ],
+        &["`layout` is preference, but this file has the latent-pairs layout"],
+    ),
+    (
+        &["train", "recipe.toml", "--set", "method.offline_pairs.posterior=sample"],
+        &["`method.offline_pairs.posterior` is unused with this latent-pairs data"],
+    ),
+    (
+        &["train", "recipe.toml", "--set", "samples.batch_size=2"],
+        &["`samples`: found a section that is unused: `train.sample_every` is 0"],
+    ),
+    (
+        &["train", "recipe.toml", "--set", "eval.win_rate.steps=1001"],
+        &["1001 sampling steps", "expected 1 to 1000"],
+    ),
+    (
+        &["train", "recipe.toml", "--set", "eval.win_rate.prompts=nowhere.txt"],
+        &["`eval.win_rate.prompts`: found", "nowhere.txt"],
     ),
     (
         &["train", "recipe.toml", "--resume"],
@@ -271,6 +306,46 @@ const ARGUMENTS: [(&[&str], &[&str]); 29] = [
             "build",
             "--model",
             "model",
+            "--num-prompts",
+            "0",
+            "--out",
+            "pairs.jsonl",
+        ],
+        &["--num-prompts is 0, expected at least 1"],
+    ),
+    (
+        &[
+            "data",
+            "build",
+            "--model",
+            "model",
+            "--min-margin",
+            "nan",
+            "--out",
+            "pairs.jsonl",
+        ],
+        &["--min-margin is NaN, expected a finite number, at least 0"],
+    ),
+    (
+        &[
+            "generate",
+            "--model",
+            "model",
+            "--prompt",
+            "x",
+            "--out",
+            "images",
+            "--sampler",
+            "ddpm",
+        ],
+        &["ddpm", "ddim, euler"],
+    ),
+    (
+        &[
+            "data",
+            "build",
+            "--model",
+            "model",
             "--candidates",
             "1",
             "--out",
@@ -326,8 +401,56 @@ fn arguments_that_are_wrong_are_refused() {
         let place = Place::with_replay();
         table.failure(&arguments.join(" "), &place, arguments, (2, said));
     }
-    table.finish(29);
+    table.finish(39);
     assert_eq!(Place::new().run(&[]).code, Some(2));
+}
+
+/// What the arguments ask for is not there, or not enough of it: these used to fail with another code, or not at all.
+#[test]
+fn what_is_asked_for_must_be_there() {
+    let mut table = Table::default();
+    let place = Place::with_replay();
+    place.write("three.txt", "a red circle\na blue square\na large green star\n");
+    place.write("photo.txt", "a red circle\na photo of an astronaut\n");
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let three = "three.txt: found 3 prompts, 4 were asked for";
+    let photo = "judge `verifier` cannot judge prompt 2, \"a photo of an astronaut\"";
+    let eval = [
+        "eval", "win-rate", "--model", "model", "--base", "model", "--out", "out",
+    ];
+    let build = ["data", "build", "--model", "model", "--out", "out.jsonl"];
+    let train = ["train", "recipe.toml"];
+    let mut cases: Vec<(Vec<&str>, &str)> = vec![
+        (
+            [&eval[..], &["--prompts", "three.txt", "--num-prompts", "4"]].concat(),
+            three,
+        ),
+        (
+            [&build[..], &["--prompts", "three.txt", "--num-prompts", "4"]].concat(),
+            three,
+        ),
+        ([&eval[..], &["--prompts", "photo.txt"]].concat(), photo),
+        ([&build[..], &["--prompts", "photo.txt"]].concat(), photo),
+        (
+            [&train[..], &["--set", "data.path=empty"]].concat(),
+            "empty: found nothing; the latent-pairs layout expects *.safetensors",
+        ),
+    ];
+    if !cfg!(feature = "cuda") {
+        cases.push((
+            [&train[..], &["--device", "cuda"]].concat(),
+            "device `cuda:0` cannot be used: this program was built without it",
+        ));
+        cases.push((
+            [&eval[..], &["--device", "cuda:1"]].concat(),
+            "device `cuda:1` cannot be used: this program was built without it",
+        ));
+    }
+    let num_cases = cases.len();
+    for (arguments, said) in cases {
+        table.failure(&arguments.join(" "), &place, &arguments, (2, &[said]));
+    }
+    table.finish(num_cases);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn change_data(place: &Place, name: &str, change: impl FnOnce(Tensor) -> Tensor)
 
 const TRAIN: &[&str] = &["train", "recipe.toml"];
 
-const TRAINING: [Fault; 24] = [
+const TRAINING: [Fault; 25] = [
     (
         "no recipe",
         nothing,
@@ -172,12 +172,6 @@ const TRAINING: [Fault; 24] = [
         &[SHARD, "not a complete safetensors file"],
     ),
     (
-        "no shards",
-        |place| remove(place, SHARD),
-        TRAIN,
-        &["data", "latent-pairs layout expects *.safetensors"],
-    ),
-    (
         "no records",
         |place| {
             for name in [
@@ -206,10 +200,38 @@ const TRAINING: [Fault; 24] = [
         &[SHARD, "`latents_chosen`", "NaN or infinite", "record 0"],
     ),
     (
-        "a layout that the data does not have",
-        nothing,
-        &["train", "recipe.toml", "--set", "data.layout=preference"],
-        &["data", "preference layout expects"],
+        "latents of another number of channels",
+        |place| {
+            for name in ["latents_chosen", "latents_rejected", "noise"] {
+                change_data(place, name, |latents| latents.narrow(1, 0, 3).unwrap());
+            }
+        },
+        TRAIN,
+        &[
+            "record `pairs-00000.safetensors:0`: `latents_chosen` has 3 channels, expected 4",
+            "in_channels",
+        ],
+    ),
+    (
+        "embeddings of another width",
+        |place| change_data(place, "encoder_hidden_states", |text| text.narrow(2, 0, 12).unwrap()),
+        TRAIN,
+        &[
+            "record `pairs-00000.safetensors:0`: `encoder_hidden_states` has 12 values a token, expected 16",
+            "cross_attention_dim",
+        ],
+    ),
+    (
+        "a timestep outside the schedule",
+        |place| {
+            change_data(place, "timesteps", |timesteps| {
+                let mut values: Vec<i64> = timesteps.to_vec1().unwrap();
+                values[17] = 1000;
+                Tensor::new(values, &Device::Cpu).unwrap()
+            });
+        },
+        TRAIN,
+        &["record `pairs-00000.safetensors:17`: `timesteps` has 1000, expected 0 to 999"],
     ),
     (
         "an output that is a file",
@@ -233,36 +255,7 @@ fn a_run_that_cannot_start_leaves_nothing() {
         break_it(&place);
         table.failure(name, &place, arguments, (1, said));
     }
-    table.finish(24);
-}
-
-/// Faults that only the first step can see.
-const FIRST_STEP: [Fault; 2] = [
-    (
-        "embeddings of another width",
-        |place| change_data(place, "encoder_hidden_states", |text| text.narrow(2, 0, 12).unwrap()),
-        TRAIN,
-        &["encoder_hidden_states", "12", "16"],
-    ),
-    (
-        "timesteps outside the schedule",
-        |place| change_data(place, "timesteps", |timesteps| (timesteps + 1000.0).unwrap()),
-        TRAIN,
-        &["timestep", "1000"],
-    ),
-];
-
-#[test]
-fn a_run_that_fails_in_its_first_step_has_no_result() {
-    for (name, break_it, arguments, said) in FIRST_STEP {
-        let place = Place::with_replay();
-        break_it(&place);
-        assert_eq!(place.run(arguments).problem(1, said), None, "{name}");
-        for path in ["run/final", "run/summary.json", "run/report.html"] {
-            assert!(!place.path(path).exists(), "{name}: {path}");
-        }
-        assert_eq!(place.names("run/checkpoints"), Vec::<String>::new(), "{name}");
-    }
+    table.finish(25);
 }
 
 const TOOLS: [Fault; 15] = [
@@ -389,7 +382,7 @@ const TOOLS: [Fault; 15] = [
             "--out",
             "images",
         ],
-        &["nowhere", "model_index.json"],
+        &["nowhere: no such directory; expected a pipeline in diffusers layout"],
     ),
     (
         "sampling without a text encoder",
@@ -492,13 +485,18 @@ train.sample_every = 0
 fn a_broken_record_is_named() {
     let good = r#"{"prompt": "a red circle", "chosen_image": "a.png", "rejected_image": "a.png"}"#;
     let row = |from: &str, to: &str| good.replacen(from, to, 1);
-    let cases: [(&str, String, &[&str]); 10] = [
+    let cases: [(&str, String, &[&str]); 11] = [
         ("empty", String::new(), &["pairs.jsonl: the dataset is empty"]),
         ("blank", "\n\n".into(), &["pairs.jsonl: the dataset is empty"]),
         (
             "corrupt",
             row("a.png", "cut.png"),
-            &["pairs.jsonl:2", "image`: cut.png: cannot decode the image"],
+            &["pairs.jsonl:2", "`chosen_image`: cut.png: cannot decode the image"],
+        ),
+        (
+            "corrupt rejected",
+            row("\"rejected_image\": \"a.png\"", "\"rejected_image\": \"cut.png\""),
+            &["pairs.jsonl:2", "`rejected_image`: cut.png: cannot decode the image"],
         ),
         (
             "no image",
@@ -557,7 +555,7 @@ fn a_broken_record_is_named() {
         );
         table.failure(name, &place, &["train", "recipe.toml"], (1, said));
     }
-    table.finish(10);
+    table.finish(11);
     place.write("pairs.jsonl", format!("{good}\n"));
     place.run(&["train", "recipe.toml"]).success();
 }

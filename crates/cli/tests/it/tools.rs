@@ -422,3 +422,72 @@ fn lists_name_what_there_is() {
     }
     assert_eq!(num_cases, 9);
 }
+
+/// Only the denoiser's half used to be written.
+#[test]
+fn an_adapter_of_two_networks_is_exported_whole_or_not_at_all() {
+    let place = Place::with_pipeline();
+    let layers = [
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+    ];
+    let tensors = layers
+        .iter()
+        .flat_map(|layer| [("A", (2, 32)), ("B", (32, 2))].map(|half| (layer, half)))
+        .map(|(layer, (half, shape))| {
+            let tensor = Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+            (format!("{layer}.lora_{half}.weight"), tensor)
+        })
+        .collect();
+    save_tensors(&place.path("both.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    let export = |format: &str, out: &str, more: &[&str]| {
+        let mut arguments = vec![
+            "export",
+            "--adapter",
+            "both.safetensors",
+            "--format",
+            format,
+            "--out",
+            out,
+        ];
+        arguments.extend(more);
+        place.run(&arguments)
+    };
+    export("kohya", "kohya.safetensors", &[]).success();
+    let kohya = read(&place.path("kohya.safetensors"));
+    assert_eq!(kohya.len(), 6);
+    assert!(kohya.contains_key("lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight"));
+    export("diffusers", "diffusers.safetensors", &[]).success();
+    assert!(read(&place.path("diffusers.safetensors")).keys().eq(tensors.keys()));
+    export("peft", "peft", &[]).failure(
+        2,
+        &["both.safetensors adapts text_encoder and unet", "--format diffusers"],
+    );
+    assert!(!place.path("peft").exists());
+
+    export("merged", "merged", &["--model", "pipeline"]).success();
+    for (part, name, is_changed) in [
+        ("unet", "diffusion_pytorch_model", true),
+        ("text_encoder", "model", true),
+        ("vae", "diffusion_pytorch_model", false),
+    ] {
+        let weights = |model: &str| place.bytes(&format!("{model}/{part}/{name}.safetensors"));
+        assert_eq!(weights("pipeline") != weights("merged"), is_changed, "{part}");
+    }
+    place.replace("pipeline/model_index.json", "\"text_encoder\"", "\"another\"");
+    export("merged", "other", &["--model", "pipeline"]).failure(1, &["both.safetensors also adapts the text_encoder"]);
+    assert!(!place.path("other").exists());
+    place
+        .run(&[
+            "generate",
+            "--model",
+            "merged",
+            "--adapter",
+            "both.safetensors",
+            "--prompt",
+            "x",
+            "--out",
+            "images",
+        ])
+        .failure(1, &["both.safetensors also adapts the text_encoder"]);
+}

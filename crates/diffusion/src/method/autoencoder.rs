@@ -21,10 +21,8 @@ use image::RgbImage;
 
 use super::complete::complete;
 use super::config::{AutoencoderConfig, Reconstruction};
-use super::offline_pairs::host;
-use super::sft::negated;
 use super::trained::read_all;
-use crate::pipeline::cast;
+use crate::tensors::{cast, host_f64, negated};
 use crate::{Error, Result, denoising, images};
 
 /// Images whose latents say how large latents are.
@@ -74,7 +72,7 @@ impl Autoencoder {
         let indices: Vec<usize> = (0..self.images.len().min(NUM_MEASURED)).collect();
         for batch in indices.chunks(BATCH) {
             let posterior = self.encode(&self.pixels(batch.iter().copied())?)?;
-            for (mean, logvar) in flat(&posterior.mean)?.into_iter().zip(flat(&posterior.logvar)?) {
+            for (mean, logvar) in host_f64(&posterior.mean)?.into_iter().zip(host_f64(&posterior.logvar)?) {
                 count += 1.0;
                 sum += mean;
                 sum_of_squares += mean * mean + logvar.exp();
@@ -134,7 +132,7 @@ impl Method for Autoencoder {
         let decoded = self.vae.decode(&posterior.sample(&cast(&draws, self.dtype)?)?)?;
         let errors = self.errors(&pixels, &decoded)?;
         let divergence = per_component(&posterior.kl()?, shape.iter().product())?;
-        let metrics = BTreeMap::from([("reconstruction", host(&errors)?), ("kl", host(&divergence)?)]);
+        let metrics = BTreeMap::from([("reconstruction", host_f64(&errors)?), ("kl", host_f64(&divergence)?)]);
         let total = weighted(&errors, &divergence, self.config.kl_weight)?;
         Ok(StepOutput {
             losses: self.objective.chosen_losses(&negated(&total)?)?,
@@ -172,15 +170,6 @@ impl Method for Autoencoder {
         images::save(&images::grid(&rows), &path)?;
         Ok(Some(path))
     }
-}
-
-fn flat(tensor: &Tensor) -> diptych_tensor::Result<Vec<f64>> {
-    Ok(tensor
-        .detach()
-        .to_device(&diptych_tensor::Device::Cpu)?
-        .to_dtype(DType::F64)?
-        .flatten_all()?
-        .to_vec1()?)
 }
 
 fn mean_absolute(a: &Tensor, b: &Tensor) -> diptych_tensor::Result<Tensor> {

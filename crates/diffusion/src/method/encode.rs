@@ -1,6 +1,8 @@
 //! Images and prompts of records, encoded once with frozen networks.
 
-use diptych_data::{Dataset, ImageCaption, ImageSource, LatentPairs};
+mod given;
+
+use diptych_data::{Dataset, ImageSource};
 use diptych_models::Trainable;
 use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::AutoencoderKl;
@@ -34,6 +36,8 @@ struct Source {
     ids: Vec<String>,
     prompts: Vec<String>,
     chosen: Vec<ImageSource>,
+    /// What the records call the chosen side.
+    chosen_key: &'static str,
     rejected: Vec<ImageSource>,
 }
 
@@ -56,6 +60,7 @@ impl Preparation<'_> {
                     ids: vec![],
                     prompts: vec![],
                     chosen: vec![],
+                    chosen_key: "chosen_image",
                     rejected: vec![],
                 };
                 for pair in pairs {
@@ -71,6 +76,7 @@ impl Preparation<'_> {
                     ids: vec![],
                     prompts: vec![],
                     chosen: vec![],
+                    chosen_key: "image",
                     rejected: vec![],
                 };
                 for caption in captions {
@@ -96,13 +102,12 @@ impl Preparation<'_> {
             posterior: settings.posterior,
         };
         let total = source.chosen.len() + source.rejected.len();
-        let image = |images: &[ImageSource], index: usize| decode(&source.ids[index], &images[index]);
-        let chosen = |index: usize| image(&source.chosen, index);
+        let chosen = |index: usize| decode(&source.ids[index], source.chosen_key, &source.chosen[index]);
         let latents = Latents::encode(&encoder, source.chosen.len(), chosen, reporter, (0, total))?;
         let rejected = if source.rejected.is_empty() {
             None
         } else {
-            let rejected = |index: usize| image(&source.rejected, index);
+            let rejected = |index: usize| decode(&source.ids[index], "rejected_image", &source.rejected[index]);
             let done = (source.chosen.len(), total);
             Some(Latents::encode(
                 &encoder,
@@ -159,82 +164,6 @@ impl Preparation<'_> {
         ))
     }
 
-    /// Records that were encoded elsewhere: neither tokenizer, text encoder nor autoencoder is read unless samples or dropped
-    /// prompts need them.
-    fn encode_given(&self, settings: &Settings, pairs: LatentPairs, reporter: &mut Reporter<'_>) -> Result<Encoded> {
-        Self::refuse_unused(settings, &pairs)?;
-        let ids: Vec<String> = (0..pairs.len()).map(|index| pairs.record_id(index)).collect();
-        let tensors = pairs.into_tensors();
-        if tensors.pooled.is_some() {
-            return Err(Error::Recipe {
-                key: "data.path".into(),
-                problem: "has `pooled` and `time_ids`, which this denoiser does not take".into(),
-                hint: "use data encoded for its text encoder".into(),
-            });
-        }
-        let (shape, values) = tensors.encoder_hidden_states.into_parts();
-        let mut embeddings = PromptEmbeddings::from_rows(values, [shape[1], shape[2]]);
-        let samples = self.samples(&[])?;
-        let is_dropping = settings.prompt_dropout > 0.0;
-        let (mut empty, mut sample_embeddings, mut vae) = (None, None, None);
-        if is_dropping || samples.is_some() {
-            let (text, _) = TextConditioner::load(self.pipeline, &self.options, Trainable::None, None)?;
-            if is_dropping {
-                empty = Some(embeddings.append(&PromptEmbeddings::encode(&text, [""], reporter)?)?);
-            }
-            if let Some((prompts, config)) = &samples {
-                sample_embeddings = Some(PromptEmbeddings::encode(&text, texts(prompts, config), reporter)?);
-                vae = Some(load_vae(self.pipeline, &self.options, Trainable::None)?.0);
-            }
-        }
-        let latents = Latents::from_host(tensors.latents_chosen)?;
-        let rejected = Latents::from_host(tensors.latents_rejected)?;
-        let draws = Draws {
-            given_noise: tensors.noise,
-            given_timesteps: tensors.timesteps,
-            ..self.draws(settings, &latents)?
-        };
-        let rows = (0..ids.len()).collect();
-        let records = DenoisingRecords {
-            ids,
-            latents,
-            prompts: Prompts::Embedded {
-                embeddings,
-                rows,
-                empty,
-            },
-            draws,
-        };
-        Ok(Encoded {
-            records,
-            rejected: Some(rejected),
-            vae,
-            sample_embeddings,
-            samples,
-        })
-    }
-
-    /// Settings that given tensors leave nothing to decide.
-    fn refuse_unused(settings: &Settings, pairs: &LatentPairs) -> Result<()> {
-        let unused = |key: &str, hint: &str| {
-            Err(Error::Recipe {
-                key: format!("method.{}.{key}", settings.method),
-                problem: "is unused with this latent-pairs data".into(),
-                hint: hint.into(),
-            })
-        };
-        if settings.text == TextTraining::Trained {
-            return unused("train_text_encoder", "its prompts are already encoded: leave it out");
-        }
-        if settings.resolution.is_some() {
-            return unused("resolution", "its images are already encoded: leave it out");
-        }
-        if settings.timesteps != TimestepRange::default() && pairs.tensors().timesteps.is_some() {
-            return unused("timesteps", "it carries timesteps: leave the key out, or the tensor");
-        }
-        Ok(())
-    }
-
     fn draws(&self, settings: &Settings, latents: &Latents) -> Result<Draws> {
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         Ok(Draws {
@@ -281,6 +210,12 @@ impl Preparation<'_> {
     }
 }
 
-fn decode(id: &str, image: &ImageSource) -> Result<RgbImage> {
-    Ok(ImageCaption::new(id, "", image.clone()).decode()?)
+/// The pixels of a record's image; `key` is what the record calls it.
+fn decode(id: &str, key: &'static str, image: &ImageSource) -> Result<RgbImage> {
+    let named = |source| diptych_data::Error::Record {
+        id: id.to_owned(),
+        key,
+        source: Box::new(source),
+    };
+    Ok(image.decode().map_err(named)?)
 }

@@ -16,7 +16,8 @@ use diptych_train::{Method, MicroBatch, StepOutput};
 use super::denoising_records::DenoisingRecords;
 use super::showcase::Showcase;
 use super::trained::TrainedDenoiser;
-use crate::pipeline::{Denoiser, repeated};
+use crate::pipeline::Denoiser;
+use crate::tensors::{doubled, host_f64};
 use crate::{Error, Result, denoising};
 
 /// What the policy is compared with.
@@ -76,14 +77,14 @@ impl OfflinePairs {
         let draws = &self.records.draws;
         let sides = draws.latents(batch, &[&self.records.latents, &self.rejected], device)?;
         let latents = stacked(&sides)?;
-        let noise = repeated(&draws.noise(batch, device)?)?;
+        let noise = doubled(&draws.noise(batch, device)?)?;
         let timesteps = draws.timesteps(batch).repeat(2);
         let schedule = self.policy.denoiser.schedule();
         Ok(PairInput {
             noisy_latents: schedule.add_noise(&latents, &noise, &timesteps)?,
             target: schedule.target(&latents, &noise, &timesteps)?,
             timesteps: timesteps.iter().map(|&timestep| timestep as f32).collect(),
-            text: repeated(&self.records.text(batch, device)?)?,
+            text: doubled(&self.records.text(batch, device)?)?,
         })
     }
 }
@@ -117,8 +118,8 @@ impl Method for OfflinePairs {
         let policy = Self::errors(&self.policy.denoiser, &input)?;
         let mut logps = PairLogps::new(denoising::scores(&policy.chosen)?, denoising::scores(&policy.rejected)?);
         let mut metrics = BTreeMap::from([
-            ("mse/chosen", host(&policy.chosen)?),
-            ("mse/rejected", host(&policy.rejected)?),
+            ("mse/chosen", host_f64(&policy.chosen)?),
+            ("mse/rejected", host_f64(&policy.rejected)?),
             (
                 "timesteps/mean",
                 input.timesteps[..batch.items.len()]
@@ -129,8 +130,8 @@ impl Method for OfflinePairs {
         ]);
         if let Some(errors) = &reference {
             logps = logps.with_reference(denoising::scores(&errors.chosen)?, denoising::scores(&errors.rejected)?);
-            metrics.insert("mse/reference_chosen", host(&errors.chosen)?);
-            metrics.insert("mse/reference_rejected", host(&errors.rejected)?);
+            metrics.insert("mse/reference_chosen", host_f64(&errors.chosen)?);
+            metrics.insert("mse/reference_rejected", host_f64(&errors.rejected)?);
         }
         let output = self.objective.pair_losses(&logps)?;
         metrics.extend(pair_metrics(&logps, &output)?);
@@ -168,13 +169,4 @@ fn halves(errors: &Tensor) -> diptych_tensor::Result<(Tensor, Tensor)> {
 
 fn stacked(sides: &[Tensor]) -> diptych_tensor::Result<Tensor> {
     Ok(Tensor::cat(sides, 0)?)
-}
-
-/// The numbers of a (B,) tensor.
-pub(super) fn host(values: &Tensor) -> diptych_tensor::Result<Vec<f64>> {
-    Ok(values
-        .detach()
-        .to_device(&diptych_tensor::Device::Cpu)?
-        .to_dtype(diptych_tensor::DType::F64)?
-        .to_vec1()?)
 }

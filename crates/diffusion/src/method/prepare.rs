@@ -3,7 +3,7 @@
 use diptych_data::Dataset;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
-use diptych_models::{AdapterConfig, Trainable};
+use diptych_models::{AdapterConfig, LoraConfig, Trainable};
 use diptych_train::{Recipe, ReferenceConfig};
 
 use super::DiffusionMethod;
@@ -16,9 +16,9 @@ use super::sft::Sft;
 use super::showcase::Showcase;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use crate::modality::{Diffusion, adapter_of};
-use crate::pipeline::{NetworkOptions, load_vae};
+use crate::pipeline::{NetworkOptions, load_adapter, load_vae};
 use crate::progress::Reporter;
-use crate::{Error, Result};
+use crate::{Error, Result, evaluation};
 
 /// Loads the networks and the data of a recipe and computes what training reads of them.
 ///
@@ -28,10 +28,16 @@ pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Resul
     let dataset = Dataset::load(&recipe.data_paths()?, recipe.data.layout)?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let options = network_options(recipe)?;
+    evaluation::check_inputs(recipe, &pipeline)?;
+    let adapter = adapter_of(recipe)?;
+    if let AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) = &adapter {
+        // Read again where it is attached; here its other parts are refused, which the run would drop.
+        load_adapter(path, "unet")?;
+    }
     let preparation = Preparation {
         recipe,
         pipeline: &pipeline,
-        adapter: adapter_of(recipe)?,
+        adapter,
         options,
     };
     match recipe.method {
@@ -183,7 +189,11 @@ impl Preparation<'_> {
 
     fn policy(&self, text: TextTraining) -> Result<TrainedDenoiser> {
         let checkpointing = self.recipe.train.gradient_checkpointing.into();
-        TrainedDenoiser::load(self.pipeline, &self.options, &self.adapter, text, checkpointing)
+        let mut policy = TrainedDenoiser::load(self.pipeline, &self.options, &self.adapter, text, checkpointing)?;
+        if let Some(text) = &mut policy.text {
+            text.set_gradient_checkpointing(checkpointing);
+        }
+        Ok(policy)
     }
 
     fn showcase(
@@ -224,5 +234,48 @@ pub(super) fn not_a_multiple(method: &str, side: u32, factor: u32) -> Error {
         key: format!("method.{method}.resolution"),
         problem: format!("is {side}"),
         hint: format!("expected a multiple of {factor}, the autoencoder's factor"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_data::{ImageCaption, ImageSource, write_captions};
+
+    use super::*;
+    use crate::shapes_pipeline::{ShapesPipelineConfig, initialize};
+
+    /// The denoiser alone recomputed its activations; the text encoder trained beside it kept all of its own.
+    #[test]
+    fn gradient_checkpointing_reaches_every_trained_network() {
+        let directory = tempfile::tempdir().unwrap();
+        let sizes = ShapesPipelineConfig {
+            image_size: 16,
+            vae_channels: vec![16, 16],
+            unet_channels: vec![16, 32],
+            num_heads: 2,
+            text_width: 16,
+            text_layers: 1,
+            ..ShapesPipelineConfig::default()
+        };
+        initialize(&directory.path().join("model"), &sizes, &["red"], 0).unwrap();
+        let image = ImageSource::from_image(&image::RgbImage::new(16, 16)).unwrap();
+        let captions = [ImageCaption::new("0", "red", image)];
+        write_captions(&directory.path().join("captions.jsonl"), &captions).unwrap();
+        let path = directory.path().join("recipe.toml");
+        for enabled in [true, false] {
+            let text = format!(
+                "modality = \"diffusion\"\nmodel.path = \"model\"\ndata.path = \"captions.jsonl\"\nobjective.sft = {{}}\n\
+                 adapter.full = {{}}\nmethod.sft.train_text_encoder = true\n[train]\nsteps = 1\nsample_every = 0\n\
+                 gradient_checkpointing = {enabled}\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            let recipe = Recipe::read(&path, &["run.device=cpu".into()]).unwrap();
+            let DiffusionMethod::Sft(sft) = prepare(&recipe, &mut Reporter::silent()).unwrap() else {
+                panic!("another method");
+            };
+            assert_eq!(sft.policy.denoiser.unet().gradient_checkpointing, enabled);
+            let text = sft.policy.text.as_ref().unwrap();
+            assert_eq!(text.encoder().gradient_checkpointing, enabled);
+        }
     }
 }

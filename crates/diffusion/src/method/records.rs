@@ -8,8 +8,8 @@ use diptych_tensor::{DType, Device, Tensor};
 use image::RgbImage;
 
 use super::config::PosteriorUse;
-use crate::pipeline::cast;
 use crate::progress::{Reporter, Stage};
+use crate::tensors::{cast, host_f32};
 use crate::{Error, Result, images};
 
 /// Images encoded together.
@@ -133,10 +133,13 @@ impl LatentEncoder<'_> {
                 expected: vec![0; 4],
             });
         };
-        let means = host(&self.vae.scale(&cast(&posterior.mean, DType::F32)?)?)?;
+        let means = host_f32(&self.vae.scale(&cast(&posterior.mean, DType::F32)?)?)?;
         let stds = match self.posterior {
             PosteriorUse::Mean => None,
-            PosteriorUse::Sample => Some(host(&deviation(&posterior.logvar, self.vae.config().scaling_factor)?)?),
+            PosteriorUse::Sample => Some(host_f32(&deviation(
+                &posterior.logvar,
+                self.vae.config().scaling_factor,
+            )?)?),
         };
         Ok(Latents {
             shape: [channels, y, x],
@@ -149,8 +152,4 @@ impl LatentEncoder<'_> {
 /// Standard deviations of scaled latents.
 fn deviation(logvar: &Tensor, scale: f64) -> diptych_tensor::Result<Tensor> {
     Ok(((logvar.to_dtype(DType::F32)? * 0.5)?.exp()? * scale.abs())?)
-}
-
-pub(crate) fn host(tensor: &Tensor) -> diptych_tensor::Result<Vec<f32>> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }

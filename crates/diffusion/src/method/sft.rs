@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diptych_core::Objective;
-use diptych_tensor::{Params, Tensor};
+use diptych_tensor::Params;
 use diptych_train::{Method, MicroBatch, StepOutput};
 
 use super::denoising_records::DenoisingRecords;
-use super::offline_pairs::host;
 use super::showcase::Showcase;
 use super::trained::TrainedDenoiser;
+use crate::tensors::{host_f64, negated};
 use crate::{Error, Result, denoising};
 
 /// The method `sft`.
@@ -51,12 +51,13 @@ impl Method for Sft {
         let at: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
         let errors = denoising::denoising_errors(&denoiser.predict(&noisy_latents, &at, &text)?, &target)?;
         let metrics = BTreeMap::from([
-            ("mse/chosen", host(&errors)?),
+            ("mse/chosen", host_f64(&errors)?),
             (
                 "timesteps/mean",
                 timesteps.iter().map(|&timestep| f64::from(timestep)).collect(),
             ),
         ]);
+        // With this objective alone the score is minus the error, not minus half of it.
         Ok(StepOutput {
             losses: self.objective.chosen_losses(&negated(&errors)?)?,
             metrics,
@@ -81,9 +82,4 @@ impl Method for Sft {
             .map(|showcase| showcase.write(&self.policy, stem))
             .transpose()
     }
-}
-
-/// With this objective alone the score is minus the error, not minus half of it.
-pub(super) fn negated(errors: &Tensor) -> diptych_tensor::Result<Tensor> {
-    Ok(errors.neg()?)
 }

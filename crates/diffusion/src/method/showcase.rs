@@ -6,7 +6,7 @@ use diptych_models::vae::AutoencoderKl;
 use image::RgbImage;
 
 use super::trained::TrainedDenoiser;
-use crate::pipeline::{ImageSampler, PromptEmbeddings, SampleConfig};
+use crate::pipeline::{ImageSampler, NoiseSet, PromptEmbeddings, SampleConfig};
 use crate::progress::{Reporter, Stage};
 use crate::{Result, images};
 
@@ -77,6 +77,7 @@ impl Showcase {
             vae: &self.vae,
             embeddings,
             latent_shape: self.latent_shape,
+            noise: NoiseSet::Shown,
             config: &self.config,
         };
         sampler.sample(&self.prompts, Stage::Sampling, reporter)

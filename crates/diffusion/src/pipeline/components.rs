@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diptych_models::diffusers::PipelineDir;
-use diptych_models::lora::LoraAdapter;
+use diptych_models::lora::{self, LoraAdapter};
 use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel, ClipTokenizer};
 use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
@@ -11,6 +11,7 @@ use diptych_models::{Builder, BuilderConfig, Trainable};
 use diptych_tensor::{DType, Device, Params, Tensor};
 
 use crate::schedule::NoiseSchedule;
+use crate::tensors::cast;
 use crate::{Error, Result};
 
 /// Where and how networks are built.
@@ -197,6 +198,11 @@ impl TextConditioner {
         &self.encoder
     }
 
+    /// Whether the backward pass recomputes activations instead of keeping them.
+    pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
+        self.encoder.gradient_checkpointing = enabled == Checkpointing::On;
+    }
+
     /// What the denoiser is told about each prompt.
     ///
     /// # Shape
@@ -230,24 +236,19 @@ pub fn load_vae(
     Ok((vae, builder.finish()?))
 }
 
-/// The adapter of a pipeline's denoiser.
+/// The adapter of one network alone.
 ///
 /// # Errors
-/// [`Error::AdapterParts`] when the file adapts the text encoder too: leaving that half out would change the images.
+/// [`Error::AdapterParts`] when it adapts another network too: leaving that part out would change the images.
 pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> {
-    let adapter = LoraAdapter::load(path, component)?;
-    let is_peft_directory = path.join("adapter_config.json").is_file();
-    if !is_peft_directory && LoraAdapter::load(path, "text_encoder").is_ok() {
-        return Err(Error::AdapterParts {
+    let other = lora::parts(path)?.into_iter().find(|part| *part != component);
+    match other {
+        Some(part) => Err(Error::AdapterParts {
             path: path.to_path_buf(),
-            part: "text_encoder",
-        });
+            part,
+        }),
+        None => Ok(LoraAdapter::load(path, component)?),
     }
-    Ok(adapter)
-}
-
-pub(crate) fn cast(tensor: &Tensor, dtype: DType) -> diptych_tensor::Result<Tensor> {
-    Ok(tensor.to_dtype(dtype)?)
 }
 
 fn column(values: &[f32], device: &Device) -> diptych_tensor::Result<Tensor> {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use diptych_tensor::{DType, Device, Tensor};
+use diptych_tensor::{Device, Tensor};
 
 use super::components::TextConditioner;
 use crate::Result;
 use crate::progress::{Reporter, Stage};
+use crate::tensors::host_f32;
 
 /// Prompts encoded together.
 const BATCH: usize = 32;
@@ -43,7 +44,7 @@ impl PromptEmbeddings {
         for (batch_idx, batch) in different.chunks(BATCH).enumerate() {
             let hidden = text.encode(batch)?;
             shape = [hidden.dims()[1], hidden.dims()[2]];
-            values.extend(host(&hidden)?);
+            values.extend(host_f32(&hidden)?);
             let done = (batch_idx * BATCH + batch.len()) as u64;
             reporter.advance(Stage::TextEmbeddings, done, different.len() as u64)?;
         }
@@ -105,8 +106,4 @@ impl PromptEmbeddings {
             .collect();
         Ok(Tensor::from_vec(values, (rows.len(), tokens, width), device)?)
     }
-}
-
-fn host(tensor: &Tensor) -> diptych_tensor::Result<Vec<f32>> {
-    Ok(tensor.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }

@@ -8,25 +8,29 @@ use diptych_models::lora::{LoraAdapter, merge};
 use diptych_tensor::files::write_directory;
 use diptych_tensor::{DType, Device, Tensor, Weights, save_tensors};
 
-use super::components::load_adapter;
 use crate::{Error, Result};
 
-/// Writes `model`, with `adapter` merged into its denoiser where one is given, as a new pipeline directory with weights in `dtype`, or
+/// Writes `model`, with `adapter` merged into the networks it adapts where one is given, as a new pipeline directory with weights in `dtype`, or
 /// each in the type it is stored in.
 ///
 /// # Errors
 /// `out` exists already or cannot be written; files that are missing, damaged or do not fit.
 pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: Option<DType>) -> Result<()> {
     let pipeline = PipelineDir::open(model)?;
-    let adapter = adapter.map(|path| load_adapter(path, "unet")).transpose()?;
+    let adapters = adapter.map(LoraAdapter::load_all).transpose()?.unwrap_or_default();
+    if let (Some(path), Some(part)) = (adapter, adapters.keys().find(|part| !pipeline.has(part))) {
+        return Err(Error::AdapterParts {
+            path: path.to_path_buf(),
+            part: part.clone(),
+        });
+    }
     write_directory(out, |partial| {
         copy(&model.join("model_index.json"), &partial.join("model_index.json"))?;
         for name in pipeline.names() {
             let component = pipeline.component(name)?;
             let place = partial.join(name);
             create(&place)?;
-            let adapter = adapter.as_ref().filter(|_| name == "unet");
-            copy_component(component.path(), &place, adapter, dtype)?;
+            copy_component(component.path(), &place, adapters.get(name), dtype)?;
         }
         Ok(())
     })

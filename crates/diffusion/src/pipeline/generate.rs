@@ -1,6 +1,7 @@
 //! Prompts to images.
 //!
-//! Each image is a function of (seed, its place in the list, prompt): not of the batch it was computed in.
+//! Each image is a function of (seed, its place in the list, prompt). The batch it was computed in changes it by rounding only:
+//! matrices of another size are multiplied in another order.
 //!
 //! Shape letters: B batch, C channels, Y x X spatial, T tokens, D width.
 
@@ -10,9 +11,10 @@ use diptych_tensor::{DType, Tensor};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::{Denoiser, Pipeline, PromptEmbeddings, cast};
+use super::{Denoiser, Pipeline, PromptEmbeddings};
 use crate::progress::{Reporter, Stage};
 use crate::sampler::{Sampler, SamplerKind};
+use crate::tensors::{cast, doubled};
 use crate::{Result, denoising, images};
 
 /// How images are sampled.
@@ -28,7 +30,7 @@ pub struct SampleConfig {
     pub guidance_scale: f64,
     /// Source of the initial noise.
     pub seed: u64,
-    /// Images computed together. It does not change them.
+    /// Images computed together. It changes them by rounding only.
     pub batch_size: usize,
 }
 
@@ -69,6 +71,26 @@ pub fn generate_with(
     config: &SampleConfig,
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<RgbImage>> {
+    generate_from(NoiseSet::Shown, pipeline, prompts, config, reporter)
+}
+
+/// As [`generate_with`], from noise that no image to look at or to judge begins with.
+pub(crate) fn generate_candidates(
+    pipeline: &Pipeline,
+    prompts: &[String],
+    config: &SampleConfig,
+    reporter: &mut Reporter<'_>,
+) -> Result<Vec<RgbImage>> {
+    generate_from(NoiseSet::Candidates, pipeline, prompts, config, reporter)
+}
+
+fn generate_from(
+    noise: NoiseSet,
+    pipeline: &Pipeline,
+    prompts: &[String],
+    config: &SampleConfig,
+    reporter: &mut Reporter<'_>,
+) -> Result<Vec<RgbImage>> {
     let texts = prompts
         .iter()
         .map(String::as_str)
@@ -79,9 +101,22 @@ pub fn generate_with(
         vae: &pipeline.vae,
         embeddings: &embeddings,
         latent_shape: pipeline.denoiser.latent_shape()?,
+        noise,
         config,
     };
     sampler.sample(prompts, Stage::Sampling, reporter)
+}
+
+/// What images are for, which sets their initial noise apart at the same seed: the `step` of the noise's generator.
+///
+/// Images that pairs are made of and that a model is trained on must not begin with the noise that it is judged from later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum NoiseSet {
+    /// To look at, or to judge a model by.
+    Shown = 0,
+    /// To make training pairs of.
+    Candidates = 1,
 }
 
 /// Everything that turns embedded prompts into images.
@@ -92,6 +127,7 @@ pub(crate) struct ImageSampler<'a> {
     pub(crate) embeddings: &'a PromptEmbeddings,
     /// (C, Y, X).
     pub(crate) latent_shape: [usize; 3],
+    pub(crate) noise: NoiseSet,
     pub(crate) config: &'a SampleConfig,
 }
 
@@ -124,7 +160,7 @@ impl ImageSampler<'_> {
         let noise = denoising::noise(
             self.config.seed,
             Stream::Sampler,
-            0,
+            self.noise as u64,
             &numbers,
             &self.latent_shape,
             device,
@@ -165,7 +201,7 @@ impl ImageSampler<'_> {
             let prediction = self.denoiser.predict(input_bcyx, &vec![timestep; batch], text)?;
             return Ok(cast(&prediction.detach(), DType::F32)?);
         }
-        let twice = repeated(input_bcyx)?;
+        let twice = doubled(input_bcyx)?;
         let predictions = self.denoiser.predict(&twice, &vec![timestep; 2 * batch], text)?;
         Ok(combine(&predictions.detach(), batch, self.config.guidance_scale)?)
     }
@@ -179,11 +215,6 @@ pub(crate) fn decode(vae: &AutoencoderKl, latents: &Tensor, dtype: DType) -> Res
 
 fn scaled(tensor: &Tensor, factor: f64) -> diptych_tensor::Result<Tensor> {
     Ok((tensor * factor)?)
-}
-
-/// A batch behind itself: (2B, ..).
-pub(crate) fn repeated(tensor: &Tensor) -> diptych_tensor::Result<Tensor> {
-    Ok(Tensor::cat(&[tensor, tensor], 0)?)
 }
 
 /// `unconditional + scale (conditional - unconditional)`, the two halves of `predictions` in this order.
@@ -203,6 +234,7 @@ mod tests {
     use super::*;
     use crate::pipeline::{NetworkOptions, TextConditioner, load_vae};
     use crate::shapes_pipeline::{ShapesPipelineConfig, initialize};
+    use crate::tensors::host_f32;
 
     #[test]
     fn samples_of_a_network_under_training_carry_no_graph() {
@@ -240,10 +272,21 @@ mod tests {
                 vae: &vae,
                 embeddings: &embeddings,
                 latent_shape,
+                noise: NoiseSet::Shown,
                 config: &config,
             };
             let prepared = config.sampler.prepare(denoiser.schedule(), 2).unwrap();
             let latents = sampler.latents(&prepared, &["red".to_owned()], 0).unwrap();
+            let candidates = ImageSampler {
+                noise: NoiseSet::Candidates,
+                ..sampler
+            };
+            let others = candidates.latents(&prepared, &["red".to_owned()], 0).unwrap();
+            assert_ne!(
+                host_f32(&latents).unwrap(),
+                host_f32(&others).unwrap(),
+                "a model is judged from the noise of its training pairs"
+            );
             let gradients = backward(&latents.sum_all().unwrap(), &params).unwrap();
             assert_eq!(gradients.iter().count(), 0);
         }

@@ -12,10 +12,10 @@ use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterSwitch, Trainable};
 
 pub use components::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, load_vae};
-pub(crate) use components::{TEXT_PREFIX, cast};
+pub(crate) use components::{TEXT_PREFIX, load_adapter};
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
-pub(crate) use generate::{ImageSampler, repeated};
+pub(crate) use generate::{ImageSampler, NoiseSet, generate_candidates};
 pub use generate::{SampleConfig, generate, generate_with};
 
 use crate::Result;
@@ -38,7 +38,7 @@ impl Pipeline {
     /// Files that are missing, damaged or do not fit; values that are not implemented.
     pub fn load(path: &Path, adapter: Option<&Path>, options: &NetworkOptions) -> Result<Self> {
         let directory = PipelineDir::open(path)?;
-        let adapter = adapter.map(|path| components::load_adapter(path, "unet")).transpose()?;
+        let adapter = adapter.map(|path| load_adapter(path, "unet")).transpose()?;
         let (denoiser, _) = Denoiser::load(&directory, options, Trainable::None, adapter.as_ref())?;
         let (text, _) = TextConditioner::load(&directory, options, Trainable::None, None)?;
         let (vae, _) = load_vae(&directory, options, Trainable::None)?;

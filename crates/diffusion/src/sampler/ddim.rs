@@ -12,8 +12,8 @@
 use diptych_tensor::Tensor;
 
 use super::spacing;
-use crate::Result;
 use crate::schedule::{NoiseSchedule, PredictionType, TimestepSpacing};
+use crate::{Error, Result};
 
 /// The deterministic DDIM sampler for a fixed number of steps.
 #[derive(Debug, Clone)]
@@ -29,7 +29,8 @@ impl Ddim {
     /// Prepares `num_steps` steps.
     ///
     /// # Errors
-    /// [`crate::Error::Steps`] for a number of steps the table cannot serve.
+    /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] when the network predicts noise and a
+    /// visited timestep has no signal.
     pub fn new(schedule: &NoiseSchedule, num_steps: usize) -> Result<Self> {
         let config = schedule.config();
         let timesteps: Vec<u32> = spacing::timesteps(config, num_steps, TimestepSpacing::Leading)?
@@ -43,7 +44,7 @@ impl Ddim {
             f64::from(table[0])
         };
         let stride = schedule.num_train_timesteps() / num_steps;
-        let alphas = timesteps
+        let alphas: Vec<(f64, f64)> = timesteps
             .iter()
             .map(|&timestep| {
                 let timestep = timestep as usize;
@@ -53,6 +54,17 @@ impl Ddim {
                 (f64::from(table[timestep]), next)
             })
             .collect();
+        // Nothing of the image is left there, so that a noise says nothing about it: x0 would be divided by 0.
+        let is_blind = |&(alpha, _): &(f64, f64)| alpha <= 0.0;
+        if config.prediction_type == PredictionType::Epsilon && alphas.iter().any(is_blind) {
+            return Err(Error::Sampler {
+                sampler: "ddim",
+                file: config.file.clone(),
+                key: "rescale_betas_zero_snr".into(),
+                found: "true, with `prediction_type` epsilon".into(),
+                expected: "false, or `v_prediction` or `sample`; sampler `euler` takes it as it is".into(),
+            });
+        }
         let clip = config
             .clip_sample
             .unwrap_or(true)
@@ -103,5 +115,34 @@ impl Ddim {
             None => clean,
         };
         Ok(((clean * next_alpha.sqrt())? + (noise * (1.0 - next_alpha).sqrt())?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::SchedulerConfig;
+
+    /// It used to sample NaN.
+    #[test]
+    fn noise_predicted_without_signal_is_refused() {
+        let schedule = |prediction: &str, spacing: &str| {
+            let json = serde_json::json!({
+                "prediction_type": prediction, "timestep_spacing": spacing, "rescale_betas_zero_snr": true,
+            });
+            NoiseSchedule::new(SchedulerConfig::from_value("scheduler_config.json".into(), &json).unwrap())
+        };
+        let error = Ddim::new(&schedule("epsilon", "trailing"), 10).unwrap_err();
+        assert!(
+            error.is_configuration() && error.to_string().contains("rescale_betas_zero_snr"),
+            "{error}"
+        );
+        for (prediction, spacing) in [
+            ("v_prediction", "trailing"),
+            ("sample", "trailing"),
+            ("epsilon", "leading"),
+        ] {
+            Ddim::new(&schedule(prediction, spacing), 10).unwrap();
+        }
     }
 }

@@ -33,11 +33,12 @@ impl Euler {
     /// Prepares `num_steps` steps.
     ///
     /// # Errors
-    /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Config`] for an unimplemented variant.
+    /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] for an unimplemented variant.
     pub fn new(schedule: &NoiseSchedule, num_steps: usize) -> Result<Self> {
         let config = schedule.config();
         if let Some((key, found, expected)) = config.euler_obstacle.clone() {
-            return Err(Error::Config {
+            return Err(Error::Sampler {
+                sampler: "euler",
                 file: config.file.clone(),
                 key,
                 found,

@@ -7,14 +7,17 @@ mod ddim;
 mod euler;
 mod spacing;
 
+use std::fmt;
+use std::str::FromStr;
+
 use diptych_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 pub use ddim::Ddim;
 pub use euler::Euler;
 
-use crate::Result;
 use crate::schedule::NoiseSchedule;
+use crate::{Error, Result};
 
 /// Which sampler to use: `"ddim"` or `"euler"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -31,16 +34,48 @@ impl SamplerKind {
     /// Names as written in recipes.
     pub const NAMES: [&'static str; 2] = ["ddim", "euler"];
 
+    /// The name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddim => "ddim",
+            Self::Euler => "euler",
+        }
+    }
+
     /// Prepares `num_steps` steps on a noise schedule.
     ///
     /// # Errors
-    /// [`crate::Error::Steps`] for a number of steps the table cannot serve; [`crate::Error::Config`] for a variant named
-    /// in `scheduler_config.json` that is not implemented.
+    /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] for a schedule that this sampler
+    /// cannot use.
     pub fn prepare(self, schedule: &NoiseSchedule, num_steps: usize) -> Result<Sampler> {
         Ok(match self {
             Self::Ddim => Sampler::Ddim(Ddim::new(schedule, num_steps)?),
             Self::Euler => Sampler::Euler(Euler::new(schedule, num_steps)?),
         })
+    }
+}
+
+impl fmt::Display for SamplerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for SamplerKind {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Setting`] for a name that is none of [`SamplerKind::NAMES`].
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "ddim" => Ok(Self::Ddim),
+            "euler" => Ok(Self::Euler),
+            _ => Err(Error::Setting {
+                key: "sampler",
+                found: name.to_owned(),
+                expected: "ddim or euler",
+            }),
+        }
     }
 }
 
@@ -93,5 +128,21 @@ impl Sampler {
             Self::Ddim(ddim) => ddim.step(prediction, step_idx, latents),
             Self::Euler(euler) => euler.step(prediction, step_idx, latents),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back_and_serde_agrees() {
+        for name in SamplerKind::NAMES {
+            let kind: SamplerKind = name.parse().unwrap();
+            assert_eq!(kind.to_string(), name);
+            assert_eq!(serde_json::to_value(kind).unwrap(), name);
+        }
+        let message = "ddpm".parse::<SamplerKind>().unwrap_err().to_string();
+        assert_eq!(message, "`sampler` is ddpm, expected ddim or euler");
     }
 }

@@ -166,8 +166,8 @@ impl SchedulerConfig {
         Ok(Self {
             class_name: reader.class_name()?,
             num_train_timesteps,
-            beta_start: reader.number("beta_start")?.unwrap_or(0.0001),
-            beta_end: reader.number("beta_end")?.unwrap_or(0.02),
+            beta_start: reader.beta("beta_start")?.unwrap_or(0.0001),
+            beta_end: reader.beta("beta_end")?.unwrap_or(0.02),
             beta_schedule: match trained_betas {
                 Some(betas) => BetaSchedule::Trained(betas),
                 None => reader.beta_schedule()?,
@@ -219,6 +219,13 @@ impl Reader<'_> {
         })
     }
 
+    /// A share of variance: with 0 nothing would be added, with 1 nothing left.
+    fn beta(&self, key: &str) -> Result<Option<f64>> {
+        self.typed(key, "a number above 0 and below 1", |value| {
+            value.as_f64().filter(|beta| *beta > 0.0 && *beta < 1.0)
+        })
+    }
+
     fn count(&self, key: &str) -> Result<Option<usize>> {
         self.typed(key, "a whole number, at least 0", |value| {
             value.as_u64().and_then(|number| usize::try_from(number).ok())
@@ -234,8 +241,9 @@ impl Reader<'_> {
     }
 
     fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        self.typed(key, "a list of numbers", |value| {
-            value.as_array()?.iter().map(Value::as_f64).collect()
+        self.typed(key, "a list of numbers from 0 to 1", |value| {
+            let share = |value: &Value| value.as_f64().filter(|beta| (0.0..=1.0).contains(beta));
+            value.as_array()?.iter().map(share).collect()
         })
     }
 
@@ -388,6 +396,11 @@ mod tests {
             ),
             (r#"{"thresholding": true}"#, "thresholding", "false"),
             (r#"{"variance_type": "learned_range"}"#, "variance_type", "fixed"),
+            (r#"{"beta_start": 0.0}"#, "beta_start", "above 0"),
+            (r#"{"beta_start": -0.1}"#, "beta_start", "above 0"),
+            (r#"{"beta_end": 1.0}"#, "beta_end", "below 1"),
+            (r#"{"beta_end": 12}"#, "beta_end", "below 1"),
+            (r#"{"trained_betas": [0.1, 1.5]}"#, "trained_betas", "from 0 to 1"),
             (r#"{"num_train_timesteps": 0}"#, "num_train_timesteps", "at least 1"),
             (
                 r#"{"num_train_timesteps": "many"}"#,

@@ -17,6 +17,7 @@ use diptych_tensor::Tensor;
 
 pub use config::{BetaSchedule, FinalSigma, PredictionType, SCHEDULER_CONFIG_FILE, SchedulerConfig, TimestepSpacing};
 
+use crate::tensors::negated;
 use crate::{Error, Result};
 
 /// A discrete-time noise schedule: the training table of a `diffusers` scheduler.
@@ -128,10 +129,6 @@ fn per_example(values: Vec<f32>, like: &Tensor) -> diptych_tensor::Result<Tensor
 
 fn weighted(a: &Tensor, a_scale: &Tensor, b: &Tensor, b_scale: &Tensor) -> diptych_tensor::Result<Tensor> {
     Ok((a.broadcast_mul(a_scale)? + b.broadcast_mul(b_scale)?)?)
-}
-
-fn negated(tensor: &Tensor) -> diptych_tensor::Result<Tensor> {
-    Ok(tensor.neg()?)
 }
 
 #[cfg(test)]

@@ -155,6 +155,7 @@ fn a_resumed_run_is_the_same_run() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn contradictions_are_refused_by_key() {
     let world = World::new();
     let pairs = "data.path = \"pairs.jsonl\"\ntrain.steps = 1\n";
@@ -199,11 +200,23 @@ fn contradictions_are_refused_by_key() {
             "samples",
         ),
         (
+            format!("{dpo}train.sample_every = 0\nsamples.batch_size = 2"),
+            "samples",
+        ),
+        (
+            format!("{dpo}train.sample_every = 0\nsamples.seed = 0\neval.win_rate = {{}}"),
+            "samples.seed",
+        ),
+        (
+            format!("{dpo}train.sample_every = 0\nsamples = {{ prompts = [\"x\"] }}\neval.win_rate = {{}}"),
+            "samples.prompts",
+        ),
+        (
             "objective.sft = {}\nmethod.autoencoder = {}\nadapter.full = {}\neval.win_rate = {}".to_owned(),
             "eval",
         ),
     ];
-    assert_eq!(cases.len(), 14);
+    assert_eq!(cases.len(), 17);
     for (text, key) in cases {
         let error = world.try_recipe("bad", &format!("{pairs}{text}\n")).unwrap_err();
         assert!(error.is_configuration(), "{error}");
@@ -249,6 +262,59 @@ fn settings_that_contradict_the_data_or_the_model_are_refused() {
         target.is_configuration() && target.to_string().contains("to_q"),
         "{target}"
     );
+}
+
+/// They used to be looked at when training had ended.
+#[test]
+fn an_evaluation_that_cannot_be_done_is_refused_before_training() {
+    let world = World::new();
+    std::fs::write(world.path("prompts.txt"), "a red circle\nan astronaut\n").unwrap();
+    let world_of_one = "scenes = { max_objects = 1, shapes = [\"circle\"], colors = [\"red\"] }";
+    let cases = [
+        ("prompts = \"nowhere.txt\"", "nowhere.txt"),
+        ("prompts = \"prompts.txt\"", "cannot judge prompt 2, \"an astronaut\""),
+        (
+            "prompts = \"prompts.txt\"\nnum_prompts = 3",
+            "found 2 prompts, 3 were asked for",
+        ),
+        (world_of_one, "caption"),
+        ("steps = 1001", "1001 sampling steps"),
+    ];
+    let base = "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 1.0\ntrain.steps = 1\ntrain.sample_every = 0\n";
+    let mut num_cases = 0;
+    for (section, said) in cases {
+        let recipe = world.recipe("bad", &format!("{base}[eval.win_rate]\n{section}\n"));
+        let mut progress = 0;
+        let error = run(&recipe, |_| progress += 1, &AtomicBool::new(false), ResumeMode::Fresh).unwrap_err();
+        assert!(error.to_string().contains(said), "{said}: {error}");
+        assert!(error.is_configuration(), "{error}");
+        assert_eq!(progress, 0, "{said}: work was done");
+        assert!(!recipe.run.output.exists());
+        num_cases += 1;
+    }
+    assert_eq!(num_cases, 5);
+
+    let unet_alone = world.path("model/vae");
+    std::fs::rename(&unet_alone, world.path("vae")).unwrap();
+    let recipe = world.recipe("bad", &format!("{base}[eval.win_rate]\nnum_prompts = 2\n"));
+    let error = prepare(&recipe, &mut Reporter::silent()).unwrap_err();
+    assert!(error.to_string().contains("vae/"), "{error}");
+}
+
+#[test]
+fn the_prompts_of_an_evaluation_are_among_the_inputs() {
+    let world = World::new();
+    std::fs::write(world.path("prompts.txt"), "a red circle\n").unwrap();
+    let text = "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 1.0\ntrain.steps = 1\n\
+                [eval.win_rate]\nprompts = \"prompts.txt\"\n";
+    let plan = diptych_train::Plan::resolve(&world.recipe("plan", text)).unwrap();
+    let inputs: Vec<_> = plan
+        .inputs
+        .iter()
+        .filter(|input| input.name == "eval.win_rate.prompts")
+        .collect();
+    assert_eq!(inputs.len(), 1);
+    assert_eq!(inputs[0].num_bytes, 13);
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! Records that were encoded elsewhere.
+
+use diptych_data::LatentPairs;
+use diptych_models::Trainable;
+use diptych_models::unet::UNet2DConditionConfig;
+
+use super::{Encoded, Settings};
+use crate::method::config::{PosteriorUse, TimestepRange};
+use crate::method::denoising_records::{DenoisingRecords, Prompts};
+use crate::method::draws::Draws;
+use crate::method::prepare::Preparation;
+use crate::method::records::Latents;
+use crate::method::showcase::texts;
+use crate::method::trained::TextTraining;
+use crate::modality::is_given;
+use crate::pipeline::{PromptEmbeddings, TextConditioner, load_vae};
+use crate::progress::Reporter;
+use crate::schedule::NoiseSchedule;
+use crate::{Error, Result};
+
+impl Preparation<'_> {
+    /// Records that were encoded elsewhere: neither tokenizer, text encoder nor autoencoder is read unless samples or dropped
+    /// prompts need them.
+    pub(super) fn encode_given(
+        &self,
+        settings: &Settings,
+        pairs: LatentPairs,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Encoded> {
+        self.refuse_unused(settings, &pairs)?;
+        self.check_fit(&pairs)?;
+        let ids: Vec<String> = (0..pairs.len()).map(|index| pairs.record_id(index)).collect();
+        let tensors = pairs.into_tensors();
+        if tensors.pooled.is_some() {
+            return Err(Error::Recipe {
+                key: "data.path".into(),
+                problem: "has `pooled` and `time_ids`, which this denoiser does not take".into(),
+                hint: "use data encoded for its text encoder".into(),
+            });
+        }
+        let (shape, values) = tensors.encoder_hidden_states.into_parts();
+        let mut embeddings = PromptEmbeddings::from_rows(values, [shape[1], shape[2]]);
+        let samples = self.samples(&[])?;
+        let is_dropping = settings.prompt_dropout > 0.0;
+        let (mut empty, mut sample_embeddings, mut vae) = (None, None, None);
+        if is_dropping || samples.is_some() {
+            let (text, _) = TextConditioner::load(self.pipeline, &self.options, Trainable::None, None)?;
+            if is_dropping {
+                empty = Some(embeddings.append(&PromptEmbeddings::encode(&text, [""], reporter)?)?);
+            }
+            if let Some((prompts, config)) = &samples {
+                sample_embeddings = Some(PromptEmbeddings::encode(&text, texts(prompts, config), reporter)?);
+                vae = Some(load_vae(self.pipeline, &self.options, Trainable::None)?.0);
+            }
+        }
+        let latents = Latents::from_host(tensors.latents_chosen)?;
+        let rejected = Latents::from_host(tensors.latents_rejected)?;
+        let draws = Draws {
+            given_noise: tensors.noise,
+            given_timesteps: tensors.timesteps,
+            ..self.draws(settings, &latents)?
+        };
+        let rows = (0..ids.len()).collect();
+        let records = DenoisingRecords {
+            ids,
+            latents,
+            prompts: Prompts::Embedded {
+                embeddings,
+                rows,
+                empty,
+            },
+            draws,
+        };
+        Ok(Encoded {
+            records,
+            rejected: Some(rejected),
+            vae,
+            sample_embeddings,
+            samples,
+        })
+    }
+
+    /// Settings that given tensors leave nothing to decide.
+    fn refuse_unused(&self, settings: &Settings, pairs: &LatentPairs) -> Result<()> {
+        let unused = |key: &str, hint: &str| {
+            Err(Error::Recipe {
+                key: format!("method.{}.{key}", settings.method),
+                problem: "is unused with this latent-pairs data".into(),
+                hint: hint.into(),
+            })
+        };
+        if settings.text == TextTraining::Trained {
+            return unused("train_text_encoder", "its prompts are already encoded: leave it out");
+        }
+        if settings.resolution.is_some() {
+            return unused("resolution", "its images are already encoded: leave it out");
+        }
+        let posterior = format!("method.{}.posterior", settings.method);
+        if settings.posterior != PosteriorUse::default() || is_given(self.recipe, &posterior) {
+            return unused("posterior", "its latents are already drawn: leave it out");
+        }
+        if settings.timesteps != TimestepRange::default() && pairs.tensors().timesteps.is_some() {
+            return unused("timesteps", "it carries timesteps: leave the key out, or the tensor");
+        }
+        Ok(())
+    }
+
+    /// Refuses tensors that the denoiser cannot take, which its first step would find out otherwise.
+    fn check_fit(&self, pairs: &LatentPairs) -> Result<()> {
+        let config = UNet2DConditionConfig::from_file(self.pipeline.component("unet")?.config())?;
+        let tensors = pairs.tensors();
+        let misfit = |record: usize, name: &'static str, found: String, expected: String| Error::Record {
+            id: pairs.record_id(record),
+            name,
+            found,
+            expected,
+        };
+        let (latents, text) = (tensors.latents_chosen.shape(), tensors.encoder_hidden_states.shape());
+        // All shards agree in shapes, so that the first record stands for all.
+        if latents[1] != config.in_channels {
+            let expected = format!("{}, `in_channels` of unet/config.json", config.in_channels);
+            return Err(misfit(
+                0,
+                "latents_chosen",
+                format!("{} channels", latents[1]),
+                expected,
+            ));
+        }
+        if let Some(&width) = config.cross_attention_dim.first().filter(|&&width| width != text[2]) {
+            let expected = format!("{width}, `cross_attention_dim` of unet/config.json");
+            let found = format!("{} values a token", text[2]);
+            return Err(misfit(0, "encoder_hidden_states", found, expected));
+        }
+        let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
+        let last = schedule.num_train_timesteps() - 1;
+        let outside = |&(_, &timestep): &(usize, &u32)| timestep as usize > last;
+        match tensors.timesteps.iter().flatten().enumerate().find(outside) {
+            Some((record, timestep)) => {
+                let expected = format!("0 to {last}, the timesteps of the noise schedule");
+                Err(misfit(record, "timesteps", timestep.to_string(), expected))
+            }
+            None => Ok(()),
+        }
+    }
+}
