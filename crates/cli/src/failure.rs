@@ -47,7 +47,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<UsageError>()
             || is(cause, diptych_diffusion::Error::is_configuration)
-            || is(cause, of_training)
+            || is(cause, diptych_train::Error::is_configuration)
             || is(cause, diptych_eval::Error::is_configuration)
             || is(cause, diptych_models::Error::is_configuration)
             || is(cause, diptych_data::Error::is_configuration)
@@ -58,15 +58,6 @@ fn is_configuration(error: &anyhow::Error) -> bool {
 
 fn is<E: Error + 'static>(cause: &(dyn Error + 'static), is_configuration: impl Fn(&E) -> bool) -> bool {
     cause.downcast_ref().is_some_and(is_configuration)
-}
-
-/// A transparent error is not among its own causes, so that what it wraps is looked at here.
-fn of_training(error: &diptych_train::Error) -> bool {
-    match error {
-        diptych_train::Error::Tensor(error) => error.is_configuration(),
-        diptych_train::Error::Data(error) => error.is_configuration(),
-        error => error.is_configuration(),
-    }
 }
 
 /// Scenes that cannot be drawn; captions are data.

@@ -183,12 +183,7 @@ impl Error {
     /// Whether the user's configuration is at fault, rather than the machine, the data or the numbers.
     pub fn is_configuration(&self) -> bool {
         match self {
-            // The loop passes these on as they are.
-            Self::Train(error) => match &**error {
-                diptych_train::Error::Tensor(error) => error.is_configuration(),
-                diptych_train::Error::Data(error) => error.is_configuration(),
-                error => error.is_configuration(),
-            },
+            Self::Train(error) => error.is_configuration(),
             Self::Tensor(error) => error.is_configuration(),
             Self::Data(error) => error.is_configuration(),
             Self::Models(error) => error.is_configuration(),

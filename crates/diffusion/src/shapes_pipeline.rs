@@ -47,7 +47,7 @@ impl Default for ShapesPipelineConfig {
         Self {
             image_size: 32,
             vae_channels: vec![32, 64, 64],
-            latent_channels: 4,
+            latent_channels: 8,
             unet_channels: vec![48, 96],
             num_heads: 4,
             text_width: 128,

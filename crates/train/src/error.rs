@@ -117,9 +117,9 @@ impl Error {
     pub fn is_configuration(&self) -> bool {
         match self {
             Self::Recipe(_) | Self::RunExists { .. } | Self::NothingToResume { .. } | Self::Changed { .. } => true,
-            Self::Tensor(_)
-            | Self::Data(_)
-            | Self::Io { .. }
+            Self::Tensor(error) => error.is_configuration(),
+            Self::Data(error) => error.is_configuration(),
+            Self::Io { .. }
             | Self::Method { .. }
             | Self::StepOutput { .. }
             | Self::NonFinite { .. }

@@ -135,14 +135,18 @@ impl Plan {
 
     /// Without the length, so that a constant schedule's run stays the same run when it is made longer.
     fn fixed_values(&self) -> BTreeMap<String, String> {
+        let is_free = |key: &str| {
+            let covers = |free: &&str| key == *free || key.starts_with(&format!("{free}."));
+            FREE_KEYS.iter().chain(&LENGTH_KEYS).any(covers)
+        };
         let mut values = self.values();
-        values.retain(|key, _| {
-            let is_free = |free: &&str| key == free || key.starts_with(&format!("{free}."));
-            !FREE_KEYS.iter().chain(&LENGTH_KEYS).any(is_free)
-        });
+        values.retain(|key, _| !is_free(key));
         for input in &self.inputs {
             // Where files lie does not matter, what is in them does.
             let key = input.name.split('/').next().unwrap_or_default();
+            if is_free(key) {
+                continue;
+            }
             values.remove(key);
             values.insert(format!("content of {}", input.name), input.sha256.clone());
         }
@@ -263,4 +267,34 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(inputs: &[(&str, &str)]) -> Plan {
+        let input = |&(name, sha256): &(&str, &str)| Input {
+            name: name.into(),
+            sha256: sha256.into(),
+            num_bytes: 1,
+        };
+        Plan {
+            inputs: inputs.iter().map(input).collect(),
+            ..Plan::of_settings(Table::new())
+        }
+    }
+
+    #[test]
+    fn what_evaluation_reads_may_change_and_what_training_reads_may_not() {
+        let started = plan(&[("data.path", "a"), ("eval.win_rate.prompts", "b")]);
+        let other_prompts = plan(&[("data.path", "a"), ("eval.win_rate.prompts", "c")]);
+        let other_data = plan(&[("data.path", "c"), ("eval.win_rate.prompts", "b")]);
+        let schedule = LrSchedule::default();
+        assert!(other_prompts.changes_since(&started, &schedule).is_empty());
+        assert_eq!(
+            other_data.changes_since(&started, &schedule),
+            ["content of data.path: was a, is c"]
+        );
+    }
 }

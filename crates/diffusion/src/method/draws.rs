@@ -91,3 +91,74 @@ impl Draws {
         sides.iter().enumerate().map(gather).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use diptych_train::Item;
+
+    use super::*;
+    use crate::tensors::host_f32;
+
+    const NUM: usize = 4000;
+
+    fn draws(prompt_dropout: f64, timesteps: Range<u32>) -> Draws {
+        Draws {
+            timesteps,
+            prompt_dropout,
+            latent_shape: [1, 1, 1],
+            given_noise: None,
+            given_timesteps: None,
+        }
+    }
+
+    fn batch(step: u64) -> MicroBatch {
+        let items = (0..NUM).map(|index| Item {
+            index,
+            position: index as u64,
+        });
+        MicroBatch {
+            seed: 0,
+            step,
+            items: items.collect(),
+        }
+    }
+
+    #[test]
+    fn prompts_are_dropped_as_often_as_asked() {
+        for probability in [0.0, 0.25, 1.0] {
+            let dropped = draws(probability, 0..1000).dropped(&batch(1));
+            let share = dropped.iter().filter(|&&dropped| dropped).count() as f64 / NUM as f64;
+            // Four standard deviations of the share.
+            assert!((share - probability).abs() < 0.028, "{share} for {probability}");
+        }
+    }
+
+    #[test]
+    fn timesteps_cover_the_range_evenly_and_change_with_the_step() {
+        let draws = draws(0.0, 200..700);
+        let [first, second] = [1, 2].map(|step| draws.timesteps(&batch(step)));
+        assert_ne!(first, second);
+        for timesteps in [first, second] {
+            let mut parts = [0; 5];
+            for timestep in timesteps {
+                assert!((200..700).contains(&timestep), "{timestep}");
+                parts[(timestep as usize - 200) / 100] += 1;
+            }
+            // A fifth of 4000 each, give or take four standard deviations.
+            assert!(parts.iter().all(|count: &i32| (count - 800).abs() < 102), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn the_sides_of_a_pair_are_sampled_apart() {
+        let side = Latents::standard_normal(NUM);
+        let draws = draws(0.0, 0..1000);
+        let sides = draws.latents(&batch(1), &[&side, &side], &Device::Cpu).unwrap();
+        let [chosen, rejected] = [0, 1].map(|place| host_f32(&sides[place]).unwrap());
+        let mean_product =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>() / NUM as f64;
+        // Unit variance each, no correlation between them: within four standard deviations.
+        assert!((mean_product(&chosen, &chosen) - 1.0).abs() < 0.09);
+        assert!(mean_product(&chosen, &rejected).abs() < 0.064);
+    }
+}

@@ -153,3 +153,15 @@ impl LatentEncoder<'_> {
 fn deviation(logvar: &Tensor, scale: f64) -> diptych_tensor::Result<Tensor> {
     Ok(((logvar.to_dtype(DType::F32)? * 0.5)?.exp()? * scale.abs())?)
 }
+
+#[cfg(test)]
+impl Latents {
+    /// `num_records` images of one pixel with the posterior N(0, 1), so that a sample is the draw itself.
+    pub(crate) fn standard_normal(num_records: usize) -> Self {
+        Self {
+            shape: [1, 1, 1],
+            means: vec![0.0; num_records],
+            stds: Some(vec![1.0; num_records]),
+        }
+    }
+}

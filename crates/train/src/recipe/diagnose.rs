@@ -45,10 +45,20 @@ fn describe(message: &str, path: &str, source: &RecipeSource) -> RecipeError {
             .strip_prefix(prefix)
             .and_then(|rest| rest.split_once(", expected "))
         {
-            return source.error(path, found.to_owned(), expected.to_owned(), None);
+            return source.error(path, found.to_owned(), in_words(expected).to_owned(), None);
         }
     }
     source.error(path, message.to_owned(), "a value that fits".into(), None)
+}
+
+/// What serde calls by the name of a Rust type, as someone who writes TOML would.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        other => other,
+    }
 }
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {

@@ -145,8 +145,8 @@ impl RecipeSource {
             return Ok(path.to_owned());
         }
         let tried = match beside {
-            Some(beside) if beside != path => format!("neither {} nor {} exists", beside.display(), path.display()),
-            _ => format!("{} does not exist", path.display()),
+            Some(beside) if beside != path => format!("nothing at {} or {}", beside.display(), path.display()),
+            _ => format!("nothing at {}", path.display()),
         };
         Err(self.invalid(
             key,

@@ -284,11 +284,11 @@ const WRONG: [[&str; 3]; 21] = [
     ["beta = 0.1", "beta = -0.1", "recipe:7: `objective.dpo.beta`: found -0.1, expected"],
     ["beta = 0.1", "beta = nan", "recipe:7: `objective.dpo.beta`: found NaN, expected"],
     ["[train]\n", "[optimizer.adamw]\nbetas = [0.9, 1.0]\n[train]\n", "recipe:9: `optimizer.adamw.betas`: found 1, expected numbers from 0 to below 1"],
-    ["[train]\n", "[optimizer.adamw]\nbetas = [0.9, \"x\"]\n[train]\n", "recipe:9: `optimizer.adamw.betas[1]`: found string \"x\", expected f64"],
+    ["[train]\n", "[optimizer.adamw]\nbetas = [0.9, \"x\"]\n[train]\n", "recipe:9: `optimizer.adamw.betas[1]`: found string \"x\", expected a number"],
     ["[train]\nsteps = 10\n", "", "recipe: `train.steps`: found neither `steps` nor `num_epochs`, expected one of them"],
     ["[train]\n", "[optimizer.adamw]\nbetas = [0.9]\n[train]\n", "recipe:9: `optimizer.adamw.betas"],
     ["[train]\n", "[optimizer.adamw]\nlr = inf\n[train]\n", "recipe:9: `optimizer.adamw.lr`: found inf, expected a finite number"],
-    ["[train]\n", "[run]\nseed = -1\n[train]\n", "recipe:9: `run.seed`: found integer `-1`, expected u64"],
+    ["[train]\n", "[run]\nseed = -1\n[train]\n", "recipe:9: `run.seed`: found integer `-1`, expected a whole number, 0 or more"],
     ["[train]\n", "[run]\ndevice = \"gpu\"\n[train]\n", "recipe:9: `run.device`: found "],
     ["[train]\n", "[method.offline_pairs]\nnoise = -1.0\n[train]\n", "recipe:9: `method.offline_pairs.noise`: found -1, expected at least 0"],
     ["steps = 10", "steps = ", "recipe:9: found "],
@@ -384,7 +384,7 @@ fn overrides_win_and_their_errors_name_them() {
         ),
         (
             "train.steps=many",
-            "--set train.steps=many: `train.steps`: found string \"many\", expected u64",
+            "--set train.steps=many: `train.steps`: found string \"many\", expected a whole number, 0 or more",
         ),
         (
             "objective.sft={}",
@@ -448,7 +448,7 @@ fn paths_are_beside_the_recipe_or_in_the_working_directory() {
         .unwrap_err()
         .to_string();
     let start = format!(
-        "{}:3: `model.path`: found neither {} nor absent exists",
+        "{}:3: `model.path`: found nothing at {} or absent",
         path.display(),
         dir.path().join("absent").display()
     );
