@@ -21,13 +21,13 @@ torch.set_num_threads(os.cpu_count())
 torch.manual_seed(0)
 unet = UNet2DConditionModel.from_config(work["config"])
 unet.requires_grad_(False)
-unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+unet.add_adapter(LoraConfig(r=work["rank"], lora_alpha=work["rank"], target_modules=work["targets"]))
 trained = [p for p in unet.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(trained, lr=1e-5)
 
 pairs, size = work["pairs"], work["latent_size"]
-noisy = torch.randn(2 * pairs, 4, size, size)
-noise = torch.randn(2 * pairs, 4, size, size)
+noisy = torch.randn(2 * pairs, unet.config.in_channels, size, size)
+noise = torch.randn_like(noisy)
 text = torch.randn(2 * pairs, work["tokens"], work["config"]["cross_attention_dim"])
 timesteps = torch.full((2 * pairs,), 500)
 

@@ -14,15 +14,35 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use diptych::core::{Dpo, Objective, PairLogps, ReferenceLogps};
 use diptych::models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
-use diptych::models::{Builder, BuilderConfig, LoraConfig, Trainable};
+use diptych::models::{Builder, BuilderConfig, LoraConfig, Targets, Trainable};
 use diptych::tensor::optim::{AdamW, AdamWConfig, clip_by_global_norm};
 use diptych::tensor::random::{Stream, generator, normal_vec};
 use diptych::tensor::{DType, Device, Params, Tensor, backward, thread};
 use serde_json::{Value, json};
 
+/// As in the command.
+#[global_allocator]
+static ALLOCATOR: diptych::tensor::memory::BlockCache = diptych::tensor::memory::BlockCache::new();
+
+const ATTENTION: [&str; 4] = ["to_q", "to_k", "to_v", "to_out.0"];
+/// Attention, convolutions of the residual blocks, feed-forward.
+const ALL_LAYERS: [&str; 8] = [
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "conv1",
+    "conv2",
+    "ff.net.0.proj",
+    "ff.net.2",
+];
+
 /// A network and a batch.
 struct Work {
     config: Value,
+    /// Rank of the adapter, and the layers it is on.
+    rank: usize,
+    targets: &'static [&'static str],
     pairs: usize,
     latent_size: usize,
     tokens: usize,
@@ -33,14 +53,18 @@ impl Work {
         Ok(match size {
             "sd15" => Self {
                 config: unet_config(32, &[320, 640, 1280, 1280], 2, 768, 8, 32),
+                rank: 8,
+                targets: &ATTENTION,
                 pairs: 1,
                 latent_size: 32,
                 tokens: 77,
             },
             "shapes" => Self {
                 config: serde_json::from_str(include_str!("../models/shapes-diffusion/unet/config.json"))?,
-                pairs: 8,
-                latent_size: 16,
+                rank: 16,
+                targets: &ALL_LAYERS,
+                pairs: 16,
+                latent_size: 8,
                 tokens: 32,
             },
             other => bail!("--size is {other}, expected sd15 or shapes"),
@@ -98,8 +122,8 @@ fn main() -> anyhow::Result<()> {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../benches/training_step.py");
             let config = Work::named(&size)?;
             let shape = json!({
-                "config": config.config, "pairs": config.pairs, "latent_size": config.latent_size,
-                "tokens": config.tokens,
+                "config": config.config, "rank": config.rank, "targets": config.targets, "pairs": config.pairs,
+                "latent_size": config.latent_size, "tokens": config.tokens,
             });
             pytorch.push(run(Command::new(python).args([script, &shape.to_string(), &steps]))?);
         }
@@ -148,11 +172,12 @@ fn normal(shape: &[usize], example: u64) -> anyhow::Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-/// The network with a fresh adapter of rank 8 on its attention projections, and the adapter's parameters.
+/// The network with a fresh adapter, and the adapter's parameters.
 fn build(work: &Work) -> anyhow::Result<(UNet2DConditionModel, Params)> {
     let lora = LoraConfig {
-        rank: 8,
-        alpha: 8.0,
+        rank: work.rank,
+        alpha: work.rank as f64,
+        targets: Targets::Suffixes(work.targets.iter().map(|&target| target.to_owned()).collect()),
         ..LoraConfig::default()
     };
     let builder = Builder::new(BuilderConfig {
@@ -174,8 +199,9 @@ fn measure(work: &Work, steps: usize) -> anyhow::Result<Value> {
     });
 
     let (batch, size) = (2 * work.pairs, work.latent_size);
-    let noisy_latents = normal(&[batch, 4, size, size], 0)?;
-    let noise = normal(&[batch, 4, size, size], 1)?;
+    let latents = [batch, unet.config().in_channels, size, size];
+    let noisy_latents = normal(&latents, 0)?;
+    let noise = normal(&latents, 1)?;
     let text = normal(&[batch, work.tokens, unet.config().cross_attention_dim[0]], 2)?;
     let timesteps = Tensor::full(500f32, batch, &Device::Cpu)?;
     let scores = || -> anyhow::Result<(Tensor, Tensor)> {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diptych_data::Layout;
+use diptych_diffusion::RejectedRule;
 use diptych_diffusion::sampler::SamplerKind;
 use diptych_eval::Judge;
 use diptych_tensor::DeviceChoice;
@@ -226,9 +227,12 @@ pub(crate) struct BuildArguments {
     /// How many prompts; by default all of the file, or 512 captions
     #[arg(long)]
     pub(crate) num_prompts: Option<usize>,
-    /// Images for each prompt, of which the best and the worst become a pair
+    /// Images for each prompt, of which the best and a worse one become a pair
     #[arg(long, default_value_t = 6)]
     pub(crate) candidates: usize,
+    /// Which image is rejected: the worst, or the closest one that is at least --min-margin worse than the best
+    #[arg(long, default_value_t, value_parser = one_of::<RejectedRule, _>(RejectedRule::NAMES))]
+    pub(crate) rejected: RejectedRule,
     /// Pairs whose scores are closer than this are dropped
     #[arg(long, default_value_t = 0.2)]
     pub(crate) min_margin: f64,

@@ -34,7 +34,7 @@ pub use error::{Error, Result};
 pub use evaluation::{Contest, Judged, Side, contest};
 pub use method::{DiffusionMethod, MethodConfig, prepare};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
-pub use pairs::{PairsConfig, build_pairs};
+pub use pairs::{PairsConfig, RejectedRule, build_pairs};
 pub use pipeline::{NetworkOptions, Pipeline, SampleConfig, generate, generate_with};
 pub use progress::{Progress, Reporter, Stage};
 pub use run::{Outcome, run};

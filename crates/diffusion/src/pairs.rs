@@ -1,4 +1,6 @@
-//! Preference pairs that a model makes of itself: sample, judge, keep the best and the worst.
+//! Preference pairs that a model makes of itself: sample, judge, keep the best and a worse one.
+
+use std::str::FromStr;
 
 use diptych_data::{ImagePair, ImageSource};
 use diptych_eval::Judge;
@@ -17,8 +19,53 @@ pub struct PairsConfig {
     pub judge: Judge,
     /// Images sampled for each prompt, at least 2.
     pub candidates: usize,
-    /// A prompt whose best and worst score are closer than this gives no pair.
+    /// Which image is rejected.
+    pub rejected: RejectedRule,
+    /// How much lower the rejected image's score must be; a prompt without such an image gives no pair.
     pub min_margin: f64,
+}
+
+/// Which of the worse images of a prompt is rejected; the best one is always chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RejectedRule {
+    /// The one with the lowest score: the clearest difference, often of quality rather than of what the prompt asks for.
+    #[default]
+    Worst,
+    /// The best one that is at least the margin worse: a hard negative, which differs in little else.
+    Closest,
+}
+
+impl RejectedRule {
+    /// The names of the rules.
+    pub const NAMES: [&'static str; 2] = ["worst", "closest"];
+}
+
+impl std::fmt::Display for RejectedRule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Worst => "worst",
+            Self::Closest => "closest",
+        })
+    }
+}
+
+impl FromStr for RejectedRule {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Setting`] for a name that is none of [`RejectedRule::NAMES`].
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "worst" => Ok(Self::Worst),
+            "closest" => Ok(Self::Closest),
+            _ => Err(Error::Setting {
+                key: "rejected",
+                found: name.to_owned(),
+                expected: "worst or closest",
+            }),
+        }
+    }
 }
 
 impl Default for PairsConfig {
@@ -26,6 +73,7 @@ impl Default for PairsConfig {
         Self {
             judge: Judge::Verifier,
             candidates: 6,
+            rejected: RejectedRule::Worst,
             min_margin: 0.2,
         }
     }
@@ -48,8 +96,8 @@ impl PairsConfig {
     }
 }
 
-/// At most one pair for each prompt: of its candidates, the one with the highest score is chosen and the one with the lowest
-/// rejected; the earlier wins a tie. Prompts without a difference of `min_margin` are left out.
+/// At most one pair for each prompt: of its candidates, the one with the highest score is chosen and a worse one rejected, by
+/// the rule; the earlier wins a tie. Prompts without a difference of `min_margin` are left out.
 ///
 /// # Errors
 /// [`PairsConfig::validate`]; a sampler or the judge fails; [`Error::Stopped`].
@@ -69,7 +117,7 @@ pub fn build_pairs(
     let mut pairs = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
         let first = number * candidates;
-        let Some((chosen, rejected)) = extremes(&scores[first..first + candidates], config.min_margin) else {
+        let Some((chosen, rejected)) = select(&scores[first..first + candidates], config) else {
             continue;
         };
         let source = |which: usize| ImageSource::from_image(&images[first + which]);
@@ -81,31 +129,55 @@ pub fn build_pairs(
     Ok(pairs)
 }
 
-/// Places of the highest and the lowest score, if they are at least `min_margin` apart and not equal.
-fn extremes(scores: &[f64], min_margin: f64) -> Option<(usize, usize)> {
-    let (mut best, mut worst) = (0, 0);
-    for (place, &score) in scores.iter().enumerate() {
-        if score > scores[best] {
-            best = place;
-        }
-        if score < scores[worst] {
-            worst = place;
-        }
-    }
-    let margin = scores.get(best)? - scores.get(worst)?;
-    (margin > 0.0 && margin >= min_margin).then_some((best, worst))
+/// Places of the chosen and the rejected score, if two are far enough apart and not equal; the earlier wins a tie.
+fn select(scores: &[f64], config: &PairsConfig) -> Option<(usize, usize)> {
+    // `min_by` keeps the first of equals, so the highest is found as the least in descending order.
+    let ascending = |&a: &usize, &b: &usize| scores[a].total_cmp(&scores[b]);
+    let descending = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]);
+    let chosen = (0..scores.len()).min_by(descending)?;
+    let worse = (0..scores.len()).filter(|&place| {
+        let margin = scores[chosen] - scores[place];
+        margin > 0.0 && margin >= config.min_margin
+    });
+    let rejected = match config.rejected {
+        RejectedRule::Worst => worse.min_by(ascending),
+        RejectedRule::Closest => worse.min_by(descending),
+    }?;
+    Some((chosen, rejected))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PairsConfig, extremes};
+    use super::{PairsConfig, RejectedRule, select};
 
     #[test]
-    fn the_best_and_the_worst_are_kept_and_close_calls_are_not() {
-        assert_eq!(extremes(&[0.5, 0.9, 0.1, 0.9, 0.1], 0.2), Some((1, 2)));
-        assert_eq!(extremes(&[0.5, 0.6], 0.2), None);
-        assert_eq!(extremes(&[0.5, 0.5], 0.0), None);
-        assert_eq!(extremes(&[], 0.0), None);
+    fn the_best_and_a_worse_one_are_kept_and_close_calls_are_not() {
+        let pair = |scores: &[f64], rejected, min_margin| {
+            let config = PairsConfig {
+                rejected,
+                min_margin,
+                ..PairsConfig::default()
+            };
+            select(scores, &config)
+        };
+        let scores = [0.5, 0.9, 0.1, 0.9, 0.1, 0.8];
+        assert_eq!(pair(&scores, RejectedRule::Worst, 0.2), Some((1, 2)));
+        assert_eq!(pair(&scores, RejectedRule::Closest, 0.2), Some((1, 0)));
+        assert_eq!(pair(&scores, RejectedRule::Closest, 0.0), Some((1, 5)));
+        assert_eq!(pair(&scores, RejectedRule::Closest, 0.7), Some((1, 2)));
+        for rejected in [RejectedRule::Worst, RejectedRule::Closest] {
+            assert_eq!(pair(&[0.5, 0.6], rejected, 0.2), None);
+            assert_eq!(pair(&[0.5, 0.5], rejected, 0.0), None);
+            assert_eq!(pair(&[], rejected, 0.0), None);
+        }
+    }
+
+    #[test]
+    fn rules_are_read_by_the_name_they_are_written_with() {
+        for name in RejectedRule::NAMES {
+            assert_eq!(name.parse::<RejectedRule>().unwrap().to_string(), name);
+        }
+        assert!("best".parse::<RejectedRule>().is_err());
     }
 
     #[test]

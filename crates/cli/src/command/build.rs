@@ -20,6 +20,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> anyhow::Result<()> {
     let config = PairsConfig {
         judge: arguments.judge,
         candidates: arguments.candidates,
+        rejected: arguments.rejected,
         min_margin: arguments.min_margin,
     };
     config.validate().map_err(as_argument)?;
