@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diptych_data::Layout;
-use diptych_diffusion::RejectedRule;
 use diptych_diffusion::sampler::SamplerKind;
+use diptych_diffusion::{PairsConfig, RejectedRule};
 use diptych_eval::Judge;
 use diptych_tensor::DeviceChoice;
 
@@ -228,14 +228,17 @@ pub(crate) struct BuildArguments {
     #[arg(long)]
     pub(crate) num_prompts: Option<usize>,
     /// Images for each prompt, of which the best and a worse one become a pair
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = PairsConfig::default().candidates)]
     pub(crate) candidates: usize,
     /// Which image is rejected: the worst, or the closest one that is at least --min-margin worse than the best
     #[arg(long, default_value_t, value_parser = one_of::<RejectedRule, _>(RejectedRule::NAMES))]
     pub(crate) rejected: RejectedRule,
     /// Pairs whose scores are closer than this are dropped
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, default_value_t = PairsConfig::default().min_margin)]
     pub(crate) min_margin: f64,
+    /// Pairs whose chosen image scores lower are dropped
+    #[arg(long, default_value_t = PairsConfig::default().min_chosen)]
+    pub(crate) min_chosen: f64,
     /// The JSONL file to write
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

@@ -52,18 +52,10 @@ fn is_configuration(error: &anyhow::Error) -> bool {
             || is(cause, diptych_models::Error::is_configuration)
             || is(cause, diptych_data::Error::is_configuration)
             || is(cause, diptych_tensor::Error::is_configuration)
-            || is(cause, of_shapes)
+            || is(cause, diptych_shapes::Error::is_configuration)
     })
 }
 
 fn is<E: Error + 'static>(cause: &(dyn Error + 'static), is_configuration: impl Fn(&E) -> bool) -> bool {
     cause.downcast_ref().is_some_and(is_configuration)
-}
-
-/// Scenes that cannot be drawn; captions are data.
-fn of_shapes(error: &diptych_shapes::Error) -> bool {
-    matches!(
-        error,
-        diptych_shapes::Error::InvalidConfig { .. } | diptych_shapes::Error::SplitExhausted { .. }
-    )
 }

@@ -4,7 +4,6 @@ use std::str::FromStr;
 
 use diptych_data::{ImagePair, ImageSource};
 use diptych_eval::Judge;
-use serde::{Deserialize, Serialize};
 
 use crate::evaluation::repeat_each;
 use crate::pipeline::{Pipeline, SampleConfig, generate_candidates};
@@ -12,8 +11,7 @@ use crate::progress::{Reporter, Stage};
 use crate::{Error, Result};
 
 /// How pairs are built.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairsConfig {
     /// Who gives the scores.
     pub judge: Judge,
@@ -23,11 +21,12 @@ pub struct PairsConfig {
     pub rejected: RejectedRule,
     /// How much lower the rejected image's score must be; a prompt without such an image gives no pair.
     pub min_margin: f64,
+    /// A prompt whose best image scores lower gives no pair: the better of two failures teaches little.
+    pub min_chosen: f64,
 }
 
 /// Which of the worse images of a prompt is rejected; the best one is always chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RejectedRule {
     /// The one with the lowest score: the clearest difference, often of quality rather than of what the prompt asks for.
     #[default]
@@ -75,6 +74,7 @@ impl Default for PairsConfig {
             candidates: 6,
             rejected: RejectedRule::Worst,
             min_margin: 0.2,
+            min_chosen: 0.0,
         }
     }
 }
@@ -92,12 +92,15 @@ impl PairsConfig {
         if !(self.min_margin.is_finite() && self.min_margin >= 0.0) {
             return setting("min_margin", self.min_margin.to_string(), "a finite number, at least 0");
         }
+        if !self.min_chosen.is_finite() {
+            return setting("min_chosen", self.min_chosen.to_string(), "a finite number");
+        }
         Ok(())
     }
 }
 
 /// At most one pair for each prompt: of its candidates, the one with the highest score is chosen and a worse one rejected, by
-/// the rule; the earlier wins a tie. Prompts without a difference of `min_margin` are left out.
+/// the rule; the earlier wins a tie. Prompts whose images are too close or all too bad are left out.
 ///
 /// # Errors
 /// [`PairsConfig::validate`]; a sampler or the judge fails; [`Error::Stopped`].
@@ -134,7 +137,9 @@ fn select(scores: &[f64], config: &PairsConfig) -> Option<(usize, usize)> {
     // `min_by` keeps the first of equals, so the highest is found as the least in descending order.
     let ascending = |&a: &usize, &b: &usize| scores[a].total_cmp(&scores[b]);
     let descending = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]);
-    let chosen = (0..scores.len()).min_by(descending)?;
+    let chosen = (0..scores.len())
+        .min_by(descending)
+        .filter(|&best| scores[best] >= config.min_chosen)?;
     let worse = (0..scores.len()).filter(|&place| {
         let margin = scores[chosen] - scores[place];
         margin > 0.0 && margin >= config.min_margin
@@ -165,6 +170,13 @@ mod tests {
         assert_eq!(pair(&scores, RejectedRule::Closest, 0.2), Some((1, 0)));
         assert_eq!(pair(&scores, RejectedRule::Closest, 0.0), Some((1, 5)));
         assert_eq!(pair(&scores, RejectedRule::Closest, 0.7), Some((1, 2)));
+        for (min_chosen, expected) in [(0.9, Some((1, 2))), (0.91, None)] {
+            let config = PairsConfig {
+                min_chosen,
+                ..PairsConfig::default()
+            };
+            assert_eq!(select(&scores, &config), expected);
+        }
         for rejected in [RejectedRule::Worst, RejectedRule::Closest] {
             assert_eq!(pair(&[0.5, 0.6], rejected, 0.2), None);
             assert_eq!(pair(&[0.5, 0.5], rejected, 0.0), None);

@@ -145,10 +145,7 @@ impl Error {
             | Self::UnknownJudge { .. }
             | Self::TooFewCaptions { .. }
             | Self::UnjudgeablePrompt { .. } => true,
-            Self::Shapes(error) => matches!(
-                error,
-                diptych_shapes::Error::InvalidConfig { .. } | diptych_shapes::Error::SplitExhausted { .. }
-            ),
+            Self::Shapes(error) => error.is_configuration(),
             Self::Io { .. }
             | Self::PromptRow { .. }
             | Self::NoPrompts { .. }

@@ -72,5 +72,12 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the user's configuration is at fault: scenes that cannot be drawn. Captions are data.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::InvalidConfig { .. } | Self::SplitExhausted { .. })
+    }
+}
+
 /// Result of a shapes operation.
 pub type Result<T> = std::result::Result<T, Error>;

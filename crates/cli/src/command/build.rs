@@ -22,6 +22,7 @@ pub(crate) fn run(arguments: &BuildArguments) -> anyhow::Result<()> {
         candidates: arguments.candidates,
         rejected: arguments.rejected,
         min_margin: arguments.min_margin,
+        min_chosen: arguments.min_chosen,
     };
     config.validate().map_err(as_argument)?;
     let sampling = sampling::config(&arguments.sampling)?;

@@ -128,6 +128,9 @@ mod tests {
         for probability in [0.0, 0.25, 1.0] {
             let dropped = draws(probability, 0..1000).dropped(&batch(1));
             let share = dropped.iter().filter(|&&dropped| dropped).count() as f64 / NUM as f64;
+            if [0.0, 1.0].contains(&probability) {
+                assert_eq!(share, probability);
+            }
             // Four standard deviations of the share.
             assert!((share - probability).abs() < 0.028, "{share} for {probability}");
         }
