@@ -45,8 +45,8 @@ pub struct Contest {
     pub win_rate: WinRate,
 }
 
-/// Compares two models as `config` says. `sample` makes the images of a side, one for each prompt it is given; the base comes
-/// first.
+/// Compares two models on the prompts, by the judge and with the resampling of `config`. `sample` makes the images of a side, one
+/// for each prompt it is given; the base comes first. Denoising steps, guidance and noise are its own affair.
 ///
 /// # Errors
 /// Prompts that cannot be read or judged, what `sample` fails with, [`crate::Error::Stopped`].
