@@ -1,5 +1,6 @@
-//! The methods learn on the embedded world: a short run on the shipped checkpoint and pairs lowers the objective's loss on the
-//! very draws on which an idle run leaves it where it was.
+//! The methods learn on the embedded world: a short run on the shipped checkpoint and a few of the shipped pairs lowers the
+//! objective's loss on the very draws on which an idle run leaves it where it was. That what is learned carries over to prompts
+//! held out of training is measured by whole runs: the headers of the recipes have the numbers.
 
 use std::sync::atomic::AtomicBool;
 
@@ -13,17 +14,23 @@ use crate::root;
 fn loss(objective: &str, lr: f64) -> f64 {
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("run");
+    let pairs = directory.path().join("pairs.jsonl");
+    let shipped = std::fs::read_to_string(root().join("datasets/shapes-pairs/pairs.jsonl")).unwrap();
+    let few: Vec<&str> = shipped.lines().take(NUM_PAIRS).collect();
+    assert_eq!(few.len(), NUM_PAIRS);
+    std::fs::write(&pairs, few.join("\n")).unwrap();
     let recipe = format!(
         r#"
         modality = "diffusion"
         run.output = "{output}"
         model.path = "{root}/models/shapes-diffusion"
-        data.path = "{root}/datasets/shapes-pairs/pairs.jsonl"
+        data.path = "{pairs}"
         {objective}
         optimizer.adamw = {{ lr = {lr:e}, weight_decay = 0.0 }}
-        train = {{ steps = {STEPS}, micro_batch = 4, sample_every = 0, checkpoint_every = 0 }}
+        train = {{ steps = {STEPS}, micro_batch = 8, sample_every = 0, checkpoint_every = 0 }}
         "#,
         output = output.display(),
+        pairs = pairs.display(),
         root = root().display(),
     );
     let recipe = Recipe::<Diffusion>::parse(&recipe, &[]).unwrap();
@@ -43,10 +50,12 @@ fn loss(objective: &str, lr: f64) -> f64 {
     last.iter().map(|row| row.loss).sum::<f64>() / LAST as f64
 }
 
+/// Pairs of a run.
+const NUM_PAIRS: usize = 16;
 /// Optimizer steps of a run.
-const STEPS: usize = 20;
+const STEPS: usize = 60;
 /// Steps whose losses are compared.
-const LAST: usize = 6;
+const LAST: usize = 20;
 /// Too small to move a parameter by anything that matters.
 const NOTHING: f64 = 1e-12;
 
@@ -58,10 +67,11 @@ fn assert_learns(objective: &str, at_least: f64) {
 
 #[test]
 fn dpo_learns() {
-    assert_learns("objective.dpo.beta = 2000.0", 0.05);
+    assert_learns("objective.dpo.beta = 500.0", 0.3);
 }
 
+/// The bound is more than the whole denoising error of the chosen side, 0.09: most of the gain is the margin's.
 #[test]
 fn mapo_learns() {
-    assert_learns("objective.mapo.beta = 1.0", 0.0);
+    assert_learns("objective.mapo.beta = 0.1", 0.12);
 }
