@@ -57,6 +57,21 @@ impl Default for ShapesPipelineConfig {
     }
 }
 
+impl ShapesPipelineConfig {
+    /// Every part there, each as small as it gets: for tests, in which a step takes milliseconds.
+    pub fn smallest() -> Self {
+        Self {
+            image_size: 16,
+            vae_channels: vec![16, 16],
+            unet_channels: vec![16, 32],
+            num_heads: 2,
+            text_width: 16,
+            text_layers: 1,
+            ..Self::default()
+        }
+    }
+}
+
 /// Writes an untrained pipeline directory whose tokenizer knows `words`.
 ///
 /// # Errors

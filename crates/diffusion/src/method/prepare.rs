@@ -248,15 +248,7 @@ mod tests {
     #[test]
     fn gradient_checkpointing_reaches_every_trained_network() {
         let directory = tempfile::tempdir().unwrap();
-        let sizes = ShapesPipelineConfig {
-            image_size: 16,
-            vae_channels: vec![16, 16],
-            unet_channels: vec![16, 32],
-            num_heads: 2,
-            text_width: 16,
-            text_layers: 1,
-            ..ShapesPipelineConfig::default()
-        };
+        let sizes = ShapesPipelineConfig::smallest();
         initialize(&directory.path().join("model"), &sizes, &["red"], 0).unwrap();
         let image = ImageSource::from_image(&image::RgbImage::new(16, 16)).unwrap();
         let captions = [ImageCaption::new("0", "red", image)];

@@ -240,15 +240,7 @@ mod tests {
     fn samples_of_a_network_under_training_carry_no_graph() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model");
-        let sizes = ShapesPipelineConfig {
-            image_size: 16,
-            vae_channels: vec![16, 16],
-            unet_channels: vec![16, 32],
-            num_heads: 2,
-            text_width: 16,
-            text_layers: 1,
-            ..ShapesPipelineConfig::default()
-        };
+        let sizes = ShapesPipelineConfig::smallest();
         initialize(&path, &sizes, &["red"], 0).unwrap();
         let pipeline = PipelineDir::open(&path).unwrap();
         let options = NetworkOptions {

@@ -23,14 +23,8 @@ impl World {
     pub(crate) fn new() -> Self {
         let world = Self(tempfile::tempdir().unwrap());
         let config = ShapesPipelineConfig {
-            image_size: 16,
-            vae_channels: vec![16, 16],
-            unet_channels: vec![16, 32],
-            num_heads: 2,
-            text_width: 16,
-            text_layers: 1,
             max_tokens: 12,
-            ..ShapesPipelineConfig::default()
+            ..ShapesPipelineConfig::smallest()
         };
         let words: Vec<&str> = PROMPTS.iter().flat_map(|prompt| prompt.split(' ')).collect();
         initialize(&world.path("model"), &config, &words, 7).unwrap();
