@@ -12,10 +12,10 @@ use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::AutoencoderKlConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Weights;
-use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, process_component};
+use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, Reporter, process_component};
 
 use crate::Result;
-use crate::method::{MethodConfig, PosteriorUse};
+use crate::method::{MethodConfig, PosteriorUse, load_records};
 use crate::modality::{Diffusion, adapter_of};
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
@@ -35,7 +35,7 @@ struct Counts {
 /// # Errors
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer.
 pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
-    let dataset = Dataset::load(&recipe.data_paths()?, recipe.data.layout)?;
+    let dataset = load_records(recipe, &mut Reporter::silent())?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let process = process_component(format!("program and {} records: measured now", dataset.len()));
     let counts = networks(recipe, &pipeline)?;
@@ -154,8 +154,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
     let prompts: BTreeSet<&str> = match dataset {
         // They are read as they are, and the process holds them already.
         Dataset::LatentPairs(_) => return Ok([0; 2]),
-        Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
-        Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
+        dataset => dataset.prompts().into_iter().collect(),
     };
     let sides = match (&recipe.method, dataset) {
         (MethodConfig::OfflinePairs(_), Dataset::Pairs(_)) => 2,
@@ -163,7 +162,9 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
     };
     let vae = AutoencoderKlConfig::from_file(pipeline.component("vae")?.config())?;
     let unet = UNet2DConditionConfig::from_file(pipeline.component("unet")?.config())?;
-    let side = resolution.map(|side| side as usize / vae.downscale());
+    let side = resolution
+        .or(recipe.data.resolution)
+        .map(|side| side as usize / vae.downscale());
     let [y, x] = side.map(|side| [side; 2]).or(unet.sample_size).unwrap_or([0; 2]);
     let parts = match posterior {
         PosteriorUse::Sample => 2,

@@ -9,7 +9,7 @@ use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe};
 use serde::{Deserialize, Serialize};
 
-use crate::method::MethodConfig;
+use crate::method::{MethodConfig, validate_data};
 use crate::pipeline::SampleConfig;
 use crate::sampler::SamplerKind;
 use crate::{Error, Result};
@@ -158,6 +158,7 @@ impl Modality for Diffusion {
         if let Some((key, _)) = of_text.iter().find(|(_, is_given)| *is_given) {
             return Err(recipe.invalid(key, "a value that is unused: images have no tokens", "no such key"));
         }
+        validate_data(recipe)?;
         validate_adapter(recipe)?;
         validate_method(recipe)?;
         validate_samples(recipe)?;

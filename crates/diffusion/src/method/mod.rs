@@ -1,6 +1,7 @@
 //! Methods: how the numbers for an objective are obtained.
 
 mod autoencoder;
+mod cache;
 mod complete;
 mod config;
 mod denoising_records;
@@ -11,6 +12,7 @@ mod prepare;
 mod records;
 mod sft;
 mod showcase;
+mod source;
 mod trained;
 
 use std::path::{Path, PathBuf};
@@ -24,9 +26,10 @@ pub use config::{
 };
 pub use offline_pairs::OfflinePairs;
 pub(crate) use prepare::network_options;
-pub use prepare::prepare;
+pub use prepare::{cache_records, prepare};
 pub use sft::Sft;
 pub(crate) use showcase::texts;
+pub(crate) use source::{load as load_records, validate as validate_data};
 pub(crate) use trained::TrainedDenoiser;
 
 use crate::{Error, Result};
