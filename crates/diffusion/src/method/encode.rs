@@ -125,6 +125,7 @@ impl Preparation<'_> {
             ids: source.ids,
             latents,
             prompts,
+            time_ids: None,
             draws,
         };
         Ok(Encoded {
