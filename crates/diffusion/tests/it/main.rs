@@ -7,4 +7,6 @@ mod replay;
 mod result;
 mod runs;
 mod schedulers;
+mod trajectories;
+mod transitions;
 mod world;
