@@ -8,7 +8,7 @@
 //! x_t'  = sqrt(a_t') x0 + sqrt(1 - a_t') eps
 //! ```
 //!
-//! The prediction belongs to x_t', which is not known yet: plain inversion takes it at x_t. Garibi et al., "ReNoise: Real Image
+//! The prediction belongs to `x_t'`, which is not known yet: plain inversion takes it at `x_t`. Garibi et al., "`ReNoise`: Real Image
 //! Inversion Through Iterative Noising" (arXiv:2403.14602), section 3.2, repeat the step with the prediction at the last result
 //! and average the predictions; SmPO-Diffusion (arXiv:2506.02698) averages two.
 //!
@@ -99,7 +99,7 @@ impl Inversion {
 
     /// Moves each example towards noise as long as timesteps of the grid are below its own bound in `until`.
     ///
-    /// Every step takes `1 + num_renoise` predictions and goes by their mean; 0 is plain DDIM inversion, 1 that of SmPO.
+    /// Every step takes `1 + num_renoise` predictions and goes by their mean; 0 is plain DDIM inversion, 1 that of `SmPO`.
     /// `predict` is the network without guidance: it gets latents, the timestep and the places in the batch of the examples that
     /// still move, so that an example's result does not depend on the others'.
     ///

@@ -5,7 +5,7 @@
 //! function of (seed, stream, set, image, step): the micro batch that an image is computed in changes it by rounding only.
 //!
 //! Black et al., "Training Diffusion Models with Reinforcement Learning" (DDPO, arXiv:2305.13301), section 4, for denoising as
-//! a chain of decisions; Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Rewards" (DRaFT,
+//! a chain of decisions; Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Rewards" (`DRaFT`,
 //! arXiv:2309.17400), section 4, for the tail.
 //!
 //! Shape letters: B batch, C channels, Y x X spatial.
