@@ -7,4 +7,5 @@ mod replay;
 mod result;
 mod runs;
 mod schedulers;
+mod sdxl;
 mod world;
