@@ -41,6 +41,20 @@ impl MicroBatch {
             step_items,
         }
     }
+
+    /// The same places with other records in them.
+    #[must_use]
+    pub fn with_records(self, choose: impl Fn(Item) -> usize) -> Self {
+        let chosen = |item: &Item| Item {
+            index: choose(*item),
+            ..*item
+        };
+        Self {
+            items: self.items.iter().map(chosen).collect(),
+            step_items: self.step_items.iter().map(chosen).collect(),
+            ..self
+        }
+    }
 }
 
 /// What a method computed for a micro batch of B records.
@@ -96,6 +110,13 @@ pub trait Method {
 
     /// What a user calls this record: its id, or its place in the file.
     fn record_id(&self, index: usize) -> String;
+
+    /// Which record a place of an optimizer step's batch gets, where the method has an order of its own, such as a curriculum.
+    /// `item` has the record whose turn it would be. A function of its arguments alone, so that a resumed run sees the same records.
+    fn choose(&self, seed: u64, step: u64, item: Item) -> usize {
+        let _ = (seed, step);
+        item.index
+    }
 
     /// Losses and metrics of a micro batch.
     ///

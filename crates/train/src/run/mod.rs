@@ -21,7 +21,7 @@ use crate::checkpoint::{self, Checkpoint, State};
 use crate::clock::Stopwatch;
 use crate::directory::{MetricsLog, MetricsRow, RunDirectory, ScalarLog, Summary};
 use crate::memory::peak_memory_bytes;
-use crate::method::Method;
+use crate::method::{Method, MicroBatch};
 use crate::observer::{Event, Observer};
 use crate::plan::Plan;
 use crate::report::write_report;
@@ -157,9 +157,13 @@ impl<M: Method> Run<'_, M> {
     fn advance(&mut self) -> Result<()> {
         let train = &self.config.train;
         let step = self.step + 1;
-        let batches = self
+        let seed = self.config.seed;
+        let batches: Vec<MicroBatch> = self
             .order
-            .micro_batches(step, self.records_seen, train.micro_batch, train.accumulation);
+            .micro_batches(step, self.records_seen, train.micro_batch, train.accumulation)
+            .into_iter()
+            .map(|batch| batch.with_records(|item| self.method.choose(seed, step, item)))
+            .collect();
         let learning_rate = self.config.optimizer.lr() * self.config.schedule.factor(self.step, self.num_steps);
         let check = if self.steps_here == 0 {
             Completeness::Check
