@@ -75,13 +75,13 @@ pub enum Error {
         /// What to write instead.
         hint: String,
     },
-    /// A timestep outside the training table.
-    #[error("timestep {found} is outside the noise schedule, which has {num_train_timesteps} (0 to one less)")]
+    /// A timestep outside the noise schedule.
+    #[error("timestep {found} is outside the noise schedule, expected {expected}")]
     Timestep {
         /// The timestep.
-        found: usize,
-        /// Length of the table.
-        num_train_timesteps: usize,
+        found: f64,
+        /// Which there are.
+        expected: String,
     },
     /// A number of sampling steps the schedule cannot serve.
     #[error("{found} sampling steps asked for, expected 1 to {num_train_timesteps}, the length of the noise schedule")]

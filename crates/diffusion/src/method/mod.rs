@@ -19,6 +19,7 @@ mod sft;
 mod shift;
 mod showcase;
 mod single_images;
+mod timesteps;
 mod trained;
 mod unpaired;
 
@@ -31,7 +32,7 @@ pub use autoencoder::Autoencoder;
 pub(crate) use checks::{CHECKPOINT, validate_method};
 pub use config::{
     AutoencoderConfig, Baseline, CurriculumConfig, GapKind, ListNoise, ListScores, MethodConfig, OfflinePairsConfig,
-    PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig, TimestepRange, UnpairedConfig,
+    PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig, UnpairedConfig,
 };
 pub use offline_pairs::OfflinePairs;
 pub(crate) use prepare::network_options;
@@ -39,6 +40,7 @@ pub use prepare::prepare;
 pub use ranked::Ranked;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
+pub use timesteps::TimestepConfig;
 pub(crate) use trained::TrainedDenoiser;
 pub use unpaired::Unpaired;
 

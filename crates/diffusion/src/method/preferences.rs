@@ -8,7 +8,7 @@ use diptych_train::{Item, MicroBatch, ReferenceConfig, Reporter};
 use super::DiffusionMethod;
 use super::checks::CHECKPOINT;
 use super::config::{
-    ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, TimestepRange, UnpairedConfig,
+    ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig,
 };
 use super::curriculum::{Curriculum, ScoredPair};
 use super::draws::Draws;
@@ -19,9 +19,11 @@ use super::ranked::Ranked;
 use super::reference::{CachedErrors, MovingReference, Reference};
 use super::shift::RewardShift;
 use super::single_images::{SingleImages, judged, listed};
+use super::timesteps::TimestepConfig;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use super::unpaired::{Balance, Unpaired};
 use crate::pipeline::{Denoiser, load_adapter};
+use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
 use crate::tensors::host_f32;
 use crate::{Error, Result};
@@ -302,7 +304,7 @@ impl Preparation<'_> {
 fn settings(
     method: &'static str,
     prompt_dropout: f64,
-    timesteps: TimestepRange,
+    timesteps: TimestepConfig,
     posterior: PosteriorUse,
     resolution: Option<u32>,
 ) -> Settings {
@@ -330,8 +332,18 @@ fn refuse_given_noise(draws: &Draws, method: &str) -> Result<()> {
 
 /// The reference sees the policy's noisy latents, which must mean the same to it, and its errors are compared with the policy's.
 fn check_schedules(policy: &Denoiser, reference: &Denoiser) -> Result<()> {
-    let (own, other) = (policy.schedule(), reference.schedule());
-    let is_same = own.prediction_type() == other.prediction_type() && own.alphas_cumprod() == other.alphas_cumprod();
+    let is_same = match (policy.schedule(), reference.schedule()) {
+        (NoiseSchedule::Discrete(own), NoiseSchedule::Discrete(other)) => {
+            own.prediction_type() == other.prediction_type() && own.alphas_cumprod() == other.alphas_cumprod()
+        }
+        // A flow is the same line whatever it is shifted by; what a timestep says about it must be the same.
+        (NoiseSchedule::Flow(own), NoiseSchedule::Flow(other)) => {
+            own.config().num_train_timesteps == other.config().num_train_timesteps
+        }
+        (NoiseSchedule::Discrete(_), NoiseSchedule::Flow(_)) | (NoiseSchedule::Flow(_), NoiseSchedule::Discrete(_)) => {
+            false
+        }
+    };
     if is_same {
         return Ok(());
     }

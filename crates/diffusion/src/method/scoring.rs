@@ -25,14 +25,14 @@ impl DenoisingInput {
         denoiser: &Denoiser,
         latents: &Tensor,
         noise: &Tensor,
-        timesteps: &[u32],
+        timesteps: &[f32],
         conditioning: Conditioning,
     ) -> Result<Self> {
         let schedule = denoiser.schedule();
         Ok(Self {
             noisy_latents: schedule.add_noise(latents, noise, timesteps)?,
             target: schedule.target(latents, noise, timesteps)?,
-            timesteps: timesteps.iter().map(|&timestep| timestep as f32).collect(),
+            timesteps: timesteps.to_vec(),
             conditioning,
         })
     }

@@ -12,7 +12,7 @@
 use diptych_tensor::Tensor;
 
 use super::spacing;
-use crate::schedule::{NoiseSchedule, PredictionType, TimestepSpacing};
+use crate::schedule::{DiscreteSchedule, PredictionType, TimestepSpacing};
 use crate::{Error, Result};
 
 /// The deterministic DDIM sampler for a fixed number of steps.
@@ -31,7 +31,7 @@ impl Ddim {
     /// # Errors
     /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] when the network predicts noise and a
     /// visited timestep has no signal.
-    pub fn new(schedule: &NoiseSchedule, num_steps: usize) -> Result<Self> {
+    pub fn new(schedule: &DiscreteSchedule, num_steps: usize) -> Result<Self> {
         let config = schedule.config();
         let timesteps: Vec<u32> = spacing::timesteps(config, num_steps, TimestepSpacing::Leading)?
             .into_iter()
@@ -130,7 +130,7 @@ mod tests {
             let json = serde_json::json!({
                 "prediction_type": prediction, "timestep_spacing": spacing, "rescale_betas_zero_snr": true,
             });
-            NoiseSchedule::new(SchedulerConfig::from_value("scheduler_config.json".into(), &json).unwrap())
+            DiscreteSchedule::new(SchedulerConfig::from_value("scheduler_config.json".into(), &json).unwrap())
         };
         let error = Ddim::new(&schedule("epsilon", "trailing"), 10).unwrap_err();
         assert!(

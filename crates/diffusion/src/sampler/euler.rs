@@ -13,7 +13,7 @@
 use diptych_tensor::Tensor;
 
 use super::spacing;
-use crate::schedule::{FinalSigma, NoiseSchedule, PredictionType, TimestepSpacing};
+use crate::schedule::{DiscreteSchedule, FinalSigma, PredictionType, TimestepSpacing};
 use crate::{Error, Result};
 
 /// Signal share that stands for none in a table rescaled to zero terminal signal, so that the first sigma is finite.
@@ -34,7 +34,7 @@ impl Euler {
     ///
     /// # Errors
     /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] for an unimplemented variant.
-    pub fn new(schedule: &NoiseSchedule, num_steps: usize) -> Result<Self> {
+    pub fn new(schedule: &DiscreteSchedule, num_steps: usize) -> Result<Self> {
         let config = schedule.config();
         if let Some((key, found, expected)) = config.euler_obstacle.clone() {
             return Err(Error::Sampler {
@@ -121,7 +121,7 @@ impl Euler {
     }
 }
 
-fn training_sigmas(schedule: &NoiseSchedule) -> Vec<f64> {
+fn training_sigmas(schedule: &DiscreteSchedule) -> Vec<f64> {
     let mut alphas = schedule.alphas_cumprod().to_vec();
     if schedule.config().rescale_betas_zero_snr
         && let Some(last) = alphas.last_mut()

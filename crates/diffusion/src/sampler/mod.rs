@@ -48,6 +48,7 @@ impl SamplerKind {
     /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] for a schedule that this sampler
     /// cannot use.
     pub fn prepare(self, schedule: &NoiseSchedule, num_steps: usize) -> Result<Sampler> {
+        let schedule = schedule.discrete(self.name())?;
         Ok(match self {
             Self::Ddim => Sampler::Ddim(Ddim::new(schedule, num_steps)?),
             Self::Euler => Sampler::Euler(Euler::new(schedule, num_steps)?),

@@ -43,8 +43,8 @@ pub(super) fn timesteps(config: &SchedulerConfig, num_steps: usize, default: Tim
         .find(|&&timestep| timestep < 0.0 || timestep > (num_train - 1) as f64)
     {
         Some(&found) => Err(Error::Timestep {
-            found: found as usize,
-            num_train_timesteps: num_train,
+            found,
+            expected: format!("0 to {}", num_train - 1),
         }),
         None => Ok(timesteps),
     }

@@ -6,12 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::{Error, Result};
-
-/// File that holds a scheduler's settings, inside the `scheduler/` folder of a pipeline.
-pub const SCHEDULER_CONFIG_FILE: &str = "scheduler_config.json";
+use super::reader::{Reader, parse};
+use crate::Result;
 
 /// Scheduler classes whose training table is the one built here.
 const CLASSES: [&str; 10] = [
@@ -113,21 +111,7 @@ impl SchedulerConfig {
     /// # Errors
     /// The file is missing or is not JSON; a value is of the wrong type or not implemented (file, key, found, expected).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = if path.is_dir() {
-            path.join(SCHEDULER_CONFIG_FILE)
-        } else {
-            path.to_path_buf()
-        };
-        let text = std::fs::read_to_string(&file).map_err(|source| Error::Io {
-            action: "read",
-            path: file.clone(),
-            source,
-        })?;
-        let value: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
-            path: file.clone(),
-            source,
-        })?;
+        let (file, value) = parse(path.as_ref())?;
         Self::from_value(file, &value)
     }
 
@@ -136,15 +120,7 @@ impl SchedulerConfig {
     /// # Errors
     /// As [`SchedulerConfig::read`].
     pub fn from_value(file: PathBuf, value: &Value) -> Result<Self> {
-        let Some(map) = value.as_object() else {
-            return Err(Error::Config {
-                file,
-                key: "(the whole file)".into(),
-                found: kind(value),
-                expected: "an object".into(),
-            });
-        };
-        let reader = Reader { file: &file, map };
+        let reader = Reader::new(&file, value)?;
         reader.reject_unimplemented()?;
         let trained_betas = reader.numbers("trained_betas")?;
         let num_train_timesteps = match &trained_betas {
@@ -186,79 +162,7 @@ impl SchedulerConfig {
     }
 }
 
-/// Typed access to one JSON object, with errors that name the file and the key.
-struct Reader<'a> {
-    file: &'a Path,
-    map: &'a Map<String, Value>,
-}
-
 impl Reader<'_> {
-    fn error(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Error {
-        Error::Config {
-            file: self.file.to_path_buf(),
-            key: key.to_owned(),
-            found: found.into(),
-            expected: expected.into(),
-        }
-    }
-
-    /// The value, with `null` the same as a missing key.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn typed<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
-        self.get(key)
-            .map(|value| read(value).ok_or_else(|| self.error(key, value.to_string(), expected)))
-            .transpose()
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", |value| {
-            value.as_f64().filter(|number| number.is_finite())
-        })
-    }
-
-    /// A share of variance: with 0 nothing would be added, with 1 nothing left.
-    fn beta(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number above 0 and below 1", |value| {
-            value.as_f64().filter(|beta| *beta > 0.0 && *beta < 1.0)
-        })
-    }
-
-    fn count(&self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number, at least 0", |value| {
-            value.as_u64().and_then(|number| usize::try_from(number).ok())
-        })
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.typed(key, "true or false", Value::as_bool)
-    }
-
-    fn text(&self, key: &str) -> Result<Option<String>> {
-        self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
-    }
-
-    fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        self.typed(key, "a list of numbers from 0 to 1", |value| {
-            let share = |value: &Value| value.as_f64().filter(|beta| (0.0..=1.0).contains(beta));
-            value.as_array()?.iter().map(share).collect()
-        })
-    }
-
-    /// One of a closed set of words.
-    fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
-        let Some(word) = self.text(key)? else {
-            return Ok(None);
-        };
-        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
-            return Ok(Some(*value));
-        }
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        Err(self.error(key, format!("{word:?}"), names.join(", ")))
-    }
-
     fn class_name(&self) -> Result<String> {
         let name = self.text("_class_name")?.unwrap_or_else(|| "DDPMScheduler".to_owned());
         if CLASSES.contains(&name.as_str()) {
@@ -341,18 +245,6 @@ impl Reader<'_> {
             (*found != expected).then(|| (key.to_owned(), found.to_string(), expected.to_string()))
         })
     }
-}
-
-fn kind(value: &Value) -> String {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-    .to_owned()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diptych_diffusion::sampler::SamplerKind;
-use diptych_diffusion::schedule::{NoiseSchedule, SchedulerConfig};
+use diptych_diffusion::schedule::NoiseSchedule;
 use diptych_tensor::{Device, Tensor};
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ fn golden(name: &str) -> Value {
 }
 
 fn schedule(case: &Value) -> NoiseSchedule {
-    NoiseSchedule::new(SchedulerConfig::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap())
+    NoiseSchedule::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap()
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -53,7 +53,10 @@ fn training_tables_and_targets() {
     for case in cases {
         let name = case["name"].as_str().unwrap();
         let schedule = schedule(case);
-        let table: Vec<f64> = schedule
+        let NoiseSchedule::Discrete(discrete) = &schedule else {
+            panic!("{name} is a flow");
+        };
+        let table: Vec<f64> = discrete
             .alphas_cumprod()
             .iter()
             .map(|&alpha| f64::from(alpha))
@@ -72,14 +75,33 @@ fn training_tables_and_targets() {
             name,
         );
 
-        let timesteps: Vec<u32> = numbers(&case["timesteps"])
+        let timesteps: Vec<f32> = numbers(&case["timesteps"])
             .iter()
-            .map(|&timestep| timestep as u32)
+            .map(|&timestep| timestep as f32)
             .collect();
         let (latents, noise) = (matrix(&case["sample"]), matrix(&case["noise"]));
         let noisy = schedule.add_noise(&latents, &noise, &timesteps).unwrap();
         assert_close(&values(&noisy), &values(&matrix(&case["noisy"])), 1e-6, name);
         let target = schedule.target(&latents, &noise, &timesteps).unwrap();
+        assert_close(&values(&target), &values(&matrix(&case["target"])), 1e-6, name);
+    }
+}
+
+#[test]
+fn flow_noise_and_targets() {
+    let golden = golden("flow_training.json");
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let timesteps: Vec<f32> = numbers(&case["timesteps"])
+            .iter()
+            .map(|&timestep| timestep as f32)
+            .collect();
+        let (latents, noise) = (matrix(&case["sample"]), matrix(&case["noise"]));
+        let noisy = schedule(case).add_noise(&latents, &noise, &timesteps).unwrap();
+        assert_close(&values(&noisy), &values(&matrix(&case["noisy"])), 1e-6, name);
+        let target = schedule(case).target(&latents, &noise, &timesteps).unwrap();
         assert_close(&values(&target), &values(&matrix(&case["target"])), 1e-6, name);
     }
 }
