@@ -30,6 +30,7 @@ pub mod lipo_lambda;
 pub mod list_mle;
 pub mod mapo;
 pub mod nca_pair;
+pub mod nft;
 pub mod odpo;
 pub mod omni_dpo;
 pub mod orpo;
@@ -48,6 +49,7 @@ pub mod simpo;
 pub mod slic;
 pub mod smpo;
 pub mod sppo_hard;
+pub mod vpo;
 pub mod weighted_sum;
 pub mod wpo;
 
@@ -81,6 +83,7 @@ pub use lipo_lambda::{LipoLambda, PairWeights};
 pub use list_mle::ListMle;
 pub use mapo::MaPo;
 pub use nca_pair::NcaPair;
+pub use nft::{Nft, NftPromptWeight};
 pub use odpo::{Odpo, OdpoOffset};
 pub use omni_dpo::OmniDpo;
 pub use orpo::{LikelihoodOf, Orpo};
@@ -99,6 +102,7 @@ pub use simpo::SimPo;
 pub use slic::Slic;
 pub use smpo::Smpo;
 pub use sppo_hard::{SppoHard, SppoReduction};
+pub use vpo::{Vpo, VpoCalibration, VpoDirection};
 pub use weighted_sum::{Term, WeightedSum};
 pub use wpo::Wpo;
 
@@ -354,6 +358,8 @@ objectives! {
     "mapo" => MaPo,
     /// Noise Contrastive Alignment of pairs.
     "nca_pair" => NcaPair,
+    /// Negative-aware Fine-Tuning on right and wrong answers.
+    "nft" => Nft,
     /// DPO with an offset from a judge's scores.
     "odpo" => Odpo,
     /// DPO weighted by a judge's scores and the policy's margin.
@@ -390,6 +396,8 @@ objectives! {
     "smpo" => Smpo,
     /// Self-Play Preference Optimization with hard labels.
     "sppo_hard" => SppoHard,
+    /// Value-Incentivized Preference Optimization: with a term of optimism or pessimism.
+    "vpo" => Vpo,
     /// A sum of other objectives.
     "weighted_sum" => WeightedSum,
     /// Weighted Preference Optimization of another objective.
