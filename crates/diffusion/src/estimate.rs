@@ -182,7 +182,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
 /// Checkpoints, the result and logs.
 fn disk(recipe: &Recipe<Diffusion>, num_records: usize, trained: u64, average: u64) -> Vec<Component> {
     let train = &recipe.train;
-    let num_steps = train.num_steps(num_records);
+    let num_steps = train.num_steps(num_records, 1);
     let times = |every: u64| if every == 0 { 0 } else { num_steps.div_ceil(every) };
     let written = times(train.checkpoint_every);
     let kept = match train.keep_checkpoints as u64 {

@@ -200,11 +200,14 @@ impl TrainConfig {
         self.micro_batch as u64 * self.accumulation as u64
     }
 
-    /// Optimizer steps of a whole run over `num_records` records; 0 when neither `steps` nor `num_epochs` is given.
-    pub fn num_steps(&self, num_records: usize) -> u64 {
+    /// Optimizer steps of a whole run over `num_records` records, `updates_per_batch` on each batch of them; 0 when neither `steps`
+    /// nor `num_epochs` is given.
+    pub fn num_steps(&self, num_records: usize, updates_per_batch: u64) -> u64 {
         match (self.steps, self.num_epochs) {
             (Some(steps), _) => steps,
-            (None, Some(epochs)) => (epochs * num_records as f64 / self.effective_batch() as f64).ceil() as u64,
+            (None, Some(epochs)) => {
+                (epochs * num_records as f64 / self.effective_batch() as f64).ceil() as u64 * updates_per_batch
+            }
             (None, None) => 0,
         }
     }
