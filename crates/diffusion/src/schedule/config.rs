@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::reader::{Reader, parse};
+use super::solver::{Obstacles, SolverConfig, VarianceType};
 use crate::Result;
 
 /// Scheduler classes whose training table is the one built here.
-const CLASSES: [&str; 10] = [
+const CLASSES: [&str; 11] = [
     "DDPMScheduler",
     "DDIMScheduler",
     "PNDMScheduler",
@@ -23,7 +24,11 @@ const CLASSES: [&str; 10] = [
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler",
+    LCM_CLASS,
 ];
+
+/// The one class whose training table has other defaults.
+pub(crate) const LCM_CLASS: &str = "LCMScheduler";
 
 /// What the denoiser predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +106,16 @@ pub struct SchedulerConfig {
     pub timestep_spacing: Option<TimestepSpacing>,
     /// Sigma after the last Euler step.
     pub final_sigma: Option<FinalSigma>,
-    /// Keys that only an unimplemented variant of the Euler sampler understands, as (key, found, expected).
-    pub(crate) euler_obstacle: Option<(String, String, String)>,
+    /// Variance of the ancestral sampler.
+    pub variance_type: Option<VarianceType>,
+    /// Steps that a latent consistency model was distilled on.
+    pub original_inference_steps: Option<usize>,
+    /// What timesteps are multiplied by in the boundary condition of a latent consistency model.
+    pub timestep_scaling: Option<f64>,
+    /// Keys of the multistep solver.
+    pub solver: SolverConfig,
+    /// Keys that only unimplemented variants of samplers understand.
+    pub(crate) obstacles: Obstacles,
 }
 
 impl SchedulerConfig {
@@ -139,14 +152,20 @@ impl SchedulerConfig {
         if num_train_timesteps == 0 {
             return Err(reader.error("num_train_timesteps", "0", "at least 1"));
         }
+        let class_name = reader.class_name()?;
+        let (first_beta, last_beta, growth) = if class_name == LCM_CLASS {
+            (0.00085, 0.012, BetaSchedule::ScaledLinear)
+        } else {
+            (0.0001, 0.02, BetaSchedule::Linear)
+        };
         Ok(Self {
-            class_name: reader.class_name()?,
+            class_name,
             num_train_timesteps,
-            beta_start: reader.beta("beta_start")?.unwrap_or(0.0001),
-            beta_end: reader.beta("beta_end")?.unwrap_or(0.02),
+            beta_start: reader.beta("beta_start")?.unwrap_or(first_beta),
+            beta_end: reader.beta("beta_end")?.unwrap_or(last_beta),
             beta_schedule: match trained_betas {
                 Some(betas) => BetaSchedule::Trained(betas),
-                None => reader.beta_schedule()?,
+                None => reader.beta_schedule()?.unwrap_or(growth),
             },
             prediction_type: reader.prediction_type()?,
             rescale_betas_zero_snr: reader.flag("rescale_betas_zero_snr")?.unwrap_or(false),
@@ -156,7 +175,11 @@ impl SchedulerConfig {
             steps_offset: reader.count("steps_offset")?,
             timestep_spacing: reader.timestep_spacing()?,
             final_sigma: reader.final_sigma()?,
-            euler_obstacle: reader.euler_obstacle(),
+            variance_type: reader.variance_type()?,
+            original_inference_steps: reader.count("original_inference_steps")?,
+            timestep_scaling: reader.number("timestep_scaling")?,
+            solver: reader.solver()?,
+            obstacles: reader.obstacles(),
             file: file.clone(),
         })
     }
@@ -172,7 +195,7 @@ impl Reader<'_> {
         }
     }
 
-    fn beta_schedule(&self) -> Result<BetaSchedule> {
+    fn beta_schedule(&self) -> Result<Option<BetaSchedule>> {
         #[derive(Clone, Copy)]
         enum Word {
             Linear,
@@ -184,11 +207,11 @@ impl Reader<'_> {
             ("scaled_linear", Word::ScaledLinear),
             ("squaredcos_cap_v2", Word::SquaredCosine),
         ];
-        Ok(match self.choice("beta_schedule", &choices)? {
-            None | Some(Word::Linear) => BetaSchedule::Linear,
-            Some(Word::ScaledLinear) => BetaSchedule::ScaledLinear,
-            Some(Word::SquaredCosine) => BetaSchedule::SquaredCosine,
-        })
+        Ok(self.choice("beta_schedule", &choices)?.map(|word| match word {
+            Word::Linear => BetaSchedule::Linear,
+            Word::ScaledLinear => BetaSchedule::ScaledLinear,
+            Word::SquaredCosine => BetaSchedule::SquaredCosine,
+        }))
     }
 
     fn prediction_type(&self) -> Result<PredictionType> {
@@ -229,21 +252,6 @@ impl Reader<'_> {
             return Err(self.error("variance_type", format!("{word:?}"), "a fixed variance"));
         }
         Ok(())
-    }
-
-    /// The first key that asks for an Euler sampler other than the plain one.
-    fn euler_obstacle(&self) -> Option<(String, String, String)> {
-        let plain = [
-            ("use_karras_sigmas", Value::Bool(false)),
-            ("use_exponential_sigmas", Value::Bool(false)),
-            ("use_beta_sigmas", Value::Bool(false)),
-            ("interpolation_type", Value::from("linear")),
-            ("timestep_type", Value::from("discrete")),
-        ];
-        plain.into_iter().find_map(|(key, expected)| {
-            let found = self.get(key)?;
-            (*found != expected).then(|| (key.to_owned(), found.to_string(), expected.to_string()))
-        })
     }
 }
 

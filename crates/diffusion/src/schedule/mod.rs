@@ -11,17 +11,20 @@ mod density;
 mod discrete;
 mod flow;
 mod reader;
+mod solver;
 
 use std::path::{Path, PathBuf};
 
 use diptych_tensor::Tensor;
 use serde_json::Value;
 
+pub(crate) use config::LCM_CLASS;
 pub use config::{BetaSchedule, FinalSigma, PredictionType, SchedulerConfig, TimestepSpacing};
 pub use density::{LogitNormal, Mode, SigmaDensity};
 pub use discrete::DiscreteSchedule;
 pub(crate) use flow::shifted;
 pub use flow::{DynamicShift, FlowConfig, FlowSchedule, FlowShift, FlowSpacing, ShiftKind};
+pub use solver::{SolverConfig, SolverKind, VarianceType};
 
 use crate::{Error, Result};
 
@@ -94,6 +97,20 @@ impl NoiseSchedule {
                 key: "_class_name".into(),
                 found: flow::CLASS.into(),
                 expected: "a schedule with a table of timesteps; use sampler `flow_euler`".into(),
+            }),
+        }
+    }
+
+    /// The line, for a sampler that needs one.
+    pub(crate) fn flow(&self, sampler: &'static str) -> Result<&FlowSchedule> {
+        match self {
+            Self::Flow(schedule) => Ok(schedule),
+            Self::Discrete(schedule) => Err(Error::Sampler {
+                sampler,
+                file: schedule.config().file.clone(),
+                key: "_class_name".into(),
+                found: schedule.config().class_name.clone(),
+                expected: format!("{}; use sampler `ddim`", flow::CLASS),
             }),
         }
     }
