@@ -156,10 +156,17 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         Dataset::LatentPairs(_) => return Ok([0; 2]),
         Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
         Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
+        Dataset::Ranked(lists) => lists.iter().map(|list| list.prompt.as_str()).collect(),
+        Dataset::Labels(labels) => labels.iter().map(|label| label.prompt.as_str()).collect(),
+        Dataset::Prompts(prompts) => prompts.iter().map(|prompt| prompt.prompt.as_str()).collect(),
     };
     let sides = match (&recipe.method, dataset) {
         (MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_), Dataset::Pairs(_)) => 2,
         _ => 1,
+    };
+    let num_images = match (&recipe.method, dataset) {
+        (MethodConfig::Ranked(_), Dataset::Ranked(lists)) => lists.iter().map(|list| list.responses.len()).sum(),
+        _ => dataset.len() * sides,
     };
     let vae = AutoencoderKlConfig::from_file(pipeline.component("vae")?.config())?;
     let unet = UNet2DConditionConfig::from_file(pipeline.component("unet")?.config())?;
@@ -169,7 +176,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         PosteriorUse::Sample => 2,
         PosteriorUse::Mean => 1,
     };
-    let latents = (dataset.len() * sides * parts * vae.latent_channels * y * x) as u64;
+    let latents = (num_images * parts * vae.latent_channels * y * x) as u64;
     let trains_text = matches!(&recipe.method, MethodConfig::Sft(config) if config.train_text_encoder);
     if trains_text {
         return Ok([latents * WIDE, 0]);

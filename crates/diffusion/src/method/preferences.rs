@@ -7,9 +7,7 @@ use diptych_train::{Item, MicroBatch, ReferenceConfig, Reporter};
 
 use super::DiffusionMethod;
 use super::checks::CHECKPOINT;
-use super::config::{
-    ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig,
-};
+use super::config::{ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig};
 use super::curriculum::{Curriculum, ScoredPair};
 use super::draws::Draws;
 use super::encode::Settings;
@@ -41,6 +39,7 @@ impl Preparation<'_> {
             Some(curriculum) => Some(Curriculum::new(curriculum, &self.scored_pairs(&dataset)?)),
             None => None,
         };
+        let found = dataset.records().name();
         let settings = settings(
             "offline_pairs",
             config.prompt_dropout,
@@ -52,8 +51,8 @@ impl Preparation<'_> {
         let Some(mut rejected) = encoded.rejected.take() else {
             return Err(Error::DataKind {
                 method: "offline_pairs",
-                found: "image-caption",
-                expected: "preference or latent-pairs",
+                found,
+                expected: "image pairs or latent pairs",
             });
         };
         if config.noise == PairNoise::Independent {
@@ -89,7 +88,12 @@ impl Preparation<'_> {
         dataset: Dataset,
         reporter: &mut Reporter<'_>,
     ) -> Result<DiffusionMethod> {
-        let SingleImages { dataset, ids, meaning } = judged(dataset)?;
+        let SingleImages {
+            dataset,
+            ids,
+            prompts,
+            meaning,
+        } = judged(dataset)?;
         let needs = self.recipe.objective.requirements();
         let labels: Vec<bool> = meaning.iter().map(|verdict| verdict.label).collect();
         let judge_scores = needs
@@ -127,6 +131,7 @@ impl Preparation<'_> {
             reference,
             objective: self.recipe.objective.clone(),
             records,
+            prompts,
             labels,
             judge_scores,
             baseline: needs.mismatched.then(|| config.baseline.unwrap_or_default()),

@@ -104,11 +104,11 @@ impl Preparation<'_> {
                     ]
                 })
                 .collect(),
-            Dataset::LatentPairs(_) => {
-                let expected = "image-caption or preference";
+            other => {
+                let expected = "captioned images or image pairs";
                 return Err(Error::DataKind {
                     method: "autoencoder",
-                    found: "latent-pairs",
+                    found: other.records().name(),
                     expected,
                 });
             }

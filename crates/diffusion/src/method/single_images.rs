@@ -1,9 +1,13 @@
 //! Data sets as single images, for methods that do not look at pairs.
 
-use diptych_data::{Dataset, HostTensor, ImageCaption, LatentPairs, LatentTensors};
+use std::collections::BTreeMap;
 
-use super::ranked::RankedList;
-use crate::method::config::ListScores;
+use diptych_data::{
+    Dataset, HostTensor, ImageCaption, ImageLabel, ImagePair, LatentPairs, LatentTensors, RankedImages,
+};
+
+use super::config::ListScores;
+use super::ranked::{RankedList, shares_of_wins};
 use crate::{Error, Result};
 
 /// Images with what they are to a method; records and images are in the same order.
@@ -11,6 +15,8 @@ pub(super) struct SingleImages<T> {
     /// One image a record; of latent pairs, the chosen sides are the images, and the rejected ones are not looked at.
     pub(super) dataset: Dataset,
     pub(super) ids: Vec<String>,
+    /// A number for each image's prompt: images of one prompt have one.
+    pub(super) prompts: Vec<usize>,
     /// What each is.
     pub(super) meaning: Vec<T>,
 }
@@ -36,12 +42,18 @@ pub(super) fn judged(dataset: Dataset) -> Result<SingleImages<Verdict>> {
         Dataset::LatentPairs(pairs) => {
             let meaning = verdicts(std::iter::repeat_n(None, 2 * pairs.len()));
             let (dataset, ids) = interleaved(pairs)?;
-            Ok(SingleImages { dataset, ids, meaning })
+            Ok(SingleImages {
+                prompts: (0..ids.len()).map(|image| image / 2).collect(),
+                dataset,
+                ids,
+                meaning,
+            })
         }
-        Dataset::Captions(_) => Err(Error::DataKind {
+        Dataset::Labels(labels) => Ok(labelled(labels)),
+        other => Err(Error::DataKind {
             method: "unpaired",
-            found: "image-caption",
-            expected: "unpaired, preference or latent-pairs",
+            found: other.records().name(),
+            expected: "labelled images, image pairs or latent pairs",
         }),
     }
 }
@@ -65,15 +77,79 @@ pub(super) fn listed(dataset: Dataset, scores: ListScores) -> Result<(SingleImag
                 .map(|number| list_of_pair(&pairs.record_id(number), number, scores, None))
                 .collect::<Result<_>>()?;
             let (dataset, ids) = interleaved(pairs)?;
-            let meaning = Vec::new();
-            Ok((SingleImages { dataset, ids, meaning }, lists))
+            let images = SingleImages {
+                prompts: (0..ids.len()).map(|image| image / 2).collect(),
+                dataset,
+                ids,
+                meaning: Vec::new(),
+            };
+            Ok((images, lists))
         }
-        Dataset::Captions(_) => Err(Error::DataKind {
+        Dataset::Ranked(records) => Ok(lists_of(records, scores)),
+        other => Err(Error::DataKind {
             method: "ranked",
-            found: "image-caption",
-            expected: "ranked, preference or latent-pairs",
+            found: other.records().name(),
+            expected: "ranked images, image pairs or latent pairs",
         }),
     }
+}
+
+fn labelled(labels: Vec<ImageLabel>) -> SingleImages<Verdict> {
+    let meaning = labels
+        .iter()
+        .map(|record| Verdict {
+            label: record.label,
+            score: record.score,
+        })
+        .collect();
+    let prompts = numbered(labels.iter().map(|record| record.prompt.as_str()));
+    let ids = labels.iter().map(|record| record.id.clone()).collect();
+    let captions = labels
+        .into_iter()
+        .map(|record| ImageCaption::new(record.id, record.prompt, record.image))
+        .collect();
+    SingleImages {
+        dataset: Dataset::Captions(captions),
+        ids,
+        prompts,
+        meaning,
+    }
+}
+
+fn lists_of(records: Vec<RankedImages>, scores: ListScores) -> (SingleImages<()>, Vec<RankedList>) {
+    let (mut lists, mut ids, mut captions) = (Vec::new(), Vec::new(), Vec::new());
+    for record in records {
+        let given: Vec<f64> = record.responses.iter().map(|response| response.score).collect();
+        let good = match scores {
+            ListScores::Wins => shares_of_wins(&given),
+            ListScores::Given => given,
+        };
+        lists.push(RankedList::new(record.id.clone(), ids.len(), &good));
+        for (number, response) in record.responses.into_iter().enumerate() {
+            let id = format!("{}/{number}", record.id);
+            captions.push(ImageCaption::new(&id, &record.prompt, response.image));
+            ids.push(id);
+        }
+    }
+    let prompts = numbered(captions.iter().map(|caption| caption.prompt.as_str()));
+    let images = SingleImages {
+        dataset: Dataset::Captions(captions),
+        ids,
+        prompts,
+        meaning: Vec::new(),
+    };
+    (images, lists)
+}
+
+/// A number for each different prompt.
+fn numbered<'a>(prompts: impl Iterator<Item = &'a str>) -> Vec<usize> {
+    let mut numbers = BTreeMap::new();
+    prompts
+        .map(|prompt| {
+            let next = numbers.len();
+            *numbers.entry(prompt).or_insert(next)
+        })
+        .collect()
 }
 
 /// The label of a pair is a judge that prefers the chosen image.
@@ -105,7 +181,7 @@ fn verdicts(scores: impl Iterator<Item = Option<f64>>) -> Vec<Verdict> {
 }
 
 /// Both images of every pair.
-fn captions<T>(pairs: Vec<diptych_data::ImagePair>) -> SingleImages<T> {
+fn captions<T>(pairs: Vec<ImagePair>) -> SingleImages<T> {
     let mut ids = Vec::with_capacity(2 * pairs.len());
     let mut captions = Vec::with_capacity(2 * pairs.len());
     for pair in pairs {
@@ -116,6 +192,7 @@ fn captions<T>(pairs: Vec<diptych_data::ImagePair>) -> SingleImages<T> {
         }
     }
     SingleImages {
+        prompts: numbered(captions.iter().map(|caption| caption.prompt.as_str())),
         dataset: Dataset::Captions(captions),
         ids,
         meaning: Vec::new(),

@@ -10,7 +10,6 @@
 //!
 //! Shape letters: B images, C channels, Y x X spatial.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diptych_core::{Objective, Responses, UnpairedLogps, unpaired_metrics};
@@ -20,7 +19,7 @@ use diptych_train::{Item, Method, MicroBatch, StepOutput};
 use rand::Rng;
 
 use super::config::Baseline;
-use super::denoising_records::{DenoisingRecords, Prompts};
+use super::denoising_records::DenoisingRecords;
 use super::reference::{Reference, save_state};
 use super::scoring::{DenoisingInput, ImagePlace, Scored, with_judge_scores};
 use super::shift::RewardShift;
@@ -36,6 +35,8 @@ pub struct Unpaired {
     pub(crate) reference: Reference,
     pub(crate) objective: Objective,
     pub(crate) records: DenoisingRecords,
+    /// A number for each record's prompt: records of one prompt have one.
+    pub(crate) prompts: Vec<usize>,
     /// Whether each record's image is desirable.
     pub(crate) labels: Vec<bool>,
     /// A judge's score of each record's image, where the objective needs it.
@@ -129,16 +130,9 @@ impl Unpaired {
     fn mismatch(&self, batch: &MicroBatch, at: usize) -> usize {
         let num = batch.items.len();
         let before = |distance: usize| (at + num - distance) % num;
-        let is_other = |place: &usize| self.prompt(batch.items[*place]) != self.prompt(batch.items[at]);
+        let prompt = |place: usize| self.prompts[batch.items[place].index];
+        let is_other = |place: &usize| prompt(*place) != prompt(at);
         (1..num).map(before).find(is_other).unwrap_or_else(|| before(1))
-    }
-
-    /// What tells a record's prompt from others.
-    fn prompt(&self, item: Item) -> usize {
-        match &self.records.prompts {
-            Prompts::Embedded { rows, .. } => rows[item.index],
-            Prompts::Texts(_) => item.index,
-        }
     }
 }
 
