@@ -55,28 +55,40 @@ class Kto(Labelled):
         return torch.relu((s.mismatched - s.ref_mismatched).mean()).detach()
 
     @staticmethod
+    def utility(p, x):
+        """arXiv:2404.04465; jacklishufan/diffusion-kto train_kto_sd_v1.5.py, halo: sigmoid, loss_averse, risk_seeking_3."""
+        name = p.get("utility", "kahneman_tversky")
+        return {"kahneman_tversky": torch.sigmoid, "loss_averse": F.logsigmoid, "risk_seeking": lambda x: -F.logsigmoid(-x)}[name](x)
+
+    @staticmethod
     def desirable(p, s):
-        return p["desirable_weight"] * (1 - torch.sigmoid(p["beta"] * (s.x - Kto.baseline(s))))
+        return p["desirable_weight"] * (1 - Kto.utility(p, p["beta"] * (s.x - Kto.baseline(s))))
 
     @staticmethod
     def undesirable(p, s):
-        return p["undesirable_weight"] * (1 - torch.sigmoid(p["beta"] * (Kto.baseline(s) - s.x)))
+        return p["undesirable_weight"] * (1 - Kto.utility(p, p["beta"] * (Kto.baseline(s) - s.x)))
 
     @staticmethod
     def numpy(p, s):
         baseline = max(0.0, np.mean(s.mismatched) - np.mean(s.ref_mismatched))
-        sign = np.where(s.labels, 1.0, -1.0)
-        return np.where(s.labels, p["desirable_weight"], p["undesirable_weight"]) * sigmoid(-sign * p["beta"] * (s.x - baseline))
+        weight, loss = np.where(s.labels, p["desirable_weight"], p["undesirable_weight"]), np.where(s.labels, -1.0, 1.0) * p["beta"] * (s.x - baseline)
+        if p.get("utility") == "loss_averse":
+            return weight * (1 + np.logaddexp(0, loss))
+        if p.get("utility") == "risk_seeking":
+            return weight * (1 - np.logaddexp(0, -loss))
+        return weight * sigmoid(loss)
 
     @staticmethod
     def cases(rng):
         settings = [("default", {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}),
                     ("weighted", {"beta": 0.5, "desirable_weight": 1.33, "undesirable_weight": 0.75})]
-        return usual(rng, settings, mismatched=True)
+        yield from usual(rng, settings, mismatched=True)
+        settings = [(name, {"beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75, "utility": name}) for name in ("loss_averse", "risk_seeking")]
+        yield from usual(rng, settings, mismatched=True)
 
     @staticmethod
     def peer(p, values):
-        return peers.kto(p, values, "kto")
+        return None if "utility" in p else peers.kto(p, values, "kto")
 
 
 class ApoZeroUnpaired(Labelled):

@@ -47,6 +47,7 @@ pub mod sigmoid_norm;
 pub mod simper;
 pub mod simpo;
 pub mod slic;
+pub mod smpo;
 pub mod sppo_hard;
 pub mod vpo;
 pub mod weighted_sum;
@@ -76,7 +77,7 @@ pub use gpo::{Gpo, GpoLoss};
 pub use h_dpo::HDpo;
 pub use hinge::Hinge;
 pub use ipo::{Ipo, IpoNormalization};
-pub use kto::Kto;
+pub use kto::{Kto, Utility};
 pub use ld_dpo::LdDpo;
 pub use lipo_lambda::{LipoLambda, PairWeights};
 pub use list_mle::ListMle;
@@ -99,6 +100,7 @@ pub use sigmoid_norm::SigmoidNorm;
 pub use simper::SimPer;
 pub use simpo::SimPo;
 pub use slic::Slic;
+pub use smpo::Smpo;
 pub use sppo_hard::{SppoHard, SppoReduction};
 pub use vpo::{Vpo, VpoCalibration, VpoDirection};
 pub use weighted_sum::{Term, WeightedSum};
@@ -420,6 +422,8 @@ objectives! {
     "simpo" => SimPo,
     /// Sequence likelihood calibration, without a reference.
     "slic" => Slic,
+    /// Smoothed Preference Optimization: pairs weighted by a judge's certainty.
+    "smpo" => Smpo,
     /// Self-Play Preference Optimization with hard labels.
     "sppo_hard" => SppoHard,
     /// Value-Incentivized Preference Optimization: with a term of optimism or pessimism.

@@ -2,7 +2,7 @@
 
 use diptych_core::{
     ApoZeroUnpaired, Bco, DsoDro, Kto, LipoLambda, ListMle, Nft, NftPromptWeight, Objective, PairWeights, PlackettLuce,
-    Pmpo, Pro, ProTemperature, RankDpo, Ranking, Rrhf,
+    Pmpo, Pro, ProTemperature, RankDpo, Ranking, Rrhf, Utility,
 };
 
 const LN_2: f64 = std::f64::consts::LN_2;
@@ -57,6 +57,7 @@ fn unpaired() -> Vec<Subject> {
             beta,
             desirable_weight,
             undesirable_weight,
+            utility: Utility::KahnemanTversky,
         };
         let losses = [desirable_weight * below, undesirable_weight * sigmoid(-0.25 * beta)];
         alternating(
