@@ -121,12 +121,13 @@ def vectors(directory, image_scores, score_pixels, extra=()):
 
 
 def shortest_edge(pixels, size, round_half):
-    """Antialiased bicubic, clamped, the middle: what PIL would do, without its rounding to 8 bits."""
+    """Antialiased bicubic, rows then columns, each clamped, and the middle: what PIL would do, without its rounding to 8 bits."""
     height, width = pixels.shape[-2:]
     short, long = min(height, width), max(height, width)
     longer = int(size * long / short)
     target = (longer, size) if width <= height else (size, longer)
-    x = F.interpolate(pixels, size=target, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    wide = F.interpolate(pixels, size=(height, target[1]), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    x = F.interpolate(wide, size=target, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     top, left = [round(d / 2) if round_half else d // 2 for d in (x.shape[-2] - size, x.shape[-1] - size)]
     return normalize(x[..., top : top + size, left : left + size])
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use diptych_tensor::{Device, Tensor};
+use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -98,12 +99,12 @@ impl BertTokenizer {
 }
 
 fn from_lines(text: &str) -> tokenizers::Result<Tokenizer> {
-    let vocab: Vec<(String, u32)> = text
+    let vocab: Vocab = text
         .lines()
         .zip(0_u32..)
         .map(|(token, id)| (token.trim_end().to_owned(), id))
         .collect();
-    let model = WordPiece::builder().vocab(vocab.into_iter().collect()).build()?;
+    let model = WordPiece::builder().vocab(vocab).build()?;
     let mut tokenizer = Tokenizer::new(model);
     let id = |token: &str| {
         let id = tokenizer.token_to_id(token);

@@ -42,7 +42,7 @@ pub enum CropRounding {
 /// How pixels are resized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResizeArithmetic {
-    /// On 8-bit pixels, rounded, as PIL. Where pixels are tensors, in floating point and clamped to `[0, 1]`: what an
+    /// On 8-bit pixels, rounded, as PIL. Where pixels are tensors, in floating point and clamped to `[0, 1]` after each pass: what an
     /// 8-bit resize would give without its rounding.
     Rounded,
     /// In floating point on pixels in `[0, 1]`; what overshoots at edges stays.
@@ -237,10 +237,18 @@ impl ImageProcessor {
     /// Resized in floating point and cropped.
     fn shaped(&self, pixels_bcyx: &Tensor) -> TensorResult<Tensor> {
         let (_, _, height, width) = pixels_bcyx.dims4()?;
-        let mut x = resize_tensor(pixels_bcyx, self.target(width, height), self.filter)?;
-        if self.arithmetic != ResizeArithmetic::Float {
-            x = x.clamp(0.0, 1.0)?;
-        }
+        let (to_width, to_height) = self.target(width, height);
+        let x = match self.arithmetic {
+            ResizeArithmetic::Float => resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?,
+            ResizeArithmetic::FloatClamped => {
+                resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?.clamp(0.0, 1.0)?
+            }
+            // PIL keeps to the range after each pass.
+            ResizeArithmetic::Rounded => {
+                let wide = resize_tensor(pixels_bcyx, (to_width, height), self.filter)?.clamp(0.0, 1.0)?;
+                resize_tensor(&wide, (to_width, to_height), self.filter)?.clamp(0.0, 1.0)?
+            }
+        };
         self.framed(&x)
     }
 
@@ -274,15 +282,20 @@ impl ImageProcessor {
     /// Zeros around what is too small, and the middle of what is too large.
     fn framed(&self, x: &Tensor) -> TensorResult<Tensor> {
         let mut x = x.clone();
-        let crop = match self.resize {
-            Some(Resize::LongestEdgePadded(edge)) => Some([edge, edge]),
-            _ => self.crop,
+        let (crop, does_pad_evenly) = match self.resize {
+            Some(Resize::LongestEdgePadded(edge)) => (Some([edge, edge]), true),
+            _ => (self.crop, self.crop_rounding == CropRounding::HalfToEven),
         };
         let Some(crop) = crop else { return Ok(x) };
         for (dim, to) in [(2, crop[0]), (3, crop[1])] {
             let from = x.dim(dim)?;
             if from < to {
-                let before = (to - from) / 2;
+                // transformers puts the odd row of zeros before the image, torchvision behind it.
+                let before = if does_pad_evenly {
+                    (to - from) / 2
+                } else {
+                    (to - from).div_ceil(2)
+                };
                 x = x.pad_with_zeros(dim, before, to - from - before)?;
             } else if from > to {
                 let doubled = from - to;
