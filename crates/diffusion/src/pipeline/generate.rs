@@ -7,7 +7,7 @@
 
 use diptych_models::vae::AutoencoderKl;
 use diptych_tensor::random::Stream;
-use diptych_tensor::{DType, Tensor};
+use diptych_tensor::Tensor;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
