@@ -243,7 +243,7 @@ fn counts(expected: &[(&str, usize)]) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn deterministic_trajectories() {
+fn sampling_trajectories() {
     assert_eq!(
         check_trajectories("sampling.json"),
         counts(&[("ddim", 19), ("euler", 13)])
