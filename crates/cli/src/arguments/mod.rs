@@ -42,6 +42,8 @@ pub(crate) enum Command {
     /// Run a benchmark
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Put several runs on one page: what differs, what they came to, their curves
+    Compare(CompareArguments),
     /// Look at, make and convert data
     #[command(subcommand)]
     Data(DataCommand),
@@ -164,6 +166,16 @@ pub(crate) struct WinRateArguments {
     pub(crate) num_prompts: Option<usize>,
     /// Directory for the result and its images
     #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// Run directories, at least two
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(long, value_name = "FILE", default_value = "comparison.html")]
     pub(crate) out: PathBuf,
 }
 
