@@ -256,7 +256,7 @@ pub(crate) enum Component {
     Unet,
     /// sample → latent_mean, latent_logvar, decoded
     Vae,
-    /// input_ids → last_hidden_state, penultimate_hidden_state, pooler_output (text_embeds where there is a projection)
+    /// input_ids → last_hidden_state, penultimate_hidden_state, pooler_output, where there is a projection text_embeds
     #[value(name = "text_encoder")]
     TextEncoder,
     /// The same of SDXL's second text encoder

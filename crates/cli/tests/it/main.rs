@@ -18,4 +18,5 @@ mod place;
 mod plan;
 mod runs;
 mod sampling;
+mod sdxl;
 mod tools;

@@ -122,7 +122,7 @@ fn pipeline(place: &Place) {
 }
 
 /// Writes some of the golden vectors as inputs.
-fn inputs(place: &Place, name: &str, tensors: &[(&str, &str)]) {
+pub(crate) fn inputs(place: &Place, name: &str, tensors: &[(&str, &str)]) {
     let vectors = read(&golden("models").join(name).join("vectors.safetensors"));
     let inputs = tensors
         .iter()
@@ -131,7 +131,7 @@ fn inputs(place: &Place, name: &str, tensors: &[(&str, &str)]) {
     save_tensors(&place.path("inputs.safetensors"), &inputs, &BTreeMap::new()).unwrap();
 }
 
-fn forward(place: &Place, model: &str, out: &str, more: &[&str]) -> BTreeMap<String, Tensor> {
+pub(crate) fn forward(place: &Place, model: &str, out: &str, more: &[&str]) -> BTreeMap<String, Tensor> {
     let mut arguments = vec![
         "forward",
         "--model",

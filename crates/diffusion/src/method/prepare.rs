@@ -132,7 +132,6 @@ impl Preparation<'_> {
             images,
             size,
             device: self.options.device.clone(),
-            dtype: self.options.dtype,
         })))
     }
 

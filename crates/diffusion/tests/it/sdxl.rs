@@ -26,7 +26,6 @@ use tempfile::TempDir;
 
 use crate::world::image;
 
-#[expect(clippy::duplicate_mod, reason = "the reader stands beside the program that writes")]
 #[path = "../../../../tests/golden/named_values.rs"]
 mod named_values;
 
