@@ -17,6 +17,7 @@ use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig
 use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse};
 use crate::modality::{Diffusion, adapter_of};
+use crate::pipeline::TextConditioner;
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;
@@ -181,9 +182,15 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
     if trains_text {
         return Ok([latents * WIDE, 0]);
     }
-    let text = ClipTextConfig::from_file(pipeline.component("text_encoder")?.config())?;
-    let embeddings = (prompts.len() * text.max_position_embeddings * text.hidden_size) as u64;
-    Ok([latents * WIDE, embeddings * WIDE])
+    let mut of_prompt = 0;
+    for (name, _) in TextConditioner::components(pipeline) {
+        let text = ClipTextConfig::from_file(pipeline.component(name)?.config())?;
+        of_prompt += text.max_position_embeddings * text.hidden_size;
+        if text.has_projection {
+            of_prompt += text.projection_dim;
+        }
+    }
+    Ok([latents * WIDE, (prompts.len() * of_prompt) as u64 * WIDE])
 }
 
 /// Checkpoints, the result and logs.

@@ -143,6 +143,16 @@ trait Formula {
     /// Ranges of the parameters.
     fn validate(&self) -> Result<()>;
 
+    /// `beta` where a running mean of the rewards is subtracted.
+    fn running_shift_beta(&self) -> Option<f64> {
+        None
+    }
+
+    /// What a judge may give the responses of one record.
+    fn check_judge_scores(&self, _scores: &[f64]) -> Result<()> {
+        Ok(())
+    }
+
     /// Losses and rewards of pairs.
     fn pair_losses(&self, _logps: &PairLogps) -> Result<ObjectiveOutput> {
         Err(wrong_kind(&Self::INFO, "pairs"))
@@ -229,6 +239,26 @@ macro_rules! objectives {
             pub fn requirements(&self) -> Requirements {
                 match self {
                     $(Self::$variant(objective) => Formula::requirements(objective),)+
+                }
+            }
+
+            /// `beta` of an objective that subtracts a running mean of the rewards, `beta` times the log-ratios. A trainer then
+            /// keeps a [`RunningShift`](crate::RunningShift).
+            pub fn running_shift_beta(&self) -> Option<f64> {
+                match self {
+                    $(Self::$variant(objective) => Formula::running_shift_beta(objective),)+
+                }
+            }
+
+            /// Checks what a judge gave the responses of one record, in the order in which the objective is given them: the chosen
+            /// one before the rejected one, a list from best to worst. Callable before anything is computed; an objective
+            /// that needs no judge takes any scores.
+            ///
+            /// # Errors
+            /// [`Error::OutOfRange`], [`Error::UnorderedJudgeScores`].
+            pub fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+                match self {
+                    $(Self::$variant(objective) => Formula::check_judge_scores(objective, scores),)+
                 }
             }
 
@@ -408,17 +438,5 @@ impl Objective {
     /// Name in recipes.
     pub fn name(&self) -> &'static str {
         self.info().name
-    }
-
-    /// `beta` of an objective that subtracts a running mean of the rewards, `beta` times the log-ratios; of a sum, that of its
-    /// first such term. A trainer then keeps a [`RunningShift`](crate::RunningShift).
-    pub fn running_shift_beta(&self) -> Option<f64> {
-        match self {
-            Self::Bco(bco) => bco.running_shift.then_some(bco.beta),
-            Self::BcoPair(bco) => bco.running_shift.then_some(bco.beta),
-            Self::WeightedSum(sum) => sum.terms.iter().find_map(|term| term.objective.running_shift_beta()),
-            Self::Wpo(wpo) => wpo.objective.running_shift_beta(),
-            _ => None,
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Negative-aware Fine-Tuning: supervised learning from right answers, and from wrong ones through what they imply.
 //!
 //! # Paper
-//! Chen et al., "Bridging Supervised Learning and Reinforcement Learning in Math Reasoning", arXiv:2505.18116 (its objective L_NFT).
+//! Chen et al., "Bridging Supervised Learning and Reinforcement Learning in Math Reasoning", arXiv:2505.18116, the loss of NFT.
 //!
 //! # Formula
 //! ```text
@@ -119,6 +119,10 @@ impl Formula for Nft {
         in_range(holds, "nft", "epsilon", self.epsilon, "0 < epsilon <= 1")
     }
 
+    fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+        check_pass_rates(scores)
+    }
+
     fn unpaired_losses(&self, logps: &UnpairedLogps) -> Result<ResponsesOutput> {
         let responses = &logps.responses;
         let tokens = responses.tokens("nft")?;
@@ -172,16 +176,21 @@ impl Nft {
 
 /// The judge's scores as pass rates within [`PASS_RATES`], `(B,)`.
 fn pass_rates(judge_scores: &Tensor) -> Result<Tensor> {
+    check_pass_rates(&host(judge_scores)?)?;
+    Ok(judge_scores.clamp(PASS_RATES[0], PASS_RATES[1])?)
+}
+
+fn check_pass_rates(scores: &[f64]) -> Result<()> {
     let is_rate = |score: &f64| (0.0..=1.0).contains(score);
-    if let Some(found) = host(judge_scores)?.into_iter().find(|score| !is_rate(score)) {
-        return Err(Error::OutOfRange {
+    match scores.iter().find(|score| !is_rate(score)) {
+        None => Ok(()),
+        Some(&found) => Err(Error::OutOfRange {
             objective: "nft",
             parameter: "judge_scores",
             found,
             expected: "the share of right answers to the prompt, 0 to 1",
-        });
+        }),
     }
-    Ok(judge_scores.clamp(PASS_RATES[0], PASS_RATES[1])?)
 }
 
 #[cfg(test)]

@@ -96,20 +96,24 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         }
     }
 
+    /// Type of predictions, and of the latents that a sampler makes of them: f64 where the network is, else f32.
+    pub fn dtype(&self) -> DType {
+        match self.denoiser.borrow().dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
     /// The prediction, differentiable where the network is trained.
     ///
     /// # Shape
-    /// `input` and the result (B, C, Y, X), `timesteps` B entries. The result is f64 where the network is, else f32: guidance
-    /// amplifies a small difference.
+    /// `input` and the result (B, C, Y, X), `timesteps` B entries. Not in half precision: guidance amplifies a small
+    /// difference.
     ///
     /// # Errors
     /// Shapes that do not fit the network.
     pub fn predict(&self, input: &Tensor, timesteps: &[f32]) -> Result<Tensor> {
-        let denoiser = self.denoiser.borrow();
-        let dtype = match denoiser.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
+        let (denoiser, dtype) = (self.denoiser.borrow(), self.dtype());
         let Some(scale) = self.scale else {
             return Ok(cast(&denoiser.predict(input, timesteps, &self.conditioning)?, dtype)?);
         };

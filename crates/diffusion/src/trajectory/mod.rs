@@ -22,6 +22,7 @@ pub use tail::Tail;
 
 use crate::pipeline::{Denoiser, Guided};
 use crate::sampler::{History, Sampler, SamplerNoise, Transition};
+use crate::tensors::cast;
 use crate::{Error, Result};
 
 /// A batch of images on its way down a sampler.
@@ -75,6 +76,7 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
         }
         let device = self.network.denoiser().device();
         let noise = self.noise.initial(self.images, &self.latent_shape, device)?;
+        let noise = cast(&noise, self.network.dtype())?;
         Ok(State::new(scaled(&noise, self.sampler.initial_sigma())?, 0))
     }
 
@@ -87,6 +89,7 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
     /// When the walk is at its end.
     pub fn transition(&self, state: &mut State) -> Result<Transition> {
         let timestep = self.sampler.timesteps()[state.step_idx];
+        state.latents = cast(&state.latents.detach(), self.network.dtype())?;
         let input = self.sampler.scale_input(&state.latents, state.step_idx)?;
         let timesteps = vec![timestep; self.images.len()];
         // Cut off before the sampler's own arithmetic: the graph of a network under training would grow over all steps.
@@ -226,9 +229,10 @@ pub fn transitions<D: Borrow<Denoiser>>(
 ) -> Result<Transition> {
     let of_sampler = sampler.timesteps();
     let timesteps: Vec<f32> = step_indices.iter().map(|&step_idx| of_sampler[step_idx]).collect();
-    let input = sampler.scale_inputs(latents, step_indices)?;
+    let latents = cast(latents, network.dtype())?;
+    let input = sampler.scale_inputs(&latents, step_indices)?;
     let prediction = network.predict(&input, &timesteps)?;
-    sampler.transitions(&prediction, step_indices, latents)
+    sampler.transitions(&prediction, step_indices, &latents)
 }
 
 /// Log-probabilities of recorded decisions under a network, with its guidance; with a graph where that network is trained

@@ -8,18 +8,18 @@ use diptych_diffusion::schedule::{FlowSpacing, NoiseSchedule};
 use diptych_tensor::{Device, Tensor};
 use serde_json::Value;
 
-fn golden(name: &str) -> Value {
+pub(crate) fn golden(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/golden/schedulers")
         .join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn schedule(case: &Value) -> NoiseSchedule {
+pub(crate) fn schedule(case: &Value) -> NoiseSchedule {
     NoiseSchedule::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     value
         .as_array()
         .unwrap()
@@ -28,17 +28,17 @@ fn numbers(value: &Value) -> Vec<f64> {
         .collect()
 }
 
-fn matrix(value: &Value) -> Tensor {
+pub(crate) fn matrix(value: &Value) -> Tensor {
     let rows: Vec<Vec<f64>> = value.as_array().unwrap().iter().map(numbers).collect();
     Tensor::new(rows, &Device::Cpu).unwrap()
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Differences relative to 1 or to the expected number, whichever is larger.
-fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+pub(crate) fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (found - expected).abs() / expected.abs().max(1.0);
@@ -108,7 +108,7 @@ fn flow_noise_and_targets() {
 }
 
 /// What stands for the network: the formula in `tests/golden/README.md`.
-fn output(input: &Tensor, timestep: f32) -> Tensor {
+pub(crate) fn output(input: &Tensor, timestep: f32) -> Tensor {
     let found: Vec<f64> = values(input)
         .into_iter()
         .enumerate()
