@@ -14,7 +14,7 @@ use crate::tensors::cast;
 pub struct Tail {
     /// Latents after them, (B, C, Y, X).
     pub latents: Tensor,
-    /// Clean latents that the last of them predicts, (B, C, Y, X): what ReFL decodes in the middle of a walk.
+    /// Clean latents that the last of them predicts, (B, C, Y, X): what `ReFL` decodes in the middle of a walk.
     pub clean: Tensor,
 }
 
