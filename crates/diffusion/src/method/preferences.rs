@@ -13,7 +13,8 @@ use super::config::{
 use super::curriculum::{Curriculum, ScoredPair};
 use super::draws::Draws;
 use super::encode::Settings;
-use super::offline_pairs::OfflinePairs;
+use super::inverted_noise::InvertedNoise;
+use super::offline_pairs::{NoiseSource, OfflinePairs};
 use super::prepare::Preparation;
 use super::ranked::Ranked;
 use super::reference::{CachedErrors, MovingReference, Reference};
@@ -60,7 +61,7 @@ impl Preparation<'_> {
                 expected: "image pairs or latent pairs",
             });
         };
-        if config.noise == PairNoise::Independent {
+        if config.noise != PairNoise::Shared {
             refuse_given_noise(&encoded.records.draws, "offline_pairs")?;
         }
         if config.labels == PairLabels::Swapped {
@@ -68,6 +69,13 @@ impl Preparation<'_> {
         }
         let policy = self.policy(TextTraining::Frozen)?;
         let reference = self.reference(&policy)?;
+        let noise = match config.noise {
+            PairNoise::Shared => NoiseSource::Shared,
+            PairNoise::Independent => NoiseSource::Independent,
+            PairNoise::Inverted(config) => {
+                NoiseSource::Inverted(InvertedNoise::new(policy.denoiser.schedule(), config)?)
+            }
+        };
         let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
         let mut method = OfflinePairs {
             policy,
@@ -75,7 +83,7 @@ impl Preparation<'_> {
             objective: self.recipe.objective.clone(),
             records,
             rejected,
-            noise: config.noise,
+            noise,
             judge_scores,
             curriculum,
             shift: RewardShift::default(),
@@ -348,7 +356,7 @@ fn refuse_given_noise(draws: &Draws, method: &str) -> Result<()> {
     }
     Err(Error::Recipe {
         key: format!("method.{method}.noise"),
-        problem: "is `independent`, and the data has one `noise` for all images of a record".into(),
+        problem: "is not `shared`, and the data has one `noise` for all images of a record".into(),
         hint: "set `noise = \"shared\"`, or leave the tensor out".into(),
     })
 }
