@@ -243,6 +243,7 @@ impl<'a> Models<'a> {
         let texts = texts(prompts, &self.sampling);
         let sampler = ImageSampler {
             denoiser,
+            negative: None,
             vae: &self.vae,
             embeddings: &PromptEmbeddings::encode(text, texts, &mut Reporter::silent())?,
             latent_shape: denoiser.latent_shape()?,
