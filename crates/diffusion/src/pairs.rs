@@ -12,7 +12,7 @@ use crate::stage::Stage;
 use crate::{Error, Result};
 
 /// How pairs are built.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PairsConfig {
     /// Who gives the scores.
     pub judge: Judge,
