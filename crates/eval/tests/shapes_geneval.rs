@@ -132,13 +132,16 @@ fn surplus_objects_are_wrong_only_when_counting() {
         .iter()
         .map(|prompt| {
             let mut scene = scene(&prompt.prompt);
+            for object in &mut scene.objects {
+                object.size = Size::Small;
+            }
             let mut extra = scene.objects[0];
             let taken: Vec<[f32; 2]> = scene.objects.iter().map(|object| object.center).collect();
             let free = [[0.2, 0.8], [0.8, 0.2], [0.8, 0.8], [0.2, 0.2]];
             let clear = |place: &&[f32; 2]| {
                 taken
                     .iter()
-                    .all(|other| (place[0] - other[0]).hypot(place[1] - other[1]) > 0.4)
+                    .all(|other| (place[0] - other[0]).hypot(place[1] - other[1]) > 0.25)
             };
             extra.center = *free.iter().find(clear).unwrap_or(&free[1]);
             scene.objects.push(extra);
