@@ -170,10 +170,10 @@ pub enum Error {
         source: diptych_data::Error,
     },
     /// A dataset has no images to score.
-    #[error("records of layout `{layout}` have no images to judge; expected image pairs or captioned images")]
+    #[error("{records} have no images to judge; expected image pairs, ranked, labelled or captioned images")]
     NotImages {
-        /// Its layout.
-        layout: String,
+        /// What it has.
+        records: String,
     },
     /// A file has scores of another judge.
     #[error(
@@ -188,7 +188,7 @@ pub enum Error {
     },
     /// A name that no tie policy has.
     #[error("unknown tie policy `{found}`; expected {}", expected.join(", "))]
-    UnknownTiePolicy {
+    UnknownAgreementTies {
         /// The name as given.
         found: String,
         /// The names that exist.
@@ -277,7 +277,7 @@ impl Error {
             | Self::JudgeFile { .. }
             | Self::JudgeSetup { .. }
             | Self::InvalidCombiner { .. }
-            | Self::UnknownTiePolicy { .. }
+            | Self::UnknownAgreementTies { .. }
             | Self::NotDifferentiable { .. }
             | Self::NotImages { .. }
             | Self::ScoredByOther { .. }

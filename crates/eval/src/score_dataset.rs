@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use diptych_data::{Dataset, ImageCaption, ImagePair, ImageSource};
+use diptych_data::{Dataset, ImagePair, ImageSource};
 use diptych_tensor::files::write_file;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,12 @@ pub struct ScoredImages {
     /// Whether the data calls the pair a tie: its own scores are equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_is_tie: Option<bool>,
+    /// Of an image in a ranked list: the list's id; the row's own is that, `#` and the image's place, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
+    /// The data's own score of an image in a ranked list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_score: Option<f64>,
     /// Name of the judge.
     pub judge: String,
     /// Its content hash.
@@ -42,14 +48,31 @@ pub struct ScoredImages {
     pub row_hash: String,
 }
 
-impl ScoredImages {
-    /// The pair as [`Agreement`](crate::Agreement) reads it; none for a single image.
-    pub fn labelled_pair(&self) -> Option<LabelledPair> {
-        Some(LabelledPair {
-            is_tie: self.label_is_tie.unwrap_or(false),
-            margin: self.chosen_score? - self.rejected_score?,
-        })
+/// Rows as pairs with labels, as [`Agreement`](crate::Agreement) reads them: each pair, and every two images of a ranked list.
+pub fn labelled_pairs(rows: &[ScoredImages]) -> Vec<LabelledPair> {
+    let mut pairs: Vec<LabelledPair> = rows.iter().filter_map(of_pair).collect();
+    for list in rows.chunk_by(|row, next| row.list.is_some() && row.list == next.list) {
+        for (index, row) in list.iter().enumerate() {
+            pairs.extend(list[index + 1..].iter().filter_map(|other| of_list(row, other)));
+        }
     }
+    pairs
+}
+
+fn of_pair(row: &ScoredImages) -> Option<LabelledPair> {
+    Some(LabelledPair {
+        is_tie: row.label_is_tie.unwrap_or(false),
+        margin: row.chosen_score? - row.rejected_score?,
+    })
+}
+
+fn of_list(row: &ScoredImages, other: &ScoredImages) -> Option<LabelledPair> {
+    let (label, other_label) = (row.label_score?, other.label_score?);
+    let margin = row.score? - other.score?;
+    Some(LabelledPair {
+        is_tie: label == other_label,
+        margin: if label >= other_label { margin } else { -margin },
+    })
 }
 
 /// A judge, and what tells its rows from those of others.
@@ -102,7 +125,7 @@ pub fn score_dataset<E: From<Error>>(
             .collect::<Result<Vec<_>>>()?;
         let (mut fresh, mut places) = (Vec::new(), Vec::new());
         for (record, hash) in hashed {
-            if let Some(row) = known.get(&(record.id.to_owned(), hash.clone())) {
+            if let Some(row) = known.get(&(record.id.clone(), hash.clone())) {
                 num_kept += 1;
                 rows.push(Some(row.clone()));
             } else {
@@ -136,10 +159,23 @@ pub fn journal_path(out: &Path) -> PathBuf {
 
 /// One record's images.
 struct Record<'a> {
-    id: &'a str,
+    id: String,
     prompt: &'a str,
     images: Vec<(ImageRole, &'a ImageSource)>,
     label_is_tie: Option<bool>,
+    list: Option<(&'a str, f64)>,
+}
+
+impl<'a> Record<'a> {
+    fn single(id: &str, prompt: &'a str, image: &'a ImageSource) -> Self {
+        Self {
+            id: id.to_owned(),
+            prompt,
+            images: vec![(ImageRole::Single, image)],
+            label_is_tie: None,
+            list: None,
+        }
+    }
 }
 
 impl Record<'_> {
@@ -156,33 +192,39 @@ impl Record<'_> {
 }
 
 fn records(dataset: &Dataset) -> Result<Vec<Record<'_>>> {
-    let pair = |pair: &'_ ImagePair| -> Option<bool> { Some(pair.chosen_score? == pair.rejected_score?) };
-    match dataset {
-        Dataset::Pairs(pairs) => Ok(pairs
+    let is_tie = |pair: &ImagePair| -> Option<bool> { Some(pair.chosen_score? == pair.rejected_score?) };
+    Ok(match dataset {
+        Dataset::Pairs(pairs) => pairs
             .iter()
-            .map(|record| Record {
-                id: &record.id,
-                prompt: &record.prompt,
-                images: vec![
-                    (ImageRole::Chosen, &record.chosen),
-                    (ImageRole::Rejected, &record.rejected),
-                ],
-                label_is_tie: pair(record),
+            .map(|pair| Record {
+                images: vec![(ImageRole::Chosen, &pair.chosen), (ImageRole::Rejected, &pair.rejected)],
+                label_is_tie: is_tie(pair),
+                ..Record::single(&pair.id, &pair.prompt, &pair.chosen)
             })
-            .collect()),
-        Dataset::Captions(captions) => Ok(captions
+            .collect(),
+        Dataset::Captions(captions) => captions
             .iter()
-            .map(|ImageCaption { id, prompt, image }| Record {
-                id,
-                prompt,
-                images: vec![(ImageRole::Single, image)],
-                label_is_tie: None,
+            .map(|caption| Record::single(&caption.id, &caption.prompt, &caption.image))
+            .collect(),
+        Dataset::Labels(labels) => labels
+            .iter()
+            .map(|label| Record::single(&label.id, &label.prompt, &label.image))
+            .collect(),
+        Dataset::Ranked(lists) => lists
+            .iter()
+            .flat_map(|list| {
+                list.responses.iter().enumerate().map(|(index, response)| Record {
+                    list: Some((&*list.id, response.score)),
+                    ..Record::single(&format!("{}#{index}", list.id), &list.prompt, &response.image)
+                })
             })
-            .collect()),
-        other => Err(Error::NotImages {
-            layout: other.layout().to_string(),
-        }),
-    }
+            .collect(),
+        other => {
+            return Err(Error::NotImages {
+                records: other.records().to_string(),
+            });
+        }
+    })
 }
 
 fn score_batch(batch: &[(&Record<'_>, String)], scoring: ScoringJudge<'_>) -> Result<Vec<ScoredImages>> {
@@ -190,10 +232,10 @@ fn score_batch(batch: &[(&Record<'_>, String)], scoring: ScoringJudge<'_>) -> Re
     for (record, _) in batch {
         for (role, source) in &record.images {
             let image = source.decode().map_err(|source| Error::Image {
-                id: record.id.to_owned(),
+                id: record.id.clone(),
                 source,
             })?;
-            images.push((record.id, *role, record.prompt, image));
+            images.push((&record.id, *role, record.prompt, image));
         }
     }
     let requests: Vec<JudgeRequest<'_>> = images
@@ -208,12 +250,14 @@ fn score_batch(batch: &[(&Record<'_>, String)], scoring: ScoringJudge<'_>) -> Re
     let mut scores = scoring.judge.score(&requests)?.into_iter();
     let row = |(record, hash): &(&Record<'_>, String)| {
         let mut row = ScoredImages {
-            id: record.id.to_owned(),
+            id: record.id.clone(),
             prompt: record.prompt.to_owned(),
             score: None,
             chosen_score: None,
             rejected_score: None,
             label_is_tie: record.label_is_tie,
+            list: record.list.map(|(list, _)| list.to_owned()),
+            label_score: record.list.map(|(_, score)| score),
             judge: scoring.judge.name().to_owned(),
             judge_hash: scoring.hash.to_owned(),
             row_hash: hash.clone(),

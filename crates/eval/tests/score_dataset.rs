@@ -4,10 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use diptych_data::{Dataset, ImageCaption, ImagePair, ImageSource, Layout, write_captions, write_pairs};
+use diptych_data::{
+    Dataset, ImageCaption, ImagePair, ImageSource, Layout, RankedImages, ScoredImage, write_captions, write_pairs,
+};
 use diptych_eval::{
-    Agreement, Error, Judge, JudgeOptions, LoadedJudge, ScoredDataset, ScoringJudge, TiePolicy, journal_path,
-    score_dataset,
+    Agreement, AgreementTies, Error, Judge, JudgeOptions, LoadedJudge, ScoredDataset, ScoringJudge, journal_path,
+    labelled_pairs, score_dataset,
 };
 use diptych_shapes::{Example, SceneConfig, Split, render};
 
@@ -129,13 +131,41 @@ fn pairs_agree_with_their_labels() {
     let path = folder.path().join("pairs.jsonl");
     write_pairs(&path, &pairs).unwrap();
     let scored = score(&load(&path), HASH, &folder.path().join("out.jsonl"), usize::MAX).unwrap();
-    let labelled: Vec<_> = scored.rows.iter().filter_map(|row| row.labelled_pair()).collect();
+    let labelled = labelled_pairs(&scored.rows);
     assert_eq!(labelled.len(), 6);
     let agreement = |ties| Agreement::of(&labelled, ties, 0.0, (0, 100)).unwrap().unwrap();
-    let skipped = agreement(TiePolicy::Skip);
+    let skipped = agreement(AgreementTies::Skip);
     assert_eq!((skipped.num_pairs, skipped.num_label_ties), (5, 1));
     assert!((skipped.accuracy.mean - 4.0 / 5.0).abs() < 1e-12, "{skipped}");
-    assert!((agreement(TiePolicy::Strict).accuracy.mean - 5.0 / 6.0).abs() < 1e-12);
+    assert!((agreement(AgreementTies::Strict).accuracy.mean - 5.0 / 6.0).abs() < 1e-12);
+}
+
+/// Every two images of a list are a pair, oriented by the list's own scores.
+#[test]
+fn ranked_lists_agree_pair_by_pair() {
+    let folder = tempfile::tempdir().unwrap();
+    let examples = examples(2);
+    let picture = |index: usize| ImageSource::from_image(&render(&examples[index].scene, 32)).unwrap();
+    let response = |image: ImageSource, score| ScoredImage { image, score };
+    let list = RankedImages {
+        id: "list".to_owned(),
+        prompt: examples[0].caption.clone(),
+        // Wrong first, then right, then right as well.
+        responses: vec![
+            response(picture(1), 3.0),
+            response(picture(0), 2.0),
+            response(picture(0), 2.0),
+        ],
+    };
+    let dataset = Dataset::Ranked(vec![list]);
+    let scored = score(&dataset, HASH, &folder.path().join("out.jsonl"), usize::MAX).unwrap();
+    let ids: Vec<&str> = scored.rows.iter().map(|row| row.id.as_str()).collect();
+    assert_eq!(ids, ["list#0", "list#1", "list#2"]);
+    let pairs = labelled_pairs(&scored.rows);
+    let judged: Vec<(bool, bool)> = pairs.iter().map(|pair| (pair.is_tie, pair.margin < 0.0)).collect();
+    assert_eq!(judged, [(false, true), (false, true), (true, false)]);
+    let none = score(&Dataset::Prompts(vec![]), HASH, &folder.path().join("none.jsonl"), 1).unwrap_err();
+    assert!(none.to_string().contains("have no images to judge"), "{none}");
 }
 
 #[test]

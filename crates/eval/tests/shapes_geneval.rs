@@ -149,7 +149,7 @@ fn surplus_objects_are_wrong_only_when_counting() {
         })
         .collect();
     let answers = geneval_answers(&prompts, &images, 1).unwrap();
-    for (prompt, answer) in prompts.iter().zip(&answers) {
+    for (index, (prompt, answer)) in prompts.iter().zip(&answers).enumerate() {
         assert!(!answer.is_complete, "{prompt:?}");
         assert_eq!(
             answer.is_correct,

@@ -70,6 +70,15 @@ pub enum Error {
         expected: String,
     },
 
+    /// A condition that a network needs and was not given, or was given and does not take.
+    #[error("`{name}` {problem}")]
+    Condition {
+        /// The condition.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
     /// A network has no such layer.
     #[error("layer {found} does not exist: the network has {num_layers} layers; expected 0 (before the first) to {num_layers}, or -1 to -{} from the end", num_layers + 1)]
     LayerIndex {
@@ -279,6 +288,7 @@ impl Error {
             | Self::Config { .. }
             | Self::UnknownConfigKey { .. }
             | Self::Shape { .. }
+            | Self::Condition { .. }
             | Self::ContextLength { .. }
             | Self::AdapterBase { .. }
             | Self::UnusedTensors { .. }

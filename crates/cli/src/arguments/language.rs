@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use diptych_data::Layout;
 use diptych_diffusion::sampler::SamplerKind;
-use diptych_eval::{Judge, TiePolicy};
+use diptych_eval::{AgreementTies, Judge};
 use diptych_tensor::DeviceChoice;
 
 use super::{NumberFormat, one_of};
@@ -51,7 +51,7 @@ pub(crate) struct ImageOptions {
     /// Classifier-free guidance scale, 1 = none; by default 5
     #[arg(long)]
     pub(crate) guidance: Option<f64>,
-    /// The sampler; by default ddim
+    /// The sampler; by default the one that the model's scheduler is made for
     #[arg(long, value_parser = one_of::<SamplerKind, _>(SamplerKind::NAMES))]
     pub(crate) sampler: Option<SamplerKind>,
 }
@@ -130,8 +130,8 @@ pub(crate) struct ScoreArguments {
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["model", "adapter", "reference", "beta", "rules"])]
     pub(crate) judge: Option<Judge>,
     /// Judges: what becomes of ties when labels are compared with scores
-    #[arg(long, requires = "judge", default_value_t, value_parser = one_of::<TiePolicy, _>(TiePolicy::NAMES))]
-    pub(crate) ties: TiePolicy,
+    #[arg(long, requires = "judge", default_value_t, value_parser = one_of::<AgreementTies, _>(AgreementTies::NAMES))]
+    pub(crate) ties: AgreementTies,
     /// Judges: scores no further apart than this are a tie
     #[arg(long, requires = "judge", value_name = "MARGIN", default_value_t = 0.0)]
     pub(crate) tie_margin: f64,

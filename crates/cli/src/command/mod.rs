@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod build;
+mod compare;
 mod convert;
 mod doctor;
 mod encoding;
@@ -34,6 +35,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(EvalCommand::WinRate(arguments)) => eval::run(&arguments),
         Command::Eval(EvalCommand::ShapesGeneval(arguments)) => geneval::run(&arguments),
         Command::Eval(EvalCommand::Verdicts(arguments)) => eval::run_verdicts(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Data(DataCommand::Inspect(arguments)) => inspect::run(&arguments),
         Command::Data(DataCommand::Lint(arguments)) => lint::run(&arguments),
         Command::Data(DataCommand::Convert(arguments)) => convert::run(&arguments),

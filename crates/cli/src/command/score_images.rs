@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use diptych_data::Dataset;
-use diptych_eval::{Agreement, Judge, JudgeOptions, ScoredImages, ScoringJudge, WinRateConfig, score_dataset};
+use diptych_eval::{
+    Agreement, Judge, JudgeOptions, ScoredImages, ScoringJudge, WinRateConfig, labelled_pairs, score_dataset,
+};
 use diptych_train::Reporter;
 
 use crate::arguments::ScoreArguments;
@@ -83,7 +85,7 @@ fn summary(arguments: &ScoreArguments, name: &str, rows: &[ScoredImages]) -> any
             });
         writeln!(text, "  {column:16} mean {mean:.4}, from {low:.4} to {high:.4}")?;
     }
-    let pairs: Vec<_> = rows.iter().filter_map(ScoredImages::labelled_pair).collect();
+    let pairs = labelled_pairs(rows);
     let samples = WinRateConfig::default().bootstrap_samples;
     if let Some(agreement) = Agreement::of(&pairs, arguments.ties, arguments.tie_margin, (0, samples))? {
         writeln!(text, "  {agreement}")?;
