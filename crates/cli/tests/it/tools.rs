@@ -447,7 +447,7 @@ fn lists_name_what_there_is() {
         ),
         (&["list", "models"], &["models/tiny"]),
         (&["list", "datasets"], &["no datasets/"]),
-        (&["list", "benchmarks"], &["win-rate"]),
+        (&["list", "benchmarks"], &["win-rate", "shapes-geneval", "verdicts"]),
         (
             &["list", "layouts"],
             &[

@@ -40,6 +40,7 @@ fn text_config(
     hidden_act: TextActivation,
 ) -> ClipTextConfig {
     ClipTextConfig {
+        has_projection: true,
         vocab_size,
         hidden_size: width,
         intermediate_size: 4 * width,
