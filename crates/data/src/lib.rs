@@ -106,7 +106,7 @@ pub use preference::ImagePair;
 pub use ranked_images::{RankedImages, ScoredImage};
 pub use read_policy::{LeftOut, OnError, ReadPolicy, ReadReport, TiePolicy};
 pub use record_kind::RecordKind;
-pub use resize::resize_and_crop;
+pub use resize::{centered_crop, resize_and_crop};
 pub use table_cell::TableCell;
 pub use text::{
     Affix, ChatEnding, ChatRequest, ChatTemplate, CompletionPart, Encoded, EncodedCompletion, EncodedPair,

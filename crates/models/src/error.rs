@@ -70,6 +70,36 @@ pub enum Error {
         expected: String,
     },
 
+    /// A condition that a network needs and was not given, or was given and does not take.
+    #[error("`{name}` {problem}")]
+    Condition {
+        /// The condition.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// A network has no such layer.
+    #[error("layer {found} does not exist: the network has {num_layers} layers; expected 0 (before the first) to {num_layers}, or -1 to -{} from the end", num_layers + 1)]
+    LayerIndex {
+        /// The index asked for.
+        found: i64,
+        /// Layers of the network.
+        num_layers: usize,
+    },
+
+    /// A weight file is in a format that is not read.
+    #[error(
+        "{}: pickled weights are not read, because a pickle can run code; convert them once, with PyTorch: \
+         python -c \"import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1], map_location='cpu'); \
+         w = w.get('state_dict', w); save_file({{k: v.clone().contiguous() for k, v in w.items()}}, sys.argv[2])\" {} {}",
+        path.display(), path.display(), path.with_extension("safetensors").display()
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// An input is longer than what a network's positions are defined for.
     #[error(
         "the input has {found} positions, at most {limit} are possible: beyond them `dynamic` rotary positions depend on the length of \
@@ -250,12 +280,15 @@ impl Error {
             | Self::GenerationSetting { .. }
             // A path that leads nowhere is a wrong setting, as for data.
             | Self::NoDirectory { .. }
+            | Self::Pickle { .. }
+            | Self::LayerIndex { .. }
             | Self::NoAdapter { .. } => true,
             Self::Io { .. }
             | Self::Json { .. }
             | Self::Config { .. }
             | Self::UnknownConfigKey { .. }
             | Self::Shape { .. }
+            | Self::Condition { .. }
             | Self::ContextLength { .. }
             | Self::AdapterBase { .. }
             | Self::UnusedTensors { .. }

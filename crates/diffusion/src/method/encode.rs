@@ -12,12 +12,13 @@ use sha2::{Digest as _, Sha256};
 
 use self::cached::{LazyText, LazyVae, SideJob};
 use super::cache::Cache;
-use super::config::{PosteriorUse, TimestepRange};
+use super::config::PosteriorUse;
 use super::denoising_records::{DenoisingRecords, Prompts};
 use super::draws::Draws;
 use super::prepare::{Preparation, not_a_multiple};
 use super::records::{ImageSide, Latents};
 use super::showcase::texts;
+use super::timesteps::TimestepConfig;
 use super::trained::TextTraining;
 use diptych_train::Reporter;
 
@@ -31,7 +32,7 @@ use crate::{Error, Result};
 pub(super) struct Settings {
     pub(super) method: &'static str,
     pub(super) prompt_dropout: f64,
-    pub(super) timesteps: TimestepRange,
+    pub(super) timesteps: TimestepConfig,
     pub(super) posterior: PosteriorUse,
     pub(super) resolution: Option<u32>,
     pub(super) text: TextTraining,
@@ -171,16 +172,11 @@ impl Preparation<'_> {
         (0..source.ids.len()).map(mirror).collect()
     }
 
-    /// Whether the denoiser is told sizes and crops, as SDXL's is.
+    /// Whether the denoiser is told sizes and crops, as SDXL's is: those of its image, of a pair the chosen one's, as both sides share what
+    /// the denoiser is told.
     fn is_told_sizes(&self) -> Result<bool> {
-        let path = self.pipeline.component("unet")?.config();
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
-        let config: serde_json::Value = serde_json::from_str(&text).map_err(|source| Error::Json { path, source })?;
-        Ok(config.get("addition_embed_type").and_then(serde_json::Value::as_str) == Some("text_time"))
+        let config = UNet2DConditionConfig::from_file(self.pipeline.component("unet")?.config())?;
+        Ok(config.addition_embed.is_some())
     }
 
     /// Embeddings of all prompts, or their texts where the encoder is trained.
@@ -222,9 +218,7 @@ impl Preparation<'_> {
     fn draws(&self, settings: &Settings, latents: &Latents) -> Result<Draws> {
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         Ok(Draws {
-            timesteps: settings
-                .timesteps
-                .resolve(settings.method, schedule.num_train_timesteps())?,
+            timesteps: settings.timesteps.resolve(settings.method, &schedule)?,
             prompt_dropout: settings.prompt_dropout,
             latent_shape: latents.shape(),
             given_noise: None,

@@ -12,6 +12,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::config::PosteriorUse;
+use crate::pipeline::sizes;
 use crate::tensors::{cast, host_f32};
 use crate::{Error, Result, images};
 
@@ -175,7 +176,7 @@ impl ImageSide<'_> {
 /// What the autoencoder makes of images, and where in them it looked.
 pub(crate) struct EncodedImages {
     pub(crate) latents: Latents,
-    /// [`FramedImage::time_ids`] of each.
+    /// What SDXL is told about each: (N, 6).
     pub(crate) time_ids: Vec<f32>,
 }
 
@@ -197,7 +198,6 @@ impl EncodedImages {
 pub(crate) struct LatentEncoder<'a> {
     pub(crate) vae: &'a AutoencoderKl,
     pub(crate) device: &'a Device,
-    pub(crate) dtype: DType,
     /// Width and height that images are brought to.
     pub(crate) size: (u32, u32),
     pub(crate) posterior: PosteriorUse,
@@ -220,7 +220,12 @@ impl LatentEncoder<'_> {
                 .into_par_iter()
                 .map(|record| side.framed(record, self.size))
                 .collect::<Result<Vec<_>>>()?;
-            encoded.time_ids.extend(framed.iter().flat_map(FramedImage::time_ids));
+            let target = [self.size.1 as usize, self.size.0 as usize];
+            let ids = framed.iter().flat_map(|framed| {
+                let (height, width) = framed.original_size;
+                sizes::of_cropped([height as usize, width as usize], target)
+            });
+            encoded.time_ids.extend(ids);
             let images: Vec<RgbImage> = framed.into_iter().map(|framed| framed.image).collect();
             encoded.latents.append(self.encode(&images)?)?;
             first = end;
@@ -230,7 +235,7 @@ impl LatentEncoder<'_> {
     }
 
     fn encode(&self, batch: &[RgbImage]) -> Result<Latents> {
-        let pixels = cast(&images::to_tensor(batch, self.device)?, self.dtype)?;
+        let pixels = cast(&images::to_tensor(batch, self.device)?, self.vae.dtype())?;
         let posterior = self.vae.encode(&pixels)?;
         let &[_, channels, y, x] = posterior.mean.dims() else {
             return Err(Error::Shape {

@@ -5,6 +5,9 @@ mod conditioning;
 mod embeddings;
 mod export;
 mod generate;
+mod guidance;
+pub(crate) mod sizes;
+mod text;
 
 use std::path::Path;
 
@@ -12,13 +15,16 @@ use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterSwitch, Trainable};
 
-pub use components::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, load_vae};
-pub(crate) use components::{TEXT_PREFIX, load_adapter};
+pub(crate) use components::load_adapter;
+pub use components::{Checkpointing, Denoiser, NetworkOptions, load_vae};
 pub use conditioning::Conditioning;
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
 pub(crate) use generate::{ImageSampler, NoiseSet, generate_candidates};
-pub use generate::{SampleConfig, generate, generate_with};
+pub use generate::{SampleConfig, generate, generate_with, image_tokens};
+pub use guidance::Guided;
+pub use text::TextConditioner;
+pub(crate) use text::{TEXT_PREFIX, is_of_sdxl};
 
 use crate::Result;
 
@@ -31,6 +37,8 @@ pub struct Pipeline {
     pub text: TextConditioner,
     /// Latents to images.
     pub vae: AutoencoderKl,
+    /// Who predicts without the prompt where guidance does, if another network than the denoiser: see [`Pipeline::with_negative`].
+    pub negative: Option<Denoiser>,
 }
 
 impl Pipeline {
@@ -44,7 +52,27 @@ impl Pipeline {
         let (denoiser, _) = Denoiser::load(&directory, options, Trainable::None, adapter.as_ref())?;
         let (text, _) = TextConditioner::load(&directory, options, Trainable::None, None)?;
         let (vae, _) = load_vae(&directory, options, Trainable::None)?;
-        Ok(Self { denoiser, text, vae })
+        Ok(Self {
+            denoiser,
+            text,
+            vae,
+            negative: None,
+        })
+    }
+
+    /// The same, steering away from what an adapter of the same denoiser has learned: guidance takes the prediction without the prompt from the
+    /// denoiser with this adapter (Diffusion-NPO; trained with `labels = "swapped"` of `[method.offline_pairs]`). `path` is that of the pipeline.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`].
+    pub fn with_negative(self, path: &Path, adapter: &Path, options: &NetworkOptions) -> Result<Self> {
+        let adapter = load_adapter(adapter, "unet")?;
+        let directory = PipelineDir::open(path)?;
+        let (negative, _) = Denoiser::load(&directory, options, Trainable::None, Some(&adapter))?;
+        Ok(Self {
+            negative: Some(negative),
+            ..self
+        })
     }
 
     /// Turns the adapter off while the guard lives, which gives the base model.

@@ -76,7 +76,6 @@ impl<'a> LazyVae<'a> {
         Ok(LatentEncoder {
             vae: self.vae.insert(vae),
             device: &options.device,
-            dtype: options.dtype,
             size,
             posterior,
         })
