@@ -70,6 +70,13 @@ pub enum Error {
         expected: String,
     },
 
+    /// A network that takes the strength of guidance as an input was called without it, or one that does not with it.
+    #[error("the network {} the strength of guidance as an input", if *is_expected { "needs" } else { "does not take" })]
+    Guidance {
+        /// Whether the network takes it.
+        is_expected: bool,
+    },
+
     /// An input is longer than what a network's positions are defined for.
     #[error(
         "the input has {found} positions, at most {limit} are possible: beyond them `dynamic` rotary positions depend on the length of \
@@ -256,6 +263,7 @@ impl Error {
             | Self::Config { .. }
             | Self::UnknownConfigKey { .. }
             | Self::Shape { .. }
+            | Self::Guidance { .. }
             | Self::ContextLength { .. }
             | Self::AdapterBase { .. }
             | Self::UnusedTensors { .. }

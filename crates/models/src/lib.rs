@@ -7,8 +7,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x |
-//! | [`vae`] | its image autoencoder |
+//! | [`mmdit`] | the conditional denoiser of Stable Diffusion 3 and 3.5 |
+//! | [`flux`] | the conditional denoiser of Flux |
+//! | [`vae`] | the image autoencoder |
 //! | [`text_encoder`] | the CLIP text model and its tokenizer |
+//! | [`t5`] | the T5 text encoder and its tokenizer |
 //! | [`lm`] | causal language models: Llama, Mistral, Qwen, `SmolLM`, Gemma |
 //! | [`lora`] | adapters on disk: PEFT directories, diffusers files, merged weights |
 //! | [`diffusers`] | pipeline directories |
@@ -19,13 +22,17 @@ mod attention;
 mod builder;
 mod config_json;
 pub mod diffusers;
+mod dit;
 mod error;
+pub mod flux;
 mod init;
 pub mod layers;
 pub mod lm;
 pub mod lora;
+pub mod mmdit;
 mod nearest;
 mod resnet;
+pub mod t5;
 pub mod text_encoder;
 pub mod unet;
 pub mod vae;

@@ -1,0 +1,98 @@
+//! The diffusion transformers and T5 against diffusers, transformers and PEFT, on the golden vectors of
+//! `tests/golden/generate_transformers.py`; what their files may say, and their gradients against finite differences.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+mod transformers {
+    mod files;
+    mod gradients;
+    mod parity;
+    mod tokens;
+
+    use std::path::{Path, PathBuf};
+
+    use diptych_models::diffusers::find_weights;
+    use diptych_models::flux::{FluxConditions, FluxPositions, FluxTransformer2DConfig, FluxTransformer2DModel};
+    use diptych_models::mmdit::{SD3Transformer2DConfig, SD3Transformer2DModel};
+    use diptych_models::{Builder, Result};
+    use diptych_tensor::{Tensor, Weights};
+
+    use crate::support::{read, values};
+
+    /// A directory of the golden vectors.
+    pub(super) fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/golden/transformers")
+            .join(name)
+    }
+
+    pub(super) fn vectors(name: &str) -> Weights {
+        Weights::open(&golden(name).join("vectors.safetensors")).unwrap()
+    }
+
+    pub(super) fn weights(name: &str) -> Weights {
+        Weights::open(&find_weights(&golden(name)).unwrap()).unwrap()
+    }
+
+    /// One of the two kinds of denoiser.
+    pub(super) enum Denoiser {
+        Sd3(SD3Transformer2DModel),
+        Flux(FluxTransformer2DModel),
+    }
+
+    impl Denoiser {
+        pub(super) fn load(name: &str, builder: &Builder<'_>) -> Self {
+            let config = golden(name).join("config.json");
+            if name.starts_with("sd3") {
+                let config = SD3Transformer2DConfig::from_file(config).unwrap();
+                Self::Sd3(SD3Transformer2DModel::load(builder, &config).unwrap())
+            } else {
+                let config = FluxTransformer2DConfig::from_file(config).unwrap();
+                Self::Flux(FluxTransformer2DModel::load(builder, &config).unwrap())
+            }
+        }
+
+        pub(super) fn set_checkpointing(&mut self, on: bool) {
+            match self {
+                Self::Sd3(model) => model.gradient_checkpointing = on,
+                Self::Flux(model) => model.gradient_checkpointing = on,
+            }
+        }
+
+        pub(super) fn switch(&self) -> &diptych_models::AdapterSwitch {
+            match self {
+                Self::Sd3(model) => model.adapter_switch(),
+                Self::Flux(model) => model.adapter_switch(),
+            }
+        }
+
+        /// The prediction for the inputs of a file, in the type of the activations.
+        pub(super) fn predict(&self, inputs: &Weights, dtype: diptych_tensor::DType) -> Result<Tensor> {
+            let sample = read(inputs, "hidden_states").to_dtype(dtype).unwrap();
+            let [timestep, text, pooled] =
+                ["timestep", "encoder_hidden_states", "pooled_projections"].map(|name| read(inputs, name));
+            match self {
+                Self::Sd3(model) => model.forward(&sample, &timestep, &text, &pooled),
+                Self::Flux(model) => {
+                    let guidance = inputs.contains("guidance").then(|| read(inputs, "guidance"));
+                    let conditions = FluxConditions {
+                        timestep: &timestep,
+                        guidance: guidance.as_ref(),
+                        encoder_hidden_states: &text,
+                        pooled_projections: &pooled,
+                    };
+                    model.forward(&sample, conditions, &positions(inputs))
+                }
+            }
+        }
+    }
+
+    /// Coordinates of a file.
+    pub(super) fn positions(inputs: &Weights) -> FluxPositions {
+        let rows = |name: &str| -> Vec<[f64; 3]> {
+            let values = values(&read(inputs, name));
+            values.chunks(3).map(|row| [row[0], row[1], row[2]]).collect()
+        };
+        FluxPositions::new(&rows("txt_ids"), &rows("img_ids"))
+    }
+}
