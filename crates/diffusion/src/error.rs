@@ -113,6 +113,14 @@ pub enum Error {
         /// What the model takes.
         expected: String,
     },
+    /// A part of what the denoiser is told that it does not take, or needs.
+    #[error("the denoiser's `{name}` {problem}")]
+    Conditioning {
+        /// The part: `pooled`, `time_ids` …
+        name: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A setting out of its range.
     #[error("`{key}` is {found}, expected {expected}")]
     Setting {
@@ -197,6 +205,7 @@ impl Error {
             | Self::Config { .. }
             | Self::Timestep { .. }
             | Self::Shape { .. }
+            | Self::Conditioning { .. }
             | Self::Record { .. }
             | Self::PixelsNotFinite { .. }
             | Self::AdapterParts { .. }

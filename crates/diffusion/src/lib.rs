@@ -37,6 +37,6 @@ pub use evaluation::{Contest, Judged, Side, contest};
 pub use method::{DiffusionMethod, MethodConfig, prepare};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
 pub use pairs::{PairsConfig, RejectedRule, build_pairs};
-pub use pipeline::{NetworkOptions, Pipeline, SampleConfig, generate, generate_with};
+pub use pipeline::{Conditioning, NetworkOptions, Pipeline, SampleConfig, generate, generate_with};
 pub use run::{Outcome, run};
 pub use stage::Stage;

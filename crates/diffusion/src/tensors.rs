@@ -1,5 +1,6 @@
 //! Small tensor operations of several files: to the host, to another type, doubled.
 
+use diptych_data::HostTensor;
 use diptych_tensor::{DType, Device, Result, Tensor};
 
 /// Every value in f32, in row-major order.
@@ -20,6 +21,12 @@ pub(crate) fn host_f64(tensor: &Tensor) -> Result<Vec<f64>> {
         .to_dtype(DType::F64)?
         .flatten_all()?
         .to_vec1()?)
+}
+
+/// A tensor of the data on a device.
+pub(crate) fn from_host(tensor: HostTensor, device: &Device) -> Result<Tensor> {
+    let (shape, values) = tensor.into_parts();
+    Ok(Tensor::from_vec(values, shape, device)?)
 }
 
 pub(crate) fn negated(tensor: &Tensor) -> Result<Tensor> {

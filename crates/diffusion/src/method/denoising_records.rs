@@ -1,12 +1,14 @@
 //! Records of the methods that train a denoiser: one image (or the chosen one of a pair) and its prompt.
 
-use diptych_tensor::{Device, Tensor};
+use diptych_data::HostTensor;
+use diptych_tensor::Device;
 use diptych_train::MicroBatch;
 
 use super::draws::Draws;
 use super::records::Latents;
 use crate::Result;
-use crate::pipeline::{PromptEmbeddings, TextConditioner};
+use crate::pipeline::{Conditioning, PromptEmbeddings, TextConditioner};
+use crate::tensors::from_host;
 
 /// Latents, prompts and how a step draws.
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub(crate) struct DenoisingRecords {
     pub(crate) ids: Vec<String>,
     pub(crate) latents: Latents,
     pub(crate) prompts: Prompts,
+    /// SDXL: sizes and crops of each record, (N, 6).
+    pub(crate) time_ids: Option<HostTensor>,
     pub(crate) draws: Draws,
 }
 
@@ -34,18 +38,35 @@ pub(crate) enum Prompts {
 }
 
 impl DenoisingRecords {
-    /// Embeddings of a batch's prompts, some replaced by the empty prompt: (B, T, D).
-    pub(crate) fn text(&self, batch: &MicroBatch, device: &Device) -> Result<Tensor> {
-        self.text_with(None, batch, device)
+    /// What the denoiser is told about a batch, some prompts replaced by the empty one. Sizes and crops are the image's, not the
+    /// prompt's: they stay.
+    pub(crate) fn conditioning(&self, batch: &MicroBatch, device: &Device) -> Result<Conditioning> {
+        self.conditioning_with(None, batch, device)
     }
 
     /// The same with a text encoder that is trained.
-    pub(crate) fn text_with(
+    pub(crate) fn conditioning_with(
         &self,
         text: Option<&TextConditioner>,
         batch: &MicroBatch,
         device: &Device,
-    ) -> Result<Tensor> {
+    ) -> Result<Conditioning> {
+        let prompts = self.prompts_with(text, batch, device)?;
+        match &self.time_ids {
+            Some(time_ids) => {
+                let rows: Vec<usize> = batch.items.iter().map(|item| item.index).collect();
+                Ok(prompts.with_time_ids(from_host(time_ids.gather(&rows), device)?))
+            }
+            None => Ok(prompts),
+        }
+    }
+
+    fn prompts_with(
+        &self,
+        text: Option<&TextConditioner>,
+        batch: &MicroBatch,
+        device: &Device,
+    ) -> Result<Conditioning> {
         let dropped = self.draws.dropped(batch);
         let records = batch.items.iter().zip(dropped);
         match (&self.prompts, text) {
@@ -63,7 +84,7 @@ impl DenoisingRecords {
                         _ => rows[item.index],
                     })
                     .collect();
-                Ok(embeddings.gather(&rows, device)?)
+                embeddings.gather(&rows, device)
             }
             (Prompts::Texts(prompts), Some(text)) => {
                 let prompts: Vec<&str> = records

@@ -124,6 +124,7 @@ impl Preparation<'_> {
             ids: source.ids,
             latents,
             prompts,
+            time_ids: None,
             draws,
         };
         Ok(Encoded {

@@ -16,7 +16,7 @@ use diptych_train::{Method, MicroBatch, StepOutput};
 use super::denoising_records::DenoisingRecords;
 use super::showcase::Showcase;
 use super::trained::TrainedDenoiser;
-use crate::pipeline::Denoiser;
+use crate::pipeline::{Conditioning, Denoiser};
 use crate::tensors::{doubled, host_f64};
 use crate::{Error, Result, denoising};
 
@@ -50,7 +50,7 @@ struct SideErrors {
 
 impl OfflinePairs {
     fn errors(denoiser: &Denoiser, input: &PairInput) -> Result<SideErrors> {
-        let prediction = denoiser.predict(&input.noisy_latents, &input.timesteps, &input.text)?;
+        let prediction = denoiser.predict(&input.noisy_latents, &input.timesteps, &input.conditioning)?;
         let errors = denoising::denoising_errors(&prediction, &input.target)?;
         let (chosen, rejected) = halves(&errors)?;
         Ok(SideErrors { chosen, rejected })
@@ -84,7 +84,7 @@ impl OfflinePairs {
             noisy_latents: schedule.add_noise(&latents, &noise, &timesteps)?,
             target: schedule.target(&latents, &noise, &timesteps)?,
             timesteps: timesteps.iter().map(|&timestep| timestep as f32).collect(),
-            text: doubled(&self.records.text(batch, device)?)?,
+            conditioning: self.records.conditioning(batch, device)?.repeat(2)?,
         })
     }
 }
@@ -94,7 +94,7 @@ struct PairInput {
     noisy_latents: Tensor,
     target: Tensor,
     timesteps: Vec<f32>,
-    text: Tensor,
+    conditioning: Conditioning,
 }
 
 impl Method for OfflinePairs {

@@ -47,9 +47,11 @@ impl Method for Sft {
         let timesteps = draws.timesteps(batch);
         let noisy_latents = denoiser.schedule().add_noise(&latents[0], &noise, &timesteps)?;
         let target = denoiser.schedule().target(&latents[0], &noise, &timesteps)?;
-        let text = self.records.text_with(self.policy.text.as_ref(), batch, device)?;
+        let conditioning = self
+            .records
+            .conditioning_with(self.policy.text.as_ref(), batch, device)?;
         let at: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
-        let errors = denoising::denoising_errors(&denoiser.predict(&noisy_latents, &at, &text)?, &target)?;
+        let errors = denoising::denoising_errors(&denoiser.predict(&noisy_latents, &at, &conditioning)?, &target)?;
         let metrics = BTreeMap::from([
             ("mse/chosen", host_f64(&errors)?),
             (

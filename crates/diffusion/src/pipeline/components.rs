@@ -10,6 +10,7 @@ use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_models::{Builder, BuilderConfig, Trainable};
 use diptych_tensor::{DType, Device, Params, Tensor};
 
+use super::Conditioning;
 use crate::schedule::NoiseSchedule;
 use crate::tensors::cast;
 use crate::{Error, Result};
@@ -128,17 +129,21 @@ impl Denoiser {
     /// The network's answer to noisy latents.
     ///
     /// # Shape
-    /// `noisy_latents` and the result (B, C, Y, X), `timesteps` B entries, `encoder_hidden_states` (B, T, D). Inputs may be
-    /// of any floating type; the result has the type of the activations.
+    /// `noisy_latents` and the result (B, C, Y, X), `timesteps` B entries, `conditioning` of B examples. Inputs may be of any
+    /// floating type; the result has the type of the activations.
     ///
     /// # Errors
-    /// Shapes that do not fit the network.
-    pub fn predict(&self, noisy_latents: &Tensor, timesteps: &[f32], encoder_hidden_states: &Tensor) -> Result<Tensor> {
+    /// Shapes that do not fit the network; [`Error::Conditioning`] for a part that it does not take.
+    pub fn predict(&self, noisy_latents: &Tensor, timesteps: &[f32], conditioning: &Conditioning) -> Result<Tensor> {
         let noisy_latents = cast(noisy_latents, self.dtype)?;
         let timesteps = column(timesteps, &self.device)?;
-        Ok(self
-            .unet
-            .forward(&noisy_latents, &timesteps, &cast(encoder_hidden_states, self.dtype)?)?)
+        let parts = [("pooled", &conditioning.pooled), ("time_ids", &conditioning.time_ids)];
+        if let Some((name, _)) = parts.into_iter().find(|(_, part)| part.is_some()) {
+            let problem = "is not taken by this network";
+            return Err(Error::Conditioning { name, problem });
+        }
+        let text = cast(&conditioning.encoder_hidden_states, self.dtype)?;
+        Ok(self.unet.forward(&noisy_latents, &timesteps, &text)?)
     }
 }
 
@@ -206,13 +211,13 @@ impl TextConditioner {
     /// What the denoiser is told about each prompt.
     ///
     /// # Shape
-    /// (B, T, D) in the type of the activations, differentiable where the encoder is trained.
+    /// `encoder_hidden_states` (B, T, D) in the type of the activations, differentiable where the encoder is trained.
     ///
     /// # Errors
     /// The tokenizer or the encoder refuses.
-    pub fn encode(&self, prompts: &[&str]) -> Result<Tensor> {
+    pub fn encode(&self, prompts: &[&str]) -> Result<Conditioning> {
         let input_ids = self.tokenizer.encode_batch(prompts, &self.device)?;
-        Ok(self.encoder.forward(&input_ids)?.last_hidden_state)
+        Ok(Conditioning::new(self.encoder.forward(&input_ids)?.last_hidden_state))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use diptych_data::HostTensor;
 use diptych_tensor::{Device, Tensor};
-
-use super::components::TextConditioner;
 use diptych_train::Reporter;
 
+use super::Conditioning;
+use super::components::TextConditioner;
 use crate::Result;
 use crate::stage::Stage;
 use crate::tensors::host_f32;
@@ -18,9 +19,58 @@ const BATCH: usize = 32;
 #[derive(Debug, Clone)]
 pub struct PromptEmbeddings {
     rows: BTreeMap<String, usize>,
+    num_rows: usize,
+    states: Rows,
+    pooled: Option<Rows>,
+}
+
+/// Values of one shape for each prompt, one after the other.
+#[derive(Debug, Clone)]
+struct Rows {
+    /// Shape of one row: (T, D) or (P).
+    shape: Vec<usize>,
     values: Vec<f32>,
-    /// Tokens and width, (T, D).
-    shape: [usize; 2],
+}
+
+impl Rows {
+    fn from_tensor(tensor: &Tensor) -> Result<Self> {
+        Ok(Self {
+            shape: tensor.dims()[1..].to_vec(),
+            values: host_f32(tensor)?,
+        })
+    }
+
+    fn from_host(tensor: HostTensor) -> Self {
+        let (shape, values) = tensor.into_parts();
+        Self {
+            shape: shape[1..].to_vec(),
+            values,
+        }
+    }
+
+    fn append(&mut self, other: &Self, name: &str) -> Result<()> {
+        if other.shape != self.shape {
+            return Err(crate::Error::Shape {
+                name: format!("{name} of the data"),
+                found: self.shape.clone(),
+                expected: other.shape.clone(),
+            });
+        }
+        self.values.extend_from_slice(&other.values);
+        Ok(())
+    }
+
+    fn gather(&self, rows: &[usize], device: &Device) -> diptych_tensor::Result<Tensor> {
+        let len: usize = self.shape.iter().product();
+        let values: Vec<f32> = rows
+            .iter()
+            .flat_map(|&row| &self.values[row * len..(row + 1) * len])
+            .copied()
+            .collect();
+        let mut shape = vec![rows.len()];
+        shape.extend(&self.shape);
+        Ok(Tensor::from_vec(values, shape, device)?)
+    }
 }
 
 impl PromptEmbeddings {
@@ -41,49 +91,74 @@ impl PromptEmbeddings {
                 different.push(prompt);
             }
         }
-        let mut values = Vec::new();
-        let mut shape = [0, 0];
+        let mut embeddings = Self::empty();
         for (batch_idx, batch) in different.chunks(BATCH).enumerate() {
-            let hidden = text.encode(batch)?;
-            shape = [hidden.dims()[1], hidden.dims()[2]];
-            values.extend(host_f32(&hidden)?);
+            let encoded = text.encode(batch)?;
+            let encoded = Self {
+                rows: BTreeMap::new(),
+                num_rows: batch.len(),
+                states: Rows::from_tensor(&encoded.encoder_hidden_states)?,
+                pooled: encoded.pooled.as_ref().map(Rows::from_tensor).transpose()?,
+            };
+            if batch_idx == 0 {
+                embeddings = encoded;
+            } else {
+                embeddings.append(&encoded)?;
+            }
             let done = (batch_idx * BATCH + batch.len()) as u64;
             reporter.advance(Stage::TextEmbeddings, done, different.len() as u64)?;
         }
-        Ok(Self { rows, values, shape })
+        Ok(Self { rows, ..embeddings })
     }
 
-    /// Embeddings given as they are, one row a record; rows are reached by number only.
-    pub(crate) fn from_rows(values: Vec<f32>, shape: [usize; 2]) -> Self {
+    fn empty() -> Self {
         Self {
             rows: BTreeMap::new(),
-            values,
-            shape,
+            num_rows: 0,
+            states: Rows {
+                shape: vec![0, 0],
+                values: Vec::new(),
+            },
+            pooled: None,
+        }
+    }
+
+    /// Embeddings given as they are, (N, T, D) and (N, P), one row a record; rows are reached by number only.
+    pub(crate) fn from_rows(states: HostTensor, pooled: Option<HostTensor>) -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            num_rows: states.num_records(),
+            states: Rows::from_host(states),
+            pooled: pooled.map(Rows::from_host),
         }
     }
 
     /// Adds the rows of another set and returns the number of its first row.
     pub(crate) fn append(&mut self, other: &Self) -> Result<usize> {
-        if other.shape != self.shape {
-            return Err(crate::Error::Shape {
-                name: "encoder_hidden_states of the data".into(),
-                found: self.shape.to_vec(),
-                expected: other.shape.to_vec(),
-            });
+        self.states.append(&other.states, "encoder_hidden_states")?;
+        match (&mut self.pooled, &other.pooled) {
+            (Some(mine), Some(theirs)) => mine.append(theirs, "pooled")?,
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(crate::Error::Conditioning {
+                    name: "pooled",
+                    problem: "is there for some prompts only",
+                });
+            }
         }
-        let first = self.num_rows();
-        self.values.extend_from_slice(&other.values);
+        let first = self.num_rows;
+        self.num_rows += other.num_rows;
         Ok(first)
     }
 
     /// Tokens and width, (T, D).
     pub fn shape(&self) -> [usize; 2] {
-        self.shape
+        [self.states.shape[0], self.states.shape[1]]
     }
 
     /// Number of different prompts.
     pub fn num_rows(&self) -> usize {
-        self.values.len() / (self.shape[0] * self.shape[1]).max(1)
+        self.num_rows
     }
 
     /// The row of a prompt, if it was encoded.
@@ -91,21 +166,15 @@ impl PromptEmbeddings {
         self.rows.get(prompt).copied()
     }
 
-    /// Rows as one tensor.
-    ///
-    /// # Shape
-    /// (B, T, D), f32.
+    /// What the denoiser is told about the prompts in these rows, in f32.
     ///
     /// # Errors
     /// When the device cannot hold it.
-    pub fn gather(&self, rows: &[usize], device: &Device) -> diptych_tensor::Result<Tensor> {
-        let [tokens, width] = self.shape;
-        let len = tokens * width;
-        let values: Vec<f32> = rows
-            .iter()
-            .flat_map(|&row| &self.values[row * len..(row + 1) * len])
-            .copied()
-            .collect();
-        Ok(Tensor::from_vec(values, (rows.len(), tokens, width), device)?)
+    pub fn gather(&self, rows: &[usize], device: &Device) -> Result<Conditioning> {
+        let conditioning = Conditioning::new(self.states.gather(rows, device)?);
+        match &self.pooled {
+            Some(pooled) => Ok(conditioning.with_pooled(pooled.gather(rows, device)?)),
+            None => Ok(conditioning),
+        }
     }
 }

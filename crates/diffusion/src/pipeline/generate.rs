@@ -11,7 +11,7 @@ use diptych_tensor::{DType, Tensor};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use super::{Denoiser, Pipeline, PromptEmbeddings};
+use super::{Conditioning, Denoiser, Pipeline, PromptEmbeddings};
 use diptych_train::Reporter;
 
 use crate::sampler::{Sampler, SamplerKind};
@@ -168,17 +168,17 @@ impl ImageSampler<'_> {
             device,
         )?;
         let mut latents_bcyx = scaled(&noise, sampler.initial_sigma())?;
-        let text = self.text(prompts)?;
+        let conditioning = self.conditioning(prompts)?;
         for (step_idx, timestep) in sampler.timesteps().into_iter().enumerate() {
             let input = sampler.scale_input(&latents_bcyx, step_idx)?;
-            let prediction = self.guided(&input, timestep, &text)?;
+            let prediction = self.guided(&input, timestep, &conditioning)?;
             latents_bcyx = sampler.step(&prediction, step_idx, &latents_bcyx)?;
         }
         Ok(latents_bcyx)
     }
 
-    /// Embeddings of prompts, (B, T, D); with guidance those of the empty prompt come first, (2B, T, D).
-    fn text(&self, prompts: &[String]) -> Result<Tensor> {
+    /// What the denoiser is told about B prompts; with guidance about B times the empty prompt first.
+    fn conditioning(&self, prompts: &[String]) -> Result<Conditioning> {
         let row = |prompt: &str| {
             self.embeddings.row(prompt).ok_or(crate::Error::MissingComponent {
                 action: "a prompt that was not encoded",
@@ -192,19 +192,23 @@ impl ImageSampler<'_> {
         for prompt in prompts {
             rows.push(row(prompt)?);
         }
-        Ok(self.embeddings.gather(&rows, self.denoiser.device())?)
+        self.embeddings.gather(&rows, self.denoiser.device())
     }
 
     /// The prediction that the sampler uses, (B, C, Y, X) in f32, cut off from the graph: that of a network under training would
     /// otherwise grow over all steps.
-    fn guided(&self, input_bcyx: &Tensor, timestep: f32, text: &Tensor) -> Result<Tensor> {
+    fn guided(&self, input_bcyx: &Tensor, timestep: f32, conditioning: &Conditioning) -> Result<Tensor> {
         let batch = input_bcyx.dims()[0];
         if !self.config.is_guided() {
-            let prediction = self.denoiser.predict(input_bcyx, &vec![timestep; batch], text)?;
+            let prediction = self
+                .denoiser
+                .predict(input_bcyx, &vec![timestep; batch], conditioning)?;
             return Ok(cast(&prediction.detach(), DType::F32)?);
         }
         let twice = doubled(input_bcyx)?;
-        let predictions = self.denoiser.predict(&twice, &vec![timestep; 2 * batch], text)?;
+        let predictions = self
+            .denoiser
+            .predict(&twice, &vec![timestep; 2 * batch], conditioning)?;
         Ok(combine(&predictions.detach(), batch, self.config.guidance_scale)?)
     }
 }

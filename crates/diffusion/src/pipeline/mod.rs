@@ -1,6 +1,7 @@
 //! Pipelines: text to images.
 
 mod components;
+mod conditioning;
 mod embeddings;
 mod export;
 mod generate;
@@ -13,6 +14,7 @@ use diptych_models::{AdapterSwitch, Trainable};
 
 pub use components::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, load_vae};
 pub(crate) use components::{TEXT_PREFIX, load_adapter};
+pub use conditioning::Conditioning;
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
 pub(crate) use generate::{ImageSampler, NoiseSet, generate_candidates};

@@ -31,15 +31,7 @@ impl Preparation<'_> {
         self.check_fit(&pairs)?;
         let ids: Vec<String> = (0..pairs.len()).map(|index| pairs.record_id(index)).collect();
         let tensors = pairs.into_tensors();
-        if tensors.pooled.is_some() {
-            return Err(Error::Recipe {
-                key: "data.path".into(),
-                problem: "has `pooled` and `time_ids`, which this denoiser does not take".into(),
-                hint: "use data encoded for its text encoder".into(),
-            });
-        }
-        let (shape, values) = tensors.encoder_hidden_states.into_parts();
-        let mut embeddings = PromptEmbeddings::from_rows(values, [shape[1], shape[2]]);
+        let mut embeddings = PromptEmbeddings::from_rows(tensors.encoder_hidden_states, tensors.pooled);
         let samples = self.samples(&[])?;
         let is_dropping = settings.prompt_dropout > 0.0;
         let (mut empty, mut sample_embeddings, mut vae) = (None, None, None);
@@ -69,6 +61,7 @@ impl Preparation<'_> {
                 rows,
                 empty,
             },
+            time_ids: tensors.time_ids,
             draws,
         };
         Ok(Encoded {
@@ -130,6 +123,13 @@ impl Preparation<'_> {
             let expected = format!("{width}, `cross_attention_dim` of unet/config.json");
             let found = format!("{} values a token", text[2]);
             return Err(misfit(0, "encoder_hidden_states", found, expected));
+        }
+        if pairs.tensors().pooled.is_some() {
+            return Err(Error::Recipe {
+                key: "data.path".into(),
+                problem: "has `pooled` and `time_ids`, which this denoiser does not take".into(),
+                hint: "use data encoded for its text encoder".into(),
+            });
         }
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         let last = schedule.num_train_timesteps() - 1;
