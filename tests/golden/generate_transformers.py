@@ -13,7 +13,7 @@ import pathlib
 import shutil
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import FluxPipeline, FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -44,6 +44,19 @@ FLUX = dict(
 FLUXES = {
     "flux_dev": dict(FLUX, in_channels=8, guidance_embeds=True),
     "flux_schnell": dict(FLUX, in_channels=12, out_channels=8, num_single_layers=1, attention_head_dim=6, axes_dims_rope=(2, 2, 2)),
+}
+PIXART = dict(num_layers=2, patch_size=2)
+PIXARTS = {
+    # Resolution and aspect ratio, projected text, a variance beside the noise, and the latents' own size.
+    "pixart_alpha": dict(
+        PIXART, sample_size=8, num_attention_heads=2, attention_head_dim=6, cross_attention_dim=12, caption_channels=10, in_channels=2,
+        out_channels=4, use_additional_conditions=True,
+    ),
+    # None of these, and positions that are interpolated.
+    "pixart_sigma": dict(
+        PIXART, sample_size=10, num_attention_heads=2, attention_head_dim=4, cross_attention_dim=8, in_channels=3, out_channels=None,
+        interpolation_scale=3, attention_bias=False, use_additional_conditions=False,
+    ),
 }
 LORA = {
     "sd35": ["to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "to_add_out", "ff.net.2", "ff_context.net.0.proj", "norm1.linear", "proj_out"],
@@ -187,6 +200,23 @@ def flux():
         transformer(name, model, state, inputs, {"latents": latents})
 
 
+def pixart():
+    for number, (name, options) in enumerate(PIXARTS.items()):
+        model = PixArtTransformer2DModel(**options)
+        state = refill(model, 700 + number)
+        size = (8, 8) if name == "pixart_alpha" else (6, 8)
+        inputs = {
+            "hidden_states": randn(1, 2, options["in_channels"], *size),
+            "timestep": torch.tensor([3.0, 817.5]),
+            "encoder_hidden_states": randn(2, 2, 5, options.get("caption_channels") or options["cross_attention_dim"]),
+            "encoder_attention_mask": torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]]),
+        }
+        more = {"resolution": torch.tensor([[64.0, 48.0], [512.0, 1024.0]]), "aspect_ratio": torch.tensor([[1.5], [0.5]])}
+        if options["use_additional_conditions"]:
+            inputs["added_cond_kwargs"] = more
+        transformer(name, model, state, inputs, more)
+
+
 def transformer(name, model, state, inputs, more=None):
     output = model(**inputs).sample
     weight = randn(6, *output.shape)
@@ -194,6 +224,7 @@ def transformer(name, model, state, inputs, more=None):
     directory = HERE / name
     write_config(directory, dict(model.config))
     save(directory / "diffusion_pytorch_model.safetensors", state)
+    inputs = {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
     save(directory / "vectors.safetensors", inputs | (more or {}) | {"loss_weight": weight, "output": output} | norms)
     if name in LORA:
         lora(name, model, inputs, weight)
@@ -248,6 +279,7 @@ def main():
     t5_tokenizer()
     sd3()
     flux()
+    pixart()
     for path in HERE.rglob("*.*"):
         path.chmod(0o644)
     total = sum(path.stat().st_size for path in HERE.rglob("*") if path.is_file())

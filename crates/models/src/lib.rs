@@ -9,6 +9,7 @@
 //! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x |
 //! | [`mmdit`] | the conditional denoiser of Stable Diffusion 3 and 3.5 |
 //! | [`flux`] | the conditional denoiser of Flux |
+//! | [`pixart`] | the conditional denoiser of `PixArt` |
 //! | [`vae`] | the image autoencoder |
 //! | [`text_encoder`] | the CLIP text model and its tokenizer |
 //! | [`t5`] | the T5 text encoder and its tokenizer |
@@ -31,6 +32,7 @@ pub mod lm;
 pub mod lora;
 pub mod mmdit;
 mod nearest;
+pub mod pixart;
 mod resnet;
 pub mod t5;
 pub mod text_encoder;

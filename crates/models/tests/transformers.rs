@@ -14,6 +14,7 @@ mod transformers {
     use diptych_models::diffusers::find_weights;
     use diptych_models::flux::{FluxConditions, FluxPositions, FluxTransformer2DConfig, FluxTransformer2DModel};
     use diptych_models::mmdit::{SD3Transformer2DConfig, SD3Transformer2DModel};
+    use diptych_models::pixart::{PixArtConditions, PixArtTransformer2DConfig, PixArtTransformer2DModel};
     use diptych_models::{Builder, Result};
     use diptych_tensor::{Tensor, Weights};
 
@@ -34,10 +35,11 @@ mod transformers {
         Weights::open(&find_weights(&golden(name)).unwrap()).unwrap()
     }
 
-    /// One of the two kinds of denoiser.
+    /// One of the kinds of denoiser.
     pub(super) enum Denoiser {
         Sd3(SD3Transformer2DModel),
         Flux(FluxTransformer2DModel),
+        PixArt(PixArtTransformer2DModel),
     }
 
     impl Denoiser {
@@ -46,6 +48,9 @@ mod transformers {
             if name.starts_with("sd3") {
                 let config = SD3Transformer2DConfig::from_file(config).unwrap();
                 Self::Sd3(SD3Transformer2DModel::load(builder, &config).unwrap())
+            } else if name.starts_with("pixart") {
+                let config = PixArtTransformer2DConfig::from_file(config).unwrap();
+                Self::PixArt(PixArtTransformer2DModel::load(builder, &config).unwrap())
             } else {
                 let config = FluxTransformer2DConfig::from_file(config).unwrap();
                 Self::Flux(FluxTransformer2DModel::load(builder, &config).unwrap())
@@ -56,6 +61,7 @@ mod transformers {
             match self {
                 Self::Sd3(model) => model.gradient_checkpointing = on,
                 Self::Flux(model) => model.gradient_checkpointing = on,
+                Self::PixArt(model) => model.gradient_checkpointing = on,
             }
         }
 
@@ -63,17 +69,19 @@ mod transformers {
             match self {
                 Self::Sd3(model) => model.adapter_switch(),
                 Self::Flux(model) => model.adapter_switch(),
+                Self::PixArt(model) => model.adapter_switch(),
             }
         }
 
         /// The prediction for the inputs of a file, in the type of the activations.
         pub(super) fn predict(&self, inputs: &Weights, dtype: diptych_tensor::DType) -> Result<Tensor> {
             let sample = read(inputs, "hidden_states").to_dtype(dtype).unwrap();
-            let [timestep, text, pooled] =
-                ["timestep", "encoder_hidden_states", "pooled_projections"].map(|name| read(inputs, name));
+            let (timestep, text) = (read(inputs, "timestep"), read(inputs, "encoder_hidden_states"));
+            let pooled = || read(inputs, "pooled_projections");
             match self {
-                Self::Sd3(model) => model.forward(&sample, &timestep, &text, &pooled),
+                Self::Sd3(model) => model.forward(&sample, &timestep, &text, &pooled()),
                 Self::Flux(model) => {
+                    let pooled = pooled();
                     let guidance = inputs.contains("guidance").then(|| read(inputs, "guidance"));
                     let conditions = FluxConditions {
                         timestep: &timestep,
@@ -82,6 +90,21 @@ mod transformers {
                         pooled_projections: &pooled,
                     };
                     model.forward(&sample, conditions, &positions(inputs))
+                }
+                Self::PixArt(model) => {
+                    let (resolution, ratio) = (read(inputs, "resolution"), read(inputs, "aspect_ratio"));
+                    let mask = read(inputs, "encoder_attention_mask").sum(1).unwrap();
+                    let text_lens: Vec<usize> = values(&mask).iter().map(|&len| len as usize).collect();
+                    let conditions = PixArtConditions {
+                        timesteps: &timestep,
+                        encoder_hidden_states: &text,
+                        text_lens: Some(&text_lens),
+                        size: model
+                            .config()
+                            .use_additional_conditions
+                            .then_some((&resolution, &ratio)),
+                    };
+                    model.forward(&sample, conditions)
                 }
             }
         }

@@ -30,6 +30,8 @@ pub(crate) struct AttentionConfig {
     /// Whether queries and keys are divided by their root mean square.
     pub(crate) qk_norm: bool,
     pub(crate) streams: Streams,
+    /// Whether the projections of queries, keys and values have a bias.
+    pub(crate) has_bias: bool,
 }
 
 /// Rotations of queries and keys by the place of their token, for pairs of neighboring channels.
@@ -67,7 +69,9 @@ struct Projections {
 impl Projections {
     fn load(builder: &Builder<'_>, config: AttentionConfig, linears: [&str; 3], norms: [&str; 2]) -> Result<Self> {
         let dim = config.dim;
-        let [q, k, v] = linears.map(|name| Linear::load(&builder.child(name), LinearConfig::new(dim, dim)));
+        let linear = LinearConfig::new(dim, dim);
+        let linear = if config.has_bias { linear } else { linear.without_bias() };
+        let [q, k, v] = linears.map(|name| Linear::load(&builder.child(name), linear));
         let head_dim = dim / config.num_heads;
         let norm = |name: &str| RmsNorm::load(&builder.child(name), head_dim, EPS, RmsNormWeight::Factor);
         let load_norms = || Ok::<_, crate::Error>([norm(norms[0])?, norm(norms[1])?]);
@@ -137,6 +141,36 @@ impl Attention {
     pub(crate) fn forward(&self, x: &Tensor, rope: Option<&Rope>) -> TensorResult<Tensor> {
         let [q, k, v] = self.image.forward(x, self.heads.num_heads)?;
         let out = self.attend([q, k, v], rope)?;
+        match &self.to_out {
+            Some(to_out) => to_out.forward(&out),
+            None => Ok(out),
+        }
+    }
+
+    /// An image (B, T, D) to text (B, S, D), of which each row has so many tokens that are seen: (B, T, D). Without norms.
+    pub(crate) fn forward_cross(&self, x: &Tensor, text: &Tensor, text_lens: Option<&[usize]>) -> TensorResult<Tensor> {
+        let (q, k, v) = (
+            self.image.q.forward(x)?,
+            self.image.k.forward(text)?,
+            self.image.v.forward(text)?,
+        );
+        let out = match text_lens {
+            None => attend(&q, &k, &v, self.heads)?,
+            Some(lens) => {
+                let (batch, queries, keys) = (q.dim(0)?, q.dim(1)?, k.dim(1)?);
+                let seen = |&len: &usize| std::iter::repeat_n([0, len as u32, len as u32, len as u32], queries);
+                let ranges = lens.iter().flat_map(seen).collect();
+                let visible = ops::VisibleKeys::from_ranges(batch, queries, keys, ranges)?;
+                let num_heads = self.heads.num_heads;
+                let config = ops::GroupedAttentionConfig {
+                    num_heads,
+                    num_kv_heads: num_heads,
+                    scale: 1.0 / ((q.dim(2)? / num_heads) as f64).sqrt(),
+                    softcap: None,
+                };
+                ops::attention_grouped(&q, &k, &v, &visible, config)?
+            }
+        };
         match &self.to_out {
             Some(to_out) => to_out.forward(&out),
             None => Ok(out),

@@ -81,6 +81,7 @@ impl JointBlock {
                 num_heads: config.num_heads,
                 qk_norm: config.qk_norm,
                 streams,
+                has_bias: true,
             };
             Attention::load(&builder.child(name), config)
         };

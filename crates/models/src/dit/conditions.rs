@@ -51,6 +51,7 @@ impl TimestepEmbedding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProjectionActivation {
     Silu,
+    GeluTanh,
 }
 
 /// diffusers' `PixArtAlphaTextProjection`: two linear layers.
@@ -79,6 +80,7 @@ impl TextProjection {
         let hidden = self.linear_1.forward(x)?;
         let hidden = match self.activation {
             ProjectionActivation::Silu => ops::silu(&hidden)?,
+            ProjectionActivation::GeluTanh => ops::gelu_tanh(&hidden)?,
         };
         self.linear_2.forward(&hidden)
     }

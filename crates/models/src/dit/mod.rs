@@ -14,8 +14,8 @@ use std::sync::Arc;
 use diptych_tensor::{Result as TensorResult, Tensor, checkpoint};
 
 pub(crate) use self::attention::{Attention, AttentionConfig, Rope, Streams};
-pub(crate) use self::block::{JointBlock, JointBlockConfig};
-pub(crate) use self::conditions::CombinedEmbedding;
+pub(crate) use self::block::{FeedForward, JointBlock, JointBlockConfig};
+pub(crate) use self::conditions::{CombinedEmbedding, ProjectionActivation, TextProjection, TimestepEmbedding};
 pub(crate) use self::modulation::{AdaLayerNormContinuous, Modulation, PlainNorm, modulated};
 pub(crate) use self::patches::{PatchEmbed, PatchEmbedConfig, PositionTable, unpatchify};
 use crate::{AdapterSwitch, Error, Result};

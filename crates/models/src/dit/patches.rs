@@ -22,6 +22,8 @@ pub(crate) enum PositionTable {
     /// The middle of a square table of `side` patches, whose positions are spread over `base` of them: Stable Diffusion 3. The table is part of
     /// published weight files.
     Cropped { side: usize, base: f64 },
+    /// Positions spread over `base` patches in a column and in a row, whatever their number, and divided by `scale`: `PixArt`.
+    Interpolated { base: f64, scale: f64 },
 }
 
 /// diffusers' `PatchEmbed`: a strided convolution, and a fixed vector for every place.
@@ -44,12 +46,16 @@ impl PatchEmbed {
         let conv = Conv2dConfig::new(in_channels, dim, patch_size)
             .stride(patch_size)
             .padding(0);
-        let PositionTable::Cropped { side, .. } = positions;
-        let table = builder.buffer("pos_embed", &[1, side * side, dim])?;
-        let square = |table: Tensor| table.reshape((side, side, dim)).map_err(diptych_tensor::Error::from);
+        let table = match positions {
+            PositionTable::Cropped { side, .. } => builder
+                .buffer("pos_embed", &[1, side * side, dim])?
+                .map(|table| table.reshape((side, side, dim)).map_err(diptych_tensor::Error::from))
+                .transpose()?,
+            PositionTable::Interpolated { .. } => None,
+        };
         Ok(Self {
             proj: Conv2d::load(&builder.child("proj"), conv)?,
-            table: table.map(square).transpose()?,
+            table,
             config,
         })
     }
@@ -76,47 +82,59 @@ impl PatchEmbed {
     /// Patches in a column and in a row.
     fn patches(&self, image: &Tensor) -> Result<(usize, usize)> {
         let patch = self.config.patch_size;
-        let PositionTable::Cropped { side, .. } = self.config.positions;
-        let fits = |size: usize| size > 0 && size.is_multiple_of(patch) && size / patch <= side;
+        let limit = match self.config.positions {
+            PositionTable::Cropped { side, .. } => side * patch,
+            PositionTable::Interpolated { .. } => usize::MAX,
+        };
+        let fits = |size: usize| size > 0 && size.is_multiple_of(patch) && size <= limit;
         match *image.dims() {
             [_, channels, height, width] if channels == self.config.in_channels && fits(height) && fits(width) => {
                 Ok((height / patch, width / patch))
             }
-            _ => Err(Error::Shape {
-                what: "sample",
-                found: image.dims().to_vec(),
-                expected: format!(
-                    "(B, {}, Y, X), Y and X multiples of {patch} up to {}",
-                    self.config.in_channels,
-                    side * patch
-                ),
-            }),
+            _ => {
+                let up_to = if limit < usize::MAX {
+                    format!(" up to {limit}")
+                } else {
+                    String::new()
+                };
+                Err(Error::Shape {
+                    what: "sample",
+                    found: image.dims().to_vec(),
+                    expected: format!(
+                        "(B, {}, Y, X), Y and X multiples of {patch}{up_to}",
+                        self.config.in_channels
+                    ),
+                })
+            }
         }
     }
 
     /// The vectors of an image's places, (1, Y/P X/P, D), in the type of the tokens.
     fn positions(&self, (height, width): (usize, usize), tokens: &Tensor) -> TensorResult<Tensor> {
         let dim = self.config.dim;
-        let PositionTable::Cropped { side, base } = self.config.positions;
-        let (top, left) = ((side - height) / 2, (side - width) / 2);
-        let places = match &self.table {
-            Some(table) => table
-                .narrow(0, top, height)?
-                .narrow(1, left, width)?
+        let places = match (&self.table, self.config.positions) {
+            (Some(table), PositionTable::Cropped { side, .. }) => table
+                .narrow(0, (side - height) / 2, height)?
+                .narrow(1, (side - width) / 2, width)?
                 .contiguous()?
                 .reshape((1, height * width, dim))?,
-            None => {
-                let at = |start: usize, len: usize| spread(start, len, side as f64 / base);
-                sincos_2d(&at(top, height), &at(left, width), dim, tokens.device())?
+            (None, PositionTable::Cropped { side, base }) => {
+                let at = |len: usize| spread((side - len) / 2, len, [side as f64 / base, 1.0]);
+                sincos_2d(&at(height), &at(width), dim, tokens.device())?
+            }
+            (_, PositionTable::Interpolated { base, scale }) => {
+                let at = |len: usize| spread(0, len, [len as f64 / base, scale]);
+                sincos_2d(&at(height), &at(width), dim, tokens.device())?
             }
         };
         Ok(places.to_dtype(tokens.dtype())?)
     }
 }
 
-/// The positions `start..start + len`, divided by `factor`, in f32 as diffusers divides them.
-fn spread(start: usize, len: usize, factor: f64) -> Vec<f32> {
-    (start..start + len).map(|i| i as f32 / factor as f32).collect()
+/// The positions `start..start + len`, divided by both factors, in f32 as diffusers divides them.
+fn spread(start: usize, len: usize, factors: [f64; 2]) -> Vec<f32> {
+    let divided = |i| i as f32 / factors[0] as f32 / factors[1] as f32;
+    (start..start + len).map(divided).collect()
 }
 
 /// diffusers' `get_2d_sincos_pos_embed`: half of each vector for the column, half for the row, each sines before cosines. (1, Y X, D) in f32.

@@ -26,6 +26,7 @@ impl SingleBlock {
             num_heads,
             qk_norm: true,
             streams: Streams::OneWithoutOutput,
+            has_bias: true,
         };
         Ok(Self {
             modulation: Modulation::load(&builder.child("norm"), dim)?,

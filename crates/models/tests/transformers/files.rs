@@ -2,6 +2,7 @@
 
 use diptych_models::flux::{FluxConditions, FluxPositions, FluxTransformer2DConfig};
 use diptych_models::mmdit::SD3Transformer2DConfig;
+use diptych_models::pixart::{PixArtConditions, PixArtTransformer2DConfig};
 use diptych_models::t5::T5Config;
 use diptych_models::{Builder, BuilderConfig, Error};
 use diptych_tensor::DType;
@@ -29,6 +30,19 @@ fn flux_dev() -> Value {
     })
 }
 
+/// `transformer/config.json` of `PixArt`-sigma, as published.
+fn pixart_sigma() -> Value {
+    json!({
+        "_class_name": "Transformer2DModel", "_diffusers_version": "0.28.0.dev0", "activation_fn": "gelu-approximate", "attention_bias": true,
+        "attention_head_dim": 72, "attention_type": "default", "caption_channels": 4096, "cross_attention_dim": 1152,
+        "double_self_attention": false, "dropout": 0.0, "in_channels": 4, "interpolation_scale": 2, "norm_elementwise_affine": false,
+        "norm_eps": 1e-06, "norm_num_groups": 32, "norm_type": "ada_norm_single", "num_attention_heads": 16,
+        "num_embeds_ada_norm": 1000, "num_layers": 28, "num_vector_embeds": null, "only_cross_attention": false, "out_channels": 8,
+        "patch_size": 2, "sample_size": 128, "upcast_attention": false, "use_additional_conditions": false,
+        "use_linear_projection": false
+    })
+}
+
 /// `text_encoder_3/config.json` of Stable Diffusion 3, as published.
 fn t5_xxl() -> Value {
     json!({
@@ -53,6 +67,17 @@ fn published_configurations_are_read_and_written_back() {
         (flux.dim(), flux.axes_dims_rope, flux.out_channels),
         (3072, [16, 56, 56], 64)
     );
+    let pixart = PixArtTransformer2DConfig::from_json(pixart_sigma(), "config.json").unwrap();
+    assert_eq!((pixart.dim(), pixart.use_additional_conditions), (1152, false));
+    for name in ["pixart_alpha", "pixart_sigma"] {
+        let config = PixArtTransformer2DConfig::from_file(golden(name).join("config.json")).unwrap();
+        for config in [&config, &pixart] {
+            assert_eq!(
+                &PixArtTransformer2DConfig::from_json(config.to_json(), "config.json").unwrap(),
+                config
+            );
+        }
+    }
     let t5 = T5Config::from_json(t5_xxl(), "config.json").unwrap();
     assert_eq!(
         (t5.d_model, t5.num_heads, t5.relative_attention_num_buckets),
@@ -116,6 +141,19 @@ fn what_is_not_implemented_is_named() {
             ("axes_dims_rope", json!([16, 56, 58])),
             ("guidance_embeds", json!(3.5)),
             ("num_joint_layers", json!(1)),
+        ],
+    );
+    refused(
+        |config| PixArtTransformer2DConfig::from_json(config, "config.json"),
+        &pixart_sigma(),
+        &[
+            ("norm_type", json!("ada_norm_zero")),
+            ("activation_fn", json!("geglu")),
+            ("cross_attention_dim", json!(null)),
+            ("cross_attention_dim", json!(1024)),
+            ("upcast_attention", json!(true)),
+            ("interpolation_scale", json!(0)),
+            ("num_text_tokens", json!(120)),
         ],
     );
     refused(
@@ -189,4 +227,25 @@ fn inputs_that_do_not_fit_are_refused() {
         ),
         "{error}"
     );
+
+    let (pixart_weights, inputs) = (weights("pixart_alpha"), vectors("pixart_alpha"));
+    let Denoiser::PixArt(model) = load("pixart_alpha", &pixart_weights) else {
+        unreachable!()
+    };
+    let [timesteps, text, resolution] =
+        ["timestep", "encoder_hidden_states", "resolution"].map(|name| read(&inputs, name));
+    let ratio = read(&inputs, "aspect_ratio");
+    let sample = read(&inputs, "hidden_states");
+    let refused = |text_lens: Option<&[usize]>, size| {
+        let conditions = PixArtConditions {
+            timesteps: &timesteps,
+            encoder_hidden_states: &text,
+            text_lens,
+            size,
+        };
+        model.forward(&sample, conditions).unwrap_err().to_string()
+    };
+    assert!(refused(None, None).starts_with("resolution has shape []"));
+    assert!(refused(Some(&[3, 6]), Some((&resolution, &ratio))).contains("from 1 to 5"));
+    assert!(refused(Some(&[3]), Some((&resolution, &ratio))).contains("from 1 to 5"));
 }

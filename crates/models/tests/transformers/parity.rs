@@ -13,7 +13,14 @@ use crate::support::{assert_close, read, relative_error, values};
 
 const FORWARD: f64 = 1e-4;
 const GRADIENT: f64 = 1e-3;
-const DENOISERS: [&str; 4] = ["sd3", "sd35", "flux_dev", "flux_schnell"];
+const DENOISERS: [&str; 6] = [
+    "sd3",
+    "sd35",
+    "flux_dev",
+    "flux_schnell",
+    "pixart_alpha",
+    "pixart_sigma",
+];
 
 fn trainable(weights: &Weights) -> Builder<'_> {
     Builder::new(BuilderConfig {
