@@ -70,11 +70,13 @@ pub enum Error {
         expected: String,
     },
 
-    /// A network that takes the strength of guidance as an input was called without it, or one that does not with it.
-    #[error("the network {} the strength of guidance as an input", if *is_expected { "needs" } else { "does not take" })]
-    Guidance {
-        /// Whether the network takes it.
-        is_expected: bool,
+    /// A condition that a network needs and was not given, or was given and does not take.
+    #[error("`{name}` {problem}")]
+    Condition {
+        /// The condition.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
     },
 
     /// An input is longer than what a network's positions are defined for.
@@ -263,7 +265,7 @@ impl Error {
             | Self::Config { .. }
             | Self::UnknownConfigKey { .. }
             | Self::Shape { .. }
-            | Self::Guidance { .. }
+            | Self::Condition { .. }
             | Self::ContextLength { .. }
             | Self::AdapterBase { .. }
             | Self::UnusedTensors { .. }

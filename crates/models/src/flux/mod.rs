@@ -108,7 +108,7 @@ impl FluxTransformer2DModel {
     /// `hidden_states` (B, T, `in_channels`) in the type of the activations, to (B, T, `out_channels`).
     ///
     /// # Errors
-    /// [`Error::Shape`] when a shape does not fit, [`Error::Guidance`] for a guidance where the network takes none or none where it
+    /// [`Error::Shape`] when a shape does not fit, [`Error::Condition`] for a guidance where the network takes none or none where it
     /// does, or when a tensor operation fails.
     pub fn forward(
         &self,
@@ -128,10 +128,14 @@ impl FluxTransformer2DModel {
         if let Some(guidance) = conditions.guidance {
             expect_shape("guidance", guidance, &[batch])?;
         }
-        if conditions.guidance.is_some() != self.time_text_embed.has_guidance() {
-            return Err(Error::Guidance {
-                is_expected: self.time_text_embed.has_guidance(),
-            });
+        let problem = match (conditions.guidance, self.time_text_embed.has_guidance()) {
+            (None, true) => Some("is missing: this network takes the strength of guidance as an input"),
+            (Some(_), false) => Some("is not taken by this network"),
+            (Some(_), true) | (None, false) => None,
+        };
+        if let Some(problem) = problem {
+            let name = "guidance";
+            return Err(Error::Condition { name, problem });
         }
         Ok(self.run(hidden_states, conditions, positions)?)
     }

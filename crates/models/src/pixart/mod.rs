@@ -151,7 +151,7 @@ impl PixArtTransformer2DModel {
     /// `sample` (B, `in_channels`, Y, X) in the type of the activations, to (B, `out_channels`, Y, X).
     ///
     /// # Errors
-    /// [`Error::Shape`] when a shape does not fit, also for sizes that the network does not take or needs, or when a tensor operation fails.
+    /// [`Error::Shape`] when a shape does not fit, [`Error::Condition`] for a size where the network takes none or none where it does, or when a tensor operation fails.
     pub fn forward(&self, sample: &Tensor, conditions: PixArtConditions<'_>) -> Result<Tensor> {
         let config = &self.config;
         let tokens = self.pos_embed.forward(sample)?;
@@ -160,27 +160,30 @@ impl PixArtTransformer2DModel {
         let text_dim = config.caption_channels.unwrap_or(config.dim());
         let text = conditions.encoder_hidden_states;
         let text_len = expect_shape("encoder_hidden_states", text, &[batch, None, Some(text_dim)])?[1];
-        let wrong = |what, found: Vec<usize>, expected: String| Err(Error::Shape { what, found, expected });
         if let Some(lens) = conditions.text_lens {
             if lens.len() != sample.dims()[0] || lens.iter().any(|len| !(1..=text_len).contains(len)) {
-                let expected = format!("one from 1 to {text_len} for each text");
-                return wrong("the list of text lengths", lens.to_vec(), expected);
+                return Err(Error::Shape {
+                    what: "the list of text lengths",
+                    found: lens.to_vec(),
+                    expected: format!("one from 1 to {text_len} for each text"),
+                });
             }
         }
+        let name = "resolution and aspect_ratio";
         match (conditions.size, config.use_additional_conditions) {
             (Some((resolution, ratio)), true) => {
                 expect_shape("resolution", resolution, &[batch, Some(2)])?;
                 expect_shape("aspect_ratio", ratio, &[batch, Some(1)])?;
             }
             (None, false) => {}
-            (Some((resolution, _)), false) => {
-                return wrong(
-                    "resolution",
-                    resolution.dims().to_vec(),
-                    "none: this network does not take it".into(),
-                );
+            (Some(_), false) => {
+                let problem = "are not taken by this network";
+                return Err(Error::Condition { name, problem });
             }
-            (None, true) => return wrong("resolution", Vec::new(), format!("({}, 2)", sample.dims()[0])),
+            (None, true) => {
+                let problem = "are missing: this network takes them";
+                return Err(Error::Condition { name, problem });
+            }
         }
         let tokens = self.run(tokens, conditions)?;
         let (height, width) = (sample.dims()[2], sample.dims()[3]);
