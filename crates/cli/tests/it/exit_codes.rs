@@ -338,7 +338,7 @@ const ARGUMENTS: [(&[&str], &[&str]); 46] = [
             "--sampler",
             "ddpm",
         ],
-        &["ddpm", "ddim, euler"],
+        &["heun", "ddim, euler"],
     ),
     (
         &[

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use super::timesteps::TimestepConfig;
 
 /// How the objective's numbers are obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub struct OfflinePairsConfig {
     /// authors use 0.2.
     pub prompt_dropout: f64,
     /// Timesteps that are trained.
-    pub timesteps: TimestepRange,
+    pub timesteps: TimestepConfig,
     /// How latents are taken from the autoencoder's posterior.
     pub posterior: PosteriorUse,
     /// Width and height that images are brought to, pixels; by default what the denoiser was made for.
@@ -63,7 +63,7 @@ impl Default for OfflinePairsConfig {
     fn default() -> Self {
         Self {
             prompt_dropout: 0.0,
-            timesteps: TimestepRange::default(),
+            timesteps: TimestepConfig::default(),
             posterior: PosteriorUse::default(),
             resolution: None,
         }
@@ -77,7 +77,7 @@ pub struct SftConfig {
     /// Share of examples whose prompt is replaced by the empty one, so that guidance works.
     pub prompt_dropout: f64,
     /// Timesteps that are trained.
-    pub timesteps: TimestepRange,
+    pub timesteps: TimestepConfig,
     /// How latents are taken from the autoencoder's posterior.
     pub posterior: PosteriorUse,
     /// Width and height that images are brought to, pixels; by default what the denoiser was made for.
@@ -91,7 +91,7 @@ impl Default for SftConfig {
     fn default() -> Self {
         Self {
             prompt_dropout: 0.1,
-            timesteps: TimestepRange::default(),
+            timesteps: TimestepConfig::default(),
             posterior: PosteriorUse::default(),
             resolution: None,
             train_text_encoder: false,
@@ -143,34 +143,4 @@ pub enum PosteriorUse {
     Sample,
     /// Its mean.
     Mean,
-}
-
-/// Timesteps from `min` up to but not including `max`, uniformly.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TimestepRange {
-    /// The least noisy one.
-    pub min: u32,
-    /// One past the noisiest; by default the length of the noise schedule.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max: Option<u32>,
-}
-
-impl TimestepRange {
-    /// The range on a schedule of `num_train_timesteps`.
-    ///
-    /// # Errors
-    /// [`Error::Recipe`] when it is empty or leaves the schedule.
-    pub(crate) fn resolve(self, method: &str, num_train_timesteps: usize) -> Result<std::ops::Range<u32>> {
-        let end = num_train_timesteps as u32;
-        let max = self.max.unwrap_or(end);
-        if self.min < max && max <= end {
-            return Ok(self.min..max);
-        }
-        Err(Error::Recipe {
-            key: format!("method.{method}.timesteps"),
-            problem: format!("is {} to {max}", self.min),
-            hint: format!("expected 0 <= min < max <= {end}, the length of the noise schedule"),
-        })
-    }
 }

@@ -8,12 +8,13 @@ use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::AutoencoderKl;
 use image::RgbImage;
 
-use super::config::{PosteriorUse, TimestepRange};
+use super::config::PosteriorUse;
 use super::denoising_records::{DenoisingRecords, Prompts};
 use super::draws::Draws;
 use super::prepare::{Preparation, not_a_multiple};
 use super::records::{LatentEncoder, Latents};
 use super::showcase::texts;
+use super::timesteps::TimestepConfig;
 use super::trained::TextTraining;
 use diptych_train::Reporter;
 
@@ -26,7 +27,7 @@ use crate::{Error, Result};
 pub(super) struct Settings {
     pub(super) method: &'static str,
     pub(super) prompt_dropout: f64,
-    pub(super) timesteps: TimestepRange,
+    pub(super) timesteps: TimestepConfig,
     pub(super) posterior: PosteriorUse,
     pub(super) resolution: Option<u32>,
     pub(super) text: TextTraining,
@@ -169,9 +170,7 @@ impl Preparation<'_> {
     fn draws(&self, settings: &Settings, latents: &Latents) -> Result<Draws> {
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         Ok(Draws {
-            timesteps: settings
-                .timesteps
-                .resolve(settings.method, schedule.num_train_timesteps())?,
+            timesteps: settings.timesteps.resolve(settings.method, &schedule)?,
             prompt_dropout: settings.prompt_dropout,
             latent_shape: latents.shape(),
             given_noise: None,

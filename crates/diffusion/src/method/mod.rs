@@ -11,6 +11,7 @@ mod prepare;
 mod records;
 mod sft;
 mod showcase;
+mod timesteps;
 mod trained;
 
 use std::path::{Path, PathBuf};
@@ -19,14 +20,13 @@ use diptych_tensor::Params;
 use diptych_train::{Method, MicroBatch, StepOutput};
 
 pub use autoencoder::Autoencoder;
-pub use config::{
-    AutoencoderConfig, MethodConfig, OfflinePairsConfig, PosteriorUse, Reconstruction, SftConfig, TimestepRange,
-};
+pub use config::{AutoencoderConfig, MethodConfig, OfflinePairsConfig, PosteriorUse, Reconstruction, SftConfig};
 pub use offline_pairs::OfflinePairs;
 pub(crate) use prepare::network_options;
 pub use prepare::prepare;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
+pub use timesteps::TimestepConfig;
 pub(crate) use trained::TrainedDenoiser;
 
 use crate::{Error, Result};

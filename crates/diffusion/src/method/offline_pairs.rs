@@ -83,7 +83,7 @@ impl OfflinePairs {
         Ok(PairInput {
             noisy_latents: schedule.add_noise(&latents, &noise, &timesteps)?,
             target: schedule.target(&latents, &noise, &timesteps)?,
-            timesteps: timesteps.iter().map(|&timestep| timestep as f32).collect(),
+            timesteps,
             conditioning: self.records.conditioning(batch, device)?.repeat(2)?,
         })
     }

@@ -5,6 +5,7 @@ mod conditioning;
 mod embeddings;
 mod export;
 mod generate;
+mod guidance;
 
 use std::path::Path;
 
@@ -18,7 +19,8 @@ pub use conditioning::Conditioning;
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
 pub(crate) use generate::{ImageSampler, NoiseSet, generate_candidates};
-pub use generate::{SampleConfig, generate, generate_with};
+pub use generate::{SampleConfig, generate, generate_with, image_tokens};
+pub use guidance::Guided;
 
 use crate::Result;
 

@@ -7,12 +7,13 @@ use diptych_models::unet::UNet2DConditionConfig;
 use super::{Encoded, Settings};
 use diptych_train::Reporter;
 
-use crate::method::config::{PosteriorUse, TimestepRange};
+use crate::method::config::PosteriorUse;
 use crate::method::denoising_records::{DenoisingRecords, Prompts};
 use crate::method::draws::Draws;
 use crate::method::prepare::Preparation;
 use crate::method::records::Latents;
 use crate::method::showcase::texts;
+use crate::method::timesteps::TimestepConfig;
 use crate::method::trained::TextTraining;
 use crate::pipeline::{PromptEmbeddings, TextConditioner, load_vae};
 use crate::schedule::NoiseSchedule;
@@ -92,7 +93,7 @@ impl Preparation<'_> {
         if settings.posterior != PosteriorUse::default() || self.recipe.source.says(&posterior) {
             return unused("posterior", "its latents are already drawn: leave it out");
         }
-        if settings.timesteps != TimestepRange::default() && pairs.tensors().timesteps.is_some() {
+        if settings.timesteps != TimestepConfig::default() && pairs.tensors().timesteps.is_some() {
             return unused("timesteps", "it carries timesteps: leave the key out, or the tensor");
         }
         Ok(())
