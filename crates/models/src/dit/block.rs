@@ -56,7 +56,7 @@ pub(crate) struct JointBlock {
 #[derive(Debug)]
 enum ImageModulation {
     Zero(Modulation<6>),
-    Dual(Modulation<9>, Attention),
+    Dual(Modulation<9>, Box<Attention>),
 }
 
 /// What the text stream does beside attending.
@@ -96,7 +96,10 @@ impl JointBlock {
         };
         Ok(Self {
             norm1: if config.has_dual_attention {
-                ImageModulation::Dual(Modulation::load(&norm1, dim)?, attention("attn2", Streams::One)?)
+                ImageModulation::Dual(
+                    Modulation::load(&norm1, dim)?,
+                    Box::new(attention("attn2", Streams::One)?),
+                )
             } else {
                 ImageModulation::Zero(Modulation::load(&norm1, dim)?)
             },

@@ -160,14 +160,14 @@ impl PixArtTransformer2DModel {
         let text_dim = config.caption_channels.unwrap_or(config.dim());
         let text = conditions.encoder_hidden_states;
         let text_len = expect_shape("encoder_hidden_states", text, &[batch, None, Some(text_dim)])?[1];
-        if let Some(lens) = conditions.text_lens {
-            if lens.len() != sample.dims()[0] || lens.iter().any(|len| !(1..=text_len).contains(len)) {
-                return Err(Error::Shape {
-                    what: "the list of text lengths",
-                    found: lens.to_vec(),
-                    expected: format!("one from 1 to {text_len} for each text"),
-                });
-            }
+        if let Some(lens) = conditions.text_lens
+            && (lens.len() != sample.dims()[0] || lens.iter().any(|len| !(1..=text_len).contains(len)))
+        {
+            return Err(Error::Shape {
+                what: "the list of text lengths",
+                found: lens.to_vec(),
+                expected: format!("one from 1 to {text_len} for each text"),
+            });
         }
         let name = "resolution and aspect_ratio";
         match (conditions.size, config.use_additional_conditions) {
