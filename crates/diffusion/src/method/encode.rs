@@ -4,7 +4,6 @@ mod given;
 
 use diptych_data::{Dataset, ImageSource};
 use diptych_models::Trainable;
-use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::AutoencoderKl;
 use image::RgbImage;
 
@@ -19,7 +18,7 @@ use super::trained::TextTraining;
 use diptych_train::Reporter;
 
 use crate::modality::SamplesConfig;
-use crate::pipeline::{PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -180,25 +179,27 @@ impl Preparation<'_> {
 
     /// Height and width of the latents.
     fn latent_size(&self, settings: &Settings, factor: usize) -> Result<[usize; 2]> {
+        let config = DenoiserConfig::read(self.pipeline)?;
         if let Some(side) = settings.resolution {
-            return if side > 0 && (side as usize).is_multiple_of(factor) {
+            let multiple = factor * config.latent_multiple();
+            return if side > 0 && (side as usize).is_multiple_of(multiple) {
                 Ok([side as usize / factor; 2])
             } else {
-                Err(not_a_multiple(settings.method, side, factor as u32))
+                Err(not_a_multiple(settings.method, side, multiple as u32))
             };
         }
-        let file = self.pipeline.component("unet")?.config();
-        UNet2DConditionConfig::from_file(&file)?
-            .sample_size
-            .ok_or_else(|| Error::Config {
+        config.sample_size().map_err(|error| match error {
+            Error::Config { file, key, found, .. } => Error::Config {
                 file,
-                key: "sample_size".into(),
-                found: "missing".into(),
+                key,
+                found,
                 expected: format!(
                     "the latents' height and width, or `method.{}.resolution` in the recipe",
                     settings.method
                 ),
-            })
+            },
+            other => other,
+        })
     }
 
     /// What is sampled while training, if anything.

@@ -62,7 +62,7 @@ impl OfflinePairs {
             Reference::None => return Ok(None),
             Reference::Frozen(denoiser) => Self::errors(denoiser, input)?,
             Reference::AdapterOff => {
-                let _off = self.policy.denoiser.unet().adapter_switch().disable();
+                let _off = self.policy.denoiser.adapter_switch().disable();
                 Self::errors(&self.policy.denoiser, input)?
             }
         };

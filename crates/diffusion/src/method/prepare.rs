@@ -16,7 +16,7 @@ use super::sft::Sft;
 use super::showcase::Showcase;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use crate::modality::{Diffusion, adapter_of};
-use crate::pipeline::{NetworkOptions, load_adapter, load_vae};
+use crate::pipeline::{NetworkOptions, denoiser_component, load_adapter, load_vae};
 use crate::{Error, Result, evaluation};
 
 /// Loads the networks and the data of a recipe and computes what training reads of them.
@@ -31,7 +31,7 @@ pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Resul
     let adapter = adapter_of(recipe)?;
     if let AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) = &adapter {
         // Read again where it is attached; here its other parts are refused, which the run would drop.
-        load_adapter(path, "unet")?;
+        load_adapter(path, denoiser_component(&pipeline))?;
     }
     let preparation = Preparation {
         recipe,
@@ -271,9 +271,9 @@ mod tests {
             let DiffusionMethod::Sft(sft) = prepare(&recipe, &mut Reporter::silent()).unwrap() else {
                 panic!("another method");
             };
-            assert_eq!(sft.policy.denoiser.unet().gradient_checkpointing, enabled);
+            assert_eq!(sft.policy.denoiser.network().gradient_checkpointing(), enabled);
             let text = sft.policy.text.as_ref().unwrap();
-            assert_eq!(text.encoder().gradient_checkpointing, enabled);
+            assert_eq!(text.encoder().unwrap().gradient_checkpointing, enabled);
         }
     }
 }

@@ -4,8 +4,12 @@ mod components;
 mod conditioning;
 mod embeddings;
 mod export;
+mod flux;
 mod generate;
 mod guidance;
+mod network;
+mod prompts;
+mod sd3;
 
 use std::path::Path;
 
@@ -13,16 +17,20 @@ use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterSwitch, Trainable};
 
-pub use components::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, load_vae};
+pub use components::{Checkpointing, ClipConditioner, Denoiser, NetworkOptions, load_vae};
 pub(crate) use components::{TEXT_PREFIX, load_adapter};
 pub use conditioning::Conditioning;
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
+pub use flux::FluxConditioner;
 pub(crate) use generate::{ImageSampler, NoiseSet, generate_candidates};
 pub use generate::{SampleConfig, generate, generate_with, image_tokens};
 pub use guidance::Guided;
+pub use network::{DenoiserConfig, Network, denoiser_component};
+pub use prompts::TextConditioner;
+pub use sd3::Sd3Conditioner;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Every network of a text-to-image pipeline, frozen.
 #[derive(Debug)]
@@ -42,7 +50,9 @@ impl Pipeline {
     /// Files that are missing, damaged or do not fit; values that are not implemented.
     pub fn load(path: &Path, adapter: Option<&Path>, options: &NetworkOptions) -> Result<Self> {
         let directory = PipelineDir::open(path)?;
-        let adapter = adapter.map(|path| load_adapter(path, "unet")).transpose()?;
+        let adapter = adapter
+            .map(|path| load_adapter(path, denoiser_component(&directory)))
+            .transpose()?;
         let (denoiser, _) = Denoiser::load(&directory, options, Trainable::None, adapter.as_ref())?;
         let (text, _) = TextConditioner::load(&directory, options, Trainable::None, None)?;
         let (vae, _) = load_vae(&directory, options, Trainable::None)?;
@@ -51,7 +61,7 @@ impl Pipeline {
 
     /// Turns the adapter off while the guard lives, which gives the base model.
     pub fn adapter_switch(&self) -> &AdapterSwitch {
-        self.denoiser.unet().adapter_switch()
+        self.denoiser.adapter_switch()
     }
 
     /// Width and height of the images, pixels.
@@ -63,4 +73,10 @@ impl Pipeline {
         let factor = self.vae.downscale();
         Ok(((x * factor) as u32, (y * factor) as u32))
     }
+}
+
+/// A part of the conditioning that the network needs.
+fn required<'a>(part: Option<&'a diptych_tensor::Tensor>, name: &'static str) -> Result<&'a diptych_tensor::Tensor> {
+    let problem = "is missing, and this network needs it";
+    part.ok_or(Error::Conditioning { name, problem })
 }

@@ -30,7 +30,7 @@ pub(crate) enum PositionTable {
 #[derive(Debug)]
 pub(crate) struct PatchEmbed {
     proj: Conv2d,
-    /// The weight file's table, (side, side, D).
+    /// The weight file's table, (1, side side, D).
     table: Option<Tensor>,
     config: PatchEmbedConfig,
 }
@@ -47,10 +47,7 @@ impl PatchEmbed {
             .stride(patch_size)
             .padding(0);
         let table = match positions {
-            PositionTable::Cropped { side, .. } => builder
-                .buffer("pos_embed", &[1, side * side, dim])?
-                .map(|table| table.reshape((side, side, dim)).map_err(diptych_tensor::Error::from))
-                .transpose()?,
+            PositionTable::Cropped { side, .. } => builder.buffer("pos_embed", &[1, side * side, dim])?,
             PositionTable::Interpolated { .. } => None,
         };
         Ok(Self {
@@ -58,6 +55,11 @@ impl PatchEmbed {
             table,
             config,
         })
+    }
+
+    /// The weight file's table of positions, (1, side side, D).
+    pub(crate) fn table(&self) -> Option<Tensor> {
+        self.table.clone()
     }
 
     /// (B, C, Y, X) to (B, Y/P X/P, D).
@@ -114,6 +116,7 @@ impl PatchEmbed {
         let dim = self.config.dim;
         let places = match (&self.table, self.config.positions) {
             (Some(table), PositionTable::Cropped { side, .. }) => table
+                .reshape((side, side, dim))?
                 .narrow(0, (side - height) / 2, height)?
                 .narrow(1, (side - width) / 2, width)?
                 .contiguous()?

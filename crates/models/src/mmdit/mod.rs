@@ -8,6 +8,7 @@
 
 mod config;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use diptych_tensor::{Result as TensorResult, Tensor, ops};
@@ -80,6 +81,15 @@ impl SD3Transformer2DModel {
     /// The configuration the network was built from.
     pub fn config(&self) -> &SD3Transformer2DConfig {
         &self.config
+    }
+
+    /// Tensors of the weight file that are no parameters: the table of positions, where the file has it.
+    pub fn buffers(&self) -> BTreeMap<String, Tensor> {
+        let table = self
+            .pos_embed
+            .table()
+            .map(|table| ("pos_embed.pos_embed".to_owned(), table));
+        table.into_iter().collect()
     }
 
     /// The switch of this network's adapters.

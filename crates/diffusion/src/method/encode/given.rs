@@ -2,7 +2,6 @@
 
 use diptych_data::LatentPairs;
 use diptych_models::Trainable;
-use diptych_models::unet::UNet2DConditionConfig;
 
 use super::{Encoded, Settings};
 use diptych_train::Reporter;
@@ -15,7 +14,7 @@ use crate::method::records::Latents;
 use crate::method::showcase::texts;
 use crate::method::timesteps::TimestepConfig;
 use crate::method::trained::TextTraining;
-use crate::pipeline::{PromptEmbeddings, TextConditioner, load_vae};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, TextConditioner, denoiser_component, load_vae};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -99,9 +98,34 @@ impl Preparation<'_> {
         Ok(())
     }
 
+    /// Refuses pooled texts, sizes and crops that the denoiser does not take, and their absence where it does.
+    fn check_pooled(&self, config: &DenoiserConfig, pairs: &LatentPairs) -> Result<()> {
+        let tensors = pairs.tensors();
+        let refused = |problem: String| {
+            Err(Error::Recipe {
+                key: "data.path".into(),
+                problem,
+                hint: "use data encoded for its text encoder".into(),
+            })
+        };
+        if tensors.time_ids.is_some() {
+            return refused("has `time_ids`, which this denoiser does not take".into());
+        }
+        let found = tensors.pooled.as_ref().map(|pooled| pooled.shape()[1]);
+        match (found, config.pooled_dim()) {
+            (Some(_), None) => refused("has `pooled`, which this denoiser does not take".into()),
+            (None, Some(_)) => refused("has no `pooled`, which this denoiser takes".into()),
+            (Some(found), Some(expected)) if found != expected => refused(format!(
+                "has {found} values in `pooled`, and this denoiser takes {expected}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses tensors that the denoiser cannot take, which its first step would find out otherwise.
     fn check_fit(&self, pairs: &LatentPairs) -> Result<()> {
-        let config = UNet2DConditionConfig::from_file(self.pipeline.component("unet")?.config())?;
+        let config = DenoiserConfig::read(self.pipeline)?;
+        let file = format!("{}/config.json", denoiser_component(self.pipeline));
         let tensors = pairs.tensors();
         let misfit = |record: usize, name: &'static str, found: String, expected: String| Error::Record {
             id: pairs.record_id(record),
@@ -111,8 +135,9 @@ impl Preparation<'_> {
         };
         let (latents, text) = (tensors.latents_chosen.shape(), tensors.encoder_hidden_states.shape());
         // All shards agree in shapes, so that the first record stands for all.
-        if latents[1] != config.in_channels {
-            let expected = format!("{}, `in_channels` of unet/config.json", config.in_channels);
+        let (channels, key) = config.latent_channels();
+        if latents[1] != channels {
+            let expected = format!("{channels}, {key} of {file}");
             return Err(misfit(
                 0,
                 "latents_chosen",
@@ -120,18 +145,13 @@ impl Preparation<'_> {
                 expected,
             ));
         }
-        if let Some(&width) = config.cross_attention_dim.first().filter(|&&width| width != text[2]) {
-            let expected = format!("{width}, `cross_attention_dim` of unet/config.json");
+        let (width, key) = config.text_dim();
+        if text[2] != width {
+            let expected = format!("{width}, `{key}` of {file}");
             let found = format!("{} values a token", text[2]);
             return Err(misfit(0, "encoder_hidden_states", found, expected));
         }
-        if pairs.tensors().pooled.is_some() {
-            return Err(Error::Recipe {
-                key: "data.path".into(),
-                problem: "has `pooled` and `time_ids`, which this denoiser does not take".into(),
-                hint: "use data encoded for its text encoder".into(),
-            });
-        }
+        self.check_pooled(&config, pairs)?;
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         let last = schedule.num_train_timesteps() - 1;
         let outside = |&(_, &timestep): &(usize, &u32)| timestep as usize > last;
