@@ -2,10 +2,10 @@
 
 Run:  python tests/golden/generate_transformers.py     (needs torch, diffusers, transformers, peft, safetensors, tokenizers; no network)
 
-Everything lands in tests/golden/transformers/ and is read by crates/models/tests/transformers.rs. Weights are rounded to f16, stored as f16 and
-used as f32. Every parameter is drawn anew from a fixed generator, in the order of its name.
+Everything lands in tests/golden/transformers/ and is read by crates/models/tests/transformers.rs. T5 has weight files; the weights of the
+transformers are made from names (`named_values.py`), by this program and by the reader.
 
-Made with: Python 3.11.7, torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, peft 0.21.2, safetensors 0.8.0, tokenizers 0.23.3
+Made with: Python 3.11.7, torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, peft 0.21.2, safetensors 0.8.0, tokenizers 0.23.3, numpy 2.4.6
 """
 
 import json
@@ -14,6 +14,7 @@ import shutil
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
+from named_values import fill
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -70,7 +71,7 @@ TEXTS = [
 
 
 def refill(model, seed):
-    """Draws every parameter anew, rounded to f16, and returns them in f16."""
+    """Draws every parameter anew, in the order of names, rounded to f16, and returns them in f16."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     with torch.no_grad():
@@ -162,27 +163,26 @@ def t5_tokenizer():
 
 
 def sd3():
-    for number, (name, options) in enumerate(SD3S.items()):
-        model = SD3Transformer2DModel(**options)
-        state = refill(model, 500 + number)
+    for name, options in SD3S.items():
+        model = fill(SD3Transformer2DModel(**options))
+        more = {}
         if name == "sd3":
             # Not what the formula gives, to tell whose table is read.
             table = randn(9, *model.pos_embed.pos_embed.shape)
             model.pos_embed.pos_embed.copy_(table)
-            state["pos_embed.pos_embed"] = table.to(torch.float16)
+            more["pos_embed.pos_embed"] = table
         inputs = {
             "hidden_states": randn(1, 2, options["in_channels"], 6, 8),
             "timestep": torch.tensor([3.0, 817.5]),
             "encoder_hidden_states": randn(2, 2, 5, options["joint_attention_dim"]),
             "pooled_projections": randn(3, 2, options["pooled_projection_dim"]),
         }
-        transformer(name, model, state, inputs)
+        transformer(name, model, inputs, more)
 
 
 def flux():
-    for number, (name, options) in enumerate(FLUXES.items()):
-        model = FluxTransformer2DModel(**options)
-        state = refill(model, 600 + number)
+    for name, options in FLUXES.items():
+        model = fill(FluxTransformer2DModel(**options))
         latents = randn(1, 2, options["in_channels"] // 4, 4, 6)
         inputs = {
             "hidden_states": FluxPipeline._pack_latents(latents, 2, options["in_channels"] // 4, 4, 6),
@@ -197,13 +197,12 @@ def flux():
         else:
             inputs["txt_ids"] = (randn(4, 5, 3) * 3).round()
             inputs["img_ids"] = (randn(5, 6, 3) * 20).round()
-        transformer(name, model, state, inputs, {"latents": latents})
+        transformer(name, model, inputs, {"latents": latents})
 
 
 def pixart():
-    for number, (name, options) in enumerate(PIXARTS.items()):
-        model = PixArtTransformer2DModel(**options)
-        state = refill(model, 700 + number)
+    for name, options in PIXARTS.items():
+        model = fill(PixArtTransformer2DModel(**options))
         size = (8, 8) if name == "pixart_alpha" else (6, 8)
         inputs = {
             "hidden_states": randn(1, 2, options["in_channels"], *size),
@@ -214,18 +213,17 @@ def pixart():
         more = {"resolution": torch.tensor([[64.0, 48.0], [512.0, 1024.0]]), "aspect_ratio": torch.tensor([[1.5], [0.5]])}
         if options["use_additional_conditions"]:
             inputs["added_cond_kwargs"] = more
-        transformer(name, model, state, inputs, more)
+        transformer(name, model, inputs, more)
 
 
-def transformer(name, model, state, inputs, more=None):
+def transformer(name, model, inputs, more):
     output = model(**inputs).sample
     weight = randn(6, *output.shape)
     norms = gradient_norms(model, (output * weight).sum())
     directory = HERE / name
     write_config(directory, dict(model.config))
-    save(directory / "diffusion_pytorch_model.safetensors", state)
     inputs = {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
-    save(directory / "vectors.safetensors", inputs | (more or {}) | {"loss_weight": weight, "output": output} | norms)
+    save(directory / "vectors.safetensors", inputs | more | {"loss_weight": weight, "output": output} | norms)
     if name in LORA:
         lora(name, model, inputs, weight)
 

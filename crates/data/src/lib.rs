@@ -85,7 +85,7 @@ pub use message::{CharSpan, Completion, Content, Message, Prompt, Text, TextBloc
 pub use order::shuffled_indices;
 pub use preference::ImagePair;
 pub use record_kind::RecordKind;
-pub use resize::resize_and_crop;
+pub use resize::{centered_crop, resize_and_crop};
 pub use text::{
     Affix, ChatEnding, ChatRequest, ChatTemplate, CompletionPart, Encoded, EncodedCompletion, EncodedPair,
     EncodedPrompt, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, EncodingConfig, EncodingConvention,

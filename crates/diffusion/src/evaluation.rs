@@ -115,9 +115,11 @@ pub(crate) fn check_inputs(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -
     }
     if let Some(config) = win_rate {
         SamplerConfig::new(sampling.sampler, config.steps).check(&schedule)?;
-        for part in ["text_encoder", "tokenizer", "vae"] {
-            pipeline.component(part)?;
+        for (encoder, tokenizer) in TextConditioner::components(pipeline) {
+            pipeline.component(encoder)?;
+            pipeline.component(tokenizer)?;
         }
+        pipeline.component("vae")?;
         resolved(recipe, config)?.prompts()?;
     }
     Ok(())

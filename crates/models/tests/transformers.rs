@@ -18,6 +18,7 @@ mod transformers {
     use diptych_models::{Builder, Result};
     use diptych_tensor::{Tensor, Weights};
 
+    use crate::support::named::named_tensors;
     use crate::support::{read, values};
 
     /// A directory of the golden vectors.
@@ -31,8 +32,17 @@ mod transformers {
         Weights::open(&golden(name).join("vectors.safetensors")).unwrap()
     }
 
+    /// T5's files; of a denoiser, what the generator makes of the names of its parameters.
     pub(super) fn weights(name: &str) -> Weights {
-        Weights::open(&find_weights(&golden(name)).unwrap()).unwrap()
+        if name == "t5" {
+            return Weights::open(&find_weights(&golden(name)).unwrap()).unwrap();
+        }
+        let mut tensors = named_tensors(|builder| Ok(Denoiser::load(name, builder)));
+        let (vectors, table) = (vectors(name), "pos_embed.pos_embed");
+        if vectors.contains(table) {
+            tensors.insert(table.to_owned(), read(&vectors, table));
+        }
+        Weights::from_tensors("named", tensors)
     }
 
     /// One of the kinds of denoiser.

@@ -2,7 +2,9 @@
 
 mod given;
 
-use diptych_data::{Dataset, ImageSource};
+use std::cell::RefCell;
+
+use diptych_data::{Dataset, HostTensor, ImageSource};
 use diptych_models::Trainable;
 use diptych_models::vae::AutoencoderKl;
 use image::RgbImage;
@@ -18,7 +20,7 @@ use super::trained::TextTraining;
 use diptych_train::Reporter;
 
 use crate::modality::SamplesConfig;
-use crate::pipeline::{DenoiserConfig, PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, SampleConfig, TextConditioner, load_vae, sizes};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -98,12 +100,16 @@ impl Preparation<'_> {
         let encoder = LatentEncoder {
             vae: &vae,
             device: &self.options.device,
-            dtype: self.options.dtype,
             size: (latent_size[1] as u32 * factor, latent_size[0] as u32 * factor),
             posterior: settings.posterior,
         };
+        let sizes = RefCell::new(vec![[0; 2]; source.chosen.len()]);
         let total = source.chosen.len() + source.rejected.len();
-        let chosen = |index: usize| decode(&source.ids[index], source.chosen_key, &source.chosen[index]);
+        let chosen = |index: usize| {
+            let image = decode(&source.ids[index], source.chosen_key, &source.chosen[index])?;
+            sizes.borrow_mut()[index] = [image.height() as usize, image.width() as usize];
+            Ok(image)
+        };
         let latents = Latents::encode(&encoder, source.chosen.len(), chosen, reporter, (0, total))?;
         let rejected = if source.rejected.is_empty() {
             None
@@ -124,7 +130,7 @@ impl Preparation<'_> {
             ids: source.ids,
             latents,
             prompts,
-            time_ids: None,
+            time_ids: self.time_ids(&sizes.into_inner(), latent_size.map(|side| side * factor as usize))?,
             draws,
         };
         Ok(Encoded {
@@ -134,6 +140,21 @@ impl Preparation<'_> {
             sample_embeddings,
             samples,
         })
+    }
+
+    /// Sizes and crops of each record, where the denoiser takes them: those of its image, of a pair the chosen one's, as both sides share
+    /// what the denoiser is told.
+    fn time_ids(&self, originals: &[[usize; 2]], target: [usize; 2]) -> Result<Option<HostTensor>> {
+        let config = DenoiserConfig::read(self.pipeline)?;
+        if config.unet().is_none_or(|unet| unet.addition_embed.is_none()) {
+            return Ok(None);
+        }
+        let numbers = originals
+            .iter()
+            .flat_map(|&original| sizes::of_cropped(original, target))
+            .collect();
+        let shape = vec![originals.len(), sizes::NUM_NUMBERS];
+        Ok(Some(HostTensor::new(shape, numbers)?))
     }
 
     /// Embeddings of all prompts, or their texts where the encoder is trained.

@@ -16,7 +16,7 @@ use super::sft::Sft;
 use super::showcase::Showcase;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use crate::modality::{Diffusion, adapter_of};
-use crate::pipeline::{NetworkOptions, denoiser_component, load_adapter, load_vae};
+use crate::pipeline::{NetworkOptions, TextConditioner, denoiser_component, load_adapter, load_vae};
 use crate::{Error, Result, evaluation};
 
 /// Loads the networks and the data of a recipe and computes what training reads of them.
@@ -114,6 +114,13 @@ impl Preparation<'_> {
     }
 
     fn sft(&self, config: SftConfig, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
+        if config.train_text_encoder && TextConditioner::components(self.pipeline).len() > 1 {
+            return Err(Error::Recipe {
+                key: "method.sft.train_text_encoder".into(),
+                problem: "is not made for two text encoders".into(),
+                hint: "leave it out: the denoiser alone is trained".into(),
+            });
+        }
         let text = if config.train_text_encoder {
             TextTraining::Trained
         } else {

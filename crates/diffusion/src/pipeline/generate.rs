@@ -160,7 +160,7 @@ impl ImageSampler<'_> {
         for (batch_idx, batch) in prompts.chunks(self.config.batch_size.max(1)).enumerate() {
             let first = (batch_idx * self.config.batch_size.max(1)) as u64;
             let latents = self.latents(&sampler, batch, first)?;
-            images.extend(decode(self.vae, &latents, self.denoiser.dtype())?);
+            images.extend(decode(self.vae, &latents)?);
             reporter.advance(stage, images.len() as u64, prompts.len() as u64)?;
         }
         Ok(images)
@@ -195,7 +195,10 @@ impl ImageSampler<'_> {
         for prompt in prompts {
             rows.push(row(prompt)?);
         }
-        self.embeddings.gather(&rows, self.denoiser.device())
+        let factor = self.vae.downscale();
+        let image_size = [self.latent_shape[1] * factor, self.latent_shape[2] * factor];
+        let conditioning = self.embeddings.gather(&rows, self.denoiser.device())?;
+        self.denoiser.sized(conditioning, image_size)
     }
 }
 
@@ -207,8 +210,8 @@ pub fn image_tokens(latent_shape: [usize; 3]) -> usize {
 }
 
 /// Images of scaled latents (B, C, Y, X).
-pub(crate) fn decode(vae: &AutoencoderKl, latents: &Tensor, dtype: DType) -> Result<Vec<RgbImage>> {
-    let latents = cast(&vae.unscale(latents)?, dtype)?;
+pub(crate) fn decode(vae: &AutoencoderKl, latents: &Tensor) -> Result<Vec<RgbImage>> {
+    let latents = cast(&vae.unscale(latents)?, vae.dtype())?;
     images::from_tensor(&vae.decode(&latents)?)
 }
 

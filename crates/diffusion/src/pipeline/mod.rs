@@ -10,6 +10,8 @@ mod guidance;
 mod network;
 mod prompts;
 mod sd3;
+pub(crate) mod sizes;
+mod text;
 
 use std::path::Path;
 
@@ -17,8 +19,8 @@ use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterSwitch, Trainable};
 
-pub use components::{Checkpointing, ClipConditioner, Denoiser, NetworkOptions, load_vae};
-pub(crate) use components::{TEXT_PREFIX, load_adapter};
+pub(crate) use components::load_adapter;
+pub use components::{Checkpointing, Denoiser, NetworkOptions, load_vae};
 pub use conditioning::Conditioning;
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
@@ -29,6 +31,8 @@ pub use guidance::Guided;
 pub use network::{DenoiserConfig, Network, denoiser_component};
 pub use prompts::TextConditioner;
 pub use sd3::Sd3Conditioner;
+pub use text::ClipConditioner;
+pub(crate) use text::TEXT_PREFIX;
 
 use crate::{Error, Result};
 

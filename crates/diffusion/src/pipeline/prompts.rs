@@ -7,10 +7,11 @@ use diptych_models::text_encoder::ClipTextModel;
 use diptych_tensor::Params;
 
 use super::Conditioning;
-use super::components::{Checkpointing, ClipConditioner, NetworkOptions};
+use super::components::{Checkpointing, NetworkOptions};
 use super::flux::FluxConditioner;
 use super::network::denoiser_component;
 use super::sd3::Sd3Conditioner;
+use super::text::ClipConditioner;
 use crate::{Error, Result};
 
 /// The tokenizers and text encoders of a pipeline.
@@ -52,6 +53,21 @@ impl TextConditioner {
             FlowKind::Flux => Self::Flux(Box::new(FluxConditioner::load(pipeline, options)?)),
         };
         Ok((text, Params::default()))
+    }
+
+    /// Names of the components that prompts need: each text encoder with its tokenizer.
+    pub fn components(pipeline: &PipelineDir) -> Vec<(&'static str, &'static str)> {
+        let all = [
+            ("text_encoder", "tokenizer"),
+            ("text_encoder_2", "tokenizer_2"),
+            ("text_encoder_3", "tokenizer_3"),
+        ];
+        match FlowKind::of(pipeline) {
+            None => ClipConditioner::components(pipeline),
+            // T5 may be left out.
+            Some(FlowKind::Sd3) if pipeline.has("text_encoder_3") => all.to_vec(),
+            Some(FlowKind::Sd3 | FlowKind::Flux) => all[..2].to_vec(),
+        }
     }
 
     /// Values of an encoded prompt, without any network: how much memory each takes.

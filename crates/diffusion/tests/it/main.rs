@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod flows;
 mod invariants;
 mod replay;
 mod result;
 mod runs;
 mod schedulers;
+mod sdxl;
 mod world;

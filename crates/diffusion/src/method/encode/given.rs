@@ -1,6 +1,6 @@
 //! Records that were encoded elsewhere.
 
-use diptych_data::LatentPairs;
+use diptych_data::{LatentPairs, LatentTensors};
 use diptych_models::Trainable;
 
 use super::{Encoded, Settings};
@@ -14,7 +14,7 @@ use crate::method::records::Latents;
 use crate::method::showcase::texts;
 use crate::method::timesteps::TimestepConfig;
 use crate::method::trained::TextTraining;
-use crate::pipeline::{DenoiserConfig, PromptEmbeddings, TextConditioner, denoiser_component, load_vae};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, TextConditioner, denoiser_component, load_vae, sizes};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -98,30 +98,6 @@ impl Preparation<'_> {
         Ok(())
     }
 
-    /// Refuses pooled texts, sizes and crops that the denoiser does not take, and their absence where it does.
-    fn check_pooled(&self, config: &DenoiserConfig, pairs: &LatentPairs) -> Result<()> {
-        let tensors = pairs.tensors();
-        let refused = |problem: String| {
-            Err(Error::Recipe {
-                key: "data.path".into(),
-                problem,
-                hint: "use data encoded for its text encoder".into(),
-            })
-        };
-        if tensors.time_ids.is_some() {
-            return refused("has `time_ids`, which this denoiser does not take".into());
-        }
-        let found = tensors.pooled.as_ref().map(|pooled| pooled.shape()[1]);
-        match (found, config.pooled_dim()) {
-            (Some(_), None) => refused("has `pooled`, which this denoiser does not take".into()),
-            (None, Some(_)) => refused("has no `pooled`, which this denoiser takes".into()),
-            (Some(found), Some(expected)) if found != expected => refused(format!(
-                "has {found} values in `pooled`, and this denoiser takes {expected}"
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// Refuses tensors that the denoiser cannot take, which its first step would find out otherwise.
     fn check_fit(&self, pairs: &LatentPairs) -> Result<()> {
         let config = DenoiserConfig::read(self.pipeline)?;
@@ -151,7 +127,7 @@ impl Preparation<'_> {
             let found = format!("{} values a token", text[2]);
             return Err(misfit(0, "encoder_hidden_states", found, expected));
         }
-        self.check_pooled(&config, pairs)?;
+        check_added(&config, tensors)?;
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         let last = schedule.num_train_timesteps() - 1;
         let outside = |&(_, &timestep): &(usize, &u32)| timestep as usize > last;
@@ -162,5 +138,48 @@ impl Preparation<'_> {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Refuses data with or without pooled texts, sizes and crops for a denoiser that does not take them, or needs them.
+fn check_added(config: &DenoiserConfig, tensors: &LatentTensors) -> Result<()> {
+    let pooled = tensors.pooled.as_ref().map(|pooled| pooled.shape()[1]);
+    let Some(unet) = config.unet() else {
+        return check_pooled(config, pooled, tensors.time_ids.is_some());
+    };
+    let problem = match (unet.addition_embed, pooled) {
+        (None, None) => return Ok(()),
+        (Some(_), Some(_)) if tensors.time_ids.is_none() => "has no `time_ids`, which this denoiser needs".to_owned(),
+        (Some(added), Some(pooled)) if sizes::fit(added, pooled) => return Ok(()),
+        (None, Some(_)) => "has `pooled` and `time_ids`, which this denoiser does not take".to_owned(),
+        (Some(_), None) => "has no `pooled` and `time_ids`, which this denoiser needs".to_owned(),
+        (Some(added), Some(pooled)) => format!(
+            "has `pooled` of {pooled} values; with 6 times {} (`addition_time_embed_dim`) they do not make {} \
+             (`projection_class_embeddings_input_dim`)",
+            added.addition_time_embed_dim, added.projection_class_embeddings_input_dim
+        ),
+    };
+    Err(misencoded(problem))
+}
+
+/// The same for a transformer, which takes pooled texts and no sizes.
+fn check_pooled(config: &DenoiserConfig, pooled: Option<usize>, has_time_ids: bool) -> Result<()> {
+    let problem = match (pooled, config.pooled_dim(), has_time_ids) {
+        (_, _, true) => "has `time_ids`, which this denoiser does not take".to_owned(),
+        (Some(found), Some(expected), false) if found != expected => {
+            format!("has `pooled` of {found} values, and this denoiser takes {expected}")
+        }
+        (None, Some(_), false) => "has no `pooled`, which this denoiser needs".to_owned(),
+        (Some(_), None, false) => "has `pooled`, which this denoiser does not take".to_owned(),
+        (Some(_), Some(_), false) | (None, None, false) => return Ok(()),
+    };
+    Err(misencoded(problem))
+}
+
+fn misencoded(problem: String) -> Error {
+    Error::Recipe {
+        key: "data.path".into(),
+        problem,
+        hint: "use data encoded for this denoiser's text encoders".into(),
     }
 }
