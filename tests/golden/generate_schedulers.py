@@ -7,6 +7,7 @@ Made with: Python 3.11.7, torch 2.15.0, diffusers 0.42.1, numpy 2.4.6
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from diffusers import (
@@ -281,6 +282,119 @@ def more_sampling_configs():
     yield "flow_dynamic_linear", "flow_euler", {**FLUX_DEV, "time_shift_type": "linear"}, 6, {"image_tokens": 1024}
 
 
+def ddim_distribution(config, num_steps, eta, step, prediction, latents):
+    """DDPO's ddim_step_with_logprob: the next timestep is clamped at 0, so that the last level is that of timestep 0."""
+    scheduler = DDIMScheduler.from_config(config)
+    scheduler.set_timesteps(num_steps)
+    table = scheduler.alphas_cumprod.double()
+    t = int(scheduler.timesteps[step])
+    now, then = table[t], table[max(t - len(table) // num_steps, 0)]
+    kind = config.get("prediction_type", "epsilon")
+    if kind == "epsilon":
+        clean, noise = (latents - (1 - now).sqrt() * prediction) / now.sqrt(), prediction
+    elif kind == "v_prediction":
+        clean = now.sqrt() * latents - (1 - now).sqrt() * prediction
+        noise = now.sqrt() * prediction + (1 - now).sqrt() * latents
+    else:
+        clean, noise = prediction, (latents - now.sqrt() * prediction) / (1 - now).sqrt()
+    if config.get("clip_sample", True):
+        clean = clean.clamp(-config.get("clip_sample_range", 1.0), config.get("clip_sample_range", 1.0))
+    std = eta * ((1 - then) / (1 - now)).sqrt() * (1 - now / then).sqrt()
+    return then.sqrt() * clean + (1 - then - std**2).sqrt() * noise, std, clean
+
+
+def flow_distribution(config, num_steps, eta, step, prediction, latents):
+    """The stochastic step of flow-GRPO, its noise level called eta."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+    scheduler.set_timesteps(num_steps)
+    sigmas = scheduler.sigmas.double()
+    now, then = sigmas[step], sigmas[step + 1]
+    dt = then - now
+    g = (now / (1 - (sigmas[1] if now == 1 else now))).sqrt() * eta
+    mean = latents * (1 + g**2 / (2 * now) * dt) + prediction * (1 + g**2 * (1 - now) / (2 * now)) * dt
+    return mean, g * (-dt).sqrt(), latents - now * prediction
+
+
+def transition_case(name, sampler, config, num_steps, eta, steps):
+    generator = torch.Generator().manual_seed(17)
+    shape = (len(steps), 6, 1, 1)
+    prediction = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    latents = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+    distribution = {"ddim": ddim_distribution, "flow_euler": flow_distribution}[sampler]
+    parts = [distribution(config, num_steps, eta, step, prediction[i], latents[i]) for i, step in enumerate(steps)]
+    means, stds, cleans = (torch.stack(list(part)) for part in zip(*parts))
+    deviation = stds.reshape(-1, 1, 1, 1)
+    following = (means + deviation * step_noise(shape, 0)).detach()
+    log_probs = -((following - means) ** 2) / (2 * deviation**2) - deviation.log() - math.log(math.sqrt(2 * math.pi))
+    log_probs = log_probs.mean(dim=(1, 2, 3))
+    weights = torch.linspace(-1.0, 2.0, len(steps), dtype=torch.float64)
+    (weights * log_probs).sum().backward()
+    rows = lambda tensor: [rounded(row) for row in tensor]
+    return {
+        "name": name, "sampler": sampler, "config": config, "num_inference_steps": num_steps, "eta": eta, "steps": steps,
+        "prediction": rows(prediction), "latents": rows(latents), "next": rows(following), "mean": rows(means),
+        "std": rounded(stds), "clean": rows(cleans), "log_probs": rounded(log_probs), "weights": rounded(weights),
+        "grad_prediction": rows(prediction.grad), "grad_latents": rows(latents.grad),
+    }
+
+
+def transition_configs():
+    yield "ddim_sd15", "ddim", PNDM_SD15, 20, 1.0, [0, 7, 19]
+    yield "ddim_sd15_one_step", "ddim", PNDM_SD15, 50, 1.0, [3, 3]
+    yield "ddim_sd21_v_prediction", "ddim", DDIM_SD21, 10, 0.5, [9, 1, 4]
+    yield "ddim_alpha_to_one_clip", "ddim", {"_class_name": "DDIMScheduler", **SCALED_LINEAR, "steps_offset": 1}, 10, 1.0, [2, 9]
+    yield "ddim_sample", "ddim", {**PNDM_SD15, "prediction_type": "sample"}, 10, 1.0, [5, 8]
+    yield "flow_sd3", "flow_euler", FLOW_SD3, 10, 0.7, [0, 4, 9]
+    yield "flow_schnell", "flow_euler", FLUX_SCHNELL, 4, 1.2, [0, 3]
+
+
+class FlowInverse:
+    """Euler's method backwards on the sigmas of diffusers' flow scheduler."""
+
+    def __init__(self, config, num_steps):
+        forward = FlowMatchEulerDiscreteScheduler.from_config(config)
+        forward.set_timesteps(num_steps)
+        self.timesteps, self.sigmas = forward.timesteps.flip(0), forward.sigmas.double().flip(0)
+
+    def step(self, prediction, t, x):
+        place = self.timesteps.tolist().index(float(t))
+        return SimpleNamespace(prev_sample=x + (self.sigmas[place + 1] - self.sigmas[place]) * prediction)
+
+
+def inversion_case(name, config, num_steps, until, num_renoise, initial):
+    if config["_class_name"] == FLOW["_class_name"]:
+        scheduler = FlowInverse(config, num_steps)
+    else:
+        scheduler = DDIMInverseScheduler.from_config(config)
+        scheduler.set_timesteps(num_steps)
+    trajectories = []
+    for bound in until:
+        x, trajectory = initial, []
+        for t in scheduler.timesteps:
+            if t >= bound:
+                break
+            step = lambda prediction: scheduler.step(prediction, t, x).prev_sample.double()
+            predictions = [output(x, t)]
+            for _ in range(num_renoise):
+                predictions.append(output(step(predictions[-1]), t))
+            x = step(sum(predictions) / len(predictions))
+            trajectory.append(rounded(x))
+        trajectories.append(trajectory)
+    return {
+        "name": name, "config": config, "num_inference_steps": num_steps, "until": until, "num_renoise": num_renoise,
+        "timesteps": [f32(t.item()) for t in scheduler.timesteps], "trajectories": trajectories,
+    }
+
+
+def inversion_configs():
+    trailing = {**DDIM_SD21, "timestep_spacing": "trailing"}
+    yield "plain_sd15", PNDM_SD15, 10, [1000], 0
+    yield "smpo_sd15", PNDM_SD15, 5, [650, 1, 201, 1000], 1
+    yield "renoise_v_prediction", trailing, 6, [1000, 400], 3
+    yield "alpha_to_one_clip", {"_class_name": "DDIMScheduler", **SCALED_LINEAR}, 10, [700], 0
+    yield "flow_sd3", FLOW_SD3, 5, [1001, 800], 1
+
+
 def write(name, value):
     """One line a case: small, and a change of one case is one changed line."""
     cases = value.pop("cases")
@@ -299,6 +413,9 @@ def main():
     write("sampling.json", {"initial": initial.tolist(), "cases": cases})
     cases = [more_sampling_case(*arguments, initial, **more) for *arguments, more in more_sampling_configs()]
     write("more_sampling.json", {"initial": initial.tolist(), "cases": cases})
+    write("transitions.json", {"cases": [transition_case(*arguments) for arguments in transition_configs()]})
+    cases = [inversion_case(*arguments, initial) for arguments in inversion_configs()]
+    write("inversion.json", {"initial": initial.tolist(), "cases": cases})
 
 
 if __name__ == "__main__":

@@ -601,7 +601,16 @@ fn tensors_from_memory() {
         time_ids: None,
         noise: None,
         timesteps: Some(vec![1, 2, 3]),
+        chosen_score: None,
+        rejected_score: None,
     };
+    let scored = LatentTensors {
+        timesteps: None,
+        chosen_score: Some(tensor(&[2])),
+        ..tensors.clone()
+    };
+    let message = LatentPairs::new(scored).unwrap_err().to_string();
+    assert!(message.contains("rejected_score"), "{message}");
     let message = LatentPairs::new(tensors).unwrap_err().to_string();
     assert_eq!(
         message,

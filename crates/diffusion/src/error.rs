@@ -182,7 +182,7 @@ pub enum Error {
         component: &'static str,
     },
     /// The data does not suit the method.
-    #[error("method `{method}` cannot use {found} data; expected {expected}")]
+    #[error("method `{method}` cannot use {found}; expected {expected}")]
     DataKind {
         /// The method.
         method: &'static str,

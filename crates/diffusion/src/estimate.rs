@@ -39,15 +39,15 @@ pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
     let process = process_component(format!("program and {} records: measured now", dataset.len()));
     let counts = networks(recipe, &pipeline)?;
     let width = recipe.run.precision.dtype().size_in_bytes() as u64;
-    let reference = match recipe.reference {
-        ReferenceConfig::Frozen {} => count(&pipeline, denoiser_component(&pipeline))? * width,
-        ReferenceConfig::None {}
-        | ReferenceConfig::AdapterOff {}
-        | ReferenceConfig::Cached { .. }
-        | ReferenceConfig::Ema { .. }
-        | ReferenceConfig::Checkpoint { .. } => 0,
-    };
     let trained = counts.trained * WIDE;
+    let reference = match recipe.reference {
+        ReferenceConfig::Frozen {} | ReferenceConfig::Checkpoint { .. } => {
+            count(&pipeline, denoiser_component(&pipeline))? * width
+        }
+        // Its parameters, and those of the policy while it borrows the policy's network.
+        ReferenceConfig::Ema { .. } => 2 * trained,
+        ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Cached { .. } => 0,
+    };
     let average = if recipe.train.ema_decay.is_some() { trained } else { 0 };
     let [latents, texts] = cached(recipe, &pipeline, &dataset)?;
     let components = [
@@ -98,7 +98,7 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
             let trained = count(pipeline, "vae")?;
             return Ok(Counts { frozen: 0, trained });
         }
-        MethodConfig::OfflinePairs(_) | MethodConfig::Sft(_) => {
+        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
             let network = pipeline.component(denoiser_component(pipeline))?;
             match adapter_of(recipe)? {
                 AdapterConfig::Full(_) => Counts {
@@ -147,6 +147,8 @@ fn adapter_elements(network: &ComponentDir, lora: &LoraConfig) -> Result<u64> {
 fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset) -> Result<[u64; 2]> {
     let (posterior, resolution) = match &recipe.method {
         MethodConfig::OfflinePairs(config) => (config.posterior, config.resolution),
+        MethodConfig::Unpaired(config) => (config.posterior, config.resolution),
+        MethodConfig::Ranked(config) => (config.posterior, config.resolution),
         MethodConfig::Sft(config) => (config.posterior, config.resolution),
         MethodConfig::Autoencoder(_) => return Ok([0; 2]),
     };
@@ -155,10 +157,17 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         Dataset::LatentPairs(_) => return Ok([0; 2]),
         Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
         Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
+        Dataset::Ranked(lists) => lists.iter().map(|list| list.prompt.as_str()).collect(),
+        Dataset::Labels(labels) => labels.iter().map(|label| label.prompt.as_str()).collect(),
+        Dataset::Prompts(prompts) => prompts.iter().map(|prompt| prompt.prompt.as_str()).collect(),
     };
     let sides = match (&recipe.method, dataset) {
-        (MethodConfig::OfflinePairs(_), Dataset::Pairs(_)) => 2,
+        (MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_), Dataset::Pairs(_)) => 2,
         _ => 1,
+    };
+    let num_images = match (&recipe.method, dataset) {
+        (MethodConfig::Ranked(_), Dataset::Ranked(lists)) => lists.iter().map(|list| list.responses.len()).sum(),
+        _ => dataset.len() * sides,
     };
     let vae = AutoencoderKlConfig::from_file(pipeline.component("vae")?.config())?;
     let [y, x] = match resolution {
@@ -170,7 +179,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         PosteriorUse::Sample => 2,
         PosteriorUse::Mean => 1,
     };
-    let latents = (dataset.len() * sides * parts * vae.latent_channels * y * x) as u64;
+    let latents = (num_images * parts * vae.latent_channels * y * x) as u64;
     let trains_text = matches!(&recipe.method, MethodConfig::Sft(config) if config.train_text_encoder);
     if trains_text {
         return Ok([latents * WIDE, 0]);
@@ -182,7 +191,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
 /// Checkpoints, the result and logs.
 fn disk(recipe: &Recipe<Diffusion>, num_records: usize, trained: u64, average: u64) -> Vec<Component> {
     let train = &recipe.train;
-    let num_steps = train.num_steps(num_records);
+    let num_steps = train.num_steps(num_records, 1);
     let times = |every: u64| if every == 0 { 0 } else { num_steps.div_ceil(every) };
     let written = times(train.checkpoint_every);
     let kept = match train.keep_checkpoints as u64 {
@@ -217,7 +226,9 @@ fn other_parts(recipe: &Recipe<Diffusion>) -> Option<u64> {
     let trained: &[&str] = match &recipe.method {
         MethodConfig::Autoencoder(_) => &["vae"],
         MethodConfig::Sft(config) if config.train_text_encoder => &[denoiser, "text_encoder"],
-        MethodConfig::OfflinePairs(_) | MethodConfig::Sft(_) => &[denoiser],
+        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
+            &[denoiser]
+        }
     };
     let others = pipeline.names().filter(|name| !trained.contains(name));
     Some(others.map(|name| directory_bytes(&pipeline.path().join(name))).sum())

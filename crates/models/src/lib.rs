@@ -13,6 +13,9 @@
 //! | [`vae`] | the image autoencoder |
 //! | [`text_encoder`] | the CLIP text model and its tokenizer |
 //! | [`t5`] | the T5 text encoder and its tokenizer |
+//! | [`vision`] | preprocessing of images and the vision tower of CLIP |
+//! | [`clip`] | CLIP as a whole, from transformers' and `OpenCLIP`'s files, and with a time in its image half |
+//! | [`blip`] | BLIP: a text encoder that looks at an image |
 //! | [`lm`] | causal language models: Llama, Mistral, Qwen, `SmolLM`, Gemma |
 //! | [`lora`] | adapters on disk: PEFT directories, diffusers files, merged weights |
 //! | [`diffusers`] | pipeline directories |
@@ -20,7 +23,9 @@
 
 mod adapter;
 mod attention;
+pub mod blip;
 mod builder;
+pub mod clip;
 mod config_json;
 pub mod diffusers;
 mod dit;
@@ -38,6 +43,7 @@ pub mod t5;
 pub mod text_encoder;
 pub mod unet;
 pub mod vae;
+pub mod vision;
 
 pub use adapter::{AdapterConfig, AdapterSwitch, FullConfig, LoraConfig, LoraInit, SwitchGuard, Targets};
 pub use builder::{Builder, BuilderConfig, Trainable, without_prefix};

@@ -27,7 +27,14 @@ pub enum Stream {
     Sampler = 7,
     /// Tokens chosen by a language model: step is the number of the token behind the prompt.
     Tokens = 8,
+    /// Records that a method draws itself, rather than take them in the order of an epoch.
+    Records = 16,
+    /// Trajectories sampled to learn from: their initial latents, then the noise of their transitions.
+    Rollout = 17,
 }
+
+/// Where the numbers of one [`generator`] come from.
+pub type Generator = ChaCha8Rng;
 
 /// The generator of one (seed, stream, step, example).
 ///
@@ -38,7 +45,7 @@ pub enum Stream {
 /// assert_eq!(first, again);
 /// assert_ne!(first, normal_vec(&mut generator(0, Stream::Noise, 7, 4), 4));
 /// ```
-pub fn generator(seed: u64, stream: Stream, step: u64, example: u64) -> ChaCha8Rng {
+pub fn generator(seed: u64, stream: Stream, step: u64, example: u64) -> Generator {
     let mut key = [0; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip([seed, stream as u64, step, example]) {
         bytes.copy_from_slice(&word.to_le_bytes());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diptych_tensor::{Params, Tensor};
+use diptych_tensor::{DType, Device, Params, Tensor};
 
 /// One record of a micro batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct MicroBatch {
     pub seed: u64,
     /// Optimizer step, from 1.
     pub step: u64,
+    /// Which of the consecutive updates on these records this is, from 0 to below [`Method::updates_per_batch`].
+    pub update: u64,
     /// The records, at least one.
     pub items: Vec<Item>,
     /// All records of the optimizer step, these among them: for means over the tokens of the effective batch, which must
@@ -37,9 +39,30 @@ impl MicroBatch {
         Self {
             seed,
             step,
+            update: 0,
             items,
             step_items,
         }
+    }
+
+    /// The same places with other records in them.
+    #[must_use]
+    pub fn with_records(self, choose: impl Fn(Item) -> usize) -> Self {
+        let chosen = |item: &Item| Item {
+            index: choose(*item),
+            ..*item
+        };
+        Self {
+            items: self.items.iter().map(chosen).collect(),
+            step_items: self.step_items.iter().map(chosen).collect(),
+            ..self
+        }
+    }
+
+    /// The optimizer step that first saw these records: the `step` of [`diptych_tensor::random::generator`] for what is drawn
+    /// once for all their updates.
+    pub fn first_step(&self) -> u64 {
+        self.step - self.update
     }
 }
 
@@ -56,6 +79,9 @@ pub struct StepOutput {
     pub weighted: BTreeMap<&'static str, Weighted>,
     /// Counts to log as their sum since the start of the run, such as the number of tokens.
     pub totals: BTreeMap<&'static str, f64>,
+    /// Whether these records teach nothing: the losses are zeros that no parameter reaches. They are left out of the mean loss,
+    /// and an optimizer step of which every micro batch is so updates nothing.
+    pub is_empty: bool,
 }
 
 /// A mean under way: of the values of a micro batch, to be averaged with those of the others.
@@ -75,14 +101,30 @@ impl StepOutput {
             metrics,
             weighted: BTreeMap::new(),
             totals: BTreeMap::new(),
+            is_empty: false,
         }
+    }
+
+    /// Of B records that teach nothing: no pair among their candidates, say.
+    ///
+    /// # Errors
+    /// When the device cannot hold the zeros.
+    pub fn empty(
+        batch: usize,
+        device: &Device,
+        metrics: BTreeMap<&'static str, Vec<f64>>,
+    ) -> diptych_tensor::Result<Self> {
+        Ok(Self {
+            is_empty: true,
+            ..Self::new(Tensor::zeros(batch, DType::F32, device)?, metrics)
+        })
     }
 }
 
 /// How the numbers for an objective are obtained: everything the one loop does not know.
 ///
 /// A method owns its networks and its records. Each answer must be a function of the parameters, the micro batch
-/// and what [`Method::after_step`] changes only (randomness from [`diptych_tensor::random::generator`] with the batch's seed, step and positions): this is what
+/// and what [`Method::save_state`] writes only (randomness from [`diptych_tensor::random::generator`] with the batch's seed, step and positions): this is what
 /// makes a resumed run equal an uninterrupted one.
 pub trait Method {
     /// Its errors.
@@ -96,6 +138,21 @@ pub trait Method {
 
     /// What a user calls this record: its id, or its place in the file.
     fn record_id(&self, index: usize) -> String;
+
+    /// Which record a place of an optimizer step's batch gets, where the method has an order of its own, such as a curriculum.
+    /// `item` has the record whose turn it would be, and `step` is the first that sees the records. A function of its arguments
+    /// alone, so that a resumed run sees the same records.
+    fn choose(&self, seed: u64, step: u64, item: Item) -> usize {
+        let _ = (seed, step);
+        item.index
+    }
+
+    /// How many consecutive optimizer steps are made on the same records, at least 1: more than one where it is dear to
+    /// prepare them, as it is to sample images. [`MicroBatch::update`] says which of them a step is, and what the method keeps from
+    /// one to the next belongs into [`Method::save_state`].
+    fn updates_per_batch(&self) -> u64 {
+        1
+    }
 
     /// Losses and metrics of a micro batch.
     ///
@@ -136,7 +193,7 @@ pub trait Method {
         Ok(())
     }
 
-    /// Writes what [`Method::after_step`] changes to a file, if there is such a thing, and says whether it did. It becomes part
+    /// Writes what steps and [`Method::after_step`] change to a file, if there is such a thing, and says whether it did. It becomes part
     /// of a checkpoint.
     ///
     /// # Errors

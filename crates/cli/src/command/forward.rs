@@ -168,11 +168,12 @@ fn text_encoder(
     let mut outputs = Tensors::from([
         ("last_hidden_state".into(), output.last_hidden_state),
         ("penultimate_hidden_state".into(), output.penultimate_hidden_state),
+        ("pooler_output".into(), output.pooler_output),
     ]);
-    match output.text_embeds {
-        // What transformers' `CLIPTextModelWithProjection` returns in its place.
-        Some(text_embeds) => outputs.insert("text_embeds".into(), text_embeds),
-        None => outputs.insert("pooler_output".into(), output.pooler_output),
-    };
+    outputs.extend(
+        output
+            .text_embeds
+            .map(|text_embeds| ("text_embeds".into(), text_embeds)),
+    );
     Ok(outputs)
 }

@@ -336,7 +336,7 @@ const ARGUMENTS: [(&[&str], &[&str]); 46] = [
             "--out",
             "images",
             "--sampler",
-            "ddpm",
+            "heun",
         ],
         &["heun", "ddim, euler"],
     ),

@@ -74,6 +74,11 @@ impl Preparation<'_> {
                 }
                 self.encode_images(settings, source, reporter)
             }
+            other @ (Dataset::Ranked(_) | Dataset::Labels(_) | Dataset::Prompts(_)) => Err(Error::DataKind {
+                method: settings.method,
+                found: other.records().name(),
+                expected: "image pairs, captioned images or latent pairs",
+            }),
             Dataset::Captions(captions) => {
                 let mut source = Source {
                     ids: vec![],

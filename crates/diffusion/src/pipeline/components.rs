@@ -196,7 +196,7 @@ impl Denoiser {
             });
         }
         let numbers = sizes::time_ids(image_size, [0, 0], image_size).repeat(conditioning.batch_size());
-        let time_ids = matrix(numbers, sizes::NUM_NUMBERS, &self.device)?;
+        let time_ids = matrix(&numbers, sizes::NUM_NUMBERS, &self.device)?;
         Ok(conditioning.with_time_ids(time_ids))
     }
 }
@@ -287,8 +287,8 @@ pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> 
     }
 }
 
-fn matrix(values: Vec<f32>, width: usize, device: &Device) -> diptych_tensor::Result<Tensor> {
-    Ok(Tensor::from_vec(values.clone(), (values.len() / width, width), device)?)
+fn matrix(values: &[f32], width: usize, device: &Device) -> diptych_tensor::Result<Tensor> {
+    Ok(Tensor::from_slice(values, (values.len() / width, width), device)?)
 }
 
 fn column(values: &[f32], device: &Device) -> diptych_tensor::Result<Tensor> {

@@ -21,6 +21,8 @@ use crate::tensors::{cast, doubled};
 #[derive(Debug, Clone)]
 pub struct Guided<D> {
     denoiser: D,
+    /// Who answers without the prompt, where that is another network.
+    negative: Option<D>,
     conditioning: Conditioning,
     scale: Option<f64>,
 }
@@ -30,6 +32,7 @@ impl<D: Borrow<Denoiser>> Guided<D> {
     pub fn unguided(denoiser: D, conditioning: Conditioning) -> Self {
         Self {
             denoiser,
+            negative: None,
             conditioning,
             scale: None,
         }
@@ -63,7 +66,16 @@ impl<D: Borrow<Denoiser>> Guided<D> {
             } else {
                 conditioning
             },
+            negative: None,
         }
+    }
+
+    /// The same with another network in the place of the one without the prompt: one that was trained on what to steer away from
+    /// (Diffusion-NPO: Wang et al., "Diffusion-NPO: Negative Preference Optimization for Better Preference Aligned Generation of Diffusion Models",
+    /// ICLR 2025). Without guidance it is not asked.
+    #[must_use]
+    pub fn with_negative(self, negative: Option<D>) -> Self {
+        Self { negative, ..self }
     }
 
     /// The denoiser.
@@ -92,37 +104,54 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         }
         Ok(Self {
             denoiser: self.denoiser.clone(),
+            negative: self.negative.clone(),
             conditioning: self.conditioning.gather(&all)?,
             scale: self.scale,
         })
     }
 
-    /// The same about another network, whose weights and adapters differ.
+    /// The same about another network, whose weights and adapters differ; it answers without the prompt, too.
     pub fn with_denoiser<E: Borrow<Denoiser>>(&self, denoiser: E) -> Guided<E> {
         Guided {
             denoiser,
+            negative: None,
             conditioning: self.conditioning.clone(),
             scale: self.scale,
+        }
+    }
+
+    /// Type of predictions, and of the latents that a sampler makes of them: f64 where the network is, else f32.
+    pub fn dtype(&self) -> DType {
+        match self.denoiser.borrow().dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
         }
     }
 
     /// The prediction, differentiable where the network is trained.
     ///
     /// # Shape
-    /// `input` and the result (B, C, Y, X), `timesteps` B entries. The result is f64 where the network is, else f32: guidance
-    /// amplifies a small difference.
+    /// `input` and the result (B, C, Y, X), `timesteps` B entries. Not in half precision: guidance amplifies a small
+    /// difference.
     ///
     /// # Errors
     /// Shapes that do not fit the network.
     pub fn predict(&self, input: &Tensor, timesteps: &[f32]) -> Result<Tensor> {
-        let denoiser = self.denoiser.borrow();
-        let dtype = match denoiser.dtype() {
-            DType::F64 => DType::F64,
-            _ => DType::F32,
-        };
+        let (denoiser, dtype) = (self.denoiser.borrow(), self.dtype());
         let Some(scale) = self.scale else {
             return Ok(cast(&denoiser.predict(input, timesteps, &self.conditioning)?, dtype)?);
         };
+        if let Some(negative) = &self.negative {
+            let batch = timesteps.len();
+            let half = |first: usize| self.conditioning.gather(&(first..first + batch).collect::<Vec<_>>());
+            let unconditional = negative.borrow().predict(input, timesteps, &half(0)?)?;
+            let conditional = denoiser.predict(input, timesteps, &half(batch)?)?;
+            return Ok(extrapolated(
+                &cast(&unconditional, dtype)?,
+                &cast(&conditional, dtype)?,
+                scale,
+            )?);
+        }
         let predictions = denoiser.predict(&doubled(input)?, &timesteps.repeat(2), &self.conditioning)?;
         Ok(combine(&cast(&predictions, dtype)?, timesteps.len(), scale)?)
     }
@@ -132,5 +161,9 @@ impl<D: Borrow<Denoiser>> Guided<D> {
 fn combine(predictions: &Tensor, batch: usize, scale: f64) -> diptych_tensor::Result<Tensor> {
     let unconditional = predictions.narrow(0, 0, batch)?;
     let conditional = predictions.narrow(0, batch, batch)?;
-    Ok((&unconditional + ((conditional - &unconditional)? * scale)?)?)
+    extrapolated(&unconditional, &conditional, scale)
+}
+
+fn extrapolated(unconditional: &Tensor, conditional: &Tensor, scale: f64) -> diptych_tensor::Result<Tensor> {
+    Ok((unconditional + ((conditional - unconditional)? * scale)?)?)
 }

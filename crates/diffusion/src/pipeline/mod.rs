@@ -45,6 +45,8 @@ pub struct Pipeline {
     pub text: TextConditioner,
     /// Latents to images.
     pub vae: AutoencoderKl,
+    /// Who predicts without the prompt where guidance does, if another network than the denoiser: see [`Pipeline::with_negative`].
+    pub negative: Option<Denoiser>,
 }
 
 impl Pipeline {
@@ -60,7 +62,34 @@ impl Pipeline {
         let (denoiser, _) = Denoiser::load(&directory, options, Trainable::None, adapter.as_ref())?;
         let (text, _) = TextConditioner::load(&directory, options, Trainable::None, None)?;
         let (vae, _) = load_vae(&directory, options, Trainable::None)?;
-        Ok(Self { denoiser, text, vae })
+        Ok(Self {
+            denoiser,
+            text,
+            vae,
+            negative: None,
+        })
+    }
+
+    /// The same, steering away from what an adapter of the same denoiser has learned: guidance takes the prediction without the prompt from the
+    /// denoiser with this adapter (Diffusion-NPO; trained with `labels = "swapped"` of `[method.offline_pairs]`). `path` is that of the pipeline.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`]; [`Error::Conditioning`] for a denoiser that takes the strength of guidance as an input, which makes no
+    /// prediction without the prompt.
+    pub fn with_negative(self, path: &Path, adapter: &Path, options: &NetworkOptions) -> Result<Self> {
+        if self.denoiser.network().takes_guidance() {
+            return Err(Error::Conditioning {
+                name: "guidance",
+                problem: "is an input of this network: there is no prediction without the prompt that an adapter could replace",
+            });
+        }
+        let directory = PipelineDir::open(path)?;
+        let adapter = load_adapter(adapter, denoiser_component(&directory))?;
+        let (negative, _) = Denoiser::load(&directory, options, Trainable::None, Some(&adapter))?;
+        Ok(Self {
+            negative: Some(negative),
+            ..self
+        })
     }
 
     /// Turns the adapter off while the guard lives, which gives the base model.

@@ -5,7 +5,7 @@
 //! function of (seed, stream, set, image, step): the micro batch that an image is computed in changes it by rounding only.
 //!
 //! Black et al., "Training Diffusion Models with Reinforcement Learning" (DDPO, arXiv:2305.13301), section 4, for denoising as
-//! a chain of decisions; Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Rewards" (DRaFT,
+//! a chain of decisions; Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Rewards" (`DRaFT`,
 //! arXiv:2309.17400), section 4, for the tail.
 //!
 //! Shape letters: B batch, C channels, Y x X spatial.
@@ -22,6 +22,7 @@ pub use tail::Tail;
 
 use crate::pipeline::{Denoiser, Guided};
 use crate::sampler::{History, Sampler, SamplerNoise, Transition};
+use crate::tensors::cast;
 use crate::{Error, Result};
 
 /// A batch of images on its way down a sampler.
@@ -75,6 +76,7 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
         }
         let device = self.network.denoiser().device();
         let noise = self.noise.initial(self.images, &self.latent_shape, device)?;
+        let noise = cast(&noise, self.network.dtype())?;
         Ok(State::new(scaled(&noise, self.sampler.initial_sigma())?, 0))
     }
 
@@ -87,6 +89,7 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
     /// When the walk is at its end.
     pub fn transition(&self, state: &mut State) -> Result<Transition> {
         let timestep = self.sampler.timesteps()[state.step_idx];
+        state.latents = cast(&state.latents.detach(), self.network.dtype())?;
         let input = self.sampler.scale_input(&state.latents, state.step_idx)?;
         let timesteps = vec![timestep; self.images.len()];
         // Cut off before the sampler's own arithmetic: the graph of a network under training would grow over all steps.
@@ -164,7 +167,24 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
     /// [`Error::NoDensity`] when no step of the sampler adds noise: there is nothing to learn from then;
     /// [`Error::Setting`] for a micro batch of 0; as [`Walk::transition`].
     pub fn trajectory(&self, micro_batch: usize) -> Result<Trajectory> {
+        self.trajectory_from(&self.start()?, micro_batch)
+    }
+
+    /// The same from a state of the whole batch: the common start of several trajectories, which are other `images` or another
+    /// set of `noise` from there on, or the place where one branches.
+    ///
+    /// # Errors
+    /// As [`Walk::trajectory`]; [`Error::Shape`] when the state has another number of images.
+    pub fn trajectory_from(&self, start: &State, micro_batch: usize) -> Result<Trajectory> {
         self.sampler.ensure_density()?;
+        let found = start.latents.dims().first().copied().unwrap_or(0);
+        if found != self.images.len() {
+            return Err(Error::Shape {
+                name: "latents of the start".into(),
+                found: vec![found],
+                expected: vec![self.images.len()],
+            });
+        }
         if micro_batch == 0 {
             return Err(Error::Setting {
                 key: "micro_batch",
@@ -184,8 +204,8 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
                     noise: self.noise,
                     latent_shape: self.latent_shape,
                 };
-                let mut state = walk.start()?;
-                let steps = (0..self.sampler.num_steps())
+                let mut state = State::new(part(&start.latents, rows[0], rows.len())?, start.step_idx);
+                let steps = (start.step_idx..self.sampler.num_steps())
                     .map(|_| walk.step(&mut state))
                     .collect::<Result<Vec<_>>>()?;
                 Ok(Trajectory { steps })
@@ -226,9 +246,10 @@ pub fn transitions<D: Borrow<Denoiser>>(
 ) -> Result<Transition> {
     let of_sampler = sampler.timesteps();
     let timesteps: Vec<f32> = step_indices.iter().map(|&step_idx| of_sampler[step_idx]).collect();
-    let input = sampler.scale_inputs(latents, step_indices)?;
+    let latents = cast(latents, network.dtype())?;
+    let input = sampler.scale_inputs(&latents, step_indices)?;
     let prediction = network.predict(&input, &timesteps)?;
-    sampler.transitions(&prediction, step_indices, latents)
+    sampler.transitions(&prediction, step_indices, &latents)
 }
 
 /// Log-probabilities of recorded decisions under a network, with its guidance; with a graph where that network is trained
@@ -244,6 +265,10 @@ pub fn transitions<D: Borrow<Denoiser>>(
 /// As [`transitions`].
 pub fn log_probs<D: Borrow<Denoiser>>(sampler: &Sampler, network: &Guided<D>, decisions: &Decisions) -> Result<Tensor> {
     transitions(sampler, network, &decisions.step_indices, &decisions.before)?.log_probs(&decisions.after)
+}
+
+fn part(tensor: &Tensor, first: usize, num: usize) -> diptych_tensor::Result<Tensor> {
+    Ok(tensor.narrow(0, first, num)?)
 }
 
 fn scaled(tensor: &Tensor, factor: f64) -> diptych_tensor::Result<Tensor> {

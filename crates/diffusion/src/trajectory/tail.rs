@@ -7,13 +7,14 @@ use diptych_tensor::{Tensor, checkpoint};
 use super::{State, Walk};
 use crate::Result;
 use crate::pipeline::{Checkpointing, Denoiser, Guided};
+use crate::tensors::cast;
 
 /// What the last steps lead to, with a graph.
 #[derive(Debug, Clone)]
 pub struct Tail {
     /// Latents after them, (B, C, Y, X).
     pub latents: Tensor,
-    /// Clean latents that the last of them predicts, (B, C, Y, X): what ReFL decodes in the middle of a walk.
+    /// Clean latents that the last of them predicts, (B, C, Y, X): what `ReFL` decodes in the middle of a walk.
     pub clean: Tensor,
 }
 
@@ -28,7 +29,7 @@ impl Walk<'_, Arc<Denoiser>> {
     /// The network refuses.
     pub fn tail(&self, state: State, end: usize, checkpointing: Checkpointing) -> Result<Option<Tail>> {
         let timesteps = self.sampler.timesteps();
-        let mut latents = state.latents.detach();
+        let mut latents = cast(&state.latents.detach(), self.network.dtype())?;
         let mut history = state.history;
         let mut clean = None;
         for (step_idx, &timestep) in timesteps.iter().enumerate().take(end).skip(state.step_idx) {

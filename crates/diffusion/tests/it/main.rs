@@ -9,4 +9,6 @@ mod result;
 mod runs;
 mod schedulers;
 mod sdxl;
+mod trajectories;
+mod transitions;
 mod world;

@@ -1,25 +1,25 @@
 //! Noise schedules and samplers against values computed by the `diffusers` package (`tests/golden/schedulers`).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diptych_diffusion::sampler::{History, SamplerConfig, SamplerKind};
 use diptych_diffusion::schedule::{FlowSpacing, NoiseSchedule};
 use diptych_tensor::{Device, Tensor};
 use serde_json::Value;
 
-fn golden(name: &str) -> Value {
+pub(crate) fn golden(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/golden/schedulers")
         .join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn schedule(case: &Value) -> NoiseSchedule {
-    NoiseSchedule::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap()
+pub(crate) fn schedule(case: &Value) -> NoiseSchedule {
+    NoiseSchedule::from_value(Path::new("scheduler_config.json"), &case["config"]).unwrap()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     value
         .as_array()
         .unwrap()
@@ -28,17 +28,17 @@ fn numbers(value: &Value) -> Vec<f64> {
         .collect()
 }
 
-fn matrix(value: &Value) -> Tensor {
+pub(crate) fn matrix(value: &Value) -> Tensor {
     let rows: Vec<Vec<f64>> = value.as_array().unwrap().iter().map(numbers).collect();
     Tensor::new(rows, &Device::Cpu).unwrap()
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Differences relative to 1 or to the expected number, whichever is larger.
-fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+pub(crate) fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (found - expected).abs() / expected.abs().max(1.0);
@@ -108,7 +108,7 @@ fn flow_noise_and_targets() {
 }
 
 /// What stands for the network: the formula in `tests/golden/README.md`.
-fn output(input: &Tensor, timestep: f32) -> Tensor {
+pub(crate) fn output(input: &Tensor, timestep: f32) -> Tensor {
     let found: Vec<f64> = values(input)
         .into_iter()
         .enumerate()
@@ -184,12 +184,66 @@ fn sampling_schedule(case: &Value) -> NoiseSchedule {
     }
 }
 
+#[test]
+fn variants_that_are_not_implemented_are_refused_by_the_sampler_they_belong_to() {
+    let cases = [
+        ("dpm_solver_pp_2m", r#"{"solver_order": 3}"#, "solver_order"),
+        (
+            "dpm_solver_pp_2m",
+            r#"{"algorithm_type": "sde-dpmsolver++"}"#,
+            "algorithm_type",
+        ),
+        ("dpm_solver_pp_2m", r#"{"solver_type": "rk4"}"#, "solver_type"),
+        ("dpm_solver_pp_2m", r#"{"use_lu_lambdas": true}"#, "use_lu_lambdas"),
+        (
+            "dpm_solver_pp_2m",
+            r#"{"use_exponential_sigmas": true}"#,
+            "use_exponential_sigmas",
+        ),
+        (
+            "dpm_solver_pp_2m",
+            r#"{"lambda_min_clipped": -5.1}"#,
+            "lambda_min_clipped",
+        ),
+        ("euler", r#"{"use_karras_sigmas": true}"#, "use_karras_sigmas"),
+        ("ddpm", r#"{"variance_type": "fixed_large_log"}"#, "variance_type"),
+        ("lcm", r#"{"original_inference_steps": 4}"#, "original_inference_steps"),
+        (
+            "lcm",
+            r#"{"original_inference_steps": 2000}"#,
+            "original_inference_steps",
+        ),
+    ];
+    for (sampler, json, key) in cases {
+        let schedule = schedule(&serde_json::json!({"config": serde_json::from_str::<Value>(json).unwrap()}));
+        let kind: SamplerKind = sampler.parse().unwrap();
+        let error = kind.prepare(&schedule, 10).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            error.is_configuration() && message.contains(key) && message.contains(sampler),
+            "{message}"
+        );
+        SamplerKind::Ddim.prepare(&schedule, 10).unwrap();
+    }
+}
+
+/// As `save_pretrained` writes it, which is not JSON.
+#[test]
+fn the_solvers_own_file_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("scheduler_config.json");
+    let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "solver_order": 2}"#;
+    std::fs::write(&file, text).unwrap();
+    let schedule = NoiseSchedule::read(directory.path()).unwrap();
+    SamplerKind::DpmSolverPp2m.prepare(&schedule, 10).unwrap();
+}
+
 fn counts(expected: &[(&str, usize)]) -> BTreeMap<String, usize> {
     expected.iter().map(|&(name, num)| (name.to_owned(), num)).collect()
 }
 
 #[test]
-fn deterministic_trajectories() {
+fn sampling_trajectories() {
     assert_eq!(
         check_trajectories("sampling.json"),
         counts(&[("ddim", 19), ("euler", 13)])

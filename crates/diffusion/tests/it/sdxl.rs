@@ -26,7 +26,6 @@ use tempfile::TempDir;
 
 use crate::world::image;
 
-#[expect(clippy::duplicate_mod, reason = "the reader stands beside the program that writes")]
 #[path = "../../../../tests/golden/named_values.rs"]
 mod named_values;
 
@@ -230,7 +229,6 @@ fn sampled(pipeline: &Pipeline, prompts: &[&str], noise: &Tensor, config: &Sampl
         .prepare(pipeline.denoiser.schedule(), config.steps)
         .unwrap();
     let mut latents = (noise * sampler.initial_sigma()).unwrap();
-    let mut history = History::default();
     for (step_idx, timestep) in sampler.timesteps().into_iter().enumerate() {
         let input = sampler.scale_input(&latents, step_idx).unwrap();
         let input = Tensor::cat(&[&input, &input], 0).unwrap();
@@ -238,8 +236,8 @@ fn sampled(pipeline: &Pipeline, prompts: &[&str], noise: &Tensor, config: &Sampl
         let predictions = pipeline.denoiser.predict(&input, &timesteps, &both).unwrap();
         let halves = predictions.chunk(2, 0).unwrap();
         let guided = (&halves[0] + ((&halves[1] - &halves[0]).unwrap() * config.guidance_scale).unwrap()).unwrap();
-        let transition = sampler.transition(&guided, step_idx, &latents, &mut history).unwrap();
-        latents = transition.sample(None).unwrap();
+        let transition = sampler.transition(&guided, step_idx, &latents, &mut History::default());
+        latents = transition.unwrap().mean;
     }
     latents
 }

@@ -88,7 +88,7 @@ impl RunSizes {
     /// Goes through the run's order.
     pub(super) fn of(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Self {
         let train = &recipe.train;
-        let num_steps = train.num_steps(records.len());
+        let num_steps = train.num_steps(records.len(), 1);
         let arrangement = recipe.method.batch().arrangement;
         let stride = (num_steps as usize * train.accumulation).div_ceil(NUM_SAMPLED).max(1);
         let mut order = Order::new(recipe.run.seed, records.len(), recipe.data.shuffle);

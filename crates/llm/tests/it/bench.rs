@@ -180,10 +180,8 @@ pub(crate) fn compute(method: &LanguageMethod, num_records: usize, micro_batch: 
     let (mut losses, mut outputs) = (Vec::new(), Vec::new());
     for part in items.chunks(micro_batch) {
         let batch = MicroBatch {
-            seed: 0,
-            step: 1,
             items: part.to_vec(),
-            step_items: items.clone(),
+            ..MicroBatch::whole(0, 1, items.to_vec())
         };
         let output = method.step(&batch).unwrap();
         let share = (output.losses.sum_all().unwrap() * (1.0 / num_records as f64)).unwrap();

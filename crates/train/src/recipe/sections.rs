@@ -105,7 +105,9 @@ pub enum ReferenceConfig {
         path: Option<PathBuf>,
     },
     /// A copy that follows the policy (TR-DPO: Gorbatovski et al., arXiv:2404.09656): now and then it becomes
-    /// `mixup_alpha · policy + (1 − mixup_alpha) · reference`.
+    /// `mixup_alpha · policy + (1 − mixup_alpha) · reference`, parameter by parameter. Of a LoRA adapter that mixes `A` and `B` each by
+    /// itself, as TRL does, and not their products, of which the paper's mix of weights consists: use `[adapter.full]` for that, or
+    /// a `mixup_alpha` of 1, with which both are the same.
     Ema {
         /// Share of the policy, in `(0, 1]`.
         #[serde(default = "mixup_alpha")]
@@ -200,11 +202,14 @@ impl TrainConfig {
         self.micro_batch as u64 * self.accumulation as u64
     }
 
-    /// Optimizer steps of a whole run over `num_records` records; 0 when neither `steps` nor `num_epochs` is given.
-    pub fn num_steps(&self, num_records: usize) -> u64 {
+    /// Optimizer steps of a whole run over `num_records` records, `updates_per_batch` on each batch of them; 0 when neither `steps`
+    /// nor `num_epochs` is given.
+    pub fn num_steps(&self, num_records: usize, updates_per_batch: u64) -> u64 {
         match (self.steps, self.num_epochs) {
             (Some(steps), _) => steps,
-            (None, Some(epochs)) => (epochs * num_records as f64 / self.effective_batch() as f64).ceil() as u64,
+            (None, Some(epochs)) => {
+                (epochs * num_records as f64 / self.effective_batch() as f64).ceil() as u64 * updates_per_batch
+            }
             (None, None) => 0,
         }
     }

@@ -21,7 +21,7 @@ use crate::checkpoint::{self, Checkpoint, State};
 use crate::clock::Stopwatch;
 use crate::directory::{MetricsLog, MetricsRow, RunDirectory, ScalarLog, Summary};
 use crate::memory::peak_memory_bytes;
-use crate::method::Method;
+use crate::method::{Method, MicroBatch};
 use crate::observer::{Event, Observer};
 use crate::plan::Plan;
 use crate::report::write_report;
@@ -41,7 +41,8 @@ pub enum ResumeMode {
 /// Trains a method and fills the run directory.
 ///
 /// Every optimizer step takes `micro_batch × accumulation` records from the endless stream of epochs, averages their
-/// losses once, and updates the parameters once; how the batch is cut into micro batches changes nothing but rounding.
+/// losses once, and updates the parameters once; a method may ask for several steps on the same records
+/// ([`Method::updates_per_batch`]). How the batch is cut into micro batches changes nothing but rounding.
 /// When `stop` is set the step under way is finished, a checkpoint is written, and the summary says `stopped`.
 /// The work is done on a thread with a large stack, since deep graphs are walked by recursion.
 ///
@@ -126,8 +127,10 @@ struct Run<'a, M: Method> {
     records_seen: u64,
     /// The newest complete checkpoint.
     checkpoint: Option<Checkpoint>,
-    /// Steps done by this process.
-    steps_here: u64,
+    /// Updates made by this process.
+    updates_here: u64,
+    /// Records taken by this process.
+    records_here: u64,
     /// Time of earlier processes of this run.
     earlier_secs: f64,
     stopwatch: Stopwatch,
@@ -157,11 +160,9 @@ impl<M: Method> Run<'_, M> {
     fn advance(&mut self) -> Result<()> {
         let train = &self.config.train;
         let step = self.step + 1;
-        let batches = self
-            .order
-            .micro_batches(step, self.records_seen, train.micro_batch, train.accumulation);
+        let batches = self.batches(step);
         let learning_rate = self.config.optimizer.lr() * self.config.schedule.factor(self.step, self.num_steps);
-        let check = if self.steps_here == 0 {
+        let check = if self.updates_here == 0 {
             Completeness::Check
         } else {
             Completeness::Assume
@@ -179,12 +180,13 @@ impl<M: Method> Run<'_, M> {
         self.method
             .after_step(step)
             .map_err(|error| Error::method(after())(error))?;
-        if let Some(average) = &mut self.average {
-            average.update(self.method.params())?;
+        if numbers.is_update {
+            self.updates_here += 1;
+            if let Some(average) = &mut self.average {
+                average.update(self.method.params())?;
+            }
         }
         self.step = step;
-        self.steps_here += 1;
-        self.records_seen += train.effective_batch();
         self.observer.event(&Event::Step {
             step,
             num_steps: self.num_steps,
@@ -204,6 +206,23 @@ impl<M: Method> Run<'_, M> {
             self.save_checkpoint()?;
         }
         Ok(())
+    }
+
+    /// The micro batches of a step: new records, or those of the step before once more.
+    fn batches(&mut self, step: u64) -> Vec<MicroBatch> {
+        let train = &self.config.train;
+        let update = (step - 1) % self.method.updates_per_batch().max(1);
+        if update == 0 {
+            self.records_seen += train.effective_batch();
+            self.records_here += train.effective_batch();
+        }
+        let start = self.records_seen - train.effective_batch();
+        let choose = |item| self.method.choose(self.config.seed, step - update, item);
+        self.order
+            .micro_batches(step, start, train.micro_batch, train.accumulation)
+            .into_iter()
+            .map(|batch| MicroBatch { update, ..batch }.with_records(&choose))
+            .collect()
     }
 
     fn log(&mut self, grad_norm: f64, learning_rate: f64) -> Result<()> {
@@ -328,7 +347,7 @@ impl<M: Method> Run<'_, M> {
 
     fn examples_per_second(&self) -> f64 {
         let secs = self.stopwatch.secs();
-        let examples = (self.steps_here * self.config.train.effective_batch()) as f64;
+        let examples = self.records_here as f64;
         if secs > 0.0 { examples / secs } else { 0.0 }
     }
 

@@ -32,7 +32,7 @@ impl Order {
         }
     }
 
-    /// The micro batches of one optimizer step whose first record is at `start` of the stream.
+    /// The micro batches of one optimizer step whose first record is at `start` of the stream; the first update on these records.
     pub fn micro_batches(&mut self, step: u64, start: u64, micro_batch: usize, accumulation: usize) -> Vec<MicroBatch> {
         let seed = self.seed;
         let item = |position| Item {
@@ -45,6 +45,7 @@ impl Order {
             .map(|items| MicroBatch {
                 seed,
                 step,
+                update: 0,
                 items: items.to_vec(),
                 step_items: step_items.clone(),
             })

@@ -26,7 +26,7 @@ impl<'a, M: Method> Run<'a, M> {
         let directory = RunDirectory::new(&config.output);
         let checkpoint = begin(&directory, &plan, &config.schedule, resume)?;
         let step = checkpoint.as_ref().map_or(0, Checkpoint::step);
-        let num_steps = config.train.num_steps(method.num_records());
+        let num_steps = config.train.num_steps(method.num_records(), method.updates_per_batch());
         if num_steps < step {
             let found = format!("{num_steps} optimizer steps");
             return Err(config.invalid(
@@ -59,7 +59,8 @@ impl<'a, M: Method> Run<'a, M> {
             num_steps,
             records_seen: 0,
             checkpoint: None,
-            steps_here: 0,
+            updates_here: 0,
+            records_here: 0,
             earlier_secs: 0.0,
             stopwatch: Stopwatch::start(),
             resumed_from: (resume == ResumeMode::Resume).then_some(step),

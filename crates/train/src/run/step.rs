@@ -18,6 +18,17 @@ const RESERVED: [&str; 5] = ["step", "epoch", "loss", "grad_norm", "learning_rat
 pub(super) struct StepNumbers {
     pub(super) loss: f64,
     pub(super) grad_norm: f64,
+    /// Whether there was anything to learn from; otherwise no parameter has changed.
+    pub(super) is_update: bool,
+}
+
+impl StepNumbers {
+    /// Of a step whose records teach nothing.
+    const NOTHING: Self = Self {
+        loss: 0.0,
+        grad_norm: 0.0,
+        is_update: false,
+    };
 }
 
 /// Takes one optimizer step. On any error no parameter has changed.
@@ -38,13 +49,14 @@ pub(super) fn optimizer_step<M: Method>(
             loss.add(losses);
             window.add(losses, output);
         })?;
-        match &mut total {
-            None => total = Some(gradients),
-            Some(total) => total.add_assign(&gradients)?,
+        match (&mut total, gradients) {
+            (_, None) => {}
+            (None, Some(gradients)) => total = Some(gradients),
+            (Some(total), Some(gradients)) => total.add_assign(&gradients)?,
         }
     }
     let Some(mut gradients) = total else {
-        return Err(Error::NoRecords);
+        return Ok(StepNumbers::NOTHING);
     };
     if check_completeness == Completeness::Check {
         gradients.ensure_complete(params)?;
@@ -57,36 +69,41 @@ pub(super) fn optimizer_step<M: Method>(
     Ok(StepNumbers {
         loss: loss.value(),
         grad_norm,
+        is_update: true,
     })
 }
 
 /// Whether to look for parameters that got no gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Completeness {
-    /// At the first step of a process.
+    /// Until the first update of a process.
     Check,
     /// Afterwards.
     Assume,
 }
 
-/// Gradients of one micro batch's share of the mean loss of the effective batch.
+/// Gradients of one micro batch's share of the mean loss of the effective batch; none where it teaches nothing.
 fn forward_backward<M: Method>(
     method: &M,
     config: &LoopConfig,
     batch: &MicroBatch,
     mut read: impl FnMut(&[f64], &StepOutput),
-) -> Result<Gradients> {
+) -> Result<Option<Gradients>> {
     let output = method
         .step(batch)
         .map_err(Error::method(format!("step {}", batch.step)))?;
     let losses = checked_losses(method, batch, &output)?;
+    if output.is_empty {
+        read(&[], &output);
+        return Ok(None);
+    }
     read(&losses, &output);
     // The one reduction: the mean over the effective batch, whatever micro batches it is cut into.
     let share = 1.0 / config.train.effective_batch() as f64;
     let loss =
         (output.losses.sum_all().map_err(diptych_tensor::Error::from)? * share).map_err(diptych_tensor::Error::from)?;
     drop(output);
-    Ok(backward(&loss, method.params())?)
+    Ok(Some(backward(&loss, method.params())?))
 }
 
 /// The losses on the host; shapes, names and finiteness are checked.
@@ -193,7 +210,8 @@ fn blame_gradient<M: Method>(method: &M, config: &LoopConfig, batches: &[MicroBa
             .collect())
     };
     for batch in batches {
-        let names = forward_backward(method, config, batch, |_, _| {}).and_then(|gradients| named(&gradients));
+        let names = forward_backward(method, config, batch, |_, _| {})
+            .and_then(|gradients| gradients.as_ref().map_or(Ok(Vec::new()), named));
         match names {
             Ok(names) if names.is_empty() => {}
             Ok(names) => {

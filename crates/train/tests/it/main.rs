@@ -10,3 +10,4 @@ mod report;
 mod resume;
 mod run_directory;
 mod toy;
+mod updates;

@@ -223,7 +223,7 @@ fn every_key_is_read_and_the_resolved_recipe_is_the_same_recipe() {
         (recipe.train.steps, recipe.train.num_epochs, recipe.train.ema_decay),
         (None, Some(1.5), Some(0.99))
     );
-    assert_eq!(recipe.train.num_steps(100), 19);
+    assert_eq!([1, 3].map(|updates| recipe.train.num_steps(100, updates)), [19, 57]);
     assert_eq!(
         (recipe.samples.clone(), recipe.evaluation.clone()),
         (Some(Samples { count: 4 }), Some(Samples { count: 256 }))

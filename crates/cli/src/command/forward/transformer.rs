@@ -42,7 +42,12 @@ fn sd3(
     adapter: Option<&LoraAdapter>,
     device: &Device,
 ) -> anyhow::Result<Tensor> {
-    let names = ["hidden_states", "timestep", "encoder_hidden_states", "pooled_projections"];
+    let names = [
+        "hidden_states",
+        "timestep",
+        "encoder_hidden_states",
+        "pooled_projections",
+    ];
     let inputs = read_inputs(arguments, &names, device)?;
     let weights = component.weights()?;
     let builder = Builder::new(config(&weights, adapter, device))?;
@@ -122,7 +127,12 @@ fn pixart(
     let model = PixArtTransformer2DModel::load(&builder, &network)?;
     builder.finish()?;
     let mask = inputs["encoder_attention_mask"].to_dtype(DType::F32)?;
-    let text_lens: Vec<usize> = mask.sum(1)?.to_vec1::<f32>()?.into_iter().map(|len| len as usize).collect();
+    let text_lens: Vec<usize> = mask
+        .sum(1)?
+        .to_vec1::<f32>()?
+        .into_iter()
+        .map(|len| len as usize)
+        .collect();
     let conditions = PixArtConditions {
         timesteps: &inputs["timestep"],
         encoder_hidden_states: &inputs["encoder_hidden_states"],

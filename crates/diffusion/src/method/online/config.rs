@@ -1,0 +1,278 @@
+//! `[method.*]` of the methods that sample what they learn from.
+
+use diptych_eval::Judge;
+use serde::{Deserialize, Serialize};
+
+/// How trajectories are sampled: stochastic DDIM.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutConfig {
+    /// Denoising steps.
+    pub steps: usize,
+    /// Strength of classifier-free guidance, while sampling and in the loss; up to 1: none.
+    pub guidance_scale: f64,
+    /// Share of the DDPM's noise that a transition adds, above 0 up to 1 where transitions need a density.
+    pub eta: f64,
+    /// Width and height of the images, pixels; by default what the denoiser was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<u32>,
+}
+
+impl Default for RolloutConfig {
+    /// As SPO and D3PO: 20 steps, guidance 5, eta 1.
+    fn default() -> Self {
+        Self {
+            steps: 20,
+            guidance_scale: 5.0,
+            eta: 1.0,
+            resolution: None,
+        }
+    }
+}
+
+/// How many optimizer steps are made on what was sampled once.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReuseConfig {
+    /// Optimizer steps that one pass over the transitions is cut into, at least 1. Each prompt's transitions are shuffled and
+    /// dealt out evenly; with as many updates as sampling steps, each sees one transition a trajectory.
+    pub updates: u64,
+    /// Passes over the transitions, at least 1.
+    pub passes: u64,
+    /// Share of each prompt's transitions that is trained on, above 0 up to 1; which ones is drawn anew in every pass.
+    pub fraction: f64,
+}
+
+impl Default for ReuseConfig {
+    fn default() -> Self {
+        Self {
+            updates: 1,
+            passes: 1,
+            fraction: 1.0,
+        }
+    }
+}
+
+impl ReuseConfig {
+    /// Optimizer steps on what was sampled once.
+    pub fn updates_per_batch(&self) -> u64 {
+        self.updates * self.passes
+    }
+}
+
+/// `[method.trajectory_pairs]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrajectoryPairsConfig {
+    /// Who prefers one of the two images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Judge>,
+    /// How trajectories are sampled.
+    pub rollout: RolloutConfig,
+    /// How often what was sampled is used.
+    pub reuse: ReuseConfig,
+    /// The probability ratio of policy and reference is held within `1 ± clip_range`; beyond it there is no gradient. From 0 (no
+    /// limit) to below 1.
+    pub clip_range: f64,
+}
+
+impl Default for TrajectoryPairsConfig {
+    fn default() -> Self {
+        Self {
+            judge: None,
+            rollout: RolloutConfig::default(),
+            reuse: ReuseConfig {
+                updates: 20,
+                ..ReuseConfig::default()
+            },
+            clip_range: 0.1,
+        }
+    }
+}
+
+/// `[method.step_aware]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StepAwareConfig {
+    /// Who ranks the candidates of a step by the clean images that they promise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Judge>,
+    /// How trajectories are sampled.
+    pub rollout: RolloutConfig,
+    /// How often what was sampled is used.
+    pub reuse: ReuseConfig,
+    /// The probability ratio of policy and reference is held within `1 ± clip_range`; beyond it there is no gradient. From 0 (no
+    /// limit) to below 1.
+    pub clip_range: f64,
+    /// Candidates drawn from each latent, at least 2.
+    pub candidates: usize,
+    /// The best and the worst candidate are kept as a pair where the softmax of their two scores differs by more than this,
+    /// from 0 to below 1.
+    pub threshold: f64,
+    /// Steps that are sampled without candidates, from the noisiest one on.
+    pub start_step: usize,
+    /// Transitions of a candidate, at least 1: all of them are labeled with its rank. SPO has 3 for SDXL.
+    pub inner_steps: usize,
+}
+
+impl Default for StepAwareConfig {
+    fn default() -> Self {
+        Self {
+            judge: None,
+            rollout: RolloutConfig::default(),
+            reuse: ReuseConfig::default(),
+            clip_range: 0.1,
+            candidates: 4,
+            threshold: 0.3,
+            start_step: 4,
+            inner_steps: 1,
+        }
+    }
+}
+
+/// `[method.policy_gradient]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyGradientConfig {
+    /// Who rewards an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Judge>,
+    /// How trajectories are sampled.
+    pub rollout: RolloutConfig,
+    /// How often what was sampled is used.
+    pub reuse: ReuseConfig,
+    /// Images of each prompt, at least 1.
+    pub images_per_prompt: usize,
+    /// The probability ratio to the policy that sampled counts up to `1 ± clip_range`, above 0 and below 1.
+    pub clip_range: f64,
+    /// Advantages are cut to `± advantage_clip`, above 0.
+    pub advantage_clip: f64,
+    /// What a reward is compared with.
+    pub advantages: AdvantageConfig,
+}
+
+impl Default for PolicyGradientConfig {
+    fn default() -> Self {
+        Self {
+            judge: None,
+            rollout: RolloutConfig::default(),
+            reuse: ReuseConfig::default(),
+            images_per_prompt: 1,
+            clip_range: 1e-4,
+            advantage_clip: 5.0,
+            advantages: AdvantageConfig::default(),
+        }
+    }
+}
+
+/// What a reward is compared with to make it an advantage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdvantageConfig {
+    /// Mean and deviation of what was sampled together.
+    Batch {},
+    /// Mean and deviation of a prompt's last rewards, once there are enough of them; until then as `batch`.
+    PerPrompt {
+        /// Rewards remembered of each prompt, at least 2.
+        buffer_size: usize,
+        /// Rewards that are enough, from 2 to `buffer_size`.
+        min_count: usize,
+    },
+}
+
+impl Default for AdvantageConfig {
+    fn default() -> Self {
+        Self::PerPrompt {
+            buffer_size: 16,
+            min_count: 16,
+        }
+    }
+}
+
+/// `[method.direct_reward]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DirectRewardConfig {
+    /// Who rewards an image, differentiably.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Judge>,
+    /// How images are sampled; `eta` may be 0.
+    pub rollout: RolloutConfig,
+    /// Which predictions of the sampler get a gradient.
+    pub gradient: GradientSpan,
+    /// What a reward is worth.
+    pub loss: RewardLoss,
+    /// Weight of the mean squared difference between the predictions of policy and reference on the steps that get a gradient, at
+    /// least 0; above 0 it needs a reference.
+    pub regularization: f64,
+}
+
+/// Which of the sampler's predictions get a gradient. Those before are taken as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum GradientSpan {
+    /// All: DRaFT.
+    All {},
+    /// The last ones: DRaFT-K.
+    Last {
+        /// How many, at least 1 and at most all.
+        steps: usize,
+    },
+    /// The last one, averaged over several draws of noise on the finished latents: DRaFT-LV.
+    LowVariance {
+        /// Draws, at least 1.
+        draws: usize,
+    },
+    /// From a step on that is drawn from a normal distribution until it is one of `1` to `steps − 1`, anew for every optimizer step: AlignProp.
+    Truncated {
+        /// Mean of the first step with a gradient.
+        mean: f64,
+        /// Its standard deviation, above 0.
+        deviation: f64,
+    },
+    /// One step, drawn evenly from `first` to `last` (counted from 0) anew for every optimizer step; the clean image that it promises
+    /// is rewarded, and steps before it have no guidance: ReFL.
+    Single {
+        /// The first step that may be drawn.
+        first: usize,
+        /// The last one.
+        last: usize,
+    },
+}
+
+impl Default for GradientSpan {
+    fn default() -> Self {
+        Self::Last { steps: 1 }
+    }
+}
+
+/// What is made smaller, for a reward `r`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RewardLoss {
+    /// `−weight · r`.
+    Maximize {
+        /// Its weight, above 0.
+        weight: f64,
+    },
+    /// `weight · |r − target|`, as AlignProp has it for aesthetic scores (0.01 and 10).
+    Distance {
+        /// The reward to reach.
+        target: f64,
+        /// Its weight, above 0.
+        weight: f64,
+    },
+    /// `weight · max(0, target − r)`, as ReFL has it (0.001 and 2).
+    Hinge {
+        /// The reward that is enough.
+        target: f64,
+        /// Its weight, above 0.
+        weight: f64,
+    },
+}
+
+impl Default for RewardLoss {
+    fn default() -> Self {
+        Self::Maximize { weight: 1.0 }
+    }
+}
