@@ -218,6 +218,21 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// A tensor of the weight file that is never trained, such as a table of positions; nothing if the file does not have it.
+    ///
+    /// # Errors
+    /// When the weight file has it in another shape.
+    pub(crate) fn buffer(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let config = &self.shared.config;
+        let source = join(&self.source, name);
+        let Some(weights) = config.weights.filter(|weights| weights.contains(&source)) else {
+            return Ok(None);
+        };
+        let tensor = weights.get(&source, shape, config.dtype, &config.device)?;
+        self.shared.state.borrow_mut().used.insert(source);
+        Ok(Some(tensor))
+    }
+
     /// The adapter of this linear layer, whose weight is (out, in), if it is a target of training or part of the adapter that is attached.
     pub(crate) fn linear_lora(&self, weight: &Tensor) -> Result<Option<Lora>> {
         let (to, from) = weight.dims2().map_err(diptych_tensor::Error::from)?;
