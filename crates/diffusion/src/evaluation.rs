@@ -249,7 +249,7 @@ impl<'a> Models<'a> {
                 self.sample_with(&self.policy.denoiser, text, prompts, (Stage::AlignedImages, reporter))
             }
             (Side::Base, AdapterConfig::Lora(_)) => {
-                let _off = self.policy.denoiser.unet().adapter_switch().disable();
+                let _off = self.policy.denoiser.adapter_switch().disable();
                 self.sample_with(
                     &self.policy.denoiser,
                     &self.text,

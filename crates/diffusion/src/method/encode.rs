@@ -4,7 +4,6 @@ mod cached;
 mod given;
 
 use diptych_data::{Dataset, HostTensor, ImageSource, Mirror};
-use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_tensor::random::{Stream, generator};
 use rand::Rng as _;
@@ -23,7 +22,7 @@ use super::trained::TextTraining;
 use diptych_train::Reporter;
 
 use crate::modality::SamplesConfig;
-use crate::pipeline::{PromptEmbeddings, SampleConfig};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, SampleConfig};
 use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
 use crate::{Error, Result};
@@ -175,8 +174,8 @@ impl Preparation<'_> {
     /// Whether the denoiser is told sizes and crops, as SDXL's is: those of its image, of a pair the chosen one's, as both sides share what
     /// the denoiser is told.
     fn is_told_sizes(&self) -> Result<bool> {
-        let config = UNet2DConditionConfig::from_file(self.pipeline.component("unet")?.config())?;
-        Ok(config.addition_embed.is_some())
+        let config = DenoiserConfig::read(self.pipeline)?;
+        Ok(config.unet().is_some_and(|unet| unet.addition_embed.is_some()))
     }
 
     /// Embeddings of all prompts, or their texts where the encoder is trained.
@@ -228,26 +227,28 @@ impl Preparation<'_> {
 
     /// Height and width of the latents.
     fn latent_size(&self, settings: &Settings, factor: usize) -> Result<[usize; 2]> {
+        let config = DenoiserConfig::read(self.pipeline)?;
         let of_data = self.recipe.data.resolution;
         if let Some(side) = settings.resolution.or(of_data) {
-            return if side > 0 && (side as usize).is_multiple_of(factor) {
+            let multiple = factor * config.latent_multiple();
+            return if side > 0 && (side as usize).is_multiple_of(multiple) {
                 Ok([side as usize / factor; 2])
             } else {
-                Err(not_a_multiple(settings.method, of_data, side, factor as u32))
+                Err(not_a_multiple(settings.method, of_data, side, multiple as u32))
             };
         }
-        let file = self.pipeline.component("unet")?.config();
-        UNet2DConditionConfig::from_file(&file)?
-            .sample_size
-            .ok_or_else(|| Error::Config {
+        config.sample_size().map_err(|error| match error {
+            Error::Config { file, key, found, .. } => Error::Config {
                 file,
-                key: "sample_size".into(),
-                found: "missing".into(),
+                key,
+                found,
                 expected: format!(
                     "the latents' height and width, or `method.{}.resolution` in the recipe",
                     settings.method
                 ),
-            })
+            },
+            other => other,
+        })
     }
 
     /// What is sampled while training, if anything.
