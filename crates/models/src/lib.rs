@@ -6,9 +6,9 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x |
-//! | [`vae`] | its image autoencoder |
-//! | [`text_encoder`] | the CLIP text model and its tokenizer |
+//! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x, 2.x and XL |
+//! | [`vae`] | the image autoencoders of Stable Diffusion 1 to 3 and Flux |
+//! | [`text_encoder`] | the CLIP text models and their tokenizer |
 //! | [`vision`] | preprocessing of images and the vision tower of CLIP |
 //! | [`clip`] | CLIP as a whole, from transformers' and `OpenCLIP`'s files, and with a time in its image half |
 //! | [`blip`] | BLIP: a text encoder that looks at an image |
