@@ -166,7 +166,7 @@ impl Studio {
             Reference::None => Ok(None),
             Reference::Frozen(denoiser) => answer(denoiser).map(Some),
             Reference::AdapterOff => {
-                let _off = self.policy.denoiser.unet().adapter_switch().disable();
+                let _off = self.policy.denoiser.adapter_switch().disable();
                 // Cut off here: a recomputed segment would run with the adapter on.
                 Ok(Some(answer(&self.policy.denoiser)?.detach()))
             }
