@@ -55,7 +55,13 @@ fn predict(unet: &UNet2DConditionModel, vectors: &Weights) -> Tensor {
 
 #[test]
 fn denoisers() {
-    for name in ["unet_sdxl", "unet_refiner", "unet_uneven", "unet_no_middle"] {
+    for name in [
+        "unet_sd2",
+        "unet_sdxl",
+        "unet_refiner",
+        "unet_uneven",
+        "unet_no_middle",
+    ] {
         let (config, vectors) = (unet_config(name), vectors(name));
         let weights = named_weights(|builder| UNet2DConditionModel::load(builder, &config));
         let builder = builder(&weights, Trainable::All);
@@ -142,7 +148,7 @@ fn conditions_are_demanded_and_refused_by_name() {
 
 #[test]
 fn autoencoders() {
-    for name in ["vae_sdxl", "vae_sd3", "vae_flux"] {
+    for name in ["vae_bare", "vae_sdxl", "vae_sd3", "vae_flux"] {
         let config = AutoencoderKlConfig::from_file(golden(name).join("config.json")).unwrap();
         let vectors = vectors(name);
         let weights = named_weights(|builder| AutoencoderKl::load(builder, &config));
