@@ -2,6 +2,8 @@
 //! `tests/golden/generate_transformers.py`; what their files may say, and their gradients against finite differences.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../../tests/golden/named_values.rs"]
+mod named_values;
 mod support;
 mod transformers {
     mod files;
@@ -18,7 +20,7 @@ mod transformers {
     use diptych_models::{Builder, Result};
     use diptych_tensor::{Tensor, Weights};
 
-    use crate::support::named::named_tensors;
+    use crate::named_values::named_tensors;
     use crate::support::{read, values};
 
     /// A directory of the golden vectors.

@@ -178,6 +178,8 @@ impl Flow {
             time_ids: None,
             noise: Some(drawn("noise", &LATENT)),
             timesteps: Some((0..num_records as u32).map(|row| (137 * row + 11) % 1000).collect()),
+            chosen_score: None,
+            rejected_score: None,
         };
         write_latent_pairs(&self.path("latents"), &LatentPairs::new(tensors).unwrap(), num_records).unwrap();
     }
@@ -213,6 +215,7 @@ impl Flow {
                 down: value(name, var.dims()),
                 up: value(&up, params.get(&up).unwrap().dims()),
                 scale: lora.scale(),
+                magnitude: None,
             };
             adapter.modules.insert(module.to_owned(), matrices);
         }
