@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod catalog;
 mod invariants;
+mod preferences;
 mod replay;
 mod result;
 mod runs;

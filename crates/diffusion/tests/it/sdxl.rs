@@ -216,6 +216,8 @@ fn write_latents(world: &Sdxl, golden: &Value) {
         time_ids: Some(HostTensor::new(vec![num_records, 6], time_ids.collect()).unwrap()),
         noise: Some(drawn("noise", &LATENT)),
         timesteps: Some((0..num_records as u32).map(|row| (37 * row + 11) % 1000).collect()),
+        chosen_score: None,
+        rejected_score: None,
     };
     write_latent_pairs(&world.path("latents"), &LatentPairs::new(tensors).unwrap(), num_records).unwrap();
 }
