@@ -17,7 +17,7 @@ pub struct LatentTensors {
     pub latents_rejected: HostTensor,
     /// (N, T, D). The text encoder's states of the prompts.
     pub encoder_hidden_states: HostTensor,
-    /// (N, P). SDXL: the second text encoder's pooled output.
+    /// (N, P). SDXL: the second text encoder's pooled output; SD3: those of both CLIP encoders; Flux: the CLIP encoder's.
     pub pooled: Option<HostTensor>,
     /// (N, 6). SDXL: original size, crop corner and target size.
     pub time_ids: Option<HostTensor>,
@@ -95,23 +95,13 @@ impl LatentTensors {
         {
             return Err(shape("time_ids", time_ids.shape(), "(N, 6)".to_owned()));
         }
-        let hint = "; `pooled` and `time_ids` (SDXL) come together";
-        match (&self.pooled, &self.time_ids) {
-            (Some(_), None) => {
-                return Err(ShardProblem::MissingTensor {
-                    name: "time_ids",
-                    shape: "(N, 6)",
-                    hint,
-                });
-            }
-            (None, Some(_)) => {
-                return Err(ShardProblem::MissingTensor {
-                    name: "pooled",
-                    shape: "(N, P)",
-                    hint,
-                });
-            }
-            _ => {}
+        // SD3 and Flux have pooled texts alone; sizes and crops are SDXL's, which has both.
+        if let (None, Some(_)) = (&self.pooled, &self.time_ids) {
+            return Err(ShardProblem::MissingTensor {
+                name: "pooled",
+                shape: "(N, P)",
+                hint: "; `time_ids` (SDXL) come with it",
+            });
         }
         self.check_scores()?;
         self.check_counts()?;
@@ -122,8 +112,18 @@ impl LatentTensors {
 
     fn check_scores(&self) -> std::result::Result<(), ShardProblem> {
         let scores = [
-            ("chosen_score", &self.chosen_score, "rejected_score", &self.rejected_score),
-            ("rejected_score", &self.rejected_score, "chosen_score", &self.chosen_score),
+            (
+                "chosen_score",
+                &self.chosen_score,
+                "rejected_score",
+                &self.rejected_score,
+            ),
+            (
+                "rejected_score",
+                &self.rejected_score,
+                "chosen_score",
+                &self.chosen_score,
+            ),
         ];
         for (name, score, other, of_other) in scores {
             if let Some(score) = score {
@@ -223,7 +223,7 @@ impl LatentPairs {
     /// Pairs from memory.
     ///
     /// # Errors
-    /// [`Error::Tensors`] when shapes or counts disagree, `pooled` and `time_ids` do not come together, or a value is
+    /// [`Error::Tensors`] when shapes or counts disagree, `time_ids` come without `pooled`, or a value is
     /// NaN or infinite.
     pub fn new(tensors: LatentTensors) -> Result<Self> {
         tensors.check().map_err(Error::Tensors)?;

@@ -469,10 +469,9 @@ fn shards() {
             "`noise` has shape [2, 4, 3, 4]; expected [2, 4, 3, 3] as `latents_chosen`",
         ),
         (
-            with(floats("pooled", &[2, 8])),
-            "missing tensor `time_ids` (N, 6); `pooled` and `time_ids` (SDXL) come together",
+            with(floats("time_ids", &[2, 6])),
+            "missing tensor `pooled` (N, P); `time_ids` (SDXL) come with it",
         ),
-        (with(floats("time_ids", &[2, 6])), "missing tensor `pooled` (N, P)"),
         (
             with(floats("time_ids", &[2, 5])),
             "`time_ids` has shape [2, 5]; expected (N, 6)",

@@ -23,7 +23,7 @@ use super::single_images::{SingleImages, judged, latent_scores, listed};
 use super::timesteps::TimestepConfig;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use super::unpaired::{Balance, Unpaired};
-use crate::pipeline::{Denoiser, load_adapter};
+use crate::pipeline::{Denoiser, denoiser_component, load_adapter};
 use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
 use crate::tensors::host_f32;
@@ -221,7 +221,7 @@ impl Preparation<'_> {
                     let other = PipelineDir::open(&path)?;
                     Denoiser::load(&other, &self.options, Trainable::None, None)?.0
                 } else {
-                    let adapter = load_adapter(&path, "unet")?;
+                    let adapter = load_adapter(&path, denoiser_component(self.pipeline))?;
                     Denoiser::load(self.pipeline, &self.options, Trainable::None, Some(&adapter))?.0
                 };
                 check_schedules(&policy.denoiser, &network)?;

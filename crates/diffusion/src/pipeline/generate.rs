@@ -193,7 +193,7 @@ impl ImageSampler<'_> {
             })
         };
         let mut rows = Vec::new();
-        if self.config.is_guided() {
+        if self.denoiser.is_doubled(self.config.guidance_scale) {
             rows.resize(prompts.len(), row("")?);
         }
         for prompt in prompts {

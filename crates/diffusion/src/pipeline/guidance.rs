@@ -38,11 +38,16 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         }
     }
 
-    /// The guided prediction; `scale` up to 1 means none, the prediction with the prompt alone.
+    /// The guided prediction; `scale` up to 1 means none, the prediction with the prompt alone. A network that takes the strength of guidance
+    /// as an input is told it, whatever it is.
     ///
     /// # Errors
     /// Conditioning of other parts or shapes with the prompt than without.
     pub fn new(denoiser: D, unconditional: &Conditioning, conditional: &Conditioning, scale: f64) -> Result<Self> {
+        if denoiser.borrow().network().takes_guidance() {
+            let conditional = conditional.clone().with_guidance(scale as f32);
+            return Ok(Self::unguided(denoiser, conditional));
+        }
         if scale <= 1.0 {
             return Ok(Self::unguided(denoiser, conditional.clone()));
         }
@@ -50,13 +55,18 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         Ok(Self::stacked(denoiser, both, scale))
     }
 
-    /// The same from conditioning that has both halves where there is guidance, the one without the prompt first.
+    /// The same from conditioning that has both halves where [`Denoiser::is_doubled`] says so, the one without the prompt first.
     pub(crate) fn stacked(denoiser: D, conditioning: Conditioning, scale: f64) -> Self {
+        let is_told = denoiser.borrow().network().takes_guidance();
         Self {
+            scale: denoiser.borrow().is_doubled(scale).then_some(scale),
             denoiser,
+            conditioning: if is_told {
+                conditioning.with_guidance(scale as f32)
+            } else {
+                conditioning
+            },
             negative: None,
-            conditioning,
-            scale: (scale > 1.0).then_some(scale),
         }
     }
 

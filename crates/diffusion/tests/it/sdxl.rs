@@ -26,7 +26,6 @@ use tempfile::TempDir;
 
 use crate::world::image;
 
-#[expect(clippy::duplicate_mod, reason = "the reader stands beside the program that writes")]
 #[path = "../../../../tests/golden/named_values.rs"]
 mod named_values;
 
@@ -187,6 +186,7 @@ fn write_adapter(world: &Sdxl, lora: &Value) -> PathBuf {
             down: value(name, var.dims()),
             up: value(&up, params.get(&up).unwrap().dims()),
             scale: lora.scale(),
+            magnitude: None,
         };
         adapter.modules.insert(module.to_owned(), module_params);
     }

@@ -58,7 +58,7 @@ pub struct JudgeRequest<'a> {
 }
 
 /// A judge that is a network.
-pub(super) trait NetworkJudge: Debug {
+pub(super) trait NetworkJudge: Debug + Send + Sync {
     /// Images to what the network reads.
     fn processor(&self) -> &ImageProcessor;
     fn device(&self) -> &Device;
