@@ -14,7 +14,8 @@ const COPIES: usize = 4;
 /// The memory that a method adds while it is held, in bytes.
 fn held(directory: &Path, text: &str) -> f64 {
     let path = directory.join("recipe.toml");
-    let common = "modality = \"diffusion\"\nrun.device = \"cpu\"\nmodel.path = \"model\"\ndata.path = \"pairs.jsonl\"\n";
+    let common =
+        "modality = \"diffusion\"\nrun.device = \"cpu\"\nmodel.path = \"model\"\ndata.path = \"pairs.jsonl\"\n";
     std::fs::write(&path, format!("{common}{text}\n[train]\nsteps = 1\nsample_every = 0\n")).unwrap();
     let recipe = Recipe::read(&path, &[]).unwrap();
     let load = |_| prepare(&recipe, &mut Reporter::silent()).unwrap();
