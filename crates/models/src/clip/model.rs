@@ -56,9 +56,10 @@ impl ClipModel {
     /// # Errors
     /// As [`ClipTextModel::forward`].
     pub fn text_features(&self, input_ids: &Tensor) -> Result<Tensor> {
-        Ok(self
-            .text_projection
-            .forward(&self.text.forward(input_ids)?.pooler_output)?)
+        self.text.forward(input_ids)?.text_embeds.ok_or(Error::Condition {
+            name: "text_projection",
+            problem: "is not part of the text half",
+        })
     }
 
     /// Images in the joint space, not normalized.
