@@ -136,12 +136,15 @@ fn surplus_objects_are_wrong_only_when_counting() {
                 object.size = Size::Small;
             }
             let mut extra = scene.objects[0];
+            // Objects of one color that touch could be read as one.
+            let other = Color::ALL.iter().find(|color| **color != extra.color);
+            extra.color = *other.unwrap();
             let taken: Vec<[f32; 2]> = scene.objects.iter().map(|object| object.center).collect();
-            let free = [[0.2, 0.8], [0.8, 0.2], [0.8, 0.8], [0.2, 0.2]];
+            let free = [[0.15, 0.85], [0.85, 0.15], [0.85, 0.85], [0.15, 0.15]];
             let clear = |place: &&[f32; 2]| {
                 taken
                     .iter()
-                    .all(|other| (place[0] - other[0]).hypot(place[1] - other[1]) > 0.25)
+                    .all(|other| (place[0] - other[0]).hypot(place[1] - other[1]) > 0.3)
             };
             extra.center = *free.iter().find(clear).unwrap_or(&free[1]);
             scene.objects.push(extra);
