@@ -249,7 +249,7 @@ impl<'a> Models<'a> {
                 self.sample_with(&self.policy.denoiser, text, prompts, (Stage::AlignedImages, reporter))
             }
             (Side::Base, AdapterConfig::Lora(_)) => {
-                let _off = self.policy.denoiser.unet().adapter_switch().disable();
+                let _off = self.policy.denoiser.adapter_switch().disable();
                 self.sample_with(
                     &self.policy.denoiser,
                     &self.text,
@@ -275,6 +275,7 @@ impl<'a> Models<'a> {
         let texts = texts(prompts, &self.sampling);
         let sampler = ImageSampler {
             denoiser,
+            negative: None,
             vae: &self.vae,
             embeddings: &PromptEmbeddings::encode(text, texts, &mut Reporter::silent())?,
             latent_shape: denoiser.latent_shape()?,

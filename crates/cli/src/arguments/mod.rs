@@ -286,9 +286,11 @@ pub(crate) struct ForwardArguments {
 pub(crate) enum Component {
     /// sample, timestep, encoder_hidden_states, for SDXL text_embeds and time_ids → sample
     Unet,
+    /// the inputs of diffusers' forward pass of SD3, Flux or PixArt → sample
+    Transformer,
     /// sample → latent_mean, latent_logvar, decoded
     Vae,
-    /// input_ids → last_hidden_state, penultimate_hidden_state, pooler_output (text_embeds where there is a projection)
+    /// input_ids → last_hidden_state, penultimate_hidden_state, pooler_output, where there is a projection text_embeds
     #[value(name = "text_encoder")]
     TextEncoder,
     /// The same of SDXL's second text encoder

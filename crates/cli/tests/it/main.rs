@@ -19,4 +19,5 @@ mod place;
 mod plan;
 mod runs;
 mod sampling;
+mod sdxl;
 mod tools;

@@ -8,6 +8,7 @@ mod curriculum;
 mod denoising_records;
 mod draws;
 mod encode;
+mod inverted_noise;
 mod offline_pairs;
 mod preferences;
 mod prepare;
@@ -31,8 +32,9 @@ use diptych_train::{Item, Method, MicroBatch, StepOutput};
 pub use autoencoder::Autoencoder;
 pub(crate) use checks::{CHECKPOINT, validate_method};
 pub use config::{
-    AutoencoderConfig, Baseline, CurriculumConfig, GapKind, ListNoise, ListScores, MethodConfig, OfflinePairsConfig,
-    PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig, UnpairedConfig,
+    AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
+    OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
+    UnpairedConfig,
 };
 pub use offline_pairs::OfflinePairs;
 pub(crate) use prepare::network_options;

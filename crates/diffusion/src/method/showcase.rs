@@ -76,6 +76,7 @@ impl Showcase {
             })?;
         let sampler = ImageSampler {
             denoiser: &policy.denoiser,
+            negative: None,
             vae: &self.vae,
             embeddings,
             latent_shape: self.latent_shape,

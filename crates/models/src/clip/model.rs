@@ -58,7 +58,7 @@ impl ClipModel {
     pub fn text_features(&self, input_ids: &Tensor) -> Result<Tensor> {
         self.text.forward(input_ids)?.text_embeds.ok_or(Error::Condition {
             name: "text_projection",
-            problem: "is not part of the text half",
+            problem: "is missing: the text encoder was built without it",
         })
     }
 

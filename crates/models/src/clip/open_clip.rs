@@ -40,11 +40,11 @@ fn text_config(
     hidden_act: TextActivation,
 ) -> ClipTextConfig {
     ClipTextConfig {
-        has_projection: true,
         vocab_size,
         hidden_size: width,
         intermediate_size: 4 * width,
         projection_dim,
+        has_projection: true,
         num_hidden_layers: layers,
         num_attention_heads: heads,
         max_position_embeddings: context,

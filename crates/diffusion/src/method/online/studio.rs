@@ -105,10 +105,13 @@ impl Studio {
             rows.resize(records.len(), empty);
         }
         rows.extend(records.iter().map(|&record| prompts.rows[record]));
+        let factor = self.vae.downscale();
+        let image_size = [self.latent_shape[1] * factor, self.latent_shape[2] * factor];
+        let conditioning = prompts.embeddings.gather(&rows, self.device())?;
         Ok(Predictor {
             denoiser: denoiser.clone(),
             guidance_scale: scale,
-            conditioning: prompts.embeddings.gather(&rows, self.device())?,
+            conditioning: denoiser.sized(conditioning, image_size)?,
         })
     }
 
@@ -139,7 +142,7 @@ impl Studio {
 
     /// Pixels in `[-1, 1]` of N scaled latents.
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let latents = cast(&self.vae.unscale(latents)?, self.policy.denoiser.dtype())?;
+        let latents = cast(&self.vae.unscale(latents)?, self.vae.dtype())?;
         let pixels = self.vae.decode(&latents)?;
         let clamp = || -> diptych_tensor::Result<Tensor> { Ok(pixels.to_dtype(DType::F32)?.clamp(-1.0, 1.0)?) };
         Ok(clamp()?)
@@ -163,7 +166,7 @@ impl Studio {
             Reference::None => Ok(None),
             Reference::Frozen(denoiser) => answer(denoiser).map(Some),
             Reference::AdapterOff => {
-                let _off = self.policy.denoiser.unet().adapter_switch().disable();
+                let _off = self.policy.denoiser.adapter_switch().disable();
                 // Cut off here: a recomputed segment would run with the adapter on.
                 Ok(Some(answer(&self.policy.denoiser)?.detach()))
             }
