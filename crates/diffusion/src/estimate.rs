@@ -15,6 +15,7 @@ use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig
 use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse};
 use crate::modality::{Diffusion, adapter_of};
+use crate::rounds::refuse_rounds;
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
@@ -34,6 +35,7 @@ struct Counts {
 /// # Errors
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer.
 pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
+    refuse_rounds(recipe, "what later rounds need is not known before the first")?;
     let dataset = Dataset::load(&recipe.data_paths()?, recipe.data.layout)?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let process = process_component(format!("program and {} records: measured now", dataset.len()));

@@ -31,6 +31,7 @@ use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
 pub use autoencoder::Autoencoder;
 pub(crate) use checks::{CHECKPOINT, validate_method};
+pub(crate) use complete::complete;
 pub use config::{
     AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
     OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
@@ -43,7 +44,7 @@ pub use ranked::Ranked;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
 pub use timesteps::TimestepConfig;
-pub(crate) use trained::TrainedDenoiser;
+pub(crate) use trained::{TextTraining, TrainedDenoiser};
 pub use unpaired::Unpaired;
 
 use crate::{Error, Result};

@@ -159,6 +159,7 @@ fn of_pairs() -> Vec<Value> {
         json!({ "r_dpo": { "beta": 0.1, "alpha": 0.02 } }),
         json!({ "robust_dpo": { "beta": 0.1, "label_smoothing": 0.1 } }),
         json!({ "sft": { "normalization": "tokens" } }),
+        json!({ "seppo": { "beta": 0.1 } }),
         json!({ "sigmoid_norm": { "beta": 2.0 } }),
         json!({ "simper": {} }),
         json!({ "simpo": { "beta": 2.0, "gamma": 1.0 } }),

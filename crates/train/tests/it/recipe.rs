@@ -7,7 +7,7 @@ use diptych_core::{Dpo, Objective, ScoreKind};
 use diptych_tensor::optim::{LrSchedule, OptimizerConfig};
 use diptych_tensor::{DeviceChoice, Precision};
 use diptych_train::{
-    LoopConfig, Modality, Plan, Recipe, ReferenceConfig, Result, ResumeMode, RunDirectory, TrainConfig, modality_of,
+    LoopConfig, Modality, NoSection, Plan, Recipe, ReferenceConfig, Result, ResumeMode, RunDirectory, TrainConfig, modality_of,
     string_override,
 };
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,7 @@ impl Modality for Regression {
     type Method = Fit;
     type Samples = Samples;
     type Evaluation = Samples;
+    type Rounds = NoSection;
 
     fn can_switch_off(adapter: &Adapter) -> bool {
         matches!(adapter, Adapter::LowRank(_))
