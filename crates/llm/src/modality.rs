@@ -65,10 +65,9 @@ struct GivenLora {
 
 impl Default for GivenLora {
     fn default() -> Self {
-        Self {
-            targets: None,
-            ..LoraConfig::default().into()
-        }
+        let mut given = Self::from(LoraConfig::default());
+        given.targets = None;
+        given
     }
 }
 

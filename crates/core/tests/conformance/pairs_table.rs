@@ -4,9 +4,10 @@ use Property::{ChosenRises, GradientIsSlope, Monotone, RatiosOnly, RejectedFalls
 use diptych_core::{
     AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, Asft, BcoPair, CalDpo, Copg, Cpo, Dft, Discopop, Divergence, Dpo,
     DpoShift, Dpop, ExoPair, FDpo, FlexDpo, Gpo, GpoLoss, HDpo, Hinge, Ipo, IpoNormalization, LdDpo, LikelihoodOf,
-    MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, Orpo, RDpo, RobustDpo, Rpo, Seppo, Sft, SftNormalization,
-    SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection, WeightedSum,
-    Wpo,
+    MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, Orpo, RDpo, RobustDpo, Rpo, Seppo, Sft,
+    SftNormalization,
+    SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection,
+    WeightedSum, Wpo,
 };
 
 use crate::pairs::{Property, Start, Subject};

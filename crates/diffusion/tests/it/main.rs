@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod catalog;
 mod flows;
 mod invariants;
+mod preferences;
 mod replay;
 mod result;
 mod runs;
