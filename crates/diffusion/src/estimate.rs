@@ -15,8 +15,8 @@ use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig
 use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse};
 use crate::modality::{Diffusion, adapter_of};
-use crate::rounds::refuse_rounds;
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
+use crate::rounds::refuse_rounds;
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;

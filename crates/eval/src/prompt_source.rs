@@ -126,7 +126,10 @@ mod tests {
     fn pools_are_what_their_sources_say() {
         let of_data = || Ok::<_, crate::Error>(["b", "a", "b"].map(str::to_owned).to_vec());
         let pool = PromptSource::default().open(0, of_data).unwrap();
-        assert_eq!((pool.len(), pool.at(&[1, 0]).unwrap()), (Some(2), vec!["a".into(), "b".into()]));
+        assert_eq!(
+            (pool.len(), pool.at(&[1, 0]).unwrap()),
+            (Some(2), vec!["a".into(), "b".into()])
+        );
 
         let scenes = PromptSource::Scenes(SceneConfig::default());
         scenes.validate().unwrap();

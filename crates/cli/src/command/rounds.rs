@@ -11,6 +11,10 @@ pub(crate) fn conclusion(outcome: &RoundsOutcome) -> String {
     } else {
         String::new()
     };
-    let more = if summary.stopped { "; continue with --resume" } else { "" };
+    let more = if summary.stopped {
+        "; continue with --resume"
+    } else {
+        ""
+    };
     format!("{summary}\n{num} rounds in {output}{more}{page}")
 }

@@ -112,7 +112,11 @@ fn validate_method(recipe: &Recipe<Diffusion>, records: &RoundRecords) -> Result
             recipe.objective.name()
         );
         let key = format!("objective.{}", recipe.objective.name());
-        return Err(recipe.invalid(&key, found, "an objective without them, or `[rounds.records.candidates]`"));
+        return Err(recipe.invalid(
+            &key,
+            found,
+            "an objective without them, or `[rounds.records.candidates]`",
+        ));
     }
     Ok(())
 }

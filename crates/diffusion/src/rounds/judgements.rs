@@ -61,11 +61,6 @@ impl Judgements {
         })
     }
 
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.scores.len()
-    }
-
     fn keep(&mut self, key: String, score: f64) -> Result<f64> {
         if let Some(&known) = self.scores.get(&key) {
             return Ok(known);
@@ -103,11 +98,6 @@ impl<'a> Court<'a> {
             loaded: None,
             num_judged: 0,
         })
-    }
-
-    /// Name and hash.
-    pub(super) fn record(&self) -> [String; 2] {
-        [self.judge.name().to_owned(), self.hash.clone()]
     }
 
     /// One score for each image, given the prompt at the same place.
@@ -171,13 +161,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("judgements.jsonl");
         let prompts = ["a red circle".to_owned(), "a blue star".to_owned()];
-        let images = [image::RgbImage::new(16, 16), RgbImage::from_pixel(16, 16, image::Rgb([255, 0, 0]))];
+        let images = [
+            image::RgbImage::new(16, 16),
+            RgbImage::from_pixel(16, 16, image::Rgb([255, 0, 0])),
+        ];
         let judge = Judge::Verifier;
         let ask = || {
             let mut kept = Judgements::open(&path).unwrap();
             let mut court = Court::new(&judge, JudgeOptions::default()).unwrap();
             let scores = court.scores(&mut kept, &prompts, &images).unwrap();
-            (scores, court.num_judged, kept.len())
+            (scores, court.num_judged, kept.scores.len())
         };
         let (scores, num_judged, len) = ask();
         assert_eq!((num_judged, len), (2, 2));
@@ -191,6 +184,6 @@ mod tests {
         let mut kept = Judgements::open(&path).unwrap();
         let mut court = Court::new(&judge, JudgeOptions::default()).unwrap();
         court.scores(&mut kept, &[prompts[1].clone()], &images[..1]).unwrap();
-        assert_eq!((court.num_judged, kept.len()), (1, 3));
+        assert_eq!((court.num_judged, kept.scores.len()), (1, 3));
     }
 }

@@ -74,7 +74,13 @@ impl Sources {
 
     /// Refuses prompts that the judge does not understand, as far as they are known.
     fn check(&self, rounds: &RoundsConfig) -> Result<()> {
-        let (Some(judge), Kind::Prompts { pool: PromptPool::Known(prompts), .. }) = (rounds.records.judge(), &self.kind)
+        let (
+            Some(judge),
+            Kind::Prompts {
+                pool: PromptPool::Known(prompts),
+                ..
+            },
+        ) = (rounds.records.judge(), &self.kind)
         else {
             return Ok(());
         };

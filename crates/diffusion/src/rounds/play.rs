@@ -14,7 +14,7 @@ use super::config::{Accumulate, RoundsConfig};
 use super::judgements::{Court, Judgements};
 use super::material::Sources;
 use super::place::{
-    PolicyRecord, RoundBeginning, RoundDirectory, RoundsDirectory, create, read_json, remove, round_name, write_json,
+    PolicyRecord, RoundBeginning, RoundDirectory, RoundsDirectory, create, read_json, remove, write_json,
 };
 use super::policies::{Cast, History, Policy, absolute, cast};
 use super::records::{Material, SUMMARY};
@@ -104,7 +104,11 @@ impl<'a> Play<'a> {
     /// Whether no round was stopped.
     fn all(&mut self, reporter: &mut Reporter<'_>, stop: &AtomicBool) -> Result<bool> {
         if self.examination.is_some() {
-            let scores = self.examine(&self.history.initial().clone(), &self.directory.initial_scores(), reporter)?;
+            let scores = self.examine(
+                &self.history.initial().clone(),
+                &self.directory.initial_scores(),
+                reporter,
+            )?;
             self.previous_scores.clone_from(&scores);
             self.initial_scores = scores;
         }
@@ -120,12 +124,7 @@ impl<'a> Play<'a> {
     }
 
     /// One round, or what is missing of it; `None` when its training was stopped.
-    fn round(
-        &mut self,
-        round: usize,
-        reporter: &mut Reporter<'_>,
-        stop: &AtomicBool,
-    ) -> Result<Option<RoundSummary>> {
+    fn round(&mut self, round: usize, reporter: &mut Reporter<'_>, stop: &AtomicBool) -> Result<Option<RoundSummary>> {
         let place = self.directory.round(round);
         let seed = self.recipe.run.seed;
         let cast = cast(&self.history, (&self.rounds, seed), (round, &place), &self.first)?;
@@ -246,12 +245,7 @@ impl<'a> Play<'a> {
         })
     }
 
-    fn examine(
-        &mut self,
-        policy: &Policy,
-        path: &Path,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<Option<Vec<f64>>> {
+    fn examine(&mut self, policy: &Policy, path: &Path, reporter: &mut Reporter<'_>) -> Result<Option<Vec<f64>>> {
         let Some(examination) = &self.examination else {
             return Ok(None);
         };

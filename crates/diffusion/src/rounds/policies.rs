@@ -223,7 +223,11 @@ fn parameters(network: &TrainedDenoiser, policy: &Policy) -> Result<BTreeMap<Str
 /// Values that stay when the parameters change.
 fn copied(params: &Params) -> Result<BTreeMap<String, Tensor>> {
     let copy = |(name, tensor): (String, Tensor)| -> diptych_tensor::Result<_> { Ok((name, tensor.copy()?)) };
-    Ok(params.snapshot()?.into_iter().map(copy).collect::<diptych_tensor::Result<_>>()?)
+    Ok(params
+        .snapshot()?
+        .into_iter()
+        .map(copy)
+        .collect::<diptych_tensor::Result<_>>()?)
 }
 
 fn beyond(

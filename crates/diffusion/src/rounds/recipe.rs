@@ -48,7 +48,10 @@ pub(super) fn of_round(
         problem: format!("gives a round whose recipe cannot be written: {error}"),
         hint: "this is a defect of the program".into(),
     })?;
-    Ok(Recipe::parse(&format!("# Round {round}, made by its run.\n{text}"), &[])?)
+    Ok(Recipe::parse(
+        &format!("# Round {round}, made by its run.\n{text}"),
+        &[],
+    )?)
 }
 
 /// The recipe without its rounds, and with paths that mean the same wherever they are read.

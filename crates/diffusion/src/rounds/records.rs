@@ -51,7 +51,10 @@ impl Selection {
     /// Numbers of the images that are used, in order.
     pub(super) fn images(&self, num_images: usize) -> Vec<usize> {
         let mut used: Vec<usize> = match self {
-            Self::Pairs(pairs) => pairs.iter().flat_map(|&(chosen, rejected)| [chosen, rejected]).collect(),
+            Self::Pairs(pairs) => pairs
+                .iter()
+                .flat_map(|&(chosen, rejected)| [chosen, rejected])
+                .collect(),
             Self::Images(images) => images.clone(),
             Self::All => (0..num_images).collect(),
         };
@@ -311,7 +314,11 @@ mod tests {
             ..CandidatesConfig::default()
         };
         let scores = [0.1, 0.9, 0.5, 0.3, 0.3, 0.3, 0.0, 0.2, 0.2];
-        assert_eq!(pairs(&config, &scores, &mut rng), [(1, 0), (7, 6)], "equal scores are no pair");
+        assert_eq!(
+            pairs(&config, &scores, &mut rng),
+            [(1, 0), (7, 6)],
+            "equal scores are no pair"
+        );
         let strict = CandidatesConfig {
             min_chosen: Some(0.5),
             ..config.clone()

@@ -50,7 +50,11 @@ pub(super) fn wanted(
     (0..num_prompts * images_per_prompt)
         .map(|image| Wanted {
             prompt: image / images_per_prompt,
-            sampler: if num_samplers > 1 { rng.random_range(0..num_samplers) } else { 0 },
+            sampler: if num_samplers > 1 {
+                rng.random_range(0..num_samplers)
+            } else {
+                0
+            },
         })
         .collect()
 }
@@ -120,7 +124,11 @@ impl PartSampler<'_> {
             let images = generate_candidates(&pipeline, &self.prompts_of(part), &sampling, reporter)?;
             let named = part.images.iter().zip(&images).map(|(&number, image)| {
                 let prompt = &self.prompts[self.wanted[number].prompt];
-                Ok(ImageCaption::new(number.to_string(), prompt, ImageSource::from_image(image)?))
+                Ok(ImageCaption::new(
+                    number.to_string(),
+                    prompt,
+                    ImageSource::from_image(image)?,
+                ))
             });
             write_captions(&part.path, &named.collect::<Result<Vec<_>>>()?)?;
             loaded = Some((part.sampler, pipeline));

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::judgements::{Court, Judgements};
 use super::place::{read_json, write_json};
 use super::policies::Policy;
+use crate::Result;
 use crate::evaluation::{repeat_each, resolved};
 use crate::modality::Diffusion;
 use crate::pipeline::{NetworkOptions, SampleConfig, generate_with};
 use crate::stage::Stage;
-use crate::Result;
 
 /// `scores.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,12 +69,7 @@ impl Examination {
         {
             return Ok(scores.per_prompt);
         }
-        let images = generate_with(
-            &policy.load(model, options)?,
-            &self.prompts,
-            &self.sampling,
-            reporter,
-        )?;
+        let images = generate_with(&policy.load(model, options)?, &self.prompts, &self.sampling, reporter)?;
         let judge = JudgeOptions {
             device: options.device.clone(),
             ..JudgeOptions::default()
