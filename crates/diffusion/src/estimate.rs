@@ -16,6 +16,7 @@ use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse, load_records};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
+use crate::rounds::refuse_rounds;
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;
@@ -34,6 +35,7 @@ struct Counts {
 /// # Errors
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer.
 pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
+    refuse_rounds(recipe, "what later rounds need is not known before the first")?;
     let dataset = load_records(recipe, &mut Reporter::silent())?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let process = process_component(format!("program and {} records: measured now", dataset.len()));

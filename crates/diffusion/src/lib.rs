@@ -13,6 +13,7 @@
 //! | [`pipeline`] | pipelines in diffusers layout, [`generate()`] |
 //! | [`method`] | `offline_pairs`, `sft`, `autoencoder` |
 //! | [`estimate()`] | what a run will need, before anything is loaded |
+//! | [`rounds`] | sample, judge, build records, train, and again |
 //! | [`pairs`] | preference pairs that a model makes of itself |
 //! | [`images`] | pixels to tensors and back, grids |
 //! | [`shapes_pipeline`] | an untrained tiny pipeline for the embedded world |
@@ -27,6 +28,7 @@ pub mod method;
 mod modality;
 pub mod pairs;
 pub mod pipeline;
+pub mod rounds;
 mod run;
 pub mod sampler;
 pub mod schedule;
@@ -42,5 +44,6 @@ pub use method::{DiffusionMethod, MethodConfig, cache_records, prepare};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
 pub use pairs::{PairsConfig, build_pairs, build_ranked};
 pub use pipeline::{Conditioning, NetworkOptions, Pipeline, SampleConfig, generate, generate_with};
+pub use rounds::{RoundsConfig, RoundsOutcome, run_rounds};
 pub use run::{Outcome, run};
 pub use stage::Stage;

@@ -27,6 +27,7 @@ mod config;
 mod error;
 mod judge;
 mod pairwise;
+mod prompt_source;
 mod prompts;
 mod scene_truth;
 mod score_dataset;
@@ -43,6 +44,7 @@ pub use judge::{
     StepAwareConfig, StoredConfig,
 };
 pub use pairwise::{PairwiseJudge, ShownFirst, StoredVerdicts, SwappedOutcome, Verdict};
+pub use prompt_source::{PromptPool, PromptSource};
 pub use prompts::{held_out_prompts, read_first_prompts, read_prompts};
 pub use scene_truth::{SceneTruth, Truthfulness, held_out_scene_prompts, scene_truth};
 pub use score_dataset::{ScoredDataset, ScoredImages, ScoringJudge, journal_path, labelled_pairs, score_dataset};

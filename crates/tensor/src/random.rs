@@ -31,6 +31,8 @@ pub enum Stream {
     Pairs = 24,
     /// Which records are mirrored: example is the number of the record, or tells its prompt.
     Mirror = 25,
+    /// What rounds of training draw: step is the round, example says what for.
+    Rounds = 64,
     /// Records that a method draws itself, rather than take them in the order of an epoch.
     Records = 16,
     /// Trajectories sampled to learn from: their initial latents, then the noise of their transitions.

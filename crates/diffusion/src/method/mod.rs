@@ -33,6 +33,7 @@ use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
 pub use autoencoder::Autoencoder;
 pub(crate) use checks::{CHECKPOINT, validate_method};
+pub(crate) use complete::complete;
 pub use config::{
     AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
     OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
@@ -46,7 +47,7 @@ pub use sft::Sft;
 pub(crate) use showcase::texts;
 pub(crate) use source::{load as load_records, validate as validate_data};
 pub use timesteps::TimestepConfig;
-pub(crate) use trained::TrainedDenoiser;
+pub(crate) use trained::{TextTraining, TrainedDenoiser};
 pub use unpaired::Unpaired;
 
 use crate::{Error, Result};

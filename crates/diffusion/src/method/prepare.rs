@@ -16,6 +16,7 @@ use super::trained::{TextTraining, TrainedDenoiser};
 use super::{DiffusionMethod, source};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{NetworkOptions, TextConditioner, denoiser_component, load_adapter, load_vae};
+use crate::rounds::refuse_rounds;
 use crate::{Error, Result, evaluation};
 
 /// Loads the networks and the data of a recipe and computes what training reads of them.
@@ -23,6 +24,7 @@ use crate::{Error, Result, evaluation};
 /// # Errors
 /// Files that are missing, damaged or do not fit each other, settings that contradict the data, [`Error::Stopped`].
 pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
+    refuse_rounds(recipe, "this is for one of them")?;
     let dataset = source::load(recipe, reporter)?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let options = network_options(recipe)?;

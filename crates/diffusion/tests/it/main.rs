@@ -9,6 +9,7 @@ mod invariants;
 mod preferences;
 mod replay;
 mod result;
+mod rounds;
 mod runs;
 mod schedulers;
 mod sdxl;

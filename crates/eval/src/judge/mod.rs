@@ -184,6 +184,21 @@ impl Judge {
         LoadedJudge::load(self, options)
     }
 
+    /// Whether it looks scores up, and so knows no image that is made anew.
+    pub fn is_stored(&self) -> bool {
+        match self {
+            Self::Stored(_) => true,
+            Self::Combined(config) => config.judges.iter().any(Self::is_stored),
+            Self::Verifier
+            | Self::ClipScore(_)
+            | Self::PickScore(_)
+            | Self::Hps(_)
+            | Self::ImageReward(_)
+            | Self::Aesthetic(_)
+            | Self::StepAware(_) => false,
+        }
+    }
+
     /// Refuses prompts that this judge does not understand, before any image is made for them.
     ///
     /// # Errors
