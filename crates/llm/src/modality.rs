@@ -65,10 +65,9 @@ struct GivenLora {
 
 impl Default for GivenLora {
     fn default() -> Self {
-        Self {
-            targets: None,
-            ..LoraConfig::default().into()
-        }
+        let mut given = Self::from(LoraConfig::default());
+        given.targets = None;
+        given
     }
 }
 
@@ -169,6 +168,9 @@ impl Modality for Language {
         if recipe.run.precision == Precision::F16 {
             let expected = "f32 or bf16: gradients of a mean underflow in f16";
             return Err(recipe.invalid("run.precision", "f16", expected));
+        }
+        if let Some(key) = recipe.data.key_of_images() {
+            return Err(recipe.invalid(key, "a value that is unused: this data is text", "no such key"));
         }
         validate_adapter(recipe)?;
         validate_method(recipe)?;

@@ -5,8 +5,8 @@ use diptych_core::{
     AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, Asft, BcoPair, CalDpo, Copg, Cpo, Dft, Discopop, Divergence, Dpo,
     DpoShift, Dpop, ExoPair, FDpo, FlexDpo, Gpo, GpoLoss, HDpo, Hinge, Ipo, IpoNormalization, LdDpo, LikelihoodOf,
     MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, OnlineKl, Orpo, RDpo, RobustDpo, Rpo, Sft, SftNormalization,
-    SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection, WeightedSum,
-    Wpo,
+    SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection,
+    WeightedSum, Wpo,
 };
 
 use crate::pairs::{Property, Start, Subject};

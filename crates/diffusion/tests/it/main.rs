@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod cached;
+mod catalog;
 mod flows;
 mod invariants;
+mod preferences;
 mod replay;
 mod result;
 mod runs;

@@ -178,3 +178,32 @@ fn twenty_steps_equal_pytorch() {
         }
     }
 }
+
+/// Of records that bring their noise and timesteps along, the reference's errors are what they are in every epoch.
+#[test]
+fn errors_computed_once_are_those_of_a_frozen_copy() {
+    let golden = golden();
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(golden.join("expected.json")).unwrap()).unwrap();
+    let rows = |reference: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut case = expected["runs"][0].clone();
+        case["steps"] = 3.into();
+        case["reference"] = serde_json::json!({ reference: {} });
+        let recipe = recipe(&golden, directory.path(), &case);
+        let outcome = run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+        read_metrics(&RunDirectory::new(&outcome.output).metrics()).unwrap()
+    };
+    let (cached, frozen) = (rows("cached"), rows("frozen"));
+    for (cached, frozen) in cached.iter().zip(&frozen) {
+        assert!(
+            (cached.loss - frozen.loss).abs() < 1e-5 * frozen.loss,
+            "{cached:?} {frozen:?}"
+        );
+        for key in ["mse/reference_chosen", "mse/reference_rejected"] {
+            let difference = (cached.metrics[key] - frozen.metrics[key]).abs();
+            assert!(difference < 1e-5 * frozen.metrics[key], "{key}: {difference}");
+        }
+    }
+    assert_ne!(cached[2].loss, cached[0].loss);
+}
