@@ -123,7 +123,6 @@ fn validate_unpaired(recipe: &Recipe<Diffusion>, config: &UnpairedConfig) -> Res
     let Some(ratio) = config.positive_ratio else {
         return Ok(());
     };
-    const KEY: &str = "method.unpaired.positive_ratio";
     if !(ratio > 0.0 && ratio < 1.0) {
         return Err(recipe.invalid(POSITIVE_RATIO, ratio, "a number above 0 and below 1"));
     }
