@@ -231,7 +231,7 @@ pub enum GradientSpan {
         deviation: f64,
     },
     /// One step, drawn evenly from `first` to `last` (counted from 0) anew for every optimizer step; the clean image that it promises
-    /// is rewarded, and steps before it have no guidance: ReFL.
+    /// is rewarded: ReFL, which has 40 steps, 30 to 39, and no guidance.
     Single {
         /// The first step that may be drawn.
         first: usize,
