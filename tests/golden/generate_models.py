@@ -6,6 +6,11 @@ Everything lands in tests/golden/models/ and is read by crates/models/tests/pari
 and used as f32, so that files stay small and both sides compute with the same numbers. Every parameter is drawn anew from a fixed
 generator, in the order of its name: no value depends on the initialization of the library's version.
 
+Networks of BY_NAME have no weight file: `named_values.py` makes their weights from the names of their parameters, and so does the
+reader (crates/models/tests/support/named.rs). Of their gradients two numbers a parameter are kept, in the order of names: the norm, and
+the product with a direction that is made from the name too. They compute in float64, so that the numbers carry no rounding of their
+own.
+
 Made with torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, peft 0.21.2, tokenizers 0.23.3.
 
 Made with: Python 3.11.7, torch 2.15.0, diffusers 0.42.1, transformers 5.23.0, peft 0.21.2, safetensors 0.8.0
@@ -17,9 +22,10 @@ import shutil
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from named_values import direction, fill, named
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 torch.set_num_threads(1)
 HERE = pathlib.Path(__file__).parent / "models"
@@ -41,6 +47,34 @@ UNETS = {
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     ),
 }
+SDXL = dict(
+    sample_size=8, block_out_channels=(4, 8, 16), layers_per_block=2, norm_num_groups=2, cross_attention_dim=6, attention_head_dim=(1, 2, 4),
+    use_linear_projection=True, transformer_layers_per_block=(1, 2, 3), addition_embed_type="text_time", addition_time_embed_dim=4,
+    projection_class_embeddings_input_dim=29, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+)
+BY_NAME = {
+    # The blocks, depths and conditions of SDXL's base, three levels.
+    "unet_sdxl": SDXL,
+    # Of its refiner: attention in the middle levels only, one depth for all, five numbers instead of six.
+    "unet_refiner": dict(
+        SDXL, block_out_channels=(4, 8, 8), layers_per_block=1, attention_head_dim=(1, 2, 2), transformer_layers_per_block=2,
+        projection_class_embeddings_input_dim=25, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    ),
+    # Of distilled ones (SSD-1B, Segmind Vega): a depth for each layer, others on the way up, a middle without attention.
+    "unet_uneven": dict(
+        SDXL, transformer_layers_per_block=[0, [2, 1], [1, 3]], reverse_transformer_layers_per_block=[[1, 2, 3], [3, 1, 2], 0],
+        mid_block_type="UNetMidBlock2D",
+    ),
+    # Stable Diffusion 2.x without a middle.
+    "unet_no_middle": dict(
+        sample_size=8, block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2, cross_attention_dim=6, attention_head_dim=(1, 2),
+        use_linear_projection=True, mid_block_type=None, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ),
+}
+SDXL_LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "add_embedding.linear_1"]
 # Linear layers and convolutions of both kernel sizes, one of them strided.
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1", "conv_shortcut", "ff.net.2", "downsamplers.0.conv"]
 
@@ -55,10 +89,30 @@ VAES = {
         use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False, force_upcast=False,
     ),
 }
+VAE = dict(
+    block_out_channels=(4, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+    layers_per_block=2, norm_num_groups=2, sample_size=8,
+)
+VAES_BY_NAME = {
+    "vae_sdxl": dict(VAE, latent_channels=4, scaling_factor=0.13025, force_upcast=True),
+    "vae_sd3": dict(
+        VAE, latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False,
+    ),
+    "vae_flux": dict(
+        VAE, block_out_channels=(4, 4, 8), layers_per_block=1, latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159,
+        use_quant_conv=False, use_post_quant_conv=False,
+    ),
+}
 TEXT = dict(hidden_size=12, intermediate_size=24, num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=9, vocab_size=30)
 TEXTS = {
     "text_quick_gelu": dict(TEXT, hidden_act="quick_gelu", eos_token_id=2, bos_token_id=0, pad_token_id=1),
     "text_gelu": dict(TEXT, hidden_act="gelu", eos_token_id=7, bos_token_id=0, pad_token_id=1, layer_norm_eps=1e-4),
+}
+TEXTS_BY_NAME = {
+    # OpenCLIP bigG of SDXL and SD3, CLIP-L of SD3 (both with a projection), OpenCLIP-H of Stable Diffusion 2.x.
+    "text_bigg": dict(TEXT, hidden_act="gelu", eos_token_id=2, bos_token_id=0, pad_token_id=1, num_hidden_layers=4, projection_dim=10),
+    "text_clip_l_projection": dict(TEXT, hidden_act="quick_gelu", eos_token_id=7, bos_token_id=0, pad_token_id=1, projection_dim=8),
+    "text_openclip_h": dict(TEXT, hidden_act="gelu", eos_token_id=7, bos_token_id=0, pad_token_id=0, num_hidden_layers=3),
 }
 
 CORPUS = "a red circle a blue square left of a green triangle the quick brown fox's don't we're can't photo of two cats astronaut riding"
@@ -97,8 +151,10 @@ def write(directory, config, state, vectors, weights="diffusion_pytorch_model.sa
     kept = ("_class_name",)
     config = {key: value for key, value in config.items() if (not key.startswith("_") or key in kept) and key != "transformers_version"}
     (directory / "config.json").write_text(json.dumps(config, indent=1, default=list) + "\n")
-    save_file(state, directory / weights)
-    save_file({name: value.detach().contiguous() for name, value in vectors.items()}, directory / "vectors.safetensors")
+    if state is not None:
+        save_file(state, directory / weights)
+    single = lambda value: value.detach().float() if value.dtype == torch.float64 else value.detach()
+    save_file({name: single(value).contiguous() for name, value in vectors.items()}, directory / "vectors.safetensors")
 
 
 def gradient_norms(model, loss):
@@ -124,6 +180,45 @@ def unets():
         write(HERE / name, dict(config), state, vectors | norms)
         if name == "unet_sd1":
             unet_lora(model, (sample, timesteps, text), weight)
+
+
+def gradients(parameters):
+    """Norm and product with a direction of every gradient, (P, 2) in the order of names."""
+    rows = []
+    for name, parameter in sorted(parameters.items()):
+        grad = parameter.grad.double()
+        along = torch.from_numpy(direction(name, tuple(grad.shape)))
+        rows.append([grad.norm().item(), (grad * along).sum().item() / along.norm().item()])
+    return torch.tensor(rows, dtype=torch.float64).float()
+
+
+def unets_by_name():
+    for name, options in BY_NAME.items():
+        model = fill(UNet2DConditionModel(**options)).double()
+        size = options["sample_size"]
+        sample, text = randn(1, 2, 4, size, size).double(), randn(2, 2, 3, options["cross_attention_dim"]).double()
+        timesteps, weight = torch.tensor([3.0, 817.0]), randn(3, 2, 4, size, size)
+        vectors = {"sample": sample, "timesteps": timesteps, "encoder_hidden_states": text, "loss_weight": weight}
+        added = {}
+        if "addition_embed_type" in options:
+            numbers = [[8.0, 6.0, 0.0, 1.0, 8.0, 8.0], [1024.0, 768.0, 12.0, 0.0, 512.0, 512.0]]
+            count = (options["projection_class_embeddings_input_dim"] - 5) // options["addition_time_embed_dim"]
+            added = {"text_embeds": randn(9, 2, 5).double(), "time_ids": torch.tensor(numbers)[:, :count].contiguous()}
+        conditions = {"added_cond_kwargs": added} if added else {}
+        output = model(sample, timesteps, text, **conditions).sample
+        (output * weight).sum().backward()
+        vectors |= added | {"output": output, "gradients": gradients(dict(model.named_parameters()))}
+        if name == "unet_sdxl":
+            lora = get_peft_model(model, LoraConfig(r=2, lora_alpha=3, target_modules=SDXL_LORA_TARGETS))
+            own = lambda key: key.removeprefix("base_model.model.").replace(".default", "")
+            parameters = {own(key): value for key, value in lora.named_parameters() if "lora_" in key}
+            with torch.no_grad():
+                for key, parameter in parameters.items():
+                    parameter.copy_(torch.from_numpy(named(key, tuple(parameter.shape))))
+            output = lora(sample, timesteps, text, **conditions).sample
+            (output * weight).sum().backward()
+            vectors |= {"lora.output": output, "lora.gradients": gradients(parameters)}
+        write(HERE / name, dict(model.config), None, vectors)
 
 
 def unet_lora(model, inputs, weight):
@@ -190,6 +285,54 @@ def vaes():
         vectors = {"sample": image, "noise": noise, "loss_weight": weight, "latent_mean": posterior.mean}
         vectors |= {"latent_logvar": posterior.logvar, "latents": latents, "decoded": decoded, "kl": kl}
         write(HERE / name, dict(model.config), state, vectors | norms)
+
+
+def vaes_by_name():
+    for name, options in VAES_BY_NAME.items():
+        model = fill(AutoencoderKL(**options)).double()
+        image = randn(4, 2, 3, 8, 12).clamp(-1, 1).double()
+        posterior = model.encode(image).latent_dist
+        noise = randn(5, *posterior.mean.shape)
+        latents = posterior.mean + posterior.std * noise
+        decoded = model.decode(latents).sample
+        weight = randn(6, *decoded.shape)
+        kl = posterior.kl()
+        ((decoded * weight).sum() + kl.sum()).backward()
+        shift = options.get("shift_factor") or 0.0
+        vectors = {"sample": image, "noise": noise, "loss_weight": weight, "latent_mean": posterior.mean, "kl": kl}
+        vectors |= {"latent_logvar": posterior.logvar, "latents": latents, "decoded": decoded}
+        # As the pipelines do before they hand latents to the denoiser.
+        vectors |= {"scaled": (latents - shift) * options["scaling_factor"], "gradients": gradients(dict(model.named_parameters()))}
+        write(HERE / name, dict(model.config), None, vectors)
+
+
+IDS = [[0, 5, 29, 3, 7, 1, 1, 1], [0, 9, 7, 8, 7, 7, 7, 29], [0, 4, 4, 4, 4, 4, 4, 4]]
+
+
+def texts_by_name():
+    prefixed = lambda key: key if key.startswith(("text_model.", "text_projection.")) else "text_model." + key
+    for name, options in TEXTS_BY_NAME.items():
+        kind = CLIPTextModelWithProjection if "projection_dim" in options else CLIPTextModel
+        model = fill(kind(CLIPTextConfig(**options)), prefixed).double()
+        ids = torch.tensor(IDS)
+        output = model(input_ids=ids, output_hidden_states=True)
+        states = output.hidden_states
+        vectors = {"input_ids": ids, "last_hidden_state": output.last_hidden_state, "hidden_states": torch.stack(states)}
+        # diffusers' clip_skip = 1 of Stable Diffusion.
+        inner = getattr(model, "text_model", model)
+        vectors["clip_skip_1"] = inner.final_layer_norm(states[-2])
+        weight = randn(8, *output.last_hidden_state.shape)
+        loss = (output.last_hidden_state * weight).sum() + (states[-2] * weight).sum()
+        if kind is CLIPTextModelWithProjection:
+            vectors["text_embeds"] = output.text_embeds
+            loss = loss + output.text_embeds.sum()
+        else:
+            vectors["pooler_output"] = output.pooler_output
+            loss = loss + output.pooler_output.sum()
+        loss.backward()
+        vectors |= {"loss_weight": weight, "gradients": gradients({prefixed(key): value for key, value in model.named_parameters()})}
+        config = {key: value for key, value in model.config.to_dict().items() if value is not None}
+        write(HERE / name, config | {"architectures": [kind.__name__]}, None, vectors)
 
 
 def texts():
@@ -284,6 +427,9 @@ def main():
     unets()
     vaes()
     texts()
+    unets_by_name()
+    vaes_by_name()
+    texts_by_name()
     tokenizers()
     total = sum(path.stat().st_size for path in HERE.rglob("*") if path.is_file())
     print(f"{HERE}: {total / 1e6:.2f} MB")

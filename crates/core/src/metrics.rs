@@ -144,7 +144,7 @@ mod tests {
     use diptych_tensor::{Device, Tensor};
 
     use super::*;
-    use crate::{Kto, Objective, PlackettLuce, Responses};
+    use crate::{Kto, Objective, PlackettLuce, Responses, Utility};
 
     fn responses(policy: &[f64], reference: &[f64]) -> Responses {
         let vector = |values: &[f64]| Tensor::new(values, &Device::Cpu).unwrap();
@@ -164,6 +164,7 @@ mod tests {
             beta: 0.5,
             desirable_weight: 1.0,
             undesirable_weight: 1.0,
+            utility: Utility::KahnemanTversky,
         };
         let output = Objective::from(kto).unpaired_losses(&logps).unwrap();
         let expected = BTreeMap::from([
@@ -185,6 +186,7 @@ mod tests {
             beta: 0.5,
             desirable_weight: 1.0,
             undesirable_weight: 1.0,
+            utility: Utility::KahnemanTversky,
         };
         let output = Objective::from(kto).unpaired_losses(&logps).unwrap();
         let metrics = unpaired_metrics(&logps, &output).unwrap();

@@ -26,7 +26,7 @@ pub(crate) struct PaddedLists {
 
 impl PaddedLists {
     /// Of lists that have been checked.
-    pub(crate) fn new(logps: &ListLogps) -> Result<Self> {
+    pub(crate) fn try_new(logps: &ListLogps) -> Result<Self> {
         let longest = logps.list_lens.iter().copied().max().unwrap_or(0);
         let mut rows = Vec::with_capacity(logps.list_lens.len() * longest);
         let mut first = 0;
@@ -104,22 +104,8 @@ impl PaddedLists {
     /// two leave f32, and for a response with more than the one before it.
     pub(crate) fn judge_scores(&self, objective: &'static str, logps: &ListLogps) -> Result<Vec<Vec<f64>>> {
         let lists = self.host(logps.responses.judge_scores(objective)?)?;
-        let refused = |found: f64, expected: &'static str| Error::OutOfRange {
-            objective,
-            parameter: "judge_scores",
-            found,
-            expected,
-        };
         for list in &lists {
-            if let Some(&score) = list.iter().find(|score| score.is_nan() || score.abs() > 126.0) {
-                return Err(refused(score, "scores between -126 and 126"));
-            }
-            if let Some(pair) = list.windows(2).find(|pair| pair[0] < pair[1]) {
-                return Err(refused(
-                    pair[1],
-                    "no response better than the one before it in its list",
-                ));
-            }
+            check_ranked_scores(objective, list)?;
         }
         Ok(lists)
     }
@@ -220,6 +206,26 @@ impl ResponsesOutput {
     }
 }
 
+/// What a judge may give the responses of a list, as [`PaddedLists::judge_scores`] says.
+pub(crate) fn check_ranked_scores(objective: &'static str, list: &[f64]) -> Result<()> {
+    let refused = |found: f64, expected: &'static str| Error::OutOfRange {
+        objective,
+        parameter: "judge_scores",
+        found,
+        expected,
+    };
+    if let Some(&score) = list.iter().find(|score| score.is_nan() || score.abs() > 126.0) {
+        return Err(refused(score, "scores between -126 and 126"));
+    }
+    match list.windows(2).find(|pair| pair[0] < pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(refused(
+            pair[1],
+            "no response better than the one before it in its list",
+        )),
+    }
+}
+
 /// Rank of each value among all, 1 for the greatest; of equals the earlier is first.
 pub(crate) fn ranks(values: &[f64]) -> Vec<usize> {
     let is_before = |i: usize, j: usize| values[i] > values[j] || (values[i] == values[j] && i < j);
@@ -244,7 +250,7 @@ mod tests {
     fn lists(scores: &[f64], list_lens: &[usize]) -> (ListLogps, PaddedLists) {
         let policy = Tensor::new(scores, &Device::Cpu).unwrap();
         let logps = ListLogps::new(Responses::new(policy), list_lens.to_vec());
-        let padded = PaddedLists::new(&logps).unwrap();
+        let padded = PaddedLists::try_new(&logps).unwrap();
         (logps, padded)
     }
 

@@ -64,12 +64,16 @@ pub struct Requirements {
     pub lengths: bool,
     /// Scores token by token.
     pub tokens: bool,
+    /// Of the reference too, beside the token scores.
+    pub reference_tokens: bool,
     /// What the log-probability of each token is on average, beside the token scores.
     pub collisions: bool,
     /// Scores of each chosen prompt and response together.
     pub whole_texts: bool,
     /// A judge's score of each response.
     pub judge_scores: bool,
+    /// Whether only the differences of a judge's scores count, so that by how much the chosen response is better says as much.
+    pub judge_margins: bool,
     /// Scores of responses to other prompts.
     pub mismatched: bool,
     /// How far apart the prompts of a micro batch are.
@@ -98,9 +102,11 @@ impl Requirements {
             reference: false,
             lengths: false,
             tokens: false,
+            reference_tokens: false,
             collisions: false,
             whole_texts: false,
             judge_scores: false,
+            judge_margins: false,
             mismatched: false,
             prompt_distances: false,
             reward_shift: false,
@@ -125,20 +131,22 @@ impl Requirements {
         }
     }
 
-    /// And scores token by token: the responses are text.
+    /// And scores token by token, those of a reference too: the responses are text.
     pub const fn with_tokens(self) -> Self {
         Self {
             tokens: true,
+            reference_tokens: true,
             score: ScoreKind::LogProbability,
             ..self
         }
     }
 
-    /// And scores token by token with what they are on average.
+    /// And the policy's scores token by token with what they are on average.
     pub const fn with_collisions(self) -> Self {
         Self {
+            tokens: true,
             collisions: true,
-            ..self.with_tokens()
+            ..self.of_log_probabilities()
         }
     }
 
@@ -155,6 +163,14 @@ impl Requirements {
         Self {
             judge_scores: true,
             ..self
+        }
+    }
+
+    /// And by how much a judge finds the chosen response better: its scores, of which only the difference counts.
+    pub const fn with_judge_margins(self) -> Self {
+        Self {
+            judge_margins: true,
+            ..self.with_judge_scores()
         }
     }
 
@@ -217,9 +233,15 @@ impl Requirements {
             reference: self.reference || other.reference,
             lengths: self.lengths || other.lengths,
             tokens: self.tokens || other.tokens,
+            reference_tokens: self.reference_tokens || other.reference_tokens,
             collisions: self.collisions || other.collisions,
             whole_texts: self.whole_texts || other.whole_texts,
             judge_scores: self.judge_scores || other.judge_scores,
+            judge_margins: match (self.judge_scores, other.judge_scores) {
+                (true, true) => self.judge_margins && other.judge_margins,
+                (true, false) => self.judge_margins,
+                (false, _) => other.judge_margins,
+            },
             mismatched: self.mismatched || other.mismatched,
             prompt_distances: self.prompt_distances || other.prompt_distances,
             reward_shift: self.reward_shift || other.reward_shift,

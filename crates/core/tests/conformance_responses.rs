@@ -14,7 +14,7 @@ use diptych_tensor::{DType, Device, Tensor, Var};
 use table::{Subject, subjects};
 
 /// Rows of the table, and those of lists among them.
-const NUM_SUBJECTS: usize = 17;
+const NUM_SUBJECTS: usize = 18;
 const NUM_LISTS: usize = 10;
 
 /// Fails with a sentence unless a condition holds.

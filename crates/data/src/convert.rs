@@ -102,7 +102,12 @@ pub fn convert(paths: &[PathBuf], layout: Layout, out: &Path) -> Result<Conversi
         RecordKind::RankedText => run::<RankedText>(&files, out),
         RecordKind::TextSample => run::<TextSample>(&files, out),
         RecordKind::TextPrompt => run::<TextPrompt>(&files, out),
-        RecordKind::ImagePair | RecordKind::ImageCaption | RecordKind::LatentPair => Err(files.not("records of text")),
+        RecordKind::ImagePair
+        | RecordKind::ImageCaption
+        | RecordKind::LatentPair
+        | RecordKind::RankedImages
+        | RecordKind::ImageLabel
+        | RecordKind::ImagePrompt => Err(files.not("records of text")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which layout a row is of, told from its keys.
 
-use crate::json::Value;
+use crate::json::{Object, Value};
 use crate::row::Row;
 use crate::{Layout, RecordKind};
 
@@ -10,6 +10,11 @@ use crate::{Layout, RecordKind};
 /// as such unless the layout is named.
 pub(crate) fn guess(row: &Row) -> Option<(Layout, RecordKind)> {
     let order = [
+        Layout::PickAPic,
+        Layout::Hpdv2,
+        Layout::ImageRewardDb,
+        Layout::RichHf,
+        Layout::SpoPrompts,
         Layout::Ranked,
         Layout::MsSwift,
         Layout::LlamaFactory,
@@ -36,8 +41,18 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
         Layout::Preference if any(&["chosen_image", "rejected_image"]) => Some(RecordKind::ImagePair),
         Layout::Preference => (pair || any(&["chosen_ids", "rejected_ids"])).then_some(RecordKind::TextPair),
         Layout::ImageCaption => has("image").then_some(RecordKind::ImageCaption),
+        Layout::Unpaired if has("label") && has("image") => Some(RecordKind::ImageLabel),
         Layout::Unpaired => any(&["label", "completion", "completion_ids"]).then_some(RecordKind::UnpairedText),
+        Layout::Ranked if is_of_images(row) => Some(RecordKind::RankedImages),
         Layout::Ranked => has("responses").then_some(RecordKind::RankedText),
+        Layout::PickAPic => any(&["jpg_0", "jpg_1"]).then_some(RecordKind::ImagePair),
+        Layout::Hpdv2 if has("image_path") && has("rank") => Some(RecordKind::RankedImages),
+        Layout::Hpdv2 => any(&["file_path", "human_preference"]).then_some(RecordKind::ImagePair),
+        Layout::ImageRewardDb => (has("prompt_id") && has("rank")).then_some(RecordKind::RankedImages),
+        Layout::RichHf => {
+            any(&["overall_score", "artifact_score", "misalignment_score"]).then_some(RecordKind::ImageLabel)
+        }
+        Layout::SpoPrompts => has("caption").then_some(RecordKind::ImagePrompt),
         Layout::Sft => {
             let body = ["text", "messages", "completion", "input_ids", "completion_ids"];
             any(&body).then_some(RecordKind::TextSample)
@@ -58,12 +73,23 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
     };
     // A row of an image with text around it (RLHF-V and others) is neither a captioned image nor plain text.
     let is_mixed = has("image") && (pair || any(&["messages", "conversations", "completion"]));
-    found.filter(|records| !is_mixed || *records == RecordKind::ImagePair)
+    found.filter(|records| !is_mixed || !records.is_text() && *records != RecordKind::ImageCaption)
+}
+
+/// Whether the responses of a ranked row are images.
+fn is_of_images(row: &Row) -> bool {
+    let Some(Value::Array(responses)) = row.peek("responses") else {
+        return false;
+    };
+    let is_image =
+        |value: &Value| matches!(value, Value::Object(Object(fields)) if fields.iter().any(|(key, _)| key == "image"));
+    responses.iter().any(is_image)
 }
 
 /// Whether a row that can be of the layout is more likely of it than of TRL's.
 fn is_typical(layout: Layout, row: &Row) -> bool {
     let has = |key: &str| has(row, key);
+    let any = |keys: &[&str]| keys.iter().any(|key| has(key));
     match layout {
         Layout::MsSwift => {
             has("rejected_messages")
@@ -84,6 +110,10 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
                 || has("messages") && !is_conversation(row, "chosen")
         }
         Layout::Unpaired => has("label"),
+        Layout::Hpdv2 => !has("prompt_id"),
+        Layout::ImageRewardDb => any(&["image_path", "image"]),
+        Layout::RichHf => has("image"),
+        Layout::SpoPrompts => !has("image"),
         Layout::Auto
         | Layout::Preference
         | Layout::ImageCaption
@@ -92,7 +122,8 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
         | Layout::Sft
         | Layout::PromptOnly
         | Layout::Openrlhf
-        | Layout::Hh => true,
+        | Layout::Hh
+        | Layout::PickAPic => true,
     }
 }
 

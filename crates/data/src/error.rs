@@ -111,7 +111,15 @@ pub enum Error {
         /// The files that were read.
         paths: String,
     },
-    /// A row of a JSON lines file.
+    /// There are rows, and none of them gave a record.
+    #[error("{paths}: no record is left: {report}")]
+    NothingLeft {
+        /// The files that were read.
+        paths: String,
+        /// What became of the rows.
+        report: String,
+    },
+    /// A row of a record file.
     #[error("{}, row {row}: {problem}", path.display())]
     Row {
         /// The file.
@@ -349,6 +357,9 @@ pub enum RowProblem {
         /// What the reader said.
         reason: String,
     },
+    /// A row that prefers neither side, where ties are refused.
+    #[error("neither side is preferred; set `ties` to drop or both to use the rest")]
+    Tie,
     /// Two keys that say the same thing differently.
     #[error("`{key}` {reason}")]
     Conflict {
@@ -377,6 +388,16 @@ impl Error {
                 | Self::OtherRecords { .. }
                 | Self::OverwritesInput { .. }
         )
+    }
+
+    /// Whether one record is at fault, so that a dataset without it can be used.
+    pub(crate) fn is_of_one_record(&self) -> bool {
+        match self {
+            Self::Row { .. } | Self::Image { .. } | Self::ImageSize { .. } => true,
+            // The file of an image, not that of the records.
+            Self::Record { source, .. } => source.is_of_one_record() || matches!(**source, Self::Io { .. }),
+            _ => false,
+        }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

@@ -316,6 +316,10 @@ fn usual_records(layout: Layout) -> RecordKind {
         Layout::LlamaFactory | Layout::MsSwift | Layout::Axolotl | Layout::Openrlhf | Layout::Hh => {
             RecordKind::TextPair
         }
+        Layout::PickAPic | Layout::Hpdv2 => RecordKind::ImagePair,
+        Layout::ImageRewardDb => RecordKind::RankedImages,
+        Layout::RichHf => RecordKind::ImageLabel,
+        Layout::SpoPrompts => RecordKind::ImagePrompt,
     }
 }
 

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::image_layout::ImageRow;
 use crate::rows::Rows;
-use crate::{DataFiles, ImageCaption, ImagePair, ImageSource, RecordKind};
+use crate::{DataFiles, ImageSource, RecordKind};
 
 /// SHA-256 of a dataset's files and of every image they name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ impl DataFiles {
     /// Hashes the record files and the image files they name, in constant memory.
     ///
     /// # Errors
-    /// A file that cannot be read, or a row that is wrong.
+    /// A file that cannot be read. A row that is wrong is covered by the hash of its file alone.
     pub fn content_hash(&self) -> Result<ContentHash> {
         let mut whole = Sha256::new();
         let mut files = Vec::new();
@@ -53,20 +54,19 @@ impl DataFiles {
                 continue;
             }
             for row in Rows::open(path)? {
-                let sources = match self.records() {
-                    RecordKind::ImagePair => {
-                        let pair = ImagePair::from_row(row?)?;
-                        vec![pair.chosen, pair.rejected]
-                    }
-                    _ => vec![ImageCaption::from_row(row?)?.image],
+                let read = row.and_then(|row| ImageRow::read(row, self.layout(), self.records()));
+                let row = match read {
+                    // A row that gives no record names no image; the record file's own hash covers it.
+                    Err(error) if error.is_of_one_record() => continue,
+                    row => row?,
                 };
                 // Embedded images are part of the record file's own hash.
-                for source in sources {
+                for source in row.images() {
                     let ImageSource::Path(path) = source else { continue };
-                    if !images.contains_key(&path) {
-                        images.insert(path.clone(), hash_file(&path)?.sha256);
+                    if !images.contains_key(path) {
+                        images.insert(path.clone(), hash_file(path)?.sha256);
                     }
-                    whole.update(format!("image {}\n", images[&path]));
+                    whole.update(format!("image {}\n", images[path]));
                 }
             }
         }

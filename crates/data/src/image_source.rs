@@ -8,7 +8,7 @@ use std::sync::Arc;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result};
-use crate::jpeg;
+use crate::{TableCell, jpeg};
 
 /// The longest side of an image that is decoded, in pixels. A small file can claim any size; memory is reserved only
 /// below it.
@@ -20,13 +20,15 @@ pub const MAX_IMAGE_FILE_BYTES: u64 = 256 << 20;
 /// Decoders may reserve this much: an image of [`MAX_IMAGE_SIDE`] squared with 8 bits a channel is 768 MiB and refused.
 const MAX_DECODED_BYTES: u64 = 512 << 20;
 
-/// An encoded image (PNG or JPEG): in a file, or in memory.
+/// An encoded image (PNG, JPEG or WebP): in a file, in a table, or in memory.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ImageSource {
     /// A file.
     Path(PathBuf),
     /// The contents of such a file.
     Bytes(Arc<[u8]>),
+    /// A cell of a table, read when the image is needed.
+    Cell(TableCell),
 }
 
 impl ImageSource {
@@ -54,7 +56,7 @@ impl ImageSource {
     /// Hugging Face `datasets` does.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is not a PNG or JPEG, is corrupt or cut
+    /// [`Error::Io`] when the file cannot be read; [`Error::Image`] when it is not a PNG, JPEG or WebP, is corrupt or cut
     /// short, or has a side longer than [`MAX_IMAGE_SIDE`] or a file larger than [`MAX_IMAGE_FILE_BYTES`].
     pub fn decode(&self) -> Result<RgbImage> {
         decode(&self.encoded()?).map_err(|reason| self.error(reason))
@@ -67,6 +69,7 @@ impl ImageSource {
     pub fn encoded(&self) -> Result<Arc<[u8]>> {
         match self {
             Self::Bytes(bytes) => Ok(Arc::clone(bytes)),
+            Self::Cell(cell) => cell.read(),
             Self::Path(path) => {
                 self.check_file_size(path)?;
                 Ok(std::fs::read(path).map_err(Error::io(path))?.into())
@@ -95,6 +98,7 @@ impl fmt::Display for ImageSource {
         match self {
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::Bytes(bytes) => write!(f, "embedded image of {} bytes", bytes.len()),
+            Self::Cell(cell) => write!(f, "{cell}"),
         }
     }
 }
@@ -112,8 +116,8 @@ fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     match reader.format() {
         // The decoder fills what is missing with gray and says nothing.
         Some(ImageFormat::Jpeg) if !jpeg::is_complete(bytes) => return Err("the JPEG data is cut short".to_owned()),
-        Some(ImageFormat::Png | ImageFormat::Jpeg) => {}
-        _ => return Err("neither PNG nor JPEG".to_owned()),
+        Some(ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP) => {}
+        _ => return Err("neither PNG, JPEG nor WebP".to_owned()),
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_IMAGE_SIDE);

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number};
 
+use crate::TableCell;
+
 /// More keys than any layout has; beyond it a row is refused.
 const MAX_KEYS: usize = 256;
 
@@ -25,6 +27,8 @@ pub(crate) enum Value {
     String(String),
     Array(Vec<Self>),
     Object(Object),
+    /// Bytes of a table that are still in its file.
+    Cell(TableCell),
 }
 
 impl Value {
@@ -37,6 +41,7 @@ impl Value {
             Self::String(_) => "string",
             Self::Array(_) => "array",
             Self::Object(_) => "object",
+            Self::Cell(_) => "bytes",
         }
     }
 
@@ -51,6 +56,7 @@ impl Value {
             }
             Self::String(value) => format!("the string \"{value}\""),
             Self::Array(elements) => format!("an array of {} elements", elements.len()),
+            Self::Cell(_) => "bytes".to_owned(),
             Self::Object(Object(fields)) => {
                 let keys: Vec<&str> = fields.iter().take(8).map(|(key, _)| key.as_str()).collect();
                 format!("an object with the keys [{}]", keys.join(", "))
@@ -68,6 +74,8 @@ impl From<Value> for serde_json::Value {
             Value::String(value) => Self::String(value),
             Value::Array(elements) => Self::Array(elements.into_iter().map(Self::from).collect()),
             Value::Object(object) => Self::Object(object.into()),
+            // Text records have no use for bytes; where they lie is all that can be said in JSON.
+            Value::Cell(cell) => Self::String(cell.to_string()),
         }
     }
 }

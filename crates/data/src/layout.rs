@@ -19,7 +19,7 @@ pub enum Layout {
     ImageCaption,
     /// Safetensors shards of encoded pairs: `latents_chosen`, `latents_rejected`, `encoder_hidden_states`, …
     LatentPairs,
-    /// JSON, TRL's unpaired preference: `prompt`, `completion`, `label`.
+    /// JSON, TRL's unpaired preference: `prompt`, `completion` or `image`, `label`.
     Unpaired,
     /// JSON: `prompt`, `responses` with a score each.
     Ranked,
@@ -38,11 +38,21 @@ pub enum Layout {
     Openrlhf,
     /// JSON of Anthropic's hh-rlhf: transcripts with `Human:` and `Assistant:`, read as messages.
     Hh,
+    /// Pick-a-Pic, versions 1 and 2, Pick-Style and Pick-Safety: `caption`, `jpg_0`, `jpg_1`, `label_0`, `label_1`.
+    PickAPic,
+    /// HPD v2: `prompt`, `file_path`, `human_preference`, or `prompt`, `image_path`, `rank`.
+    Hpdv2,
+    /// ImageRewardDB: `prompt_id`, `prompt`, `rank`, `image_path`, one image a row.
+    ImageRewardDb,
+    /// Scores of RichHF-18K joined with prompts and images: `prompt`, `image`, `overall_score`, ….
+    RichHf,
+    /// Prompts of SPO: `caption`, `trainset_idx`.
+    SpoPrompts,
 }
 
 impl Layout {
     /// Every name a recipe may use, in the order of the variants.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 18] = [
         "auto",
         "preference",
         "image-caption",
@@ -56,9 +66,14 @@ impl Layout {
         "axolotl",
         "openrlhf",
         "hh",
+        "pick-a-pic",
+        "hpdv2",
+        "image-reward-db",
+        "rich-hf",
+        "spo-prompts",
     ];
     /// The names that say what the files are.
-    pub const EXPLICIT_NAMES: [&'static str; 12] = [
+    pub const EXPLICIT_NAMES: [&'static str; 17] = [
         "preference",
         "image-caption",
         "latent-pairs",
@@ -71,6 +86,11 @@ impl Layout {
         "axolotl",
         "openrlhf",
         "hh",
+        "pick-a-pic",
+        "hpdv2",
+        "image-reward-db",
+        "rich-hf",
+        "spo-prompts",
     ];
 
     /// The name used in recipes.
@@ -89,6 +109,11 @@ impl Layout {
             Self::Axolotl => "axolotl",
             Self::Openrlhf => "openrlhf",
             Self::Hh => "hh",
+            Self::PickAPic => "pick-a-pic",
+            Self::Hpdv2 => "hpdv2",
+            Self::ImageRewardDb => "image-reward-db",
+            Self::RichHf => "rich-hf",
+            Self::SpoPrompts => "spo-prompts",
         }
     }
 
@@ -101,8 +126,8 @@ impl Layout {
             }
             Self::ImageCaption => "JSON lines with prompt, image; optional id",
             Self::LatentPairs => "safetensors shards of encoded pairs; optional noise and timesteps for a replay",
-            Self::Unpaired => "JSON with prompt, completion, label (TRL, KTO)",
-            Self::Ranked => "JSON with prompt and responses: [{text | messages, score}]",
+            Self::Unpaired => "JSON with prompt, completion | image, label (TRL, KTO)",
+            Self::Ranked => "JSON with prompt and responses: [{text | messages | image, score}]",
             Self::Sft => "JSON with text, or messages, or prompt and completion (TRL)",
             Self::PromptOnly => "JSON with prompt",
             Self::LlamaFactory => "JSON of LLaMA-Factory: alpaca or sharegpt; ranking, kto_tag or supervised",
@@ -110,6 +135,15 @@ impl Layout {
             Self::Axolotl => "JSON of axolotl's DPO strategies: intel, argilla, icr, ultra, chat_template",
             Self::Openrlhf => "JSON of OpenRLHF: chosen, rejected, optional prompt and margin",
             Self::Hh => "JSON of hh-rlhf: Human/Assistant transcripts, read as messages",
+            Self::PickAPic => "Pick-a-Pic v1 and v2, Pick-Style, Pick-Safety: caption, jpg_0, jpg_1, label_0, label_1",
+            Self::Hpdv2 => "HPD v2: train.json with file_path, human_preference; test.json with image_path, rank",
+            Self::ImageRewardDb => {
+                "ImageRewardDB: prompt_id, prompt, rank, image_path; rows of one prompt_id are a list"
+            }
+            Self::RichHf => {
+                "RichHF-18K joined with prompts and images: prompt, image, overall_score, aesthetics_score, …"
+            }
+            Self::SpoPrompts => "prompts of SPO: caption, trainset_idx",
         }
     }
 
@@ -145,6 +179,11 @@ impl FromStr for Layout {
             "axolotl" => Ok(Self::Axolotl),
             "openrlhf" => Ok(Self::Openrlhf),
             "hh" => Ok(Self::Hh),
+            "pick-a-pic" => Ok(Self::PickAPic),
+            "hpdv2" => Ok(Self::Hpdv2),
+            "image-reward-db" => Ok(Self::ImageRewardDb),
+            "rich-hf" => Ok(Self::RichHf),
+            "spo-prompts" => Ok(Self::SpoPrompts),
             _ => Err(format!(
                 "unknown layout `{name}`; expected one of {}",
                 Self::NAMES.join(", ")
@@ -160,7 +199,7 @@ mod tests {
     #[test]
     fn every_name_reads_back_and_serde_agrees() {
         let layouts: Vec<Layout> = Layout::NAMES.iter().map(|name| name.parse().unwrap()).collect();
-        assert_eq!(layouts.len(), 13);
+        assert_eq!(layouts.len(), 18);
         assert_eq!(layouts[4..7], [Layout::Unpaired, Layout::Ranked, Layout::Sft]);
         for (layout, name) in layouts.iter().zip(Layout::NAMES) {
             assert_eq!(layout.to_string(), name);

@@ -7,6 +7,13 @@
 //! |---|---|---|
 //! | [`Layout::Preference`] | JSON lines with `prompt`, `chosen_image`, `rejected_image` | [`ImagePair`] |
 //! | [`Layout::ImageCaption`] | JSON lines with `prompt`, `image` | [`ImageCaption`] |
+//! | [`Layout::Ranked`] | JSON lines with `prompt`, `responses: [{image, score}]` | [`RankedImages`] |
+//! | [`Layout::Unpaired`] | JSON lines with `prompt`, `image`, `label` | [`ImageLabel`] |
+//! | [`Layout::PickAPic`] | Parquet of Pick-a-Pic v1 and v2, Pick-Style, Pick-Safety | [`ImagePair`] |
+//! | [`Layout::Hpdv2`] | `train.json` and `test.json` of HPD v2 | [`ImagePair`], [`RankedImages`] |
+//! | [`Layout::ImageRewardDb`] | JSON or Parquet of ImageRewardDB | [`RankedImages`] |
+//! | [`Layout::RichHf`] | RichHF-18K joined with its images | [`ImageLabel`] |
+//! | [`Layout::SpoPrompts`] | prompts of SPO | [`ImagePrompt`] |
 //! | [`Layout::LatentPairs`] | safetensors shards of latents and text states | a row of [`LatentPairs`] |
 //! | [`Layout::Preference`] | JSON with TRL's `prompt`, `chosen`, `rejected` | [`TextPair`] |
 //! | [`Layout::Unpaired`], [`Layout::Ranked`], [`Layout::Sft`], [`Layout::PromptOnly`] | JSON | [`UnpairedText`], [`RankedText`], [`TextSample`], [`TextPrompt`] |
@@ -28,7 +35,7 @@
 //! write_pairs(&file, &[pair])?;
 //!
 //! let dataset = Dataset::load(&[file], Layout::Auto)?;
-//! assert_eq!((dataset.layout(), dataset.len()), (Layout::Preference, 1));
+//! assert_eq!((dataset.records(), dataset.len()), (diptych_data::RecordKind::ImagePair, 1));
 //! let Dataset::Pairs(pairs) = dataset else { unreachable!("the layout was just checked") };
 //! let (chosen, _rejected) = pairs[0].decode()?;
 //! assert_eq!(chosen, red);
@@ -41,9 +48,13 @@ mod dataset;
 mod detect;
 mod error;
 mod files;
+mod framing;
 mod hash;
 mod host_tensor;
 mod image_caption;
+mod image_label;
+mod image_layout;
+mod image_prompt;
 mod image_source;
 mod inspect;
 mod jpeg;
@@ -54,12 +65,16 @@ mod layout;
 mod message;
 mod nearest;
 mod order;
+mod pair_rule;
 mod preference;
+mod ranked_images;
+mod read_policy;
 mod record_kind;
 mod resize;
 mod row;
 mod rows;
 mod shard;
+mod table_cell;
 mod text;
 mod text_dataset;
 mod text_layout;
@@ -70,9 +85,12 @@ pub use convert::{Conversion, DropReason, DroppedRow, convert};
 pub use dataset::Dataset;
 pub use error::{Error, Result, RowProblem, ShardProblem};
 pub use files::DataFiles;
+pub use framing::{FramedImage, Mirror, SizeBuckets};
 pub use hash::{ContentHash, FileHash};
 pub use host_tensor::HostTensor;
 pub use image_caption::ImageCaption;
+pub use image_label::ImageLabel;
+pub use image_prompt::ImagePrompt;
 pub use image_source::{ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
 pub use inspect::{
     FieldSummary, Inspection, LengthSummary, MAX_PROBLEMS, Problem, PromptSummary, RecordPreview, ScoreSummary,
@@ -83,9 +101,13 @@ pub use latent_pairs::{LatentPairs, LatentTensors};
 pub use layout::Layout;
 pub use message::{CharSpan, Completion, Content, Message, Prompt, Text, TextBlock, TextKind};
 pub use order::shuffled_indices;
+pub use pair_rule::{PairRule, PairSelection};
 pub use preference::ImagePair;
+pub use ranked_images::{RankedImages, ScoredImage};
+pub use read_policy::{LeftOut, OnError, ReadPolicy, ReadReport, TiePolicy};
 pub use record_kind::RecordKind;
-pub use resize::resize_and_crop;
+pub use resize::{centered_crop, resize_and_crop};
+pub use table_cell::TableCell;
 pub use text::{
     Affix, ChatEnding, ChatRequest, ChatTemplate, CompletionPart, Encoded, EncodedCompletion, EncodedPair,
     EncodedPrompt, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, EncodingConfig, EncodingConvention,

@@ -14,6 +14,12 @@ pub enum RecordKind {
     ImageCaption,
     /// A row of [`crate::LatentPairs`].
     LatentPair,
+    /// [`crate::RankedImages`].
+    RankedImages,
+    /// [`crate::ImageLabel`].
+    ImageLabel,
+    /// [`crate::ImagePrompt`].
+    ImagePrompt,
     /// [`crate::TextPair`].
     TextPair,
     /// [`crate::UnpairedText`].
@@ -31,7 +37,12 @@ impl RecordKind {
     pub fn is_text(self) -> bool {
         match self {
             Self::TextPair | Self::UnpairedText | Self::RankedText | Self::TextSample | Self::TextPrompt => true,
-            Self::ImagePair | Self::ImageCaption | Self::LatentPair => false,
+            Self::ImagePair
+            | Self::ImageCaption
+            | Self::LatentPair
+            | Self::RankedImages
+            | Self::ImageLabel
+            | Self::ImagePrompt => false,
         }
     }
 
@@ -41,6 +52,9 @@ impl RecordKind {
             Self::ImagePair => "image pairs",
             Self::ImageCaption => "captioned images",
             Self::LatentPair => "latent pairs",
+            Self::RankedImages => "ranked images",
+            Self::ImageLabel => "labelled images",
+            Self::ImagePrompt => "prompts for images",
             Self::TextPair => "text pairs",
             Self::UnpairedText => "labelled completions",
             Self::RankedText => "ranked completions",

@@ -36,8 +36,9 @@ pub fn resize_and_crop(image: &RgbImage, width: u32, height: u32) -> Result<RgbI
     Ok(imageops::resize(&*crop, width, height, FilterType::Lanczos3))
 }
 
-/// Left, top, width and height of the largest centered part with the aspect ratio `width : height`.
-fn centered_crop(from_width: u32, from_height: u32, width: u32, height: u32) -> (u32, u32, u32, u32) {
+/// Left, top, width and height of the part that [`resize_and_crop`] keeps: the largest centered one with the aspect ratio
+/// `width : height`, in pixels of the image it is taken from.
+pub fn centered_crop(from_width: u32, from_height: u32, width: u32, height: u32) -> (u32, u32, u32, u32) {
     let scaled = |length: u32, by: u32, over: u32| {
         let rounded = (u64::from(length) * u64::from(by) + u64::from(over) / 2) / u64::from(over);
         (rounded as u32).max(1)

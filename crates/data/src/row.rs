@@ -1,6 +1,6 @@
 //! One row of a JSON lines file, and the typed reading of its keys.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -77,10 +77,17 @@ impl Row {
 
     /// The image at a key that must be there. A path is checked to name a file; nothing is decoded.
     pub(crate) fn take_image(&mut self, key: &str) -> Result<ImageSource> {
-        match self.take(key) {
+        let value = self.take(key);
+        self.image(key, value)
+    }
+
+    /// The image that a value is.
+    pub(crate) fn image(&self, key: &str, value: Option<Value>) -> Result<ImageSource> {
+        match value {
             None => Err(self.missing(key, IMAGE)),
             Some(Value::String(path)) => self.image_at(key, &path),
             Some(Value::Object(object)) => self.image_object(key, object),
+            Some(Value::Cell(cell)) => Ok(ImageSource::Cell(cell)),
             Some(found) => Err(self.wrong_type(key, &found, IMAGE)),
         }
     }
@@ -97,6 +104,8 @@ impl Row {
                 _ => return Err(self.error(unknown_key(&full, &inner, &["bytes", "path"]))),
             };
             match value {
+                // The table does not say whether the cell is null: one that is fails when it is read.
+                Value::Cell(cell) if inner == "bytes" => return Ok(ImageSource::Cell(cell)),
                 Value::String(value) => *slot = Some(value),
                 Value::Null => {}
                 found => return Err(self.wrong_type(&full, &found, "a string")),
@@ -115,9 +124,16 @@ impl Row {
         }
     }
 
+    /// The image file at a path of the row.
+    fn image_at(&self, key: &str, found: &str) -> Result<ImageSource> {
+        self.image_in(key, found, &[""])
+    }
+
+    /// The image file at a path of the row, below the first of some folders beside the row's file where it lies.
+    ///
     /// A dataset is a folder that can be moved and shared, and one from elsewhere must not make us read other files
     /// of this machine: paths stay inside the folder of the JSON lines file.
-    fn image_at(&self, key: &str, found: &str) -> Result<ImageSource> {
+    pub(crate) fn image_in(&self, key: &str, found: &str, folders: &[&str]) -> Result<ImageSource> {
         let refuse = |reason| {
             Err(self.error(RowProblem::ImagePath {
                 key: key.to_owned(),
@@ -140,15 +156,16 @@ impl Row {
                 return refuse("leads out of the folder through `..`");
             }
         }
-        let path = self.path.parent().unwrap_or(Path::new("")).join(found);
+        let base = self.path.parent().unwrap_or(Path::new(""));
+        let paths = folders.iter().map(|folder| base.join(folder).join(found));
         // A null byte, a missing file and a folder all end here: none of them is an image file.
-        if std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
-            Ok(ImageSource::Path(path))
-        } else {
-            Err(self.error(RowProblem::MissingImage {
+        let is_file = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+        match paths.clone().find(is_file) {
+            Some(path) => Ok(ImageSource::Path(path)),
+            None => Err(self.error(RowProblem::MissingImage {
                 key: key.to_owned(),
-                path,
-            }))
+                path: paths.last().unwrap_or_default(),
+            })),
         }
     }
 

@@ -60,9 +60,12 @@ impl TextDataset {
             RecordKind::RankedText => Ok(Self::Ranked(rows(files)?)),
             RecordKind::TextSample => Ok(Self::Samples(rows(files)?)),
             RecordKind::TextPrompt => Ok(Self::Prompts(rows(files)?)),
-            RecordKind::ImagePair | RecordKind::ImageCaption | RecordKind::LatentPair => {
-                Err(files.not("records of text"))
-            }
+            RecordKind::ImagePair
+            | RecordKind::ImageCaption
+            | RecordKind::LatentPair
+            | RecordKind::RankedImages
+            | RecordKind::ImageLabel
+            | RecordKind::ImagePrompt => Err(files.not("records of text")),
         }
     }
 

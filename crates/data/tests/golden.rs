@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use diptych_data::{Dataset, ImageSource, Layout, resize_and_crop};
+use diptych_data::{Dataset, ImageSource, Layout, RecordKind, resize_and_crop};
 use image::RgbImage;
 use serde_json::Value;
 
@@ -111,7 +111,7 @@ fn preference_rows_in_every_spelling() {
 fn image_caption_rows() {
     let path = fixtures().join("image_caption.jsonl");
     let dataset = Dataset::load(&[path], Layout::Auto).unwrap();
-    assert_eq!((dataset.layout(), dataset.len()), (Layout::ImageCaption, 2));
+    assert_eq!((dataset.records(), dataset.len()), (RecordKind::ImageCaption, 2));
     assert_eq!(
         [dataset.record_id(0), dataset.record_id(1)],
         ["a", "image_caption.jsonl:2"]
@@ -126,7 +126,7 @@ fn image_caption_rows() {
 #[test]
 fn latent_shards_of_every_float_type() {
     let dataset = Dataset::load(&[fixtures().join("latents")], Layout::Auto).unwrap();
-    assert_eq!((dataset.layout(), dataset.len()), (Layout::LatentPairs, 3));
+    assert_eq!((dataset.records(), dataset.len()), (RecordKind::LatentPair, 3));
     assert_eq!(dataset.record_id(2), "shard-1.safetensors:0");
     let Dataset::LatentPairs(pairs) = dataset else {
         panic!("a latent-pairs dataset")

@@ -75,13 +75,13 @@ pub enum Error {
         /// What to write instead.
         hint: String,
     },
-    /// A timestep outside the training table.
-    #[error("timestep {found} is outside the noise schedule, which has {num_train_timesteps} (0 to one less)")]
+    /// A timestep outside the noise schedule.
+    #[error("timestep {found} is outside the noise schedule, expected {expected}")]
     Timestep {
         /// The timestep.
-        found: usize,
-        /// Length of the table.
-        num_train_timesteps: usize,
+        found: f64,
+        /// Which there are.
+        expected: String,
     },
     /// A number of sampling steps the schedule cannot serve.
     #[error("{found} sampling steps asked for, expected 1 to {num_train_timesteps}, the length of the noise schedule")]
@@ -145,6 +145,18 @@ pub enum Error {
         /// What this sampler can use, or which other one to take.
         expected: String,
     },
+    /// Log-probabilities were asked of steps that add no noise.
+    #[error(
+        "sampler `{sampler}` has a step without fresh noise, whose result has no density; expected `eta` above 0 with `ddim` or \
+         `flow_euler`, or a sampler that always adds noise"
+    )]
+    NoDensity {
+        /// The sampler.
+        sampler: &'static str,
+    },
+    /// A step that adds fresh noise was given none.
+    #[error("this step of the sampler adds fresh noise, and none was given")]
+    MissingNoise,
     /// A decoded image has pixels that are no numbers.
     #[error(
         "image {index} of a batch has pixels that are NaN or infinite: the weights, or the precision, do not serve"
@@ -170,7 +182,7 @@ pub enum Error {
         component: &'static str,
     },
     /// The data does not suit the method.
-    #[error("method `{method}` cannot use {found} data; expected {expected}")]
+    #[error("method `{method}` cannot use {found}; expected {expected}")]
     DataKind {
         /// The method.
         method: &'static str,
@@ -197,7 +209,8 @@ impl Error {
             | Self::Steps { .. }
             | Self::DataKind { .. }
             | Self::Setting { .. }
-            | Self::Sampler { .. } => true,
+            | Self::Sampler { .. }
+            | Self::NoDensity { .. } => true,
             Self::Core(_)
             | Self::Io { .. }
             | Self::Json { .. }
@@ -207,6 +220,7 @@ impl Error {
             | Self::Shape { .. }
             | Self::Conditioning { .. }
             | Self::Record { .. }
+            | Self::MissingNoise
             | Self::PixelsNotFinite { .. }
             | Self::AdapterParts { .. }
             | Self::MissingComponent { .. }

@@ -17,6 +17,7 @@ use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig
 use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse};
 use crate::modality::{Diffusion, adapter_of};
+use crate::pipeline::TextConditioner;
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;
@@ -40,15 +41,13 @@ pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
     let process = process_component(format!("program and {} records: measured now", dataset.len()));
     let counts = networks(recipe, &pipeline)?;
     let width = recipe.run.precision.dtype().size_in_bytes() as u64;
-    let reference = match recipe.reference {
-        ReferenceConfig::Frozen {} => count(&pipeline, "unet")? * width,
-        ReferenceConfig::None {}
-        | ReferenceConfig::AdapterOff {}
-        | ReferenceConfig::Cached { .. }
-        | ReferenceConfig::Ema { .. }
-        | ReferenceConfig::Checkpoint { .. } => 0,
-    };
     let trained = counts.trained * WIDE;
+    let reference = match recipe.reference {
+        ReferenceConfig::Frozen {} | ReferenceConfig::Checkpoint { .. } => count(&pipeline, "unet")? * width,
+        // Its parameters, and those of the policy while it borrows the policy's network.
+        ReferenceConfig::Ema { .. } => 2 * trained,
+        ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Cached { .. } => 0,
+    };
     let average = if recipe.train.ema_decay.is_some() { trained } else { 0 };
     let [latents, texts] = cached(recipe, &pipeline, &dataset)?;
     let components = [
@@ -99,7 +98,7 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
             let trained = count(pipeline, "vae")?;
             return Ok(Counts { frozen: 0, trained });
         }
-        MethodConfig::OfflinePairs(_) | MethodConfig::Sft(_) => {
+        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
             let unet = pipeline.component("unet")?;
             match adapter_of(recipe)? {
                 AdapterConfig::Full(_) => Counts {
@@ -148,6 +147,8 @@ fn adapter_elements(network: &ComponentDir, lora: &LoraConfig) -> Result<u64> {
 fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset) -> Result<[u64; 2]> {
     let (posterior, resolution) = match &recipe.method {
         MethodConfig::OfflinePairs(config) => (config.posterior, config.resolution),
+        MethodConfig::Unpaired(config) => (config.posterior, config.resolution),
+        MethodConfig::Ranked(config) => (config.posterior, config.resolution),
         MethodConfig::Sft(config) => (config.posterior, config.resolution),
         MethodConfig::Autoencoder(_) => return Ok([0; 2]),
     };
@@ -156,10 +157,17 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         Dataset::LatentPairs(_) => return Ok([0; 2]),
         Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
         Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
+        Dataset::Ranked(lists) => lists.iter().map(|list| list.prompt.as_str()).collect(),
+        Dataset::Labels(labels) => labels.iter().map(|label| label.prompt.as_str()).collect(),
+        Dataset::Prompts(prompts) => prompts.iter().map(|prompt| prompt.prompt.as_str()).collect(),
     };
     let sides = match (&recipe.method, dataset) {
-        (MethodConfig::OfflinePairs(_), Dataset::Pairs(_)) => 2,
+        (MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_), Dataset::Pairs(_)) => 2,
         _ => 1,
+    };
+    let num_images = match (&recipe.method, dataset) {
+        (MethodConfig::Ranked(_), Dataset::Ranked(lists)) => lists.iter().map(|list| list.responses.len()).sum(),
+        _ => dataset.len() * sides,
     };
     let vae = AutoencoderKlConfig::from_file(pipeline.component("vae")?.config())?;
     let unet = UNet2DConditionConfig::from_file(pipeline.component("unet")?.config())?;
@@ -169,14 +177,20 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         PosteriorUse::Sample => 2,
         PosteriorUse::Mean => 1,
     };
-    let latents = (dataset.len() * sides * parts * vae.latent_channels * y * x) as u64;
+    let latents = (num_images * parts * vae.latent_channels * y * x) as u64;
     let trains_text = matches!(&recipe.method, MethodConfig::Sft(config) if config.train_text_encoder);
     if trains_text {
         return Ok([latents * WIDE, 0]);
     }
-    let text = ClipTextConfig::from_file(pipeline.component("text_encoder")?.config())?;
-    let embeddings = (prompts.len() * text.max_position_embeddings * text.hidden_size) as u64;
-    Ok([latents * WIDE, embeddings * WIDE])
+    let mut of_prompt = 0;
+    for (name, _) in TextConditioner::components(pipeline) {
+        let text = ClipTextConfig::from_file(pipeline.component(name)?.config())?;
+        of_prompt += text.max_position_embeddings * text.hidden_size;
+        if text.has_projection {
+            of_prompt += text.projection_dim;
+        }
+    }
+    Ok([latents * WIDE, (prompts.len() * of_prompt) as u64 * WIDE])
 }
 
 /// Checkpoints, the result and logs.
@@ -216,7 +230,9 @@ fn other_parts(recipe: &Recipe<Diffusion>) -> Option<u64> {
     let trained: &[&str] = match &recipe.method {
         MethodConfig::Autoencoder(_) => &["vae"],
         MethodConfig::Sft(config) if config.train_text_encoder => &["unet", "text_encoder"],
-        MethodConfig::OfflinePairs(_) | MethodConfig::Sft(_) => &["unet"],
+        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
+            &["unet"]
+        }
     };
     let others = pipeline.names().filter(|name| !trained.contains(name));
     Some(others.map(|name| directory_bytes(&pipeline.path().join(name))).sum())

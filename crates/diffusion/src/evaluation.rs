@@ -11,6 +11,7 @@ use crate::Result;
 use crate::method::{DiffusionMethod, MethodConfig, TrainedDenoiser, network_options, texts};
 use crate::modality::{Diffusion, WIN_RATE_PROMPTS};
 use crate::pipeline::{Denoiser, ImageSampler, NoiseSet, PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
+use crate::sampler::SamplerConfig;
 use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
 
@@ -110,13 +111,15 @@ pub(crate) fn check_inputs(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -
     let schedule = NoiseSchedule::read(pipeline.component("scheduler")?.path())?;
     let sampling = recipe.samples.clone().unwrap_or_default().sampling();
     if is_showing {
-        sampling.sampler.prepare(&schedule, sampling.steps)?;
+        SamplerConfig::new(sampling.sampler, sampling.steps).check(&schedule)?;
     }
     if let Some(config) = win_rate {
-        sampling.sampler.prepare(&schedule, config.steps)?;
-        for part in ["text_encoder", "tokenizer", "vae"] {
-            pipeline.component(part)?;
+        SamplerConfig::new(sampling.sampler, config.steps).check(&schedule)?;
+        for (encoder, tokenizer) in TextConditioner::components(pipeline) {
+            pipeline.component(encoder)?;
+            pipeline.component(tokenizer)?;
         }
+        pipeline.component("vae")?;
         resolved(recipe, config)?.prompts()?;
     }
     Ok(())

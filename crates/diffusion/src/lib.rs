@@ -6,7 +6,9 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`schedule`] | the forward process: `scheduler_config.json`, noise levels, targets |
-//! | [`sampler`] | DDIM and Euler |
+//! | [`sampler`] | DDPM, DDIM, Euler, DPM-Solver++, flow and consistency samplers, as distributions |
+//! | [`trajectory`] | every step of a sampler: records, log-probabilities, differentiable tails |
+//! | [`inversion`] | from latents back to noise |
 //! | [`denoising`] | denoising errors: the score of an image |
 //! | [`pipeline`] | pipelines in diffusers layout, [`generate()`] |
 //! | [`method`] | `offline_pairs`, `sft`, `autoencoder` |
@@ -20,6 +22,7 @@ mod error;
 mod estimate;
 mod evaluation;
 pub mod images;
+pub mod inversion;
 pub mod method;
 mod modality;
 pub mod pairs;
@@ -30,6 +33,7 @@ pub mod schedule;
 pub mod shapes_pipeline;
 mod stage;
 mod tensors;
+pub mod trajectory;
 
 pub use error::{Error, Result};
 pub use estimate::estimate;

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use diptych_core::{Kind, ScoreKind};
+use diptych_core::ScoreKind;
 use diptych_eval::EvaluationConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Precision;
-use diptych_train::{Modality, Recipe};
+use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::method::MethodConfig;
+use crate::method::{CHECKPOINT, MethodConfig, validate_method};
 use crate::pipeline::SampleConfig;
 use crate::sampler::SamplerKind;
 use crate::{Error, Result};
@@ -124,6 +124,10 @@ impl Modality for Diffusion {
         matches!(adapter.0, AdapterConfig::Lora(_))
     }
 
+    fn references() -> &'static [&'static str] {
+        &["none", "frozen", "adapter_off", "cached", "ema", "checkpoint"]
+    }
+
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
         let init = match &recipe.adapter.0 {
             AdapterConfig::Lora(lora) => lora.init.as_ref(),
@@ -133,8 +137,13 @@ impl Modality for Diffusion {
             .evaluation
             .as_ref()
             .and_then(|evaluation| evaluation.win_rate.as_ref());
+        let checkpoint = match &recipe.reference {
+            ReferenceConfig::Checkpoint { path } => Some(path),
+            _ => None,
+        };
         [
             (ADAPTER_INIT, init),
+            (CHECKPOINT, checkpoint),
             (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
         ]
         .into_iter()
@@ -191,63 +200,6 @@ fn validate_adapter(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
             Err(other) => Err(recipe.invalid("adapter.lora", other, "settings in their ranges")),
         },
     }
-}
-
-fn validate_method(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {
-    let objective = recipe.objective.name();
-    let objective_key = format!("objective.{objective}");
-    let method = recipe.method.name();
-    let is_full = matches!(recipe.adapter.0, AdapterConfig::Full(_));
-    let needs_pairs = recipe.objective.requirements().kind != Kind::Chosen;
-    let dropout = match &recipe.method {
-        MethodConfig::OfflinePairs(config) => {
-            if !needs_pairs {
-                let expected = "an objective that compares two images; `[method.sft]` trains on one";
-                return Err(recipe.invalid(
-                    &objective_key,
-                    format!("`{objective}` with `[method.offline_pairs]`"),
-                    expected,
-                ));
-            }
-            config.prompt_dropout
-        }
-        MethodConfig::Sft(config) => {
-            if config.train_text_encoder && !is_full {
-                let key = "method.sft.train_text_encoder";
-                return Err(recipe.invalid(key, "true with `[adapter.lora]`", "`[adapter.full]`"));
-            }
-            config.prompt_dropout
-        }
-        MethodConfig::Autoencoder(config) => {
-            if !is_full {
-                return Err(recipe.invalid("adapter.lora", "`lora` with `[method.autoencoder]`", "`[adapter.full]`"));
-            }
-            if !(config.kl_weight.is_finite() && config.kl_weight >= 0.0) {
-                return Err(recipe.invalid(
-                    "method.autoencoder.kl_weight",
-                    config.kl_weight,
-                    "a finite number, at least 0",
-                ));
-            }
-            0.0
-        }
-    };
-    if needs_pairs && !matches!(recipe.method, MethodConfig::OfflinePairs(_)) {
-        let expected = "`[objective.sft]`: this method sees no pairs";
-        return Err(recipe.invalid(
-            &objective_key,
-            format!("`{objective}` with `[method.{method}]`"),
-            expected,
-        ));
-    }
-    if !(0.0..=1.0).contains(&dropout) {
-        return Err(recipe.invalid(
-            &format!("method.{method}.prompt_dropout"),
-            dropout,
-            "a number from 0 to 1",
-        ));
-    }
-    Ok(())
 }
 
 fn validate_samples(recipe: &Recipe<Diffusion>) -> diptych_train::Result<()> {

@@ -7,6 +7,8 @@ pub enum Stage {
     Latents,
     /// Encoding prompts.
     TextEmbeddings,
+    /// Computing the reference's denoising errors.
+    Reference,
     /// Sampling images.
     Sampling,
     /// Sampling the base model's images of an evaluation.
@@ -23,6 +25,7 @@ impl Stage {
         match self {
             Self::Latents => "encoding images",
             Self::TextEmbeddings => "encoding prompts",
+            Self::Reference => "errors of the reference",
             Self::Sampling => "sampling",
             Self::BaseImages => "sampling the base model",
             Self::AlignedImages => "sampling the aligned model",

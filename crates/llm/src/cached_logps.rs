@@ -35,7 +35,7 @@ impl CachedLogps {
     ///
     /// # Errors
     /// [`Error::CacheLength`] for another number of them.
-    pub(crate) fn new(per_token_logps: Vec<f32>, records: &[EncodedRecord], origin: &Path) -> Result<Self> {
+    pub(crate) fn try_new(per_token_logps: Vec<f32>, records: &[EncodedRecord], origin: &Path) -> Result<Self> {
         let mut next = 0;
         let mut offsets = Vec::with_capacity(records.len());
         for record in records {
@@ -125,7 +125,7 @@ impl CachedLogps {
             .sum();
         let tensor = weights.get(LOGPS, &[len], DType::F32, &Device::Cpu)?;
         let values = || -> diptych_tensor::Result<Vec<f32>> { Ok(tensor.to_vec1()?) };
-        Self::new(values()?, records, path).map(Some)
+        Self::try_new(values()?, records, path).map(Some)
     }
 
     /// Writes the scores and what they depend on.

@@ -89,6 +89,35 @@ pub enum Error {
         /// The objective.
         objective: &'static str,
     },
+    /// An objective cannot use what a judge gave.
+    #[error("record {id}: {source}")]
+    JudgeScores {
+        /// The record.
+        id: String,
+        /// What is wrong with its scores.
+        source: diptych_core::Error,
+    },
+    /// Some rows say by how much the chosen answer is better and some do not.
+    #[error("record {id}: no `margin`, which other records have; all or none must")]
+    MissingMargin {
+        /// The first record without.
+        id: String,
+    },
+    /// Weights on parts of an answer where every token is learned.
+    #[error(
+        "record {id}: weights on parts of the answer, which `method.sft.loss_on = \"everything\"` would not look at; use \
+         `loss_on = \"completion\"`, or remove the spans"
+    )]
+    UnusedSpans {
+        /// The record.
+        id: String,
+    },
+    /// A factor of log-ratios that makes no rewards of them.
+    #[error("beta = {found} is out of range; expected a finite number > 0")]
+    RewardBeta {
+        /// The factor.
+        found: f64,
+    },
     /// A token has a weight that the objective has no use for.
     #[error(
         "record {id}: a token with weight {weight}; objective `{objective}` looks at single tokens and needs weights of 0 or 1"
@@ -166,7 +195,7 @@ pub enum Error {
         /// The parameter.
         name: String,
     },
-    /// A rule of `[method.*.watch]` was broken and says to stop.
+    /// A rule of `[method.offline_pairs.watch]` was broken and says to stop.
     #[error("step {step}: {found}")]
     Watched {
         /// The optimizer step.
@@ -201,6 +230,10 @@ impl Error {
             | Self::Recipe { .. }
             | Self::RecordKind { .. }
             | Self::MissingJudgeScore { .. }
+            | Self::JudgeScores { .. }
+            | Self::MissingMargin { .. }
+            | Self::UnusedSpans { .. }
+            | Self::RewardBeta { .. }
             | Self::TokenWeight { .. }
             | Self::ForeignTokens { .. }
             | Self::CacheOrigin { .. }

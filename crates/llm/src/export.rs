@@ -7,7 +7,7 @@ use diptych_models::lm::{self, LmDir};
 use diptych_tensor::files::write_directory;
 use diptych_tensor::{DType, Device, Tensor};
 
-use crate::policy::{copy_tokenizer, load_adapter};
+use crate::policy::{copy_companions, load_adapter};
 use crate::{Error, Result};
 
 /// Writes `model`, with `adapter` merged into it where one is given, as a new directory that transformers loads, with the files of
@@ -32,6 +32,6 @@ pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: Option<DT
     };
     write_directory::<Error>(out, |partial| {
         lm::save(partial, &config, (&tensors, dtype))?;
-        copy_tokenizer(directory.path(), partial)
+        copy_companions(directory.path(), partial)
     })
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::arrangement::{Arrangement, Sequence};
 use crate::records::{EncodedRecord, EncodedResponse};
 use crate::reference::{Reference, ResponsePlace};
-use crate::scoring::{Gathering, Scored, Statistics, host, score};
+use crate::scoring::{Gathering, Scored, host, score_detached};
 use crate::{Error, Result};
 
 /// How responses are scored.
@@ -72,7 +72,7 @@ pub struct RankingAccuracy {
 /// be one of these records.
 ///
 /// # Errors
-/// As [`score`]; [`Error::Stopped`] from `advance`.
+/// [`Error::RewardBeta`] for a `beta` out of range; as [`score_detached`]; [`Error::Stopped`] from `advance`.
 pub fn score_records(
     model: &CausalLm,
     reference: &Reference,
@@ -80,6 +80,9 @@ pub fn score_records(
     config: RewardConfig,
     mut advance: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<ScoredRecord>> {
+    if !(config.beta.is_finite() && config.beta > 0.0) {
+        return Err(Error::RewardBeta { found: config.beta });
+    }
     let mut scored = Vec::with_capacity(records.len());
     for batch in records.chunks(config.batch_size.max(1)) {
         let done = scored.len();
@@ -89,10 +92,10 @@ pub fn score_records(
             .flat_map(|record| record.responses.iter().map(|response| response.weights.as_deref()))
             .collect();
         let arranged = Arrangement::SharedPrefix.arrange(&sequences, config.pad_token_id, model.device())?;
-        let gathering = Gathering::new(&arranged, &weights, DType::F32, model.device())?;
+        let gathering = Gathering::try_new(&arranged, &weights, DType::F32, model.device())?;
         let sums = |scored: &Scored| host(&gathering.sum(&scored.per_token_logps)?);
         let places: Vec<ResponsePlace> = (done..).zip(batch).flat_map(places).collect();
-        let logps = sums(&score(model, &arranged, Statistics::Skipped)?.detached())?;
+        let logps = sums(&score_detached(model, &arranged)?)?;
         let reference_logps = reference
             .score(model, &arranged, &places)?
             .as_ref()

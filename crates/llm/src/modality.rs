@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use diptych_core::{Kind, ScoreKind};
 use diptych_data::TurnMask;
-use diptych_models::{AdapterConfig, LoraConfig, Targets};
+use diptych_models::{AdapterConfig, FullConfig, LoraConfig, LoraInit, Targets};
 use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe, ReferenceConfig};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::evaluation::TextEvaluationConfig;
@@ -20,32 +20,87 @@ pub struct Language;
 
 /// `[adapter.*]`: LoRA where the recipe has no such section, on the projections of attention where it names no targets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct LanguageAdapter(#[serde(deserialize_with = "with_own_targets")] pub AdapterConfig);
+#[serde(from = "GivenAdapter", into = "AdapterConfig")]
+pub struct LanguageAdapter(pub AdapterConfig);
 
 impl Default for LanguageAdapter {
     fn default() -> Self {
-        Self(AdapterConfig::Lora(LoraConfig {
-            targets: own_targets(),
-            ..LoraConfig::default()
-        }))
+        Self(AdapterConfig::Lora(GivenLora::default().into()))
+    }
+}
+
+impl From<LanguageAdapter> for AdapterConfig {
+    fn from(adapter: LanguageAdapter) -> Self {
+        adapter.0
+    }
+}
+
+/// [`AdapterConfig`] as recipes for text give it.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum GivenAdapter {
+    Lora(GivenLora),
+    Full(FullConfig),
+}
+
+/// [`LoraConfig`] whose targets are known to be given or not: those that it fills in itself are layers of a denoiser.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GivenLora {
+    rank: usize,
+    alpha: f64,
+    use_rslora: bool,
+    targets: Option<Targets>,
+    init_weights: LoraInit,
+    init: Option<PathBuf>,
+}
+
+impl Default for GivenLora {
+    fn default() -> Self {
+        let LoraConfig {
+            rank,
+            alpha,
+            use_rslora,
+            targets: _,
+            init_weights,
+            init,
+        } = LoraConfig::default();
+        Self {
+            rank,
+            alpha,
+            use_rslora,
+            targets: None,
+            init_weights,
+            init,
+        }
+    }
+}
+
+impl From<GivenLora> for LoraConfig {
+    fn from(given: GivenLora) -> Self {
+        Self {
+            rank: given.rank,
+            alpha: given.alpha,
+            use_rslora: given.use_rslora,
+            targets: given.targets.unwrap_or_else(own_targets),
+            init_weights: given.init_weights,
+            init: given.init,
+        }
+    }
+}
+
+impl From<GivenAdapter> for LanguageAdapter {
+    fn from(given: GivenAdapter) -> Self {
+        Self(match given {
+            GivenAdapter::Lora(lora) => AdapterConfig::Lora(lora.into()),
+            GivenAdapter::Full(full) => AdapterConfig::Full(full),
+        })
     }
 }
 
 /// The layers that get an adapter where none are named: transformers' names of the projections.
 fn own_targets() -> Targets {
     Targets::Suffixes(["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).to_vec())
-}
-
-/// The targets that are filled in elsewhere are layers of a denoiser, which a language model has none of.
-fn with_own_targets<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<AdapterConfig, D::Error> {
-    let mut adapter = AdapterConfig::deserialize(deserializer)?;
-    if let AdapterConfig::Lora(lora) = &mut adapter
-        && lora.targets == Targets::default()
-    {
-        lora.targets = own_targets();
-    }
-    Ok(adapter)
 }
 
 /// The recipe key of an adapter to start from.

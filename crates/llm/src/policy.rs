@@ -149,7 +149,7 @@ impl TrainedLm {
         self.save(directory)?;
         match &self.adapter {
             AdapterConfig::Lora(_) => Ok(()),
-            AdapterConfig::Full(_) => copy_tokenizer(&self.directory, directory),
+            AdapterConfig::Full(_) => copy_companions(&self.directory, directory),
         }
     }
 
@@ -209,17 +209,35 @@ pub(crate) const TOKENIZER_FILES: [&str; 9] = [
     "chat_template.json",
 ];
 
+/// How a model's answers are sampled where nothing else is said, with the tokens that end them.
+const GENERATION: &str = "generation_config.json";
+
+/// Copies what belongs to a model beside its configuration and weights: its tokenizer, and the model's own way of sampling in the place
+/// of the one that was made from its configuration.
+///
+/// # Errors
+/// [`Error::Io`] when a file cannot be read or written.
+pub(crate) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+    copy_tokenizer(from, to)?;
+    copy_file(GENERATION, from, to)
+}
+
 /// Copies what a tokenizer is made of, as far as it is there.
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read or written.
 pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
-    for name in TOKENIZER_FILES {
-        let path = from.join(name);
-        if path.is_file() {
-            let content = std::fs::read(&path).map_err(Error::io("read", &path))?;
-            write_file(&to.join(name), &content)?;
-        }
+    TOKENIZER_FILES
+        .into_iter()
+        .try_for_each(|name| copy_file(name, from, to))
+}
+
+/// Copies a file, if it is there.
+fn copy_file(name: &str, from: &Path, to: &Path) -> Result<()> {
+    let path = from.join(name);
+    if path.is_file() {
+        let content = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        write_file(&to.join(name), &content)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use diptych_data::{
     Encoded, EncodedCompletion, EncodedPair, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, RecordKind,
-    TextDataset, TextPair,
+    SkipReason, TextDataset, TextPair,
 };
 
 use crate::{Error, Result};
@@ -19,6 +19,8 @@ pub struct EncodedRecord {
     pub responses: Vec<EncodedResponse>,
     /// Whether the response is desirable, of an unpaired record.
     pub label: Option<bool>,
+    /// By how much the chosen response of a pair is better, where the data says so.
+    pub margin: Option<f64>,
 }
 
 /// A response with its prompt, in tokens.
@@ -55,6 +57,7 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
                 }],
                 id: row.id,
                 label: Some(row.label),
+                margin: None,
             };
             kept(encoder.unpaired(records)?).into_iter().map(record).collect()
         }
@@ -64,6 +67,7 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
                 id: row.id,
                 responses: vec![response(&row.prompt_ids, row.completion)],
                 label: None,
+                margin: None,
             };
             kept(encoder.samples(samples)?)
                 .into_iter()
@@ -123,6 +127,7 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
         ],
         id: row.id,
         label: None,
+        margin: source.margin,
     }
 }
 
@@ -146,6 +151,7 @@ fn ranked(row: EncodedRanked) -> EncodedRecord {
         id: row.id,
         responses,
         label: None,
+        margin: None,
     }
 }
 
@@ -172,11 +178,21 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
 fn kept<T>(encoded: Encoded<T>) -> Vec<T> {
     if let Some(first) = encoded.skipped.first() {
         tracing::warn!(
-            "{} records are left out, {} first: {:?}; `diptych data lint` lists them",
+            "{} records are left out, {} first: {}; `diptych data lint` lists them",
             encoded.skipped.len(),
             first.id,
-            first.reason
+            words(first.reason)
         );
     }
     encoded.rows
+}
+
+/// Why a record is left out.
+fn words(reason: SkipReason) -> String {
+    match reason {
+        SkipReason::PromptTooLong { prompt_len } => {
+            format!("its prompt has {prompt_len} tokens and leaves no room for an answer")
+        }
+        SkipReason::NothingScored => "no token of an answer is learned".to_owned(),
+    }
 }

@@ -9,7 +9,7 @@ use diptych_tensor::{DType, Params, Tensor, Weights, save_tensors};
 use crate::arrangement::Arranged;
 use crate::cached_logps::CachedLogps;
 use crate::policy::TrainedLm;
-use crate::scoring::{Scored, Statistics, score};
+use crate::scoring::{Scored, score_detached};
 use crate::{Error, Result};
 
 /// What the policy is compared with.
@@ -28,6 +28,11 @@ pub enum Reference {
 }
 
 /// A copy of the policy that follows it: TR-DPO (Gorbatovski et al., arXiv:2404.09656).
+///
+/// Parameters are mixed one by one. With every parameter trained that is the paper's mix of weights. Of a LoRA adapter it mixes `A`
+/// and `B` each by itself, whose product is not the mix of the two products: with `m = mixup_alpha`, the reference's update
+/// differs from `m B_p A_p + (1 - m) B_r A_r` by `-m (1 - m) (B_p - B_r) (A_p - A_r)`. TRL does the same. The two agree where
+/// `mixup_alpha` is 1, and nearly where the policy has moved little since the last update.
 #[derive(Debug)]
 pub struct MovingReference {
     copy: TrainedLm,
@@ -49,19 +54,19 @@ impl Reference {
     /// responses come from.
     ///
     /// # Errors
-    /// As [`score`].
+    /// As [`score`](crate::scoring::score).
     pub fn score(&self, policy: &CausalLm, arranged: &Arranged, places: &[ResponsePlace]) -> Result<Option<Scored>> {
         let scored = match self {
             Self::None => return Ok(None),
             Self::AdapterOff => {
                 let _off = policy.adapter_switch().disable();
-                score(policy, arranged, Statistics::Skipped)?
+                score_detached(policy, arranged)?
             }
-            Self::Frozen(model) => score(model, arranged, Statistics::Skipped)?,
-            Self::Moving(moving) => score(&moving.copy.model, arranged, Statistics::Skipped)?,
+            Self::Frozen(model) => score_detached(model, arranged)?,
+            Self::Moving(moving) => score_detached(&moving.copy.model, arranged)?,
             Self::Cached(cached) => cached.scored(places, policy.device())?,
         };
-        Ok(Some(scored.detached()))
+        Ok(Some(scored))
     }
 
     /// Whether its scores are those of single tokens, rather than sums alone.

@@ -124,7 +124,7 @@ struct Row<'a> {
 
 impl TextSamples {
     /// Samples the answers before training.
-    pub(crate) fn new(
+    pub(crate) fn try_new(
         model: &CausalLm,
         tokenizer: Tokenizer,
         prompts: Vec<TokenizedPrompt>,

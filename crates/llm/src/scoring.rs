@@ -35,7 +35,24 @@ pub struct Scored {
 /// # Errors
 /// When an id is not in the network's vocabulary, or a text is longer than its positions.
 pub fn score(model: &CausalLm, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
-    let hidden = model.forward(&arranged.input)?;
+    score_hidden(model, &model.forward(&arranged.input)?, arranged, statistics)
+}
+
+/// Log-probabilities of the response tokens under a network, without a graph: whether it is trained or not, no more than one
+/// layer's activations are held at a time.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_detached(model: &CausalLm, arranged: &Arranged) -> Result<Scored> {
+    let hidden = model.forward_detached(&arranged.input)?;
+    let scored = score_hidden(model, &hidden, arranged, Statistics::Skipped)?;
+    Ok(Scored {
+        per_token_logps: scored.per_token_logps.detach(),
+        ..scored
+    })
+}
+
+fn score_hidden(model: &CausalLm, hidden: &Tensor, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
     let rows = || -> diptych_tensor::Result<(Tensor, Tensor)> {
         let device = hidden.device();
         let at = Tensor::new(arranged.predecessors.as_slice(), device)?;
@@ -59,16 +76,6 @@ pub fn score(model: &CausalLm, arranged: &Arranged, statistics: Statistics) -> R
     })
 }
 
-impl Scored {
-    /// The same without a graph.
-    pub fn detached(self) -> Self {
-        Self {
-            per_token_logps: self.per_token_logps.detach(),
-            statistics: self.statistics,
-        }
-    }
-}
-
 /// How the token scores of a batch are gathered into scores of its responses.
 #[derive(Debug)]
 pub struct Gathering {
@@ -89,7 +96,7 @@ impl Gathering {
     ///
     /// # Errors
     /// [`Error::Tensor`].
-    pub fn new(arranged: &Arranged, weights: &[Option<&[f32]>], dtype: DType, device: &Device) -> Result<Self> {
+    pub fn try_new(arranged: &Arranged, weights: &[Option<&[f32]>], dtype: DType, device: &Device) -> Result<Self> {
         let (num_responses, num_tokens) = (arranged.responses.len(), arranged.targets.len());
         let longest = arranged.responses.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let mut sums = vec![0.0f32; num_responses * num_tokens];

@@ -6,6 +6,7 @@
 //! vae/config.json            vae/diffusion_pytorch_model.safetensors
 //! text_encoder/config.json   text_encoder/model.safetensors
 //! tokenizer/vocab.json       tokenizer/merges.txt ...
+//! text_encoder_2/ ...        tokenizer_2/ ...             (SDXL)
 //! scheduler/scheduler_config.json
 //! ```
 
@@ -32,6 +33,8 @@ pub struct PipelineDir {
     class_name: String,
     /// Library and class of each component.
     components: BTreeMap<String, (String, String)>,
+    /// What is no component.
+    settings: BTreeMap<String, Value>,
 }
 
 impl PipelineDir {
@@ -63,17 +66,20 @@ impl PipelineDir {
         };
         let class_name = index.get("_class_name").and_then(Value::as_str);
         let class_name = class_name.ok_or_else(|| error("_class_name", "missing".into(), "the pipeline's class"))?;
-        let mut components = BTreeMap::new();
+        let (mut components, mut settings) = (BTreeMap::new(), BTreeMap::new());
         for (name, value) in index {
             // `[null, null]` stands for a component that is left out, such as the safety checker; what is no list is a setting.
             if let Some([Value::String(library), Value::String(class)]) = value.as_array().map(Vec::as_slice) {
                 components.insert(name.clone(), (library.clone(), class.clone()));
+            } else if !value.is_array() {
+                settings.insert(name.clone(), value.clone());
             }
         }
         Ok(Self {
             path: path.to_owned(),
             class_name: class_name.to_owned(),
             components,
+            settings,
         })
     }
 
@@ -95,6 +101,23 @@ impl PipelineDir {
     /// Whether the pipeline has this component.
     pub fn has(&self, name: &str) -> bool {
         self.components.contains_key(name)
+    }
+
+    /// A setting of the pipeline that is true or false, such as `force_zeros_for_empty_prompt`; `default` when it is missing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it is something else.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.settings.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(other) => Err(Error::Config {
+                file: self.path.join(INDEX),
+                key: key.to_owned(),
+                found: other.to_string(),
+                expected: "true or false".to_owned(),
+            }),
+        }
     }
 
     /// A component's directory.

@@ -70,6 +70,15 @@ pub enum Error {
         expected: String,
     },
 
+    /// A condition that a network needs and was not given, or was given and does not take.
+    #[error("`{name}` {problem}")]
+    Condition {
+        /// The condition.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
     /// An input is longer than what a network's positions are defined for.
     #[error(
         "the input has {found} positions, at most {limit} are possible: beyond them `dynamic` rotary positions depend on the length of \
@@ -256,6 +265,7 @@ impl Error {
             | Self::Config { .. }
             | Self::UnknownConfigKey { .. }
             | Self::Shape { .. }
+            | Self::Condition { .. }
             | Self::ContextLength { .. }
             | Self::AdapterBase { .. }
             | Self::UnusedTensors { .. }

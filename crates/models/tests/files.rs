@@ -8,7 +8,7 @@ use std::path::Path;
 
 use diptych_models::diffusers::{ComponentDir, Library, PipelineDir, find_weights, save_component, save_model_index};
 use diptych_models::text_encoder::{ClipTextConfig, ClipTokenizer, ClipTokenizerConfig};
-use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
+use diptych_models::unet::{BlockDepth, UNet2DConditionConfig, UNet2DConditionModel};
 use diptych_models::vae::AutoencoderKlConfig;
 use diptych_models::{Builder, BuilderConfig, Error, Trainable};
 use diptych_tensor::{DType, Device, Tensor, Weights};
@@ -45,6 +45,48 @@ fn sd15_text() -> Value {
     })
 }
 
+/// `unet/config.json` of SDXL base 1.0, as published.
+fn sdxl_unet() -> Value {
+    let text = r#"{
+        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.19.0.dev0", "act_fn": "silu",
+        "addition_embed_type": "text_time", "addition_embed_type_num_heads": 64, "addition_time_embed_dim": 256,
+        "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "center_input_sample": false,
+        "class_embed_type": null, "class_embeddings_concat": false, "conv_in_kernel": 3, "conv_out_kernel": 3,
+        "cross_attention_dim": 2048, "cross_attention_norm": null,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], "downsample_padding": 1,
+        "dual_cross_attention": false, "encoder_hid_dim": null, "encoder_hid_dim_type": null, "flip_sin_to_cos": true,
+        "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_only_cross_attention": null,
+        "mid_block_scale_factor": 1, "mid_block_type": "UNetMidBlock2DCrossAttn", "norm_eps": 1e-05, "norm_num_groups": 32,
+        "num_attention_heads": null, "num_class_embeds": null, "only_cross_attention": false, "out_channels": 4,
+        "projection_class_embeddings_input_dim": 2816, "resnet_out_scale_factor": 1.0, "resnet_skip_time_act": false,
+        "resnet_time_scale_shift": "default", "sample_size": 128, "time_cond_proj_dim": null, "time_embedding_act_fn": null,
+        "time_embedding_dim": null, "time_embedding_type": "positional", "timestep_post_act": null,
+        "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "upcast_attention": null,
+        "use_linear_projection": true
+    }"#;
+    serde_json::from_str(text).unwrap()
+}
+
+/// What added conditions need is demanded by name, and depths that differ on the two ways are both needed.
+#[test]
+fn settings_that_need_each_other_are_demanded() {
+    for key in ["addition_time_embed_dim", "projection_class_embeddings_input_dim"] {
+        let config = edited(&sdxl_unet(), key, Value::Null);
+        let error = UNet2DConditionConfig::from_json(config, "config.json").unwrap_err();
+        assert!(
+            matches!(&error, Error::Config { key: found, .. } if found == key),
+            "{error}"
+        );
+    }
+    let uneven = edited(&sdxl_unet(), "transformer_layers_per_block", json!([0, [2, 1], [1, 3]]));
+    let error = UNet2DConditionConfig::from_json(uneven, "config.json").unwrap_err();
+    assert!(
+        error.to_string().contains("reverse_transformer_layers_per_block"),
+        "{error}"
+    );
+}
+
 #[test]
 fn published_configurations_are_read_and_written_back() {
     let unet = UNet2DConditionConfig::from_json(sd15_unet(), "config.json").unwrap();
@@ -60,16 +102,36 @@ fn published_configurations_are_read_and_written_back() {
         UNet2DConditionConfig::from_json(unet.to_json(), "config.json").unwrap(),
         unet
     );
+    let unet = UNet2DConditionConfig::from_json(sdxl_unet(), "config.json").unwrap();
+    assert_eq!(unet.transformer_layers_per_block[2], BlockDepth::Same(10));
+    assert_eq!(
+        UNet2DConditionConfig::from_json(unet.to_json(), "config.json").unwrap(),
+        unet
+    );
     let text = ClipTextConfig::from_json(sd15_text(), "config.json").unwrap();
     assert_eq!(ClipTextConfig::from_json(text.to_json(), "config.json").unwrap(), text);
-    for name in ["unet_sd1", "unet_sd2"] {
+    for name in ["text_bigg", "text_openclip_h"] {
+        let config = ClipTextConfig::from_file(golden(name).join("config.json")).unwrap();
+        assert_eq!(
+            ClipTextConfig::from_json(config.to_json(), "config.json").unwrap(),
+            config
+        );
+    }
+    for name in [
+        "unet_sd1",
+        "unet_sd2",
+        "unet_sdxl",
+        "unet_refiner",
+        "unet_uneven",
+        "unet_no_middle",
+    ] {
         let config = UNet2DConditionConfig::from_file(golden(name).join("config.json")).unwrap();
         assert_eq!(
             UNet2DConditionConfig::from_json(config.to_json(), "config.json").unwrap(),
             config
         );
     }
-    for name in ["vae", "vae_bare"] {
+    for name in ["vae", "vae_bare", "vae_sdxl", "vae_sd3", "vae_flux"] {
         let config = AutoencoderKlConfig::from_file(golden(name).join("config.json")).unwrap();
         assert_eq!(
             AutoencoderKlConfig::from_json(config.to_json(), "config.json").unwrap(),
@@ -82,8 +144,12 @@ fn published_configurations_are_read_and_written_back() {
 fn what_is_not_implemented_is_named() {
     let cases = [
         ("class_embed_type", json!("timestep")),
-        ("addition_embed_type", json!("text_time")),
-        ("mid_block_type", json!("UNetMidBlock2D")),
+        ("addition_embed_type", json!("image")),
+        ("mid_block_type", json!("UNetMidBlock2DSimpleCrossAttn")),
+        ("transformer_layers_per_block", json!([1, 2])),
+        ("transformer_layers_per_block", json!([1, [1, 2, 3], 1, 1])),
+        ("transformer_layers_per_block", json!("two")),
+        ("time_cond_proj_dim", json!(256)),
         (
             "down_block_types",
             json!(["AttnDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"]),
@@ -135,6 +201,7 @@ fn what_is_not_implemented_elsewhere_is_named() {
     for (key, value) in [
         ("hidden_act", json!("relu")),
         ("model_type", json!("t5")),
+        ("architectures", json!(["T5EncoderModel"])),
         ("num_attention_heads", json!(7)),
     ] {
         let error = ClipTextConfig::from_json(edited(&sd15_text(), key, value), "config.json").unwrap_err();

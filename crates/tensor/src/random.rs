@@ -27,6 +27,8 @@ pub enum Stream {
     Sampler = 7,
     /// Tokens chosen by a language model: step is the number of the token behind the prompt.
     Tokens = 8,
+    /// Records that a method draws itself, rather than take them in the order of an epoch.
+    Records = 16,
     /// Trajectories sampled to learn from: their initial latents, then the noise of their transitions.
     Rollout = 17,
 }

@@ -78,6 +78,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory holds no run.
+    #[error("{path} holds no run: expected a run directory, with its plan.toml")]
+    NotARun {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A run cannot be resumed under another recipe or with other inputs.
     #[error(
         "{path} cannot be resumed: changed since it was started: {keys}; restore them, or start a new run in another \
@@ -116,7 +122,11 @@ impl Error {
     /// Whether the user's configuration is at fault, rather than the machine, the data or the numbers.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Recipe(_) | Self::RunExists { .. } | Self::NothingToResume { .. } | Self::Changed { .. } => true,
+            Self::Recipe(_)
+            | Self::RunExists { .. }
+            | Self::NothingToResume { .. }
+            | Self::NotARun { .. }
+            | Self::Changed { .. } => true,
             Self::Tensor(error) => error.is_configuration(),
             Self::Data(error) => error.is_configuration(),
             Self::Io { .. }

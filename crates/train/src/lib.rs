@@ -11,6 +11,7 @@
 //! | the loop: order, accumulation, guards, clipping, schedule, moving averages | [`train`], [`LoopConfig`] |
 //! | what a program shows while it runs, and how it asks to stop | [`Observer`], [`Event`], [`Reporter`], [`Progress`] |
 //! | the files a run leaves | [`RunDirectory`], [`MetricsRow`], [`Summary`], [`write_report`] |
+//! | several runs beside each other | [`compare_runs`], [`RunComparison`] |
 //! | the proof that a resumed run is the same run | [`verify_resume`] |
 
 mod checkpoint;
@@ -42,6 +43,6 @@ pub use recipe::{
     DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig, TrainConfig,
     known_modality_of, modality_of, string_override,
 };
-pub use report::{EvaluationTable, write_evaluation, write_report};
+pub use report::{EvaluationTable, Repetitions, RunComparison, compare_runs, write_evaluation, write_report};
 pub use run::{LoopConfig, Order, ResumeMode, check_start, train};
 pub use verify::{Comparison, ResumeReport, VerifyConfig, verify_resume};

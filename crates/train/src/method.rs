@@ -45,6 +45,20 @@ impl MicroBatch {
         }
     }
 
+    /// The same places with other records in them.
+    #[must_use]
+    pub fn with_records(self, choose: impl Fn(Item) -> usize) -> Self {
+        let chosen = |item: &Item| Item {
+            index: choose(*item),
+            ..*item
+        };
+        Self {
+            items: self.items.iter().map(chosen).collect(),
+            step_items: self.step_items.iter().map(chosen).collect(),
+            ..self
+        }
+    }
+
     /// The optimizer step that first saw these records: the `step` of [`diptych_tensor::random::generator`] for what is drawn
     /// once for all their updates.
     pub fn first_step(&self) -> u64 {
@@ -124,6 +138,14 @@ pub trait Method {
 
     /// What a user calls this record: its id, or its place in the file.
     fn record_id(&self, index: usize) -> String;
+
+    /// Which record a place of an optimizer step's batch gets, where the method has an order of its own, such as a curriculum.
+    /// `item` has the record whose turn it would be, and `step` is the first that sees the records. A function of its arguments
+    /// alone, so that a resumed run sees the same records.
+    fn choose(&self, seed: u64, step: u64, item: Item) -> usize {
+        let _ = (seed, step);
+        item.index
+    }
 
     /// How many consecutive optimizer steps are made on the same records, at least 1: more than one where it is dear to
     /// prepare them, as it is to sample images. [`MicroBatch::update`] says which of them a step is, and what the method keeps from

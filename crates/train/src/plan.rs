@@ -125,7 +125,7 @@ impl Plan {
     }
 
     /// All values, under dotted keys.
-    fn values(&self) -> BTreeMap<String, String> {
+    pub(crate) fn values(&self) -> BTreeMap<String, String> {
         let mut values = BTreeMap::new();
         flatten("", &Value::Table(self.recipe.clone()), &mut values);
         values

@@ -26,12 +26,14 @@ NAMES = {
     "reference_chosen_logps": "ref_c", "reference_rejected_logps": "ref_r",
     "chosen_lengths": "len_c", "rejected_lengths": "len_r",
     "chosen_judge_scores": "score_c", "rejected_judge_scores": "score_r",
-    "chosen_tokens": "tokens_c", "rejected_tokens": "tokens_r",
+    "chosen_tokens": "tokens_c", "rejected_tokens": "tokens_r", "tokens": "tokens",
     "policy_logps": "y", "reference_logps": "ref", "lengths": "len", "judge_scores": "score", "labels": "labels",
     "mismatched_policy_logps": "mismatched", "mismatched_reference_logps": "ref_mismatched", "list_lens": "list_lens",
     "reward_shift": "shift", "prompt_distances": "distances",
 }
 SIDES, ALONE = ["policy_chosen_logps", "policy_rejected_logps"], ["policy_logps"]
+# The tokens that scores are the sums of, and what stands before and in the names of these scores.
+TOKENS = {"chosen_tokens": "_chosen", "rejected_tokens": "_rejected", "tokens": ""}
 LEAVES = {"chosen": SIDES, "pairs": SIDES, "unpaired": ALONE, "lists": ALONE}
 REWARDS = {kind: ["rewards_chosen", "rewards_rejected"] if keys is SIDES else ["rewards"] for kind, keys in LEAVES.items()}
 
@@ -77,19 +79,20 @@ def as_lists(value):
 def sums(inputs):
     """Adds the scores that are the masked sums of the token scores."""
     out = dict(inputs)
-    for side in ("chosen", "rejected"):
-        tokens = inputs.get(f"{side}_tokens")
+    for key, side in TOKENS.items():
+        tokens = inputs.get(key)
         if tokens is not None:
-            out[f"policy_{side}_logps"] = (tokens["policy"] * tokens["mask"]).sum(1)
+            out[f"policy{side}_logps"] = (tokens["policy"] * tokens["mask"]).sum(1)
             if "reference" in tokens:
-                out[f"reference_{side}_logps"] = (tokens["reference"] * tokens["mask"]).sum(1)
+                out[f"reference{side}_logps"] = (tokens["reference"] * tokens["mask"]).sum(1)
     return out
 
 
 def evaluate(formula, case):
     """The case as it stands in the golden file."""
     tensors = {key: as_torch(value) for key, value in case.inputs.items()}
-    tokens = [tensors[f"{side}_tokens"]["policy"].requires_grad_() for side in ("chosen", "rejected") if f"{side}_tokens" in tensors]
+    by_token = [key for key in TOKENS if key in tensors]
+    tokens = [tensors[key]["policy"].requires_grad_() for key in by_token]
     tensors = sums(tensors)
     leaves = [tensors[key] if tokens else tensors[key].requires_grad_() for key in LEAVES[formula.kind]]
     losses, *rewards = formula.torch(case.parameters, Inputs(tensors))
@@ -102,7 +105,7 @@ def evaluate(formula, case):
     what = f"{formula.name}/{case.name}"
     np.testing.assert_allclose(losses.detach().numpy(), again, rtol=1e-9, atol=1e-12, err_msg=what)
     if case.smooth:
-        finite_differences(formula, case, grads, bool(tokens))
+        finite_differences(formula, case, grads, by_token)
     peer = formula.peer(case.parameters, values) if hasattr(formula, "peer") else None
     if peer is not None:
         peer.compare(what, losses.detach(), grads[len(leaves):] if tokens else grads)
@@ -111,21 +114,19 @@ def evaluate(formula, case):
     out["losses"] = losses.tolist()
     out |= {key: reward.detach().tolist() for key, reward in zip(REWARDS[formula.kind], rewards, strict=True)}
     out |= {f"grad_{key}": grad.tolist() for key, grad in zip(LEAVES[formula.kind], grads)}
-    if tokens:
-        sides = ("grad_chosen_per_token_logps", "grad_rejected_per_token_logps")
-        out |= {key: grad.tolist() for key, grad in zip(sides, grads[len(leaves):])}
-    return out
+    sides = (f"grad{TOKENS[key]}_per_token_logps" for key in by_token)
+    return out | {key: grad.tolist() for key, grad in zip(sides, grads[len(leaves):])}
 
 
-def finite_differences(formula, case, grads, by_tokens):
+def finite_differences(formula, case, grads, by_token):
     """The NumPy form confirms autograd's gradients, number by number, since examples may be coupled."""
     strength = max([1.0] + [value for key, value in case.parameters.items() if key.startswith("beta")])
-    places = [(f"{side}_tokens", "policy") for side in ("chosen", "rejected")] if by_tokens else LEAVES[formula.kind]
-    for place, grad in zip(places, grads[2:] if by_tokens else grads):
+    places = [(key, "policy") for key in by_token] if by_token else LEAVES[formula.kind]
+    for place, grad in zip(places, grads[-len(places):]):
         grad = grad.numpy()
         estimate = np.zeros_like(grad)
         for index in np.ndindex(grad.shape):
-            at = float((case.inputs[place[0]]["policy"] if by_tokens else case.inputs[place])[index])
+            at = float((case.inputs[place[0]]["policy"] if by_token else case.inputs[place])[index])
             step = 1e-6 * max(1.0, abs(at)) / max(1.0, strength / 10)
             moved = [formula.numpy(case.parameters, Inputs(sums(shifted(case.inputs, place, index, sign * step)))) for sign in (1, -1)]
             estimate[index] = (moved[0] - moved[1]).sum() / (2 * step)

@@ -322,4 +322,31 @@ class SigmoidNorm(LogRatios):
         return peers.dpo(p, values, "sigmoid_norm")
 
 
-FORMULAS = [RobustDpo, Ipo, Hinge, ExoPair, NcaPair, BcoPair, SppoHard, ApoZero, ApoDown, Discopop, SigmoidNorm]
+class Vpo(LogRatios):
+    """arXiv:2405.19320, Algorithms 1 and 2, with the responses of the pair for those of the calibration policy; the term of
+    shenao-zhang/SELM selm_trainer.py, optimistic_dpo_loss, is optimism."""
+
+    name = "vpo"
+    SIDES = {"chosen": (1.0, 0.0), "rejected": (0.0, 1.0), "both": (0.5, 0.5)}
+
+    @staticmethod
+    def loss(p, s):
+        of_chosen, of_rejected = Vpo.SIDES[p["calibration"]]
+        term = p["alpha"] * p["beta"] * (of_chosen * s.a + of_rejected * s.b)
+        return -F.logsigmoid(p["beta"] * s.h) + (term if p["direction"] == "optimism" else -term)
+
+    @staticmethod
+    def numpy(p, s):
+        sign = {"optimism": 1, "pessimism": -1}[p["direction"]]
+        calibrated = {"chosen": s.a, "rejected": s.b, "both": (s.a + s.b) / 2}[p["calibration"]]
+        return np.logaddexp(0, p["beta"] * (s.b - s.a)) + sign * p["alpha"] * p["beta"] * calibrated
+
+    @staticmethod
+    def cases(rng):
+        for direction, alpha in [("optimism", 0.001), ("pessimism", 0.5)]:
+            settings = [(f"{direction}_{calibration}", {"beta": 0.1, "alpha": alpha, "direction": direction, "calibration": calibration})
+                        for calibration in Vpo.SIDES]
+            yield from logratio_cases(rng, settings)
+
+
+FORMULAS = [RobustDpo, Ipo, Hinge, ExoPair, NcaPair, BcoPair, SppoHard, ApoZero, ApoDown, Discopop, SigmoidNorm, Vpo]

@@ -83,6 +83,28 @@ class Odpo(LogRatios):
         yield from with_judge_scores(rng, logratio_cases(rng, [("identity", {"beta": 0.1, "alpha": 0.5, "offset": "identity"})]))
 
 
+class Smpo(LogRatios):
+    """arXiv:2506.02698; JaydenLyh/SmPO train.py, with the factor of each pair in place of the first pair's."""
+
+    name = "smpo"
+
+    @staticmethod
+    def loss(p, s):
+        normal = lambda score: (score - p["min_score"]) / (p["max_score"] - p["min_score"])
+        alpha = p["gamma"] * torch.softmax(torch.stack([normal(s.score_c), normal(s.score_r)]), 0)[0]
+        return -F.logsigmoid((2 * alpha - p["gamma"]) * p["beta"] * s.h)
+
+    @staticmethod
+    def numpy(p, s):
+        half_gap = (s.score_c - s.score_r) / (p["max_score"] - p["min_score"]) / 2
+        return np.logaddexp(0, p["gamma"] * p["beta"] * np.tanh(half_gap) * (s.b - s.a))
+
+    @staticmethod
+    def cases(rng):
+        settings = [("text", {"beta": 0.1, "gamma": 2.0, "min_score": 1.0, "max_score": 10.0}), ("sure", {"beta": 0.05, "gamma": 10.0, "min_score": 0.0, "max_score": 4.0})]
+        yield from with_judge_scores(rng, logratio_cases(rng, settings))
+
+
 class FDpo(LogRatios):
     """arXiv:2309.16240, with its alpha; TRL 1.16 DPOTrainer, f_divergence_type (its coefficient is 1 - alpha). Rewards as TRL logs them."""
 
@@ -316,4 +338,4 @@ class Copg(LogRatios):
         yield from with_judge_scores(rng, logratio_cases(rng, settings))
 
 
-FORMULAS = [Dpop, RDpo, Odpo, FDpo, HDpo, DpoShift, FlexDpo, CalDpo, Gpo, OmniDpo, Copg]
+FORMULAS = [Dpop, RDpo, Odpo, Smpo, FDpo, HDpo, DpoShift, FlexDpo, CalDpo, Gpo, OmniDpo, Copg]

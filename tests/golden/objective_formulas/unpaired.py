@@ -55,28 +55,40 @@ class Kto(Labelled):
         return torch.relu((s.mismatched - s.ref_mismatched).mean()).detach()
 
     @staticmethod
+    def utility(p, x):
+        """arXiv:2404.04465; jacklishufan/diffusion-kto train_kto_sd_v1.5.py, halo: sigmoid, loss_averse, risk_seeking_3."""
+        name = p.get("utility", "kahneman_tversky")
+        return {"kahneman_tversky": torch.sigmoid, "loss_averse": F.logsigmoid, "risk_seeking": lambda x: -F.logsigmoid(-x)}[name](x)
+
+    @staticmethod
     def desirable(p, s):
-        return p["desirable_weight"] * (1 - torch.sigmoid(p["beta"] * (s.x - Kto.baseline(s))))
+        return p["desirable_weight"] * (1 - Kto.utility(p, p["beta"] * (s.x - Kto.baseline(s))))
 
     @staticmethod
     def undesirable(p, s):
-        return p["undesirable_weight"] * (1 - torch.sigmoid(p["beta"] * (Kto.baseline(s) - s.x)))
+        return p["undesirable_weight"] * (1 - Kto.utility(p, p["beta"] * (Kto.baseline(s) - s.x)))
 
     @staticmethod
     def numpy(p, s):
         baseline = max(0.0, np.mean(s.mismatched) - np.mean(s.ref_mismatched))
-        sign = np.where(s.labels, 1.0, -1.0)
-        return np.where(s.labels, p["desirable_weight"], p["undesirable_weight"]) * sigmoid(-sign * p["beta"] * (s.x - baseline))
+        weight, loss = np.where(s.labels, p["desirable_weight"], p["undesirable_weight"]), np.where(s.labels, -1.0, 1.0) * p["beta"] * (s.x - baseline)
+        if p.get("utility") == "loss_averse":
+            return weight * (1 + np.logaddexp(0, loss))
+        if p.get("utility") == "risk_seeking":
+            return weight * (1 - np.logaddexp(0, -loss))
+        return weight * sigmoid(loss)
 
     @staticmethod
     def cases(rng):
         settings = [("default", {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}),
                     ("weighted", {"beta": 0.5, "desirable_weight": 1.33, "undesirable_weight": 0.75})]
-        return usual(rng, settings, mismatched=True)
+        yield from usual(rng, settings, mismatched=True)
+        settings = [(name, {"beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.75, "utility": name}) for name in ("loss_averse", "risk_seeking")]
+        yield from usual(rng, settings, mismatched=True)
 
     @staticmethod
     def peer(p, values):
-        return peers.kto(p, values, "kto")
+        return None if "utility" in p else peers.kto(p, values, "kto")
 
 
 class ApoZeroUnpaired(Labelled):
@@ -197,4 +209,73 @@ class Pmpo:
         return usual(rng, settings)
 
 
-FORMULAS = [Kto, ApoZeroUnpaired, Bco, DsoDro, Pmpo]
+class StraightThrough(torch.autograd.Function):
+    """max(x, least), whose slope is that of x."""
+
+    @staticmethod
+    def forward(ctx, x, least):
+        return torch.clamp(x, min=least)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+class Nft:
+    """arXiv:2505.18116; NVlabs/NFT dp_actor.py, ratio_type token, sums over tokens not divided by 1000. The judge's scores are
+    pass rates, kept between 0.02 and 0.98. Rewards are the log-ratios. Where the bound of a wrong answer's ratio is met, the
+    gradient is not the slope of the loss."""
+
+    name, kind = "nft", "unpaired"
+    WEIGHT = {"uniform": lambda r: 1.0 + 0.0 * r, "failure_rate": lambda r: 1 - r, "normalized": lambda r: ((1 - r) / r) ** 0.5}
+
+    @staticmethod
+    def torch(p, s):
+        rate = s.score.clamp(0.02, 0.98)
+        ratio = torch.exp((s.tokens["policy"] - s.tokens["reference"]).clamp(max=10.0))
+        proxy = (1 - rate[:, None] * ratio) / (1 - rate[:, None])
+        wrong = -torch.log(StraightThrough.apply(proxy, p["epsilon"])) * p["negative_weight"]
+        losses = torch.where(torch.tensor(s.labels)[:, None], -torch.log(ratio), wrong)
+        return (losses * s.tokens["mask"]).sum(1) * Nft.WEIGHT[p["prompt_weight"]](rate), s.x
+
+    @staticmethod
+    def numpy(p, s):
+        losses = []
+        for i, label in enumerate(s.labels):
+            rate = min(max(s.score[i], 0.02), 0.98)
+            own = s.tokens["mask"][i] > 0
+            ratio = np.minimum(s.tokens["policy"][i] - s.tokens["reference"][i], 10.0)[own]
+            # log of a product of likelihoods, and of what is left of the old policy when the right answers are taken away.
+            negative = np.log1p(-rate * np.exp(ratio), where=rate * np.exp(ratio) < 1, out=np.full_like(ratio, -np.inf)) - np.log1p(-rate)
+            loss = -ratio.sum() if label else -p["negative_weight"] * np.maximum(negative, np.log(p["epsilon"])).sum()
+            losses.append(loss * Nft.WEIGHT[p["prompt_weight"]](rate))
+        return np.array(losses)
+
+    @staticmethod
+    def case(rng, name, p, ratios, rates, smooth):
+        """Log-ratios of each answer's tokens; right and wrong answers alternate."""
+        width = max(map(len, ratios))
+        mask = np.array([[float(t < len(row)) for t in range(width)] for row in ratios])
+        reference = np.round(rng.uniform(-4, -1, mask.shape), 3) * mask
+        moved = np.array([list(row) + [0.0] * (width - len(row)) for row in ratios])
+        tokens = {"policy": np.round(reference + moved, 6), "reference": reference, "mask": mask}
+        return Case(name, p, {"tokens": tokens, "labels": np.arange(len(ratios)) % 2 == 0, "judge_scores": np.array(rates)}, smooth)
+
+    @staticmethod
+    def cases(rng):
+        lens = [3, 4, 1, 2, 5, 1]
+        rates = [0.25, 0.25, 0.625, 0.625, 0.0, 1.0]
+        for prompt_weight in Nft.WEIGHT:
+            p = {"negative_weight": 1.0, "epsilon": 1.0, "prompt_weight": prompt_weight}
+            draw = lambda spread: [np.round(rng.normal(0, spread, n), 3) for n in lens]
+            yield Nft.case(rng, f"{prompt_weight}_random", p, draw(0.5), rates, False)
+            yield Nft.case(rng, f"{prompt_weight}_falling", p, [-np.abs(row) for row in draw(0.5)], rates, True)
+        p = {"negative_weight": 0.5, "epsilon": 0.05, "prompt_weight": "failure_rate"}
+        yield Nft.case(rng, "bounded_late", p, [np.round(rng.normal(0, 0.1, n), 3) for n in lens], rates[:4] + [0.1, 0.5], True)
+        yield Nft.case(rng, "right_alone", p | {"negative_weight": 0.0}, [np.round(rng.normal(0, 2, n), 3) for n in lens], rates, True)
+        yield Nft.case(rng, "policy_equals_reference", p | {"epsilon": 1.0}, [np.zeros(n) for n in lens], rates, False)
+        extremes = [[0.0, 20.0], [20.0], [-20.0, 110.0], [-20.0, 0.5], [-110.0], [110.0, -110.0]]
+        yield Nft.case(rng, "extremes", p, extremes, rates, False)
+
+
+FORMULAS = [Kto, ApoZeroUnpaired, Bco, DsoDro, Pmpo, Nft]

@@ -50,7 +50,7 @@ pub(crate) struct ImageOptions {
     /// Classifier-free guidance scale, 1 = none; by default 5
     #[arg(long)]
     pub(crate) guidance: Option<f64>,
-    /// The sampler; by default ddim
+    /// The sampler; by default the one that the model's scheduler is made for
     #[arg(long, value_parser = one_of::<SamplerKind, _>(SamplerKind::NAMES))]
     pub(crate) sampler: Option<SamplerKind>,
 }

@@ -42,6 +42,8 @@ pub(crate) enum Command {
     /// Run a benchmark
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Put several runs on one page: what differs, what they came to, their curves
+    Compare(CompareArguments),
     /// Look at, make and convert data
     #[command(subcommand)]
     Data(DataCommand),
@@ -168,6 +170,16 @@ pub(crate) struct WinRateArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// Run directories, at least two
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(long, value_name = "FILE", default_value = "comparison.html")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ExportArguments {
     /// Adapter in PEFT or diffusers format; merged may do without, which only copies the model
     #[arg(long, value_name = "PATH")]
@@ -240,13 +252,16 @@ pub(crate) struct ForwardArguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Component {
-    /// sample, timestep, encoder_hidden_states → sample
+    /// sample, timestep, encoder_hidden_states, for SDXL text_embeds and time_ids → sample
     Unet,
     /// sample → latent_mean, latent_logvar, decoded
     Vae,
-    /// input_ids → last_hidden_state, pooler_output
+    /// input_ids → last_hidden_state, penultimate_hidden_state, pooler_output (text_embeds where there is a projection)
     #[value(name = "text_encoder")]
     TextEncoder,
+    /// The same of SDXL's second text encoder
+    #[value(name = "text_encoder_2")]
+    TextEncoder2,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use diptych_models::diffusers::{ComponentDir, PipelineDir};
 use diptych_models::lm::LmDir;
 use diptych_models::lora::LoraAdapter;
 use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel};
-use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
+use diptych_models::unet::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_models::{Builder, BuilderConfig};
 use diptych_tensor::{DType, Device, Tensor, Weights, save_tensors};
@@ -46,12 +46,12 @@ fn pipeline(arguments: &ForwardArguments, component: Component, device: &Device)
             "--adapter adapts the unet or the text encoder, not --component vae",
         ));
     }
-    let (name, expected): (_, &[&str]) = match component {
-        Component::Unet => ("unet", &["sample", "timestep", "encoder_hidden_states"]),
-        Component::Vae => ("vae", &["sample"]),
-        Component::TextEncoder => ("text_encoder", &["input_ids"]),
+    let name = match component {
+        Component::Unet => "unet",
+        Component::Vae => "vae",
+        Component::TextEncoder => "text_encoder",
+        Component::TextEncoder2 => "text_encoder_2",
     };
-    let inputs = read_inputs(arguments, expected, device)?;
     let directory = PipelineDir::open(&arguments.model)?.component(name)?;
     let adapter = arguments
         .adapter
@@ -59,9 +59,12 @@ fn pipeline(arguments: &ForwardArguments, component: Component, device: &Device)
         .map(|path| LoraAdapter::load(path, name))
         .transpose()?;
     match component {
-        Component::Unet => unet(&directory, adapter.as_ref(), &inputs, device),
-        Component::Vae => vae(&directory, &inputs, device),
-        Component::TextEncoder => text_encoder(&directory, adapter.as_ref(), &inputs, device),
+        Component::Unet => unet(arguments, &directory, adapter.as_ref(), device),
+        Component::Vae => vae(&directory, &read_inputs(arguments, &["sample"], device)?, device),
+        Component::TextEncoder | Component::TextEncoder2 => {
+            let inputs = read_inputs(arguments, &["input_ids"], device)?;
+            text_encoder(&directory, adapter.as_ref(), &inputs, device)
+        }
     }
 }
 
@@ -105,17 +108,31 @@ fn config<'a>(weights: &'a Weights, adapter: Option<&'a LoraAdapter>, device: &D
     }
 }
 
+/// A denoiser; SDXL's takes `text_embeds` and `time_ids` too.
 fn unet(
+    arguments: &ForwardArguments,
     component: &ComponentDir,
     adapter: Option<&LoraAdapter>,
-    inputs: &Tensors,
     device: &Device,
 ) -> anyhow::Result<Tensors> {
+    let network = UNet2DConditionConfig::from_file(component.config())?;
+    let names = ["sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids"];
+    let num_inputs = if network.addition_embed.is_some() { 5 } else { 3 };
+    let inputs = read_inputs(arguments, &names[..num_inputs], device)?;
     let weights = component.weights()?;
     let builder = Builder::new(config(&weights, adapter, device))?;
-    let model = UNet2DConditionModel::load(&builder, &UNet2DConditionConfig::from_file(component.config())?)?;
+    let model = UNet2DConditionModel::load(&builder, &network)?;
     builder.finish()?;
-    let sample = model.forward(&inputs["sample"], &inputs["timestep"], &inputs["encoder_hidden_states"])?;
+    let [sample, timestep, text] = ["sample", "timestep", "encoder_hidden_states"].map(|name| &inputs[name]);
+    let sample = if network.addition_embed.is_some() {
+        let added = AddedConditions {
+            text_embeds: inputs["text_embeds"].clone(),
+            time_ids: inputs["time_ids"].clone(),
+        };
+        model.forward_added(sample, timestep, text, &added)?
+    } else {
+        model.forward(sample, timestep, text)?
+    };
     Ok(Tensors::from([("sample".into(), sample)]))
 }
 
@@ -144,8 +161,14 @@ fn text_encoder(
     let model = ClipTextModel::load(&builder, &ClipTextConfig::from_file(component.config())?)?;
     builder.finish()?;
     let output = model.forward(&inputs["input_ids"])?;
-    Ok(Tensors::from([
+    let mut outputs = Tensors::from([
         ("last_hidden_state".into(), output.last_hidden_state),
-        ("pooler_output".into(), output.pooler_output),
-    ]))
+        ("penultimate_hidden_state".into(), output.penultimate_hidden_state),
+    ]);
+    match output.text_embeds {
+        // What transformers' `CLIPTextModelWithProjection` returns in its place.
+        Some(text_embeds) => outputs.insert("text_embeds".into(), text_embeds),
+        None => outputs.insert("pooler_output".into(), output.pooler_output),
+    };
+    Ok(outputs)
 }

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod build;
+mod compare;
 mod convert;
 mod doctor;
 mod encoding;
@@ -30,6 +31,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),
         Command::Eval(EvalCommand::WinRate(arguments)) => eval::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Data(DataCommand::Inspect(arguments)) => inspect::run(&arguments),
         Command::Data(DataCommand::Lint(arguments)) => lint::run(&arguments),
         Command::Data(DataCommand::Convert(arguments)) => convert::run(&arguments),

@@ -336,9 +336,9 @@ const ARGUMENTS: [(&[&str], &[&str]); 46] = [
             "--out",
             "images",
             "--sampler",
-            "ddpm",
+            "heun",
         ],
-        &["ddpm", "ddim, euler"],
+        &["heun", "ddim, euler"],
     ),
     (
         &[

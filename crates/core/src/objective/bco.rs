@@ -76,6 +76,10 @@ impl Formula for Bco {
         }
     }
 
+    fn running_shift_beta(&self) -> Option<f64> {
+        self.running_shift.then_some(self.beta)
+    }
+
     fn validate(&self) -> Result<()> {
         positive("bco", "beta", self.beta)
     }

@@ -69,6 +69,10 @@ impl Formula for BcoPair {
         }
     }
 
+    fn running_shift_beta(&self) -> Option<f64> {
+        self.running_shift.then_some(self.beta)
+    }
+
     fn validate(&self) -> Result<()> {
         positive("bco_pair", "beta", self.beta)
     }

@@ -56,7 +56,7 @@ impl Formula for Copg {
         name: "copg",
         title: "Contrastive Policy Gradient",
         paper: "Flet-Berliac et al., EMNLP 2024, arXiv:2406.19185",
-        requirements: Requirements::PAIRS.with_reference().with_judge_scores(),
+        requirements: Requirements::PAIRS.with_reference().with_judge_margins(),
     };
 
     fn validate(&self) -> Result<()> {

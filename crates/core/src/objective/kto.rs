@@ -9,8 +9,11 @@
 //! ```text
 //! a = log pi(y) - log ref(y)
 //! z = max(0, mean of a over mismatched prompts and responses)
-//! L = desirable_weight   (1 - s(beta (a - z)))        desirable
-//!     undesirable_weight (1 - s(beta (z - a)))        undesirable
+//! L = desirable_weight   (1 - U(beta (a - z)))        desirable
+//!     undesirable_weight (1 - U(beta (z - a)))        undesirable
+//! U(x) = s(x)          utility = "kahneman_tversky"
+//!        log s(x)      utility = "loss_averse"
+//!        -log s(-x)    utility = "risk_seeking"
 //! ```
 //!
 //! # Convention
@@ -18,11 +21,12 @@
 //! passes through it, and it is one number for the micro batch: with other examples beside it an example has another loss.
 //! A response is mismatched when it is scored as the answer to another prompt of the batch. For diffusion the score is minus one
 //! half of the error, so that `beta` is twice the `beta` of Diffusion-KTO's code, whose `z` is by default the mean over
-//! the batch's own images: give those as mismatched for that.
+//! the batch's own images: give those as mismatched for that. The other utilities are those of Diffusion-KTO, Sec. 4 (its code's `loss_averse` and
+//! `risk_seeking_3`).
 //! Reference code: ContextualAI/HALOs `trainers.py`; trl `kto_trainer.py`. Differences: none from TRL on one device; on several
 //! TRL averages `z` over all of them.
 
-use diptych_tensor::Tensor;
+use diptych_tensor::{Tensor, ops};
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, ObjectiveInfo, at_least_0, positive};
@@ -67,6 +71,22 @@ pub struct Kto {
     /// Weight of undesirable responses, >= 0.
     #[serde(default = "one")]
     pub undesirable_weight: f64,
+    /// What a gain is worth.
+    #[serde(default)]
+    pub utility: Utility,
+}
+
+/// What a gain over the divergence from the reference is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Utility {
+    /// Less and less with its size, and so is a loss: the sigmoid of KTO.
+    #[default]
+    KahnemanTversky,
+    /// A loss weighs more than a gain of its size: concave everywhere.
+    LossAverse,
+    /// A gain weighs more than a loss of its size: convex everywhere.
+    RiskSeeking,
 }
 
 fn one() -> f64 {
@@ -105,9 +125,14 @@ impl Formula for Kto {
         let weights = logps.per_label(self.desirable_weight, self.undesirable_weight)?;
         let baseline = baseline.detach().mean(0)?.relu()?;
         let gains: Tensor = ((logratios.broadcast_sub(&baseline)? * self.beta)? * signs)?;
-        Ok(ResponsesOutput {
+        let disutilities = match self.utility {
             // 1 - s(x) is s(-x), which does not cancel.
-            losses: (sigmoid(&gains.neg()?)? * weights)?,
+            Utility::KahnemanTversky => sigmoid(&gains.neg()?)?,
+            Utility::LossAverse => ops::log_sigmoid(&gains)?.affine(-1.0, 1.0)?,
+            Utility::RiskSeeking => ops::log_sigmoid(&gains.neg()?)?.affine(1.0, 1.0)?,
+        };
+        Ok(ResponsesOutput {
+            losses: (disutilities * weights)?,
             rewards: (logratios.detach() * self.beta)?,
         })
     }
@@ -132,6 +157,7 @@ mod tests {
             beta: 0.1,
             desirable_weight,
             undesirable_weight,
+            utility: Utility::KahnemanTversky,
         }
         .into()
     }

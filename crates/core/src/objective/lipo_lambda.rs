@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Formula, ObjectiveInfo, positive};
 use crate::arithmetic::logistic;
-use crate::padded_lists::{PaddedLists, gain_of_exchange, ranks};
+use crate::padded_lists::{PaddedLists, check_ranked_scores, gain_of_exchange, ranks};
 use crate::{ListLogps, ObjectiveOutput, PairLogps, Requirements, ResponsesOutput, Result};
 
 /// Parameters of LiPO-lambda.
@@ -99,9 +99,13 @@ impl Formula for LipoLambda {
         self.list_losses(&ListLogps::of_pairs(logps)?)?.into_pairs()
     }
 
+    fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+        check_ranked_scores("lipo_lambda", scores)
+    }
+
     fn list_losses(&self, logps: &ListLogps) -> Result<ResponsesOutput> {
         let logratios = logps.responses.logratios("lipo_lambda")?;
-        let lists = PaddedLists::new(logps)?;
+        let lists = PaddedLists::try_new(logps)?;
         let weights = match self.weights {
             PairWeights::Constant => lists.each_pair(|_, _, _| 1.0)?,
             PairWeights::Lambda => {

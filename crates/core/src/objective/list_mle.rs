@@ -72,7 +72,7 @@ impl Formula for ListMle {
 
     fn list_losses(&self, logps: &ListLogps) -> Result<ResponsesOutput> {
         let mean_logps = logps.responses.mean_logps("list_mle")?;
-        let lists = PaddedLists::new(logps)?;
+        let lists = PaddedLists::try_new(logps)?;
         Ok(ResponsesOutput {
             losses: lists.plackett_luce(&mean_logps, self.beta)?,
             rewards: (mean_logps.detach() * self.beta)?,

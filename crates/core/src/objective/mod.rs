@@ -30,6 +30,7 @@ pub mod lipo_lambda;
 pub mod list_mle;
 pub mod mapo;
 pub mod nca_pair;
+pub mod nft;
 pub mod odpo;
 pub mod omni_dpo;
 pub mod orpo;
@@ -46,7 +47,9 @@ pub mod sigmoid_norm;
 pub mod simper;
 pub mod simpo;
 pub mod slic;
+pub mod smpo;
 pub mod sppo_hard;
+pub mod vpo;
 pub mod weighted_sum;
 pub mod wpo;
 
@@ -74,12 +77,13 @@ pub use gpo::{Gpo, GpoLoss};
 pub use h_dpo::HDpo;
 pub use hinge::Hinge;
 pub use ipo::{Ipo, IpoNormalization};
-pub use kto::Kto;
+pub use kto::{Kto, Utility};
 pub use ld_dpo::LdDpo;
 pub use lipo_lambda::{LipoLambda, PairWeights};
 pub use list_mle::ListMle;
 pub use mapo::MaPo;
 pub use nca_pair::NcaPair;
+pub use nft::{Nft, NftPromptWeight};
 pub use odpo::{Odpo, OdpoOffset};
 pub use omni_dpo::OmniDpo;
 pub use orpo::{LikelihoodOf, Orpo};
@@ -96,7 +100,9 @@ pub use sigmoid_norm::SigmoidNorm;
 pub use simper::SimPer;
 pub use simpo::SimPo;
 pub use slic::Slic;
+pub use smpo::Smpo;
 pub use sppo_hard::{SppoHard, SppoReduction};
+pub use vpo::{Vpo, VpoCalibration, VpoDirection};
 pub use weighted_sum::{Term, WeightedSum};
 pub use wpo::Wpo;
 
@@ -136,6 +142,16 @@ trait Formula {
 
     /// Ranges of the parameters.
     fn validate(&self) -> Result<()>;
+
+    /// `beta` where a running mean of the rewards is subtracted.
+    fn running_shift_beta(&self) -> Option<f64> {
+        None
+    }
+
+    /// What a judge may give the responses of one record.
+    fn check_judge_scores(&self, _scores: &[f64]) -> Result<()> {
+        Ok(())
+    }
 
     /// Losses and rewards of pairs.
     fn pair_losses(&self, _logps: &PairLogps) -> Result<ObjectiveOutput> {
@@ -223,6 +239,26 @@ macro_rules! objectives {
             pub fn requirements(&self) -> Requirements {
                 match self {
                     $(Self::$variant(objective) => Formula::requirements(objective),)+
+                }
+            }
+
+            /// `beta` of an objective that subtracts a running mean of the rewards, `beta` times the log-ratios. A trainer then
+            /// keeps a [`RunningShift`](crate::RunningShift).
+            pub fn running_shift_beta(&self) -> Option<f64> {
+                match self {
+                    $(Self::$variant(objective) => Formula::running_shift_beta(objective),)+
+                }
+            }
+
+            /// Checks what a judge gave the responses of one record, in the order in which the objective is given them: the chosen
+            /// one before the rejected one, a list from best to worst. Callable before anything is computed; an objective
+            /// that needs no judge takes any scores.
+            ///
+            /// # Errors
+            /// [`Error::OutOfRange`], [`Error::UnorderedJudgeScores`].
+            pub fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+                match self {
+                    $(Self::$variant(objective) => Formula::check_judge_scores(objective, scores),)+
                 }
             }
 
@@ -352,6 +388,8 @@ objectives! {
     "mapo" => MaPo,
     /// Noise Contrastive Alignment of pairs.
     "nca_pair" => NcaPair,
+    /// Negative-aware Fine-Tuning on right and wrong answers.
+    "nft" => Nft,
     /// DPO with an offset from a judge's scores.
     "odpo" => Odpo,
     /// DPO weighted by a judge's scores and the policy's margin.
@@ -384,8 +422,12 @@ objectives! {
     "simpo" => SimPo,
     /// Sequence likelihood calibration, without a reference.
     "slic" => Slic,
+    /// Smoothed Preference Optimization: pairs weighted by a judge's certainty.
+    "smpo" => Smpo,
     /// Self-Play Preference Optimization with hard labels.
     "sppo_hard" => SppoHard,
+    /// Value-Incentivized Preference Optimization: with a term of optimism or pessimism.
+    "vpo" => Vpo,
     /// A sum of other objectives.
     "weighted_sum" => WeightedSum,
     /// Weighted Preference Optimization of another objective.
@@ -396,17 +438,5 @@ impl Objective {
     /// Name in recipes.
     pub fn name(&self) -> &'static str {
         self.info().name
-    }
-
-    /// `beta` of an objective that subtracts a running mean of the rewards, `beta` times the log-ratios; of a sum, that of its
-    /// first such term. A trainer then keeps a [`RunningShift`](crate::RunningShift).
-    pub fn running_shift_beta(&self) -> Option<f64> {
-        match self {
-            Self::Bco(bco) => bco.running_shift.then_some(bco.beta),
-            Self::BcoPair(bco) => bco.running_shift.then_some(bco.beta),
-            Self::WeightedSum(sum) => sum.terms.iter().find_map(|term| term.objective.running_shift_beta()),
-            Self::Wpo(wpo) => wpo.objective.running_shift_beta(),
-            _ => None,
-        }
     }
 }

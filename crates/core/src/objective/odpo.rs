@@ -80,12 +80,19 @@ impl Formula for Odpo {
         name: "odpo",
         title: "DPO with an offset",
         paper: "Amini et al., Findings of ACL 2024, arXiv:2402.10571",
-        requirements: Requirements::PAIRS.with_reference().with_judge_scores(),
+        requirements: Requirements::PAIRS.with_reference().with_judge_margins(),
     };
 
     fn validate(&self) -> Result<()> {
         positive("odpo", "beta", self.beta)?;
         at_least_0("odpo", "alpha", self.alpha)
+    }
+
+    fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+        match (self.offset, scores) {
+            (OdpoOffset::Log, &[chosen, rejected]) => ordered(0, chosen, rejected),
+            (OdpoOffset::Log | OdpoOffset::Identity, _) => Ok(()),
+        }
     }
 
     fn pair_losses(&self, logps: &PairLogps) -> Result<ObjectiveOutput> {
@@ -104,17 +111,23 @@ impl Formula for Odpo {
 fn log_gaps(better: &Tensor, worse: &Tensor) -> Result<Tensor> {
     let scores = host(better)?.into_iter().zip(host(worse)?);
     for (row, (chosen, rejected)) in scores.enumerate() {
-        let is_ordered = chosen > rejected;
-        if !is_ordered {
-            return Err(Error::UnorderedJudgeScores {
-                objective: "odpo",
-                row,
-                chosen,
-                rejected,
-            });
-        }
+        ordered(row, chosen, rejected)?;
     }
     Ok((better - worse)?.log()?)
+}
+
+/// Whether a gap has a logarithm.
+fn ordered(row: usize, chosen: f64, rejected: f64) -> Result<()> {
+    let is_ordered = chosen > rejected;
+    if is_ordered {
+        return Ok(());
+    }
+    Err(Error::UnorderedJudgeScores {
+        objective: "odpo",
+        row,
+        chosen,
+        rejected,
+    })
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl Formula for PlackettLuce {
 
     fn list_losses(&self, logps: &ListLogps) -> Result<ResponsesOutput> {
         let logratios = logps.responses.logratios("plackett_luce")?;
-        let lists = PaddedLists::new(logps)?;
+        let lists = PaddedLists::try_new(logps)?;
         Ok(ResponsesOutput {
             losses: lists.plackett_luce(&logratios, self.beta)?,
             rewards: (logratios.detach() * self.beta)?,

@@ -23,7 +23,7 @@ use diptych_tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, ObjectiveInfo, at_least_0};
-use crate::padded_lists::PaddedLists;
+use crate::padded_lists::{PaddedLists, check_ranked_scores};
 use crate::{ListLogps, ObjectiveOutput, PairLogps, Requirements, ResponsesOutput, Result};
 
 /// Parameters of PRO.
@@ -98,10 +98,17 @@ impl Formula for Pro {
         self.list_losses(&ListLogps::of_pairs(logps)?)?.into_pairs()
     }
 
+    fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+        match self.temperature {
+            ProTemperature::JudgeScores => check_ranked_scores("pro", scores),
+            ProTemperature::Unit => Ok(()),
+        }
+    }
+
     fn list_losses(&self, logps: &ListLogps) -> Result<ResponsesOutput> {
         let mean_logps = logps.responses.mean_logps("pro")?;
         let best = logps.best()?.policy;
-        let lists = PaddedLists::new(logps)?;
+        let lists = PaddedLists::try_new(logps)?;
         let (of_picked, of_rest) = match self.temperature {
             ProTemperature::Unit => (lists.each(|_, _| 1.0)?, lists.each_pair(|_, _, _| 1.0)?),
             ProTemperature::JudgeScores => {

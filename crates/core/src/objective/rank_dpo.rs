@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Formula, ObjectiveInfo, positive};
 use crate::arithmetic::logistic;
-use crate::padded_lists::{PaddedLists, gain_of_exchange, ranks};
+use crate::padded_lists::{PaddedLists, check_ranked_scores, gain_of_exchange, ranks};
 use crate::{ListLogps, ObjectiveOutput, PairLogps, Requirements, ResponsesOutput, Result};
 
 /// Parameters of `RankDPO`.
@@ -89,9 +89,13 @@ impl Formula for RankDpo {
         self.list_losses(&ListLogps::of_pairs(logps)?)?.into_pairs()
     }
 
+    fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+        check_ranked_scores("rank_dpo", scores)
+    }
+
     fn list_losses(&self, logps: &ListLogps) -> Result<ResponsesOutput> {
         let logratios = logps.responses.logratios("rank_dpo")?;
-        let lists = PaddedLists::new(logps)?;
+        let lists = PaddedLists::try_new(logps)?;
         let scores = lists.judge_scores("rank_dpo", logps)?;
         let ranks: Vec<Vec<usize>> = match self.ranking {
             Ranking::Judge => scores.iter().map(|list| ranks(list)).collect(),

@@ -100,7 +100,7 @@ impl Formula for Rrhf {
             RrhfNormalization::Sum => best.policy,
             RrhfNormalization::Tokens => best.mean_logps("rrhf")?,
         };
-        let lists = PaddedLists::new(logps)?;
+        let lists = PaddedLists::try_new(logps)?;
         let weights = lists.each_pair(|_, _, _| self.ranking_weight)?;
         let shortfall = |margins: &Tensor| relu(&margins.neg()?);
         Ok(ResponsesOutput {

@@ -88,6 +88,16 @@ impl Formula for WeightedSum {
         self.terms.iter().map(of).fold(nothing, Requirements::and)
     }
 
+    fn running_shift_beta(&self) -> Option<f64> {
+        self.terms.iter().find_map(|term| term.objective.running_shift_beta())
+    }
+
+    fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+        self.terms
+            .iter()
+            .try_for_each(|term| term.objective.check_judge_scores(scores))
+    }
+
     fn validate(&self) -> Result<()> {
         if self.terms.is_empty() {
             return Err(terms("at least one is needed".into()));
@@ -111,7 +121,7 @@ impl Formula for WeightedSum {
                 return Err(terms(problem));
             }
         }
-        Ok(())
+        self.check_running_shifts()
     }
 
     fn pair_losses(&self, logps: &PairLogps) -> Result<ObjectiveOutput> {
@@ -149,6 +159,19 @@ impl Formula for WeightedSum {
 }
 
 impl WeightedSum {
+    /// A trainer keeps one running mean of the rewards, which are `beta` times the log-ratios.
+    fn check_running_shifts(&self) -> Result<()> {
+        let mut betas = self.terms.iter().filter_map(|term| term.objective.running_shift_beta());
+        let Some(first) = betas.next() else { return Ok(()) };
+        // The same number as it is written, not nearly the same.
+        match betas.find(|beta| beta.to_bits() != first.to_bits()) {
+            None => Ok(()),
+            Some(other) => Err(terms(format!(
+                "running means of rewards with beta {first} and with beta {other}; terms with `running_shift` need one beta"
+            ))),
+        }
+    }
+
     /// The term whose kind and rewards are those of the sum: the first that compares anything.
     fn leading(&self) -> Option<&Term> {
         let compares = |term: &&Term| term.objective.requirements().kind != Kind::Chosen;
@@ -193,11 +216,49 @@ mod tests {
                 r#"{ "weighted_sum": { "terms": [{ "weight": 1.0, "objective": { "dpo": { "beta": -1.0 } } }] } }"#,
                 "objective.dpo.beta",
             ),
+            (
+                r#"{ "weighted_sum": { "terms": [
+                    { "weight": 1.0, "objective": { "bco_pair": { "beta": 0.1, "running_shift": true } } },
+                    { "weight": 1.0, "objective": { "bco_pair": { "beta": 0.2, "running_shift": true } } }
+                ] } }"#,
+                "beta 0.1 and with beta 0.2",
+            ),
         ];
         for (json, expected) in refused {
             let error = sum(json).validate().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn terms_of_one_running_mean_go_together() {
+        let objective = sum(r#"{ "weighted_sum": { "terms": [
+                { "weight": 1.0, "objective": { "bco_pair": { "beta": 0.3 } } },
+                { "weight": 1.0, "objective": { "bco_pair": { "beta": 0.1, "running_shift": true } } },
+                { "weight": 0.5, "objective": { "bco_pair": { "beta": 0.1, "running_shift": true } } }
+            ] } }"#);
+        objective.validate().unwrap();
+        assert_eq!(objective.running_shift_beta(), Some(0.1));
+    }
+
+    #[test]
+    fn a_judges_scores_are_checked_for_every_term_before_anything_is_computed() {
+        let objective = sum(r#"{ "weighted_sum": { "terms": [
+                { "weight": 1.0, "objective": { "dpo": { "beta": 0.1 } } },
+                { "weight": 1.0, "objective": { "wpo": { "objective": { "odpo": { "beta": 0.1, "alpha": 1.0 } } } } },
+                { "weight": 1.0, "objective": { "lipo_lambda": { "beta": 0.1 } } }
+            ] } }"#);
+        objective.check_judge_scores(&[2.0, 1.0]).unwrap();
+        for (scores, expected) in [
+            ([1.0, 1.0], "`odpo`"),
+            ([200.0, 1.0], "objective.lipo_lambda.judge_scores = 200"),
+            ([f64::NAN, 1.0], "`odpo`"),
+        ] {
+            let error = objective.check_judge_scores(&scores).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let any = sum(r#"{ "dpo": { "beta": 0.1 } }"#);
+        any.check_judge_scores(&[1.0, 2.0]).unwrap();
     }
 
     #[test]

@@ -73,6 +73,14 @@ impl Formula for Wpo {
         Self::INFO.requirements.and(self.objective.requirements())
     }
 
+    fn running_shift_beta(&self) -> Option<f64> {
+        self.objective.running_shift_beta()
+    }
+
+    fn check_judge_scores(&self, scores: &[f64]) -> Result<()> {
+        self.objective.check_judge_scores(scores)
+    }
+
     fn validate(&self) -> Result<()> {
         self.objective.validate()?;
         let inside = self.objective.requirements();
@@ -192,6 +200,12 @@ mod tests {
         assert_eq!(
             wpo(DPO).requirements(),
             Requirements::PAIRS.with_collisions().with_reference()
+        );
+        // The weights are the policy's alone.
+        let of_tokens = wpo(r#"{ "ld_dpo": { "beta": 0.1, "alpha": 0.5 } }"#).requirements();
+        assert_eq!(
+            [wpo(DPO).requirements(), of_tokens].map(|needs| needs.reference_tokens),
+            [false, true]
         );
     }
 

@@ -5,7 +5,7 @@ use diptych_core::{
     AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, Asft, BcoPair, CalDpo, Copg, Cpo, Discopop, Divergence, Dpo, DpoShift,
     Dpop, ExoPair, FDpo, FlexDpo, Gpo, GpoLoss, HDpo, Hinge, Ipo, IpoNormalization, LdDpo, LikelihoodOf, MaPo, NcaPair,
     Objective, Odpo, OdpoOffset, OmniDpo, Orpo, RDpo, RobustDpo, Rpo, Sft, SftNormalization, SigmoidNorm, SimPer,
-    SimPo, Slic, SppoHard, SppoReduction, Term, WeightedSum, Wpo,
+    SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection, WeightedSum, Wpo,
 };
 
 use crate::pairs::{Property, Start, Subject};
@@ -101,7 +101,32 @@ fn of_margins() -> Vec<Subject> {
         by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
         discopop(0.05, PULLS_BACK),
         discopop(1.0, &[]),
+        vpo(VpoDirection::Pessimism, VpoCalibration::Chosen, [-0.07, 0.05], &[]),
+        vpo(VpoDirection::Optimism, VpoCalibration::Rejected, [-0.05, 0.07], &[]),
+        vpo(
+            VpoDirection::Pessimism,
+            VpoCalibration::Both,
+            [-0.06, 0.04],
+            &[RejectedFalls, Monotone],
+        ),
+        vpo(
+            VpoDirection::Optimism,
+            VpoCalibration::Chosen,
+            [-0.03, 0.05],
+            &[ChosenRises],
+        ),
     ]
+}
+
+/// Beside DPO's slope a constant one, on one response or half on each.
+fn vpo(direction: VpoDirection, calibration: VpoCalibration, grads: [f64; 2], without: &'static [Property]) -> Subject {
+    let objective = Vpo {
+        beta: 0.1,
+        alpha: 0.2,
+        direction,
+        calibration,
+    };
+    by_ratios(60.0, objective, LN_2, grads, without)
 }
 
 /// Losses whose function or divergence is a setting.
@@ -216,6 +241,7 @@ fn of_lengths_tokens_and_judges() -> Vec<Subject> {
         // A judge's gap of one half.
         odpo(OdpoOffset::Log, 0.4 * LN_2),
         odpo(OdpoOffset::Identity, -0.2),
+        smpo(),
         by_ratios(60.0, Copg { beta: 0.1 }, 0.25, [-0.1, 0.1], PULLS_BACK),
         omni_dpo(),
         // Everything is divided by the size of the batch, and every loss has the rejected responses of all pairs.
@@ -377,6 +403,18 @@ fn discopop(tau: f64, without: &'static [Property]) -> Subject {
 }
 
 /// The policy's own margin of 1 is where the weight turns: one half, to the power of 3.
+/// A judge's gap of one half.
+fn smpo() -> Subject {
+    let slope = 0.05 * 10.0 * 0.25f64.tanh();
+    let objective = Smpo {
+        beta: 0.1,
+        gamma: 10.0,
+        min_score: 0.0,
+        max_score: 1.0,
+    };
+    by_ratios(20.0, objective, LN_2, [-slope, slope], &[])
+}
+
 fn omni_dpo() -> Subject {
     let quality = sigmoid(0.35);
     let slope = quality * (0.375 * LN_2 + 0.125);

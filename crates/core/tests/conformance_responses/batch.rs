@@ -1,6 +1,6 @@
 //! Responses in ragged lists, half of them desirable, with everything an objective may need.
 
-use diptych_core::{Kind, ListLogps, Objective, Responses, ResponsesOutput, Result, UnpairedLogps};
+use diptych_core::{Kind, ListLogps, Objective, Responses, ResponsesOutput, Result, TokenLogps, UnpairedLogps};
 use diptych_tensor::{DType, Device, Tensor, Var};
 
 /// Responses of several lists, one list after the other. As unpaired responses the labels alternate.
@@ -117,7 +117,30 @@ impl Batch {
             reference: Some(reference.clone()),
             lengths: Some(vector(&self.lengths, dtype)),
             judge_scores: Some(vector(&self.judge_scores, dtype)),
+            tokens: Some(self.tokens(policy, reference)),
             ..Responses::new(policy.clone())
+        }
+    }
+
+    /// Every score in equal parts on as many tokens as the response has.
+    fn tokens(&self, policy: &Tensor, reference: &Tensor) -> TokenLogps {
+        let longest = self.lengths.iter().fold(0.0f64, |longest, &len| longest.max(len)) as usize;
+        let each = |token: fn(f64) -> f64| -> Tensor {
+            let row = |&len: &f64| (0..longest).map(move |t| if (t as f64) < len { token(len) } else { 0.0 });
+            let values: Vec<f64> = self.lengths.iter().flat_map(row).collect();
+            let shape = (self.lengths.len(), longest);
+            Tensor::from_vec(values, shape, &Device::Cpu)
+                .unwrap()
+                .to_dtype(policy.dtype())
+                .unwrap()
+        };
+        let shares = each(f64::recip);
+        let spread = |scores: &Tensor| scores.unsqueeze(1).unwrap().broadcast_mul(&shares).unwrap();
+        TokenLogps {
+            policy: spread(policy),
+            reference: Some(spread(reference)),
+            mask: each(|_| 1.0),
+            log_collisions: None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! The objectives of unpaired responses and of ranked lists, with what their formulas give at the start of training.
 
 use diptych_core::{
-    ApoZeroUnpaired, Bco, DsoDro, Kto, LipoLambda, ListMle, Objective, PairWeights, PlackettLuce, Pmpo, Pro,
-    ProTemperature, RankDpo, Ranking, Rrhf,
+    ApoZeroUnpaired, Bco, DsoDro, Kto, LipoLambda, ListMle, Nft, NftPromptWeight, Objective, PairWeights, PlackettLuce,
+    Pmpo, Pro, ProTemperature, RankDpo, Ranking, Rrhf, Utility,
 };
 
 const LN_2: f64 = std::f64::consts::LN_2;
@@ -57,6 +57,7 @@ fn unpaired() -> Vec<Subject> {
             beta,
             desirable_weight,
             undesirable_weight,
+            utility: Utility::KahnemanTversky,
         };
         let losses = [desirable_weight * below, undesirable_weight * sigmoid(-0.25 * beta)];
         alternating(
@@ -85,7 +86,20 @@ fn unpaired() -> Vec<Subject> {
         alternating(bco(true), 60.0, shifted, [-0.1 * sigmoid(0.25), 0.1 * sigmoid(-0.25)]),
         alternating(pmpo, 60.0, [0.0; 2], [-0.75, 0.25]),
         alternating(DsoDro {}, 0.25, [0.0; 2], [-2.0, 2.0]),
+        nft(),
     ]
+}
+
+/// Pass rates of 1, which is taken as 0.98, 1/2, 0, which is taken as 0.02, 1 and 1/2. Scores so small that no bound is met, beyond
+/// which gradients are not slopes.
+fn nft() -> Subject {
+    let objective = Nft {
+        negative_weight: 2.0,
+        epsilon: 0.1,
+        prompt_weight: NftPromptWeight::FailureRate,
+    };
+    let grads = vec![-0.02, 2.0 * 0.5, -0.98, 2.0 * 0.98, -0.5];
+    subject(objective, 0.01, vec![0.0; 5], grads)
 }
 
 /// All orders of a list are equally likely: a response is as often among the first as its place says.

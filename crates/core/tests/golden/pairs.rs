@@ -40,7 +40,8 @@ pub(crate) struct Case {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tokens {
-    policy: Vec<Vec<f64>>,
+    /// Under the policy.
+    pub(crate) policy: Vec<Vec<f64>>,
     reference: Option<Vec<Vec<f64>>>,
     mask: Vec<Vec<f64>>,
     log_collisions: Option<Vec<Vec<f64>>>,
@@ -92,7 +93,8 @@ fn evaluate(objective: &Objective, logps: &PairLogps, vars: &[Var; 2]) -> Found 
 }
 
 impl Tokens {
-    fn tensors(&self, policy: Tensor, dtype: DType) -> TokenLogps {
+    /// These with the policy's scores as they are varied.
+    pub(crate) fn tensors(&self, policy: Tensor, dtype: DType) -> TokenLogps {
         let optional = |rows: &Option<Vec<Vec<f64>>>| rows.as_ref().map(|rows| matrix(rows, dtype));
         TokenLogps {
             policy,

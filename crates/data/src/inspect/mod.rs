@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::{DataFiles, Layout, RecordKind};
+use crate::{DataFiles, Layout, LeftOut, RecordKind};
 
 /// At most this many problems are kept; all are counted.
 pub const MAX_PROBLEMS: usize = 100;
@@ -34,6 +34,8 @@ pub struct Inspection {
     pub num_records: usize,
     /// Records that training would read without an error.
     pub num_good_records: usize,
+    /// Well-formed rows that training leaves out unless the recipe says otherwise, by reason. They are not decoded.
+    pub left_out: BTreeMap<LeftOut, usize>,
     /// [`crate::ContentHash::sha256`]; absent when a problem kept a file from being hashed.
     pub sha256: Option<String>,
     /// Keys of the rows, in order of first appearance. Empty for latents.
@@ -197,7 +199,11 @@ pub fn inspect(paths: &[PathBuf], layout: Layout) -> Result<Inspection> {
     let mut inspection = Inspection::new(&files);
     match files.records() {
         RecordKind::LatentPair => latents::inspect(&files, &mut inspection)?,
-        RecordKind::ImagePair | RecordKind::ImageCaption => rows::inspect(&files, &mut inspection)?,
+        RecordKind::ImagePair
+        | RecordKind::ImageCaption
+        | RecordKind::RankedImages
+        | RecordKind::ImageLabel
+        | RecordKind::ImagePrompt => rows::inspect(&files, &mut inspection)?,
         _ => texts::inspect(&files, &mut inspection)?,
     }
     if inspection.num_records == 0 && inspection.num_errors == 0 {
@@ -221,6 +227,7 @@ impl Inspection {
             files: files.files().to_vec(),
             num_records: 0,
             num_good_records: 0,
+            left_out: BTreeMap::new(),
             sha256: None,
             fields: Vec::new(),
             ignored_keys: Vec::new(),

@@ -20,6 +20,9 @@ impl fmt::Display for Inspection {
             write!(f, ", {} of them good", self.num_good_records)?;
         }
         writeln!(f)?;
+        for (reason, count) in &self.left_out {
+            writeln!(f, "left out: {count} {}", reason.description())?;
+        }
         if let Some(sha256) = &self.sha256 {
             writeln!(f, "sha256 {sha256}")?;
         }

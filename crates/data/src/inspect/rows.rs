@@ -7,38 +7,75 @@ use image::RgbImage;
 
 use super::{FieldSummary, Inspection, MAX_PREVIEWS, PromptSummary, RecordPreview, ScoreSummary, SizeCount};
 use crate::error::{Error, Result};
+use crate::image_layout::{ImageRow, read_keys};
 use crate::row::Row;
 use crate::rows::Rows;
-use crate::{DataFiles, ImageCaption, ImagePair, ImageSource, RecordKind};
+use crate::{DataFiles, ImagePair, ImageSource, LeftOut, RankedImages, RecordKind};
 
-/// What both layouts of images have in common.
+/// What all records of images have in common.
 struct Record {
     id: String,
     prompt: String,
-    images: Vec<(&'static str, ImageSource)>,
+    images: Vec<(String, ImageSource)>,
     scores: Option<(f64, f64)>,
     has_half_score: bool,
 }
 
 impl Record {
-    fn from_row(row: Row, records: RecordKind) -> Result<Self> {
-        if records == RecordKind::ImagePair {
-            let pair = ImagePair::from_row(row)?;
-            return Ok(Self {
-                scores: pair.chosen_score.zip(pair.rejected_score),
-                has_half_score: pair.chosen_score.is_some() != pair.rejected_score.is_some(),
-                id: pair.id,
-                prompt: pair.prompt,
-                images: vec![("chosen_image", pair.chosen), ("rejected_image", pair.rejected)],
-            });
+    fn of_pair(pair: ImagePair) -> Self {
+        Self {
+            scores: pair.chosen_score.zip(pair.rejected_score),
+            has_half_score: pair.chosen_score.is_some() != pair.rejected_score.is_some(),
+            id: pair.id,
+            prompt: pair.prompt,
+            images: vec![
+                ("chosen_image".to_owned(), pair.chosen),
+                ("rejected_image".to_owned(), pair.rejected),
+            ],
         }
-        let ImageCaption { id, prompt, image } = ImageCaption::from_row(row)?;
-        Ok(Self {
+    }
+
+    fn of_one(id: String, prompt: String, image: Option<ImageSource>) -> Self {
+        Self {
             id,
             prompt,
-            images: vec![("image", image)],
+            images: image.map(|image| ("image".to_owned(), image)).into_iter().collect(),
             scores: None,
             has_half_score: false,
+        }
+    }
+
+    fn of_list(list: RankedImages) -> Self {
+        let ranking = list.ranking();
+        let score = |place: Option<&usize>| place.map(|&place| list.responses[place].score);
+        let scores = score(ranking.first()).zip(score(ranking.last()));
+        let images = list.responses.into_iter().enumerate();
+        Self {
+            images: images
+                .map(|(number, response)| (format!("responses[{number}]"), response.image))
+                .collect(),
+            scores,
+            ..Self::of_one(list.id, list.prompt, None)
+        }
+    }
+
+    /// What a row holds, ties included; a reason where it holds nothing.
+    fn new(row: ImageRow, place: &str, inspection: &mut Inspection) -> std::result::Result<Self, LeftOut> {
+        Ok(match row {
+            ImageRow::Pair(pair) => Self::of_pair(pair),
+            ImageRow::Tie(_) | ImageRow::UnclearLabel(_) => return Err(LeftOut::Tie),
+            ImageRow::Caption(caption) => Self::of_one(caption.id, caption.prompt, Some(caption.image)),
+            ImageRow::Label(label) => {
+                match label.label {
+                    true => inspection.num_desirable += 1,
+                    false => inspection.num_undesirable += 1,
+                }
+                Self::of_one(label.id, label.prompt, Some(label.image))
+            }
+            ImageRow::Ranked(list) => Self::of_list(list),
+            ImageRow::Member(member) => Self::of_one(place.to_owned(), member.prompt, Some(member.response.image)),
+            ImageRow::Prompt(prompt) => Self::of_one(prompt.id, prompt.prompt, None),
+            ImageRow::LeftOut(reason) => return Err(reason),
         })
     }
 }
@@ -80,11 +117,15 @@ pub(super) fn inspect(files: &DataFiles, inspection: &mut Inspection) -> Result<
 fn inspect_row(row: Row, inspection: &mut Inspection, tally: &mut Tally) {
     count_fields(&mut tally.fields, &row);
     let (path, number) = (row.path.clone(), row.number);
-    let record = match Record::from_row(row, inspection.records) {
-        Ok(record) => record,
+    let place = place(&path, number);
+    let row = match ImageRow::read(row, inspection.layout, inspection.records) {
+        Ok(row) => row,
         Err(error) => return inspection.error(error.to_string()),
     };
-    let place = place(&path, number);
+    let record = match Record::new(row, &place, inspection) {
+        Ok(record) => record,
+        Err(reason) => return *inspection.left_out.entry(reason).or_default() += 1,
+    };
     check_text(&record, &place, inspection, tally);
     let mut images: Vec<RgbImage> = Vec::new();
     let mut described = Vec::new();
@@ -102,7 +143,7 @@ fn inspect_row(row: Row, inspection: &mut Inspection, tally: &mut Tally) {
     if images.len() < record.images.len() {
         return;
     }
-    if let [chosen, rejected] = images.as_slice() {
+    if let ([chosen, rejected], RecordKind::ImagePair) = (images.as_slice(), inspection.records) {
         if chosen == rejected {
             inspection.num_identical_pairs += 1;
             inspection.warning(format!(
@@ -156,6 +197,12 @@ fn place(path: &Path, row: usize) -> String {
 
 impl Tally {
     fn finish(self, inspection: &mut Inspection) {
+        if let Some(read) = read_keys(inspection.layout) {
+            let names = self.fields.iter().map(|field| field.name.clone());
+            inspection.ignored_keys = names
+                .filter(|name| !read.contains(&name.as_str()) && name != "id")
+                .collect();
+        }
         inspection.fields = self.fields;
         inspection.image_sizes = self
             .sizes

@@ -1,5 +1,7 @@
 //! The rows of a file, whatever its format.
 
+#[cfg(feature = "parquet")]
+mod image_table;
 mod json_array;
 #[cfg(feature = "parquet")]
 mod table;
@@ -22,7 +24,7 @@ pub(crate) enum Rows {
     Lines(JsonLines),
     Array(JsonArray),
     #[cfg(feature = "parquet")]
-    Table(table::ParquetRows),
+    Table(Box<table::ParquetRows>),
 }
 
 impl Rows {
@@ -33,7 +35,7 @@ impl Rows {
         };
         if is("parquet") {
             #[cfg(feature = "parquet")]
-            return table::ParquetRows::open(path).map(Self::Table);
+            return table::ParquetRows::open(path).map(|rows| Self::Table(Box::new(rows)));
             #[cfg(not(feature = "parquet"))]
             return Err(Error::UnknownLayout {
                 path: path.to_path_buf(),

@@ -261,7 +261,15 @@ pub(crate) fn ignored_keys(layout: Layout) -> &'static [&'static str] {
         | Layout::MsSwift
         | Layout::Openrlhf => &PROVENANCE,
         Layout::Axolotl => &DISTILABEL,
-        Layout::Auto | Layout::ImageCaption | Layout::LatentPairs | Layout::Hh => &[],
+        Layout::Auto
+        | Layout::ImageCaption
+        | Layout::LatentPairs
+        | Layout::Hh
+        | Layout::PickAPic
+        | Layout::Hpdv2
+        | Layout::ImageRewardDb
+        | Layout::RichHf
+        | Layout::SpoPrompts => &[],
     }
 }
 

@@ -254,7 +254,7 @@ impl Row {
             Value::Null => false,
             Value::String(text) => !text.is_empty(),
             Value::Array(elements) => !elements.is_empty(),
-            Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
+            Value::Bool(_) | Value::Number(_) | Value::Object(_) | Value::Cell(_) => true,
         };
         match self.fields.iter().find(|(_, value)| says_something(value)) {
             None => Ok(()),

@@ -2,14 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use super::timesteps::TimestepConfig;
 
 /// How the objective's numbers are obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodConfig {
-    /// Denoising errors of stored pairs, with one timestep and one noise shared inside a pair.
+    /// Denoising errors of stored pairs, with one timestep shared inside a pair.
     OfflinePairs(OfflinePairsConfig),
+    /// Denoising errors of images that were each judged good or bad.
+    Unpaired(UnpairedConfig),
+    /// Denoising errors of ranked lists of images, with one timestep shared inside a list.
+    Ranked(RankedConfig),
     /// Denoising of captioned images, or of the chosen side of pairs.
     Sft(SftConfig),
     /// Reconstruction of images by the autoencoder.
@@ -24,10 +28,18 @@ impl Default for MethodConfig {
 
 impl MethodConfig {
     /// Names in recipes, each with one line.
-    pub const DESCRIPTIONS: [(&'static str, &'static str); 3] = [
+    pub const DESCRIPTIONS: [(&'static str, &'static str); 5] = [
         (
             "offline_pairs",
             "denoising errors of stored pairs, timestep and noise shared inside a pair",
+        ),
+        (
+            "unpaired",
+            "denoising errors of images that were each judged good or bad",
+        ),
+        (
+            "ranked",
+            "denoising errors of ranked lists, timestep shared inside a list",
         ),
         ("sft", "denoising of captioned images, or of the chosen side of pairs"),
         ("autoencoder", "reconstruction of images by the VAE"),
@@ -37,6 +49,8 @@ impl MethodConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::OfflinePairs(_) => "offline_pairs",
+            Self::Unpaired(_) => "unpaired",
+            Self::Ranked(_) => "ranked",
             Self::Sft(_) => "sft",
             Self::Autoencoder(_) => "autoencoder",
         }
@@ -51,23 +65,178 @@ pub struct OfflinePairsConfig {
     /// authors use 0.2.
     pub prompt_dropout: f64,
     /// Timesteps that are trained.
-    pub timesteps: TimestepRange,
+    pub timesteps: TimestepConfig,
     /// How latents are taken from the autoencoder's posterior.
     pub posterior: PosteriorUse,
     /// Width and height that images are brought to, pixels; by default what the denoiser was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolution: Option<u32>,
+    /// Where the noise of the two images of a pair comes from.
+    pub noise: PairNoise,
+    /// Which of the two images is taken for the chosen one.
+    pub labels: PairLabels,
+    /// Easy pairs first; without the section every pair has its turn in every epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curriculum: Option<CurriculumConfig>,
 }
 
 impl Default for OfflinePairsConfig {
     fn default() -> Self {
         Self {
             prompt_dropout: 0.0,
-            timesteps: TimestepRange::default(),
+            timesteps: TimestepConfig::default(),
             posterior: PosteriorUse::default(),
             resolution: None,
+            noise: PairNoise::default(),
+            labels: PairLabels::default(),
+            curriculum: None,
         }
     }
+}
+
+/// Where the noise of the two images of a pair comes from. The timestep is one in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairNoise {
+    /// One draw for both, as in Diffusion-DPO: what differs between their errors is not the noise.
+    #[default]
+    Shared,
+    /// One draw each.
+    Independent,
+}
+
+/// Which of the two images of a pair is taken for the chosen one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairLabels {
+    /// The one that the data calls so.
+    #[default]
+    Given,
+    /// The other one: the network learns what to steer away from (Diffusion-NPO: Wang et al., ICLR 2025), and is used for the unconditional branch of
+    /// guidance.
+    Swapped,
+}
+
+/// `[method.offline_pairs.curriculum]`: Curriculum-DPO (Croitoru et al., CVPR 2025, arXiv:2405.13637). Every step draws its pairs, all
+/// alike, from a pool that begins with the pairs that are easiest to tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CurriculumConfig {
+    /// How far apart the images of a pair are.
+    pub by: GapKind,
+    /// How the pool grows.
+    pub pools: Pools,
+    /// Stages until the pool holds all pairs, at least 1; 1 draws from all pairs from the start.
+    pub num_chunks: u32,
+    /// Optimizer steps of a stage, at least 1.
+    pub update_every: u64,
+}
+
+impl Default for CurriculumConfig {
+    fn default() -> Self {
+        Self {
+            by: GapKind::default(),
+            pools: Pools::default(),
+            num_chunks: 5,
+            update_every: 500,
+        }
+    }
+}
+
+/// How far apart the images of a pair are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapKind {
+    /// The difference of a judge's scores.
+    #[default]
+    ScoreGap,
+    /// The difference of their ranks among all images of the prompt.
+    RankGap,
+}
+
+/// How a curriculum's pool grows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pools {
+    /// The smallest gap in the pool falls by the same amount each time.
+    #[default]
+    EqualGaps,
+    /// As many pairs join each time.
+    EqualCounts,
+}
+
+/// `[method.unpaired]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnpairedConfig {
+    /// Share of examples whose prompt is replaced by the empty one, so that guidance keeps working.
+    pub prompt_dropout: f64,
+    /// Timesteps that are trained.
+    pub timesteps: TimestepConfig,
+    /// How latents are taken from the autoencoder's posterior.
+    pub posterior: PosteriorUse,
+    /// Width and height that images are brought to, pixels; by default what the denoiser was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<u32>,
+    /// What the divergence of policy from reference is estimated from, for an objective that subtracts it; `batch_mean` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+    /// Probability that an example is a desirable image, between 0 and 1: examples are then drawn, each label's images all alike, rather than
+    /// taken in their turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub positive_ratio: Option<f64>,
+}
+
+/// What the divergence of policy from reference is estimated from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    /// The images of the micro batch, as in Diffusion-KTO.
+    #[default]
+    BatchMean,
+    /// The same noisy images under the prompts of others of the micro batch, as KTO has it for text; a second pass through both networks.
+    Mismatched,
+}
+
+/// `[method.ranked]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RankedConfig {
+    /// Share of lists whose prompt is replaced by the empty one, so that guidance keeps working.
+    pub prompt_dropout: f64,
+    /// Timesteps that are trained.
+    pub timesteps: TimestepConfig,
+    /// How latents are taken from the autoencoder's posterior.
+    pub posterior: PosteriorUse,
+    /// Width and height that images are brought to, pixels; by default what the denoiser was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<u32>,
+    /// Where the noise of the images of a list comes from.
+    pub noise: ListNoise,
+    /// How good an image is to the objective.
+    pub scores: ListScores,
+}
+
+/// Where the noise of the images of a list comes from. The timestep is one in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListNoise {
+    /// One draw each, as in RankDPO.
+    #[default]
+    Independent,
+    /// One draw for all.
+    Shared,
+}
+
+/// How good an image of a list is to the objective. The order of the list is the same for both.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListScores {
+    /// The share of the list's other images that it is better than: RankDPO's preference probability of one judge.
+    #[default]
+    Wins,
+    /// The score that the data has: preference probabilities averaged over several judges, say.
+    Given,
 }
 
 /// `[method.sft]`.
@@ -77,7 +246,7 @@ pub struct SftConfig {
     /// Share of examples whose prompt is replaced by the empty one, so that guidance works.
     pub prompt_dropout: f64,
     /// Timesteps that are trained.
-    pub timesteps: TimestepRange,
+    pub timesteps: TimestepConfig,
     /// How latents are taken from the autoencoder's posterior.
     pub posterior: PosteriorUse,
     /// Width and height that images are brought to, pixels; by default what the denoiser was made for.
@@ -91,7 +260,7 @@ impl Default for SftConfig {
     fn default() -> Self {
         Self {
             prompt_dropout: 0.1,
-            timesteps: TimestepRange::default(),
+            timesteps: TimestepConfig::default(),
             posterior: PosteriorUse::default(),
             resolution: None,
             train_text_encoder: false,
@@ -143,34 +312,4 @@ pub enum PosteriorUse {
     Sample,
     /// Its mean.
     Mean,
-}
-
-/// Timesteps from `min` up to but not including `max`, uniformly.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TimestepRange {
-    /// The least noisy one.
-    pub min: u32,
-    /// One past the noisiest; by default the length of the noise schedule.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max: Option<u32>,
-}
-
-impl TimestepRange {
-    /// The range on a schedule of `num_train_timesteps`.
-    ///
-    /// # Errors
-    /// [`Error::Recipe`] when it is empty or leaves the schedule.
-    pub(crate) fn resolve(self, method: &str, num_train_timesteps: usize) -> Result<std::ops::Range<u32>> {
-        let end = num_train_timesteps as u32;
-        let max = self.max.unwrap_or(end);
-        if self.min < max && max <= end {
-            return Ok(self.min..max);
-        }
-        Err(Error::Recipe {
-            key: format!("method.{method}.timesteps"),
-            problem: format!("is {} to {max}", self.min),
-            hint: format!("expected 0 <= min < max <= {end}, the length of the noise schedule"),
-        })
-    }
 }

@@ -1,7 +1,5 @@
 //! The random part of a training step. Every number is a function of (seed, step, place in the step's batch).
 
-use std::ops::Range;
-
 use diptych_data::HostTensor;
 use diptych_tensor::random::{Stream, generator, normal_vec};
 use diptych_tensor::{Device, Tensor};
@@ -9,12 +7,13 @@ use diptych_train::MicroBatch;
 use rand::Rng;
 
 use super::records::Latents;
+use super::timesteps::TimestepDraw;
 use crate::{Result, denoising};
 
 /// How a step draws its noise, timesteps and dropped prompts.
 #[derive(Debug, Clone)]
 pub(crate) struct Draws {
-    pub(crate) timesteps: Range<u32>,
+    pub(crate) timesteps: TimestepDraw,
     pub(crate) prompt_dropout: f64,
     /// (C, Y, X) of the latents.
     pub(crate) latent_shape: [usize; 3],
@@ -24,13 +23,14 @@ pub(crate) struct Draws {
 }
 
 impl Draws {
-    /// One timestep a record.
-    pub(crate) fn timesteps(&self, batch: &MicroBatch) -> Vec<u32> {
+    /// One timestep a record, as the denoiser is told it.
+    pub(crate) fn timesteps(&self, batch: &MicroBatch) -> Vec<f32> {
         let draw = |position| {
-            generator(batch.seed, Stream::Timesteps, batch.step, position).random_range(self.timesteps.clone())
+            self.timesteps
+                .draw(&mut generator(batch.seed, Stream::Timesteps, batch.step, position))
         };
         match &self.given_timesteps {
-            Some(given) => batch.items.iter().map(|item| given[item.index]).collect(),
+            Some(given) => batch.items.iter().map(|item| given[item.index] as f32).collect(),
             None => batch.items.iter().map(|item| draw(item.position)).collect(),
         }
     }
@@ -94,6 +94,8 @@ impl Draws {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use diptych_train::Item;
 
     use super::*;
@@ -103,7 +105,7 @@ mod tests {
 
     fn draws(prompt_dropout: f64, timesteps: Range<u32>) -> Draws {
         Draws {
-            timesteps,
+            timesteps: TimestepDraw::Uniform(timesteps),
             prompt_dropout,
             latent_shape: [1, 1, 1],
             given_noise: None,
@@ -140,7 +142,10 @@ mod tests {
         for timesteps in [first, second] {
             let mut parts = [0; 5];
             for timestep in timesteps {
-                assert!((200..700).contains(&timestep), "{timestep}");
+                assert!(
+                    (200.0..700.0).contains(&timestep) && timestep.fract() == 0.0,
+                    "{timestep}"
+                );
                 parts[(timestep as usize - 200) / 100] += 1;
             }
             // A fifth of 4000 each, give or take four standard deviations.

@@ -2,23 +2,26 @@
 
 mod given;
 
-use diptych_data::{Dataset, ImageSource};
+use std::cell::RefCell;
+
+use diptych_data::{Dataset, HostTensor, ImageSource};
 use diptych_models::Trainable;
 use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::AutoencoderKl;
 use image::RgbImage;
 
-use super::config::{PosteriorUse, TimestepRange};
+use super::config::PosteriorUse;
 use super::denoising_records::{DenoisingRecords, Prompts};
 use super::draws::Draws;
 use super::prepare::{Preparation, not_a_multiple};
 use super::records::{LatentEncoder, Latents};
 use super::showcase::texts;
+use super::timesteps::TimestepConfig;
 use super::trained::TextTraining;
 use diptych_train::Reporter;
 
 use crate::modality::SamplesConfig;
-use crate::pipeline::{PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
+use crate::pipeline::{PromptEmbeddings, SampleConfig, TextConditioner, load_vae, sizes};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -26,7 +29,7 @@ use crate::{Error, Result};
 pub(super) struct Settings {
     pub(super) method: &'static str,
     pub(super) prompt_dropout: f64,
-    pub(super) timesteps: TimestepRange,
+    pub(super) timesteps: TimestepConfig,
     pub(super) posterior: PosteriorUse,
     pub(super) resolution: Option<u32>,
     pub(super) text: TextTraining,
@@ -72,6 +75,11 @@ impl Preparation<'_> {
                 }
                 self.encode_images(settings, source, reporter)
             }
+            other @ (Dataset::Ranked(_) | Dataset::Labels(_) | Dataset::Prompts(_)) => Err(Error::DataKind {
+                method: settings.method,
+                found: other.records().name(),
+                expected: "image pairs, captioned images or latent pairs",
+            }),
             Dataset::Captions(captions) => {
                 let mut source = Source {
                     ids: vec![],
@@ -98,12 +106,16 @@ impl Preparation<'_> {
         let encoder = LatentEncoder {
             vae: &vae,
             device: &self.options.device,
-            dtype: self.options.dtype,
             size: (latent_size[1] as u32 * factor, latent_size[0] as u32 * factor),
             posterior: settings.posterior,
         };
+        let sizes = RefCell::new(vec![[0; 2]; source.chosen.len()]);
         let total = source.chosen.len() + source.rejected.len();
-        let chosen = |index: usize| decode(&source.ids[index], source.chosen_key, &source.chosen[index]);
+        let chosen = |index: usize| {
+            let image = decode(&source.ids[index], source.chosen_key, &source.chosen[index])?;
+            sizes.borrow_mut()[index] = [image.height() as usize, image.width() as usize];
+            Ok(image)
+        };
         let latents = Latents::encode(&encoder, source.chosen.len(), chosen, reporter, (0, total))?;
         let rejected = if source.rejected.is_empty() {
             None
@@ -124,7 +136,7 @@ impl Preparation<'_> {
             ids: source.ids,
             latents,
             prompts,
-            time_ids: None,
+            time_ids: self.time_ids(&sizes.into_inner(), latent_size.map(|side| side * factor as usize))?,
             draws,
         };
         Ok(Encoded {
@@ -134,6 +146,21 @@ impl Preparation<'_> {
             sample_embeddings,
             samples,
         })
+    }
+
+    /// Sizes and crops of each record, where the denoiser takes them: those of its image, of a pair the chosen one's, as both sides share
+    /// what the denoiser is told.
+    fn time_ids(&self, originals: &[[usize; 2]], target: [usize; 2]) -> Result<Option<HostTensor>> {
+        let config = UNet2DConditionConfig::from_file(self.pipeline.component("unet")?.config())?;
+        if config.addition_embed.is_none() {
+            return Ok(None);
+        }
+        let numbers = originals
+            .iter()
+            .flat_map(|&original| sizes::of_cropped(original, target))
+            .collect();
+        let shape = vec![originals.len(), sizes::NUM_NUMBERS];
+        Ok(Some(HostTensor::new(shape, numbers)?))
     }
 
     /// Embeddings of all prompts, or their texts where the encoder is trained.
@@ -169,9 +196,7 @@ impl Preparation<'_> {
     fn draws(&self, settings: &Settings, latents: &Latents) -> Result<Draws> {
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         Ok(Draws {
-            timesteps: settings
-                .timesteps
-                .resolve(settings.method, schedule.num_train_timesteps())?,
+            timesteps: settings.timesteps.resolve(settings.method, &schedule)?,
             prompt_dropout: settings.prompt_dropout,
             latent_shape: latents.shape(),
             given_noise: None,

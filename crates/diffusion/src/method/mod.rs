@@ -1,33 +1,48 @@
 //! Methods: how the numbers for an objective are obtained.
 
 mod autoencoder;
+mod checks;
 mod complete;
 mod config;
+mod curriculum;
 mod denoising_records;
 mod draws;
 mod encode;
 mod offline_pairs;
+mod preferences;
 mod prepare;
+mod ranked;
 mod records;
+mod reference;
+mod scoring;
 mod sft;
+mod shift;
 mod showcase;
+mod single_images;
+mod timesteps;
 mod trained;
+mod unpaired;
 
 use std::path::{Path, PathBuf};
 
 use diptych_tensor::Params;
-use diptych_train::{Method, MicroBatch, StepOutput};
+use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
 pub use autoencoder::Autoencoder;
+pub(crate) use checks::{CHECKPOINT, validate_method};
 pub use config::{
-    AutoencoderConfig, MethodConfig, OfflinePairsConfig, PosteriorUse, Reconstruction, SftConfig, TimestepRange,
+    AutoencoderConfig, Baseline, CurriculumConfig, GapKind, ListNoise, ListScores, MethodConfig, OfflinePairsConfig,
+    PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig, UnpairedConfig,
 };
 pub use offline_pairs::OfflinePairs;
 pub(crate) use prepare::network_options;
 pub use prepare::prepare;
+pub use ranked::Ranked;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
+pub use timesteps::TimestepConfig;
 pub(crate) use trained::TrainedDenoiser;
+pub use unpaired::Unpaired;
 
 use crate::{Error, Result};
 
@@ -36,6 +51,10 @@ use crate::{Error, Result};
 pub enum DiffusionMethod {
     /// See [`OfflinePairs`].
     OfflinePairs(Box<OfflinePairs>),
+    /// See [`Unpaired`].
+    Unpaired(Box<Unpaired>),
+    /// See [`Ranked`].
+    Ranked(Box<Ranked>),
     /// See [`Sft`].
     Sft(Box<Sft>),
     /// See [`Autoencoder`].
@@ -47,6 +66,8 @@ impl DiffusionMethod {
     pub(crate) fn policy(&self) -> Option<&TrainedDenoiser> {
         match self {
             Self::OfflinePairs(method) => Some(&method.policy),
+            Self::Unpaired(method) => Some(&method.policy),
+            Self::Ranked(method) => Some(&method.policy),
             Self::Sft(method) => Some(&method.policy),
             Self::Autoencoder(_) => None,
         }
@@ -58,6 +79,8 @@ macro_rules! forward {
     ($self:ident, $method:ident => $call:expr) => {
         match $self {
             DiffusionMethod::OfflinePairs($method) => $call,
+            DiffusionMethod::Unpaired($method) => $call,
+            DiffusionMethod::Ranked($method) => $call,
             DiffusionMethod::Sft($method) => $call,
             DiffusionMethod::Autoencoder($method) => $call,
         }
@@ -79,6 +102,10 @@ impl Method for DiffusionMethod {
         forward!(self, method => method.record_id(index))
     }
 
+    fn choose(&self, seed: u64, step: u64, item: Item) -> usize {
+        forward!(self, method => method.choose(seed, step, item))
+    }
+
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {
         forward!(self, method => method.step(batch))
     }
@@ -93,6 +120,18 @@ impl Method for DiffusionMethod {
 
     fn load(&self, directory: &Path) -> Result<()> {
         forward!(self, method => method.load(directory))
+    }
+
+    fn after_step(&self, step: u64) -> Result<()> {
+        forward!(self, method => method.after_step(step))
+    }
+
+    fn save_state(&self, path: &Path) -> Result<bool> {
+        forward!(self, method => method.save_state(path))
+    }
+
+    fn load_state(&self, path: &Path) -> Result<()> {
+        forward!(self, method => method.load_state(path))
     }
 
     fn sample(&self, stem: &Path) -> Result<Option<PathBuf>> {

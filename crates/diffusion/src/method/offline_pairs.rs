@@ -1,8 +1,13 @@
 //! Stored pairs: the score of an image is minus one half of its denoising error.
 //!
 //! Wallace et al., "Diffusion Model Alignment Using Direct Preference Optimization", CVPR 2024, arXiv:2311.12908, Eq. 14. One
-//! timestep and one noise are shared by the two images of a pair and by policy and reference, and the two images go
-//! through the denoiser as one batch, chosen first. The objective is free: with `dpo` this is Diffusion-DPO, with `mapo` MaPO.
+//! timestep is shared by the two images of a pair and by policy and reference, and so is one noise unless the recipe says
+//! otherwise; the two images go through the denoiser as one batch, chosen first. The objective is free: with `dpo` this is
+//! Diffusion-DPO, with `mapo` MaPO; with `labels = "swapped"` it trains the negative model of Diffusion-NPO.
+//!
+//! Two conventions of beta are in print. The loss of the authors' script is `-log s(-½ beta ((mw - ml) - (rw - rl)))` of mean
+//! squared errors, ours with the score `-½ mse`; the research script of `diffusers` for Stable Diffusion 1 and 2 leaves the one half out. Its
+//! `beta_dpo = 2500` is `beta = 5000` here.
 //!
 //! Shape letters: B pairs, C channels, Y x X spatial, T tokens, D width.
 
@@ -10,26 +15,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diptych_core::{Objective, PairLogps, pair_metrics};
-use diptych_tensor::{Params, Tensor};
-use diptych_train::{Method, MicroBatch, StepOutput};
+use diptych_tensor::{Device, Params, Tensor, Weights};
+use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
+use super::config::PairNoise;
+use super::curriculum::Curriculum;
 use super::denoising_records::DenoisingRecords;
+use super::records::Latents;
+use super::reference::{Reference, save_state};
+use super::scoring::{DenoisingInput, ImagePlace, Scored, with_judge_scores};
+use super::shift::RewardShift;
 use super::showcase::Showcase;
 use super::trained::TrainedDenoiser;
-use crate::pipeline::{Conditioning, Denoiser};
+use crate::pipeline::Conditioning;
 use crate::tensors::{doubled, host_f64};
-use crate::{Error, Result, denoising};
-
-/// What the policy is compared with.
-#[derive(Debug)]
-pub(crate) enum Reference {
-    /// Nothing.
-    None,
-    /// The policy with its adapter switched off.
-    AdapterOff,
-    /// A copy of the network the run started from.
-    Frozen(Box<Denoiser>),
-}
+use crate::{Error, Result};
 
 /// The method `offline_pairs`.
 #[derive(Debug)]
@@ -38,63 +38,107 @@ pub struct OfflinePairs {
     pub(crate) reference: Reference,
     pub(crate) objective: Objective,
     pub(crate) records: DenoisingRecords,
-    pub(crate) rejected: super::records::Latents,
+    pub(crate) rejected: Latents,
+    pub(crate) noise: PairNoise,
+    /// A judge's scores of the chosen and of the rejected image of each record, where the objective needs them.
+    pub(crate) judge_scores: Option<Vec<[f64; 2]>>,
+    pub(crate) curriculum: Option<Curriculum>,
+    pub(crate) shift: RewardShift,
     pub(crate) showcase: Option<Showcase>,
 }
 
-/// Denoising errors of the two sides, (B,) each.
-struct SideErrors {
-    chosen: Tensor,
-    rejected: Tensor,
-}
-
 impl OfflinePairs {
-    fn errors(denoiser: &Denoiser, input: &PairInput) -> Result<SideErrors> {
-        let prediction = denoiser.predict(&input.noisy_latents, &input.timesteps, &input.conditioning)?;
-        let errors = denoising::denoising_errors(&prediction, &input.target)?;
-        let (chosen, rejected) = halves(&errors)?;
-        Ok(SideErrors { chosen, rejected })
-    }
-
-    /// Errors of the reference, without a graph.
-    fn reference_errors(&self, input: &PairInput) -> Result<Option<SideErrors>> {
-        let errors = match &self.reference {
-            Reference::None => return Ok(None),
-            Reference::Frozen(denoiser) => Self::errors(denoiser, input)?,
-            Reference::AdapterOff => {
-                let _off = self.policy.denoiser.unet().adapter_switch().disable();
-                Self::errors(&self.policy.denoiser, input)?
+    /// The images of a batch, 2B: chosen ones, then rejected ones.
+    pub(super) fn input(&self, batch: &MicroBatch) -> Result<DenoisingInput> {
+        let denoiser = &self.policy.denoiser;
+        let device = denoiser.device();
+        let draws = &self.records.draws;
+        let latents = stacked(&draws.latents(batch, &[&self.records.latents, &self.rejected], device)?)?;
+        let noise = match self.noise {
+            PairNoise::Shared => doubled(&draws.noise(batch, device)?)?,
+            PairNoise::Independent => {
+                let of_side = |side| draws.noise(&spread(batch, side), device);
+                stacked(&[of_side(0)?, of_side(1)?])?
             }
         };
-        Ok(Some(SideErrors {
-            chosen: errors.chosen.detach(),
-            rejected: errors.rejected.detach(),
-        }))
+        let timesteps = draws.timesteps(batch).repeat(2);
+        let conditioning = self.records.conditioning(batch, device)?.repeat(2)?;
+        DenoisingInput::new(denoiser, &latents, &noise, &timesteps, conditioning)
     }
 
-    fn input(&self, batch: &MicroBatch) -> Result<PairInput> {
-        let device = self.policy.denoiser.device();
-        let draws = &self.records.draws;
-        let sides = draws.latents(batch, &[&self.records.latents, &self.rejected], device)?;
-        let latents = stacked(&sides)?;
-        let noise = doubled(&draws.noise(batch, device)?)?;
-        let timesteps = draws.timesteps(batch).repeat(2);
-        let schedule = self.policy.denoiser.schedule();
-        Ok(PairInput {
-            noisy_latents: schedule.add_noise(&latents, &noise, &timesteps)?,
-            target: schedule.target(&latents, &noise, &timesteps)?,
-            timesteps: timesteps.iter().map(|&timestep| timestep as f32).collect(),
-            conditioning: self.records.conditioning(batch, device)?.repeat(2)?,
-        })
+    pub(super) fn score(&self, batch: &MicroBatch, input: &DenoisingInput) -> Result<Scored> {
+        let places: Vec<ImagePlace> = (0..2)
+            .flat_map(|image| {
+                batch.items.iter().map(move |item| ImagePlace {
+                    record: item.index,
+                    image,
+                })
+            })
+            .collect();
+        Scored::new(&self.policy, &self.reference, input, &places)
+    }
+
+    /// Everything the objective may ask for.
+    fn logps(&self, batch: &MicroBatch, input: &DenoisingInput, sides: &[Scored; 2]) -> Result<PairLogps> {
+        let scores = |side: usize| {
+            let scores = self.judge_scores.as_ref()?;
+            Some(batch.items.iter().map(|item| scores[item.index][side]).collect())
+        };
+        let chosen = with_judge_scores(sides[0].responses()?, scores(0))?;
+        let rejected = with_judge_scores(sides[1].responses()?, scores(1))?;
+        let mut logps = PairLogps::of(chosen, rejected);
+        logps.reward_shift = self
+            .shift
+            .of(&self.objective, batch, &[&logps.chosen, &logps.rejected])?;
+        if self.objective.requirements().prompt_distances {
+            let rows: Vec<usize> = (0..batch.items.len()).collect();
+            let conditioning = input.conditioning().gather(&rows)?;
+            logps.prompt_distances = Some(prompt_distances(&conditioning, self.policy.denoiser.device())?);
+        }
+        Ok(logps)
     }
 }
 
-/// What the denoiser sees of a batch: chosen images, then rejected ones, 2B in all.
-struct PairInput {
-    noisy_latents: Tensor,
-    target: Tensor,
-    timesteps: Vec<f32>,
-    conditioning: Conditioning,
+/// The same records with places of their own for the two sides of each, so that they draw apart.
+fn spread(batch: &MicroBatch, side: u64) -> MicroBatch {
+    let items = batch.items.iter().map(|item| Item {
+        index: item.index,
+        position: 2 * item.position + side,
+    });
+    MicroBatch::whole(batch.seed, batch.step, items.collect())
+}
+
+/// Cosine distances of B prompts, `(B, B)`: of their pooled vectors where the denoiser is given such, else of the means of their
+/// tokens' vectors.
+fn prompt_distances(conditioning: &Conditioning, device: &Device) -> Result<Tensor> {
+    let batch = conditioning.batch_size();
+    let vectors = match &conditioning.pooled {
+        Some(pooled) => host_f64(pooled)?,
+        None => host_f64(&token_means(&conditioning.encoder_hidden_states)?)?,
+    };
+    let width = vectors.len() / batch.max(1);
+    let vector = |row: usize| &vectors[row * width..(row + 1) * width];
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let distance = |i: usize, j: usize| {
+        let (a, b) = (vector(i), vector(j));
+        let norms = (dot(a, a) * dot(b, b)).sqrt();
+        // Two prompts without a direction are alike.
+        if norms > 0.0 {
+            (1.0 - dot(a, b) / norms) as f32
+        } else {
+            0.0
+        }
+    };
+    let distances: Vec<f32> = (0..batch)
+        .flat_map(|i| (0..batch).map(move |j| distance(i, j)))
+        .collect();
+    let tensor = || -> diptych_tensor::Result<Tensor> { Ok(Tensor::from_vec(distances, (batch, batch), device)?) };
+    Ok(tensor()?)
+}
+
+/// (B, T, D) to (B, D).
+fn token_means(states_btd: &Tensor) -> diptych_tensor::Result<Tensor> {
+    Ok(states_btd.to_dtype(diptych_tensor::DType::F32)?.mean(1)?)
 }
 
 impl Method for OfflinePairs {
@@ -112,26 +156,32 @@ impl Method for OfflinePairs {
         self.records.ids[index].clone()
     }
 
+    fn choose(&self, seed: u64, step: u64, item: Item) -> usize {
+        match &self.curriculum {
+            Some(curriculum) => curriculum.choose(seed, step, item.position),
+            None => item.index,
+        }
+    }
+
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {
         let input = self.input(batch)?;
-        let reference = self.reference_errors(&input)?;
-        let policy = Self::errors(&self.policy.denoiser, &input)?;
-        let mut logps = PairLogps::new(denoising::scores(&policy.chosen)?, denoising::scores(&policy.rejected)?);
-        let mut metrics = BTreeMap::from([
-            ("mse/chosen", host_f64(&policy.chosen)?),
-            ("mse/rejected", host_f64(&policy.rejected)?),
-            (
-                "timesteps/mean",
-                input.timesteps[..batch.items.len()]
-                    .iter()
-                    .map(|&t| f64::from(t))
-                    .collect(),
-            ),
-        ]);
-        if let Some(errors) = &reference {
-            logps = logps.with_reference(denoising::scores(&errors.chosen)?, denoising::scores(&errors.rejected)?);
-            metrics.insert("mse/reference_chosen", host_f64(&errors.chosen)?);
-            metrics.insert("mse/reference_rejected", host_f64(&errors.rejected)?);
+        let scored = self.score(batch, &input)?;
+        let len = batch.items.len();
+        let sides = [scored.narrow(0, len)?, scored.narrow(len, len)?];
+        let logps = self.logps(batch, &input, &sides)?;
+        let mut metrics = BTreeMap::from([("timesteps/mean", input.timesteps()[..len].to_vec())]);
+        for (side, (name, reference_name)) in sides.iter().zip([
+            ("mse/chosen", "mse/reference_chosen"),
+            ("mse/rejected", "mse/reference_rejected"),
+        ]) {
+            let (errors, reference_errors) = side.host()?;
+            metrics.insert(name, errors);
+            if let Some(errors) = reference_errors {
+                metrics.insert(reference_name, errors);
+            }
+        }
+        if let Some(curriculum) = &self.curriculum {
+            metrics.insert("curriculum/pool", vec![curriculum.pool_size(batch.step) as f64; len]);
         }
         let output = self.objective.pair_losses(&logps)?;
         metrics.extend(pair_metrics(&logps, &output)?);
@@ -150,18 +200,29 @@ impl Method for OfflinePairs {
         self.policy.restore(directory)
     }
 
+    fn after_step(&self, step: u64) -> Result<()> {
+        self.shift.commit();
+        self.reference.after_step(&self.policy.params, step)
+    }
+
+    fn save_state(&self, path: &Path) -> Result<bool> {
+        let mut tensors = self.reference.state()?;
+        tensors.extend(self.shift.state()?);
+        save_state(path, &tensors)
+    }
+
+    fn load_state(&self, path: &Path) -> Result<()> {
+        let weights = Weights::open(path)?;
+        self.reference.restore(&weights)?;
+        self.shift.restore(&weights)
+    }
+
     fn sample(&self, stem: &Path) -> Result<Option<PathBuf>> {
         self.showcase
             .as_ref()
             .map(|showcase| showcase.write(&self.policy, stem))
             .transpose()
     }
-}
-
-/// (2B,) to two (B,).
-fn halves(errors: &Tensor) -> diptych_tensor::Result<(Tensor, Tensor)> {
-    let batch = errors.elem_count() / 2;
-    Ok((errors.narrow(0, 0, batch)?, errors.narrow(0, batch, batch)?))
 }
 
 fn stacked(sides: &[Tensor]) -> diptych_tensor::Result<Tensor> {

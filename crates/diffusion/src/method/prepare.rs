@@ -4,19 +4,18 @@ use diptych_data::Dataset;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterConfig, LoraConfig, Trainable};
-use diptych_train::{Recipe, ReferenceConfig, Reporter};
+use diptych_train::{Recipe, Reporter};
 
 use super::DiffusionMethod;
 use super::autoencoder::Autoencoder;
-use super::config::{AutoencoderConfig, MethodConfig, OfflinePairsConfig, SftConfig};
+use super::config::{AutoencoderConfig, MethodConfig, SftConfig};
 use super::denoising_records::DenoisingRecords;
 use super::encode::{Encoded, Settings};
-use super::offline_pairs::{OfflinePairs, Reference};
 use super::sft::Sft;
 use super::showcase::Showcase;
-use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
+use super::trained::{TextTraining, TrainedDenoiser};
 use crate::modality::{Diffusion, adapter_of};
-use crate::pipeline::{NetworkOptions, load_adapter, load_vae};
+use crate::pipeline::{NetworkOptions, is_of_sdxl, load_adapter, load_vae};
 use crate::{Error, Result, evaluation};
 
 /// Loads the networks and the data of a recipe and computes what training reads of them.
@@ -41,6 +40,8 @@ pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Resul
     };
     match recipe.method {
         MethodConfig::OfflinePairs(config) => preparation.offline_pairs(config, dataset, reporter),
+        MethodConfig::Unpaired(config) => preparation.unpaired(config, dataset, reporter),
+        MethodConfig::Ranked(config) => preparation.ranked(config, dataset, reporter),
         MethodConfig::Sft(config) => preparation.sft(config, dataset, reporter),
         MethodConfig::Autoencoder(config) => preparation.autoencoder(config, dataset),
     }
@@ -63,57 +64,14 @@ pub(super) struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    fn offline_pairs(
-        &self,
-        config: OfflinePairsConfig,
-        dataset: Dataset,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<DiffusionMethod> {
-        let settings = Settings {
-            method: "offline_pairs",
-            prompt_dropout: config.prompt_dropout,
-            timesteps: config.timesteps,
-            posterior: config.posterior,
-            resolution: config.resolution,
-            text: TextTraining::Frozen,
-        };
-        let mut encoded = self.encode(&settings, dataset, reporter)?;
-        let Some(rejected) = encoded.rejected.take() else {
-            let expected = "preference or latent-pairs";
-            return Err(Error::DataKind {
-                method: "offline_pairs",
-                found: "image-caption",
-                expected,
-            });
-        };
-        let policy = self.policy(TextTraining::Frozen)?;
-        let reference = match &self.recipe.reference {
-            ReferenceConfig::None {} => Reference::None,
-            ReferenceConfig::AdapterOff {} => Reference::AdapterOff,
-            ReferenceConfig::Frozen {} => {
-                Reference::Frozen(Box::new(load_frozen(self.pipeline, &self.options, &self.adapter)?))
-            }
-            ReferenceConfig::Cached { .. } | ReferenceConfig::Ema { .. } | ReferenceConfig::Checkpoint { .. } => {
-                return Err(Error::Recipe {
-                    key: format!("reference.{}", self.recipe.reference.name()),
-                    problem: "is not made for images yet".into(),
-                    hint: "use `adapter_off` or `frozen`".into(),
-                });
-            }
-        };
-        let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
-        let objective = self.recipe.objective.clone();
-        Ok(DiffusionMethod::OfflinePairs(Box::new(OfflinePairs {
-            policy,
-            reference,
-            objective,
-            records,
-            rejected,
-            showcase,
-        })))
-    }
-
     fn sft(&self, config: SftConfig, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
+        if config.train_text_encoder && is_of_sdxl(self.pipeline) {
+            return Err(Error::Recipe {
+                key: "method.sft.train_text_encoder".into(),
+                problem: "is not made for two text encoders".into(),
+                hint: "leave it out: the denoiser alone is trained".into(),
+            });
+        }
         let text = if config.train_text_encoder {
             TextTraining::Trained
         } else {
@@ -153,11 +111,11 @@ impl Preparation<'_> {
                     ]
                 })
                 .collect(),
-            Dataset::LatentPairs(_) => {
-                let expected = "image-caption or preference";
+            other => {
+                let expected = "captioned images or image pairs";
                 return Err(Error::DataKind {
                     method: "autoencoder",
-                    found: "latent-pairs",
+                    found: other.records().name(),
                     expected,
                 });
             }
@@ -193,7 +151,7 @@ impl Preparation<'_> {
         }
     }
 
-    fn policy(&self, text: TextTraining) -> Result<TrainedDenoiser> {
+    pub(super) fn policy(&self, text: TextTraining) -> Result<TrainedDenoiser> {
         let checkpointing = self.recipe.train.gradient_checkpointing.into();
         let mut policy = TrainedDenoiser::load(self.pipeline, &self.options, &self.adapter, text, checkpointing)?;
         if let Some(text) = &mut policy.text {
@@ -202,7 +160,7 @@ impl Preparation<'_> {
         Ok(policy)
     }
 
-    fn showcase(
+    pub(super) fn showcase(
         encoded: Encoded,
         policy: &TrainedDenoiser,
         reporter: &mut Reporter<'_>,

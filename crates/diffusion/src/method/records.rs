@@ -118,7 +118,6 @@ impl Latents {
 pub(crate) struct LatentEncoder<'a> {
     pub(crate) vae: &'a AutoencoderKl,
     pub(crate) device: &'a Device,
-    pub(crate) dtype: DType,
     /// Width and height that images are brought to.
     pub(crate) size: (u32, u32),
     pub(crate) posterior: PosteriorUse,
@@ -126,7 +125,7 @@ pub(crate) struct LatentEncoder<'a> {
 
 impl LatentEncoder<'_> {
     fn encode(&self, batch: &[RgbImage]) -> Result<Latents> {
-        let pixels = cast(&images::to_tensor(batch, self.device)?, self.dtype)?;
+        let pixels = cast(&images::to_tensor(batch, self.device)?, self.vae.dtype())?;
         let posterior = self.vae.encode(&pixels)?;
         let &[_, channels, y, x] = posterior.mean.dims() else {
             return Err(Error::Shape {

@@ -50,8 +50,8 @@ impl Method for Sft {
         let conditioning = self
             .records
             .conditioning_with(self.policy.text.as_ref(), batch, device)?;
-        let at: Vec<f32> = timesteps.iter().map(|&timestep| timestep as f32).collect();
-        let errors = denoising::denoising_errors(&denoiser.predict(&noisy_latents, &at, &conditioning)?, &target)?;
+        let prediction = denoiser.predict(&noisy_latents, &timesteps, &conditioning)?;
+        let errors = denoising::denoising_errors(&prediction, &target)?;
         let metrics = BTreeMap::from([
             ("mse/chosen", host_f64(&errors)?),
             (

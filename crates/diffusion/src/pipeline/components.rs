@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::lora::{self, LoraAdapter};
-use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel, ClipTokenizer};
-use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
+use diptych_models::unet::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_models::{Builder, BuilderConfig, Trainable};
 use diptych_tensor::{DType, Device, Params, Tensor};
 
-use super::Conditioning;
+use super::{Conditioning, sizes};
 use crate::schedule::NoiseSchedule;
 use crate::tensors::cast;
 use crate::{Error, Result};
@@ -27,7 +26,7 @@ pub struct NetworkOptions {
 }
 
 impl NetworkOptions {
-    fn builder<'a>(
+    pub(super) fn builder<'a>(
         &self,
         weights: &'a diptych_tensor::Weights,
         trainable: Trainable<'a>,
@@ -137,13 +136,55 @@ impl Denoiser {
     pub fn predict(&self, noisy_latents: &Tensor, timesteps: &[f32], conditioning: &Conditioning) -> Result<Tensor> {
         let noisy_latents = cast(noisy_latents, self.dtype)?;
         let timesteps = column(timesteps, &self.device)?;
-        let parts = [("pooled", &conditioning.pooled), ("time_ids", &conditioning.time_ids)];
-        if let Some((name, _)) = parts.into_iter().find(|(_, part)| part.is_some()) {
-            let problem = "is not taken by this network";
-            return Err(Error::Conditioning { name, problem });
-        }
         let text = cast(&conditioning.encoder_hidden_states, self.dtype)?;
-        Ok(self.unet.forward(&noisy_latents, &timesteps, &text)?)
+        match self.added(conditioning)? {
+            Some(added) => Ok(self.unet.forward_added(&noisy_latents, &timesteps, &text, &added)?),
+            None => Ok(self.unet.forward(&noisy_latents, &timesteps, &text)?),
+        }
+    }
+
+    /// The conditions that the network adds to the time embedding, all of them or none.
+    fn added(&self, conditioning: &Conditioning) -> Result<Option<AddedConditions>> {
+        let wrong = |name, problem| Err(Error::Conditioning { name, problem });
+        let (unused, missing) = (
+            "is not taken by this network",
+            "is missing, as the network's `addition_embed_type` is \"text_time\"",
+        );
+        let is_added = self.unet.config().addition_embed.is_some();
+        match (is_added, &conditioning.pooled, &conditioning.time_ids) {
+            (false, None, None) => Ok(None),
+            (true, Some(text_embeds), Some(time_ids)) => Ok(Some(AddedConditions {
+                text_embeds: text_embeds.clone(),
+                time_ids: time_ids.clone(),
+            })),
+            (false, Some(_), _) => wrong("pooled", unused),
+            (false, None, Some(_)) => wrong("time_ids", unused),
+            (true, None, _) => wrong("pooled", missing),
+            (true, Some(_), None) => wrong("time_ids", missing),
+        }
+    }
+
+    /// With the sizes of whole images of `[height, width]` pixels, where the network takes sizes and they are not there yet.
+    ///
+    /// # Errors
+    /// [`Error::Conditioning`] for a network that takes other numbers, as SDXL's refiner, which asks for an aesthetic score.
+    pub fn sized(&self, conditioning: Conditioning, image_size: [usize; 2]) -> Result<Conditioning> {
+        let Some(config) = self.unet.config().addition_embed else {
+            return Ok(conditioning);
+        };
+        if conditioning.time_ids.is_some() {
+            return Ok(conditioning);
+        }
+        let pooled_dim = conditioning.pooled.as_ref().map_or(0, |pooled| pooled.dims()[1]);
+        if !sizes::fit(config, pooled_dim) {
+            return Err(Error::Conditioning {
+                name: "time_ids",
+                problem: "are not original size, crop and target size alone, which is all that is known here",
+            });
+        }
+        let numbers = sizes::time_ids(image_size, [0, 0], image_size).repeat(conditioning.batch_size());
+        let time_ids = matrix(numbers, sizes::NUM_NUMBERS, &self.device)?;
+        Ok(conditioning.with_time_ids(time_ids))
     }
 }
 
@@ -162,69 +203,7 @@ impl From<bool> for Checkpointing {
     }
 }
 
-/// A tokenizer and its text encoder.
-#[derive(Debug)]
-pub struct TextConditioner {
-    tokenizer: ClipTokenizer,
-    encoder: ClipTextModel,
-    device: Device,
-}
-
-impl TextConditioner {
-    /// Loads `tokenizer/` and `text_encoder/` of a pipeline. Names of parameters begin with `text_encoder.`.
-    ///
-    /// # Errors
-    /// Files that are missing, damaged or do not fit; values that are not implemented.
-    pub fn load(
-        pipeline: &PipelineDir,
-        options: &NetworkOptions,
-        trainable: Trainable<'_>,
-        adapter: Option<&LoraAdapter>,
-    ) -> Result<(Self, Params)> {
-        let component = pipeline.component("text_encoder")?;
-        let config = ClipTextConfig::from_file(component.config())?;
-        let weights = component.weights()?;
-        let builder = options.builder(&weights, trainable, adapter, TEXT_PREFIX)?;
-        let encoder = ClipTextModel::load(&builder, &config)?;
-        let params = builder.finish()?;
-        let tokenizer = ClipTokenizer::from_dir(pipeline.component("tokenizer")?.path())?;
-        Ok((
-            Self {
-                tokenizer,
-                encoder,
-                device: options.device.clone(),
-            },
-            params,
-        ))
-    }
-
-    /// The text encoder.
-    pub fn encoder(&self) -> &ClipTextModel {
-        &self.encoder
-    }
-
-    /// Whether the backward pass recomputes activations instead of keeping them.
-    pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
-        self.encoder.gradient_checkpointing = enabled == Checkpointing::On;
-    }
-
-    /// What the denoiser is told about each prompt.
-    ///
-    /// # Shape
-    /// `encoder_hidden_states` (B, T, D) in the type of the activations, differentiable where the encoder is trained.
-    ///
-    /// # Errors
-    /// The tokenizer or the encoder refuses.
-    pub fn encode(&self, prompts: &[&str]) -> Result<Conditioning> {
-        let input_ids = self.tokenizer.encode_batch(prompts, &self.device)?;
-        Ok(Conditioning::new(self.encoder.forward(&input_ids)?.last_hidden_state))
-    }
-}
-
-/// Put before the names of the text encoder's parameters where it is trained beside the denoiser.
-pub(crate) const TEXT_PREFIX: &str = "text_encoder.";
-
-/// Loads `vae/` of a pipeline.
+/// Loads `vae/` of a pipeline: in f32 where it is asked for in f16 and its `force_upcast` is set.
 ///
 /// # Errors
 /// Files that are missing, damaged or do not fit; values that are not implemented.
@@ -236,6 +215,11 @@ pub fn load_vae(
     let component = pipeline.component("vae")?;
     let config = AutoencoderKlConfig::from_file(component.config())?;
     let weights = component.weights()?;
+    let mut options = options.clone();
+    if config.force_upcast && options.dtype == DType::F16 {
+        // diffusers does the same: such an autoencoder overflows in f16.
+        options.dtype = DType::F32;
+    }
     let builder = options.builder(&weights, trainable, None, "")?;
     let vae = AutoencoderKl::load(&builder, &config)?;
     Ok((vae, builder.finish()?))
@@ -254,6 +238,10 @@ pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> 
         }),
         None => Ok(LoraAdapter::load(path, component)?),
     }
+}
+
+fn matrix(values: Vec<f32>, width: usize, device: &Device) -> diptych_tensor::Result<Tensor> {
+    Ok(Tensor::from_vec(values.clone(), (values.len() / width, width), device)?)
 }
 
 fn column(values: &[f32], device: &Device) -> diptych_tensor::Result<Tensor> {

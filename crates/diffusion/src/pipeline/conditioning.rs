@@ -92,6 +92,19 @@ impl Conditioning {
         })
     }
 
+    /// The text of each example times its factor; sizes and crops stay.
+    ///
+    /// # Errors
+    /// Tensor operations.
+    pub(crate) fn scaled(&self, factors: &[f32]) -> Result<Self> {
+        let pooled = self.pooled.as_ref().map(|pooled| scaled_rows(pooled, factors));
+        Ok(Self {
+            encoder_hidden_states: scaled_rows(&self.encoder_hidden_states, factors)?,
+            pooled: pooled.transpose()?,
+            time_ids: self.time_ids.clone(),
+        })
+    }
+
     /// Every part in another type.
     ///
     /// # Errors
@@ -121,6 +134,13 @@ fn rows_of(part: &Tensor, rows: &[usize]) -> diptych_tensor::Result<Tensor> {
     let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
     let rows = Tensor::from_slice(&rows, rows.len(), part.device())?;
     Ok(part.contiguous()?.index_select(&rows, 0)?)
+}
+
+fn scaled_rows(part: &Tensor, factors: &[f32]) -> diptych_tensor::Result<Tensor> {
+    let mut shape = vec![1; part.dims().len()];
+    shape[0] = factors.len();
+    let factors = Tensor::from_slice(factors, shape, part.device())?.to_dtype(part.dtype())?;
+    Ok(part.broadcast_mul(&factors)?)
 }
 
 fn joined(parts: &[&Tensor]) -> diptych_tensor::Result<Tensor> {

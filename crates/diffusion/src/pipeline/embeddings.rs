@@ -7,7 +7,7 @@ use diptych_tensor::{Device, Tensor};
 use diptych_train::Reporter;
 
 use super::Conditioning;
-use super::components::TextConditioner;
+use super::TextConditioner;
 use crate::Result;
 use crate::stage::Stage;
 use crate::tensors::host_f32;

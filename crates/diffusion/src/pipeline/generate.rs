@@ -11,19 +11,21 @@ use diptych_tensor::{DType, Tensor};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use super::guidance::Guided;
 use super::{Conditioning, Denoiser, Pipeline, PromptEmbeddings};
 use diptych_train::Reporter;
 
-use crate::sampler::{Sampler, SamplerKind};
+use crate::sampler::{Sampler, SamplerKind, SamplerNoise};
 use crate::stage::Stage;
-use crate::tensors::{cast, doubled};
-use crate::{Result, denoising, images};
+use crate::tensors::cast;
+use crate::trajectory::Walk;
+use crate::{Result, images};
 
 /// How images are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleConfig {
-    /// The sampler.
+    /// The sampler; by default the one that the pipeline's scheduler is made for.
     pub sampler: SamplerKind,
     /// Denoising steps.
     pub steps: usize,
@@ -39,7 +41,7 @@ pub struct SampleConfig {
 impl Default for SampleConfig {
     fn default() -> Self {
         Self {
-            sampler: SamplerKind::Ddim,
+            sampler: SamplerKind::Auto,
             steps: 20,
             guidance_scale: 5.0,
             seed: 0,
@@ -113,12 +115,22 @@ fn generate_from(
 ///
 /// Images that pairs are made of and that a model is trained on must not begin with the noise that it is judged from later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
+#[repr(u32)]
 pub(crate) enum NoiseSet {
     /// To look at, or to judge a model by.
     Shown = 0,
     /// To make training pairs of.
     Candidates = 1,
+}
+
+impl NoiseSet {
+    fn source(self, seed: u64) -> SamplerNoise {
+        SamplerNoise {
+            seed,
+            stream: Stream::Sampler,
+            set: self as u32,
+        }
+    }
 }
 
 /// Everything that turns embedded prompts into images.
@@ -141,15 +153,14 @@ impl ImageSampler<'_> {
         stage: Stage,
         reporter: &mut Reporter<'_>,
     ) -> Result<Vec<RgbImage>> {
-        let sampler = self
-            .config
-            .sampler
-            .prepare(self.denoiser.schedule(), self.config.steps)?;
+        let schedule = self.denoiser.schedule();
+        let schedule = schedule.with_image_tokens(image_tokens(self.latent_shape));
+        let sampler = self.config.sampler.prepare(&schedule, self.config.steps)?;
         let mut images = Vec::with_capacity(prompts.len());
         for (batch_idx, batch) in prompts.chunks(self.config.batch_size.max(1)).enumerate() {
             let first = (batch_idx * self.config.batch_size.max(1)) as u64;
             let latents = self.latents(&sampler, batch, first)?;
-            images.extend(decode(self.vae, &latents, self.denoiser.dtype())?);
+            images.extend(decode(self.vae, &latents)?);
             reporter.advance(stage, images.len() as u64, prompts.len() as u64)?;
         }
         Ok(images)
@@ -157,24 +168,16 @@ impl ImageSampler<'_> {
 
     /// Clean latents of some prompts; `first` is the number of the first image.
     fn latents(&self, sampler: &Sampler, prompts: &[String], first: u64) -> Result<Tensor> {
-        let numbers: Vec<u64> = (first..first + prompts.len() as u64).collect();
-        let device = self.denoiser.device();
-        let noise = denoising::noise(
-            self.config.seed,
-            Stream::Sampler,
-            self.noise as u64,
-            &numbers,
-            &self.latent_shape,
-            device,
-        )?;
-        let mut latents_bcyx = scaled(&noise, sampler.initial_sigma())?;
-        let conditioning = self.conditioning(prompts)?;
-        for (step_idx, timestep) in sampler.timesteps().into_iter().enumerate() {
-            let input = sampler.scale_input(&latents_bcyx, step_idx)?;
-            let prediction = self.guided(&input, timestep, &conditioning)?;
-            latents_bcyx = sampler.step(&prediction, step_idx, &latents_bcyx)?;
-        }
-        Ok(latents_bcyx)
+        let images: Vec<u64> = (first..first + prompts.len() as u64).collect();
+        let network = Guided::stacked(self.denoiser, self.conditioning(prompts)?, self.config.guidance_scale);
+        let walk = Walk {
+            sampler,
+            network: &network,
+            noise: self.noise.source(self.config.seed),
+            images: &images,
+            latent_shape: self.latent_shape,
+        };
+        walk.latents()
     }
 
     /// What the denoiser is told about B prompts; with guidance about B times the empty prompt first.
@@ -192,43 +195,24 @@ impl ImageSampler<'_> {
         for prompt in prompts {
             rows.push(row(prompt)?);
         }
-        self.embeddings.gather(&rows, self.denoiser.device())
+        let factor = self.vae.downscale();
+        let image_size = [self.latent_shape[1] * factor, self.latent_shape[2] * factor];
+        let conditioning = self.embeddings.gather(&rows, self.denoiser.device())?;
+        self.denoiser.sized(conditioning, image_size)
     }
+}
 
-    /// The prediction that the sampler uses, (B, C, Y, X) in f32, cut off from the graph: that of a network under training would
-    /// otherwise grow over all steps.
-    fn guided(&self, input_bcyx: &Tensor, timestep: f32, conditioning: &Conditioning) -> Result<Tensor> {
-        let batch = input_bcyx.dims()[0];
-        if !self.config.is_guided() {
-            let prediction = self
-                .denoiser
-                .predict(input_bcyx, &vec![timestep; batch], conditioning)?;
-            return Ok(cast(&prediction.detach(), DType::F32)?);
-        }
-        let twice = doubled(input_bcyx)?;
-        let predictions = self
-            .denoiser
-            .predict(&twice, &vec![timestep; 2 * batch], conditioning)?;
-        Ok(combine(&predictions.detach(), batch, self.config.guidance_scale)?)
-    }
+/// Tokens of an image's latents (C, Y, X), as the published flow-matching transformers cut them: patches of 2 x 2.
+pub fn image_tokens(latent_shape: [usize; 3]) -> usize {
+    const PATCH: usize = 2;
+    let [_, y, x] = latent_shape;
+    (y / PATCH) * (x / PATCH)
 }
 
 /// Images of scaled latents (B, C, Y, X).
-pub(crate) fn decode(vae: &AutoencoderKl, latents: &Tensor, dtype: DType) -> Result<Vec<RgbImage>> {
-    let latents = cast(&vae.unscale(latents)?, dtype)?;
+pub(crate) fn decode(vae: &AutoencoderKl, latents: &Tensor) -> Result<Vec<RgbImage>> {
+    let latents = cast(&vae.unscale(latents)?, vae.dtype())?;
     images::from_tensor(&vae.decode(&latents)?)
-}
-
-fn scaled(tensor: &Tensor, factor: f64) -> diptych_tensor::Result<Tensor> {
-    Ok((tensor * factor)?)
-}
-
-/// `unconditional + scale (conditional - unconditional)`, the two halves of `predictions` in this order.
-fn combine(predictions: &Tensor, batch: usize, scale: f64) -> diptych_tensor::Result<Tensor> {
-    let predictions = predictions.to_dtype(DType::F32)?;
-    let unconditional = predictions.narrow(0, 0, batch)?;
-    let conditional = predictions.narrow(0, batch, batch)?;
-    Ok((&unconditional + ((conditional - &unconditional)? * scale)?)?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ mod conditioning;
 mod embeddings;
 mod export;
 mod generate;
+mod guidance;
+pub(crate) mod sizes;
+mod text;
 
 use std::path::Path;
 
@@ -12,13 +15,16 @@ use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterSwitch, Trainable};
 
-pub use components::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, load_vae};
-pub(crate) use components::{TEXT_PREFIX, load_adapter};
+pub(crate) use components::load_adapter;
+pub use components::{Checkpointing, Denoiser, NetworkOptions, load_vae};
 pub use conditioning::Conditioning;
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
 pub(crate) use generate::{ImageSampler, NoiseSet, generate_candidates};
-pub use generate::{SampleConfig, generate, generate_with};
+pub use generate::{SampleConfig, generate, generate_with, image_tokens};
+pub use guidance::Guided;
+pub use text::TextConditioner;
+pub(crate) use text::{TEXT_PREFIX, is_of_sdxl};
 
 use crate::Result;
 

@@ -1,48 +1,59 @@
-//! DDIM with eta 0: the deterministic sampler.
+//! DDIM, deterministic (eta 0) or with fresh noise in every step.
 //!
-//! Song et al., "Denoising Diffusion Implicit Models" (arXiv:2010.02502), Eq. 12 with sigma 0:
+//! Song et al., "Denoising Diffusion Implicit Models" (arXiv:2010.02502), Eq. 12 and Eq. 16:
 //!
 //! ```text
 //! x0   = (x_t - sqrt(1 - a_t) eps) / sqrt(a_t)
-//! x_t' = sqrt(a_t') x0 + sqrt(1 - a_t') eps
+//! std  = eta sqrt((1 - a_t') / (1 - a_t)) sqrt(1 - a_t / a_t')
+//! mean = sqrt(a_t') x0 + sqrt(1 - a_t' - std^2) eps
 //! ```
 //!
 //! Keys of `scheduler_config.json` mean what they mean to `diffusers.DDIMScheduler`; a missing key takes that class's default.
 
 use diptych_tensor::Tensor;
 
+use super::prediction::{Clipping, Reading, refuse_blind};
 use super::spacing;
-use crate::schedule::{NoiseSchedule, PredictionType, TimestepSpacing};
-use crate::{Error, Result};
+use super::transition::Moments;
+use crate::Result;
+use crate::schedule::{DiscreteSchedule, TimestepSpacing};
 
-/// The deterministic DDIM sampler for a fixed number of steps.
+/// The signal share that the last step reaches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FinalLevel {
+    /// What `set_alpha_to_one` says: none of the noise left, or that of timestep 0.
+    #[default]
+    Schedule,
+    /// That of timestep 0, whatever the schedule says: the published code of DDPO, D3PO and SPO, whose last step so keeps a
+    /// density.
+    FirstTimestep,
+}
+
+/// The DDIM sampler for a fixed number of steps.
 #[derive(Debug, Clone)]
 pub struct Ddim {
-    timesteps: Vec<u32>,
+    timesteps: Vec<f32>,
     /// Signal share at each visited timestep and at the one after it.
     alphas: Vec<(f64, f64)>,
-    prediction_type: PredictionType,
-    clip: Option<f64>,
+    eta: f64,
+    reading: Reading,
 }
 
 impl Ddim {
-    /// Prepares `num_steps` steps.
+    /// Prepares `num_steps` steps; `eta` is 0 to 1.
     ///
     /// # Errors
-    /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] when the network predicts noise and a
-    /// visited timestep has no signal.
-    pub fn new(schedule: &NoiseSchedule, num_steps: usize) -> Result<Self> {
+    /// [`Error::Steps`](crate::Error::Steps) for a number of steps the table cannot serve;
+    /// [`Error::Sampler`](crate::Error::Sampler) when the network predicts noise and a visited timestep has no signal.
+    pub fn new(schedule: &DiscreteSchedule, num_steps: usize, eta: f64, final_level: FinalLevel) -> Result<Self> {
         let config = schedule.config();
         let timesteps: Vec<u32> = spacing::timesteps(config, num_steps, TimestepSpacing::Leading)?
             .into_iter()
             .map(|timestep| timestep.round_ties_even() as u32)
             .collect();
         let table = schedule.alphas_cumprod();
-        let final_alpha = if config.set_alpha_to_one.unwrap_or(true) {
-            1.0
-        } else {
-            f64::from(table[0])
-        };
+        let ends_clean = config.set_alpha_to_one.unwrap_or(true) && final_level == FinalLevel::Schedule;
+        let final_alpha = if ends_clean { 1.0 } else { f64::from(table[0]) };
         let stride = schedule.num_train_timesteps() / num_steps;
         let alphas: Vec<(f64, f64)> = timesteps
             .iter()
@@ -54,67 +65,44 @@ impl Ddim {
                 (f64::from(table[timestep]), next)
             })
             .collect();
-        // Nothing of the image is left there, so that a noise says nothing about it: x0 would be divided by 0.
-        let is_blind = |&(alpha, _): &(f64, f64)| alpha <= 0.0;
-        if config.prediction_type == PredictionType::Epsilon && alphas.iter().any(is_blind) {
-            return Err(Error::Sampler {
-                sampler: "ddim",
-                file: config.file.clone(),
-                key: "rescale_betas_zero_snr".into(),
-                found: "true, with `prediction_type` epsilon".into(),
-                expected: "false, or `v_prediction` or `sample`; sampler `euler` takes it as it is".into(),
-            });
-        }
-        let clip = config
-            .clip_sample
-            .unwrap_or(true)
-            .then(|| config.clip_sample_range.unwrap_or(1.0));
+        refuse_blind("ddim", schedule, alphas.iter().map(|&(alpha, _)| alpha))?;
         Ok(Self {
-            timesteps,
+            timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
             alphas,
-            prediction_type: config.prediction_type,
-            clip,
+            eta,
+            reading: Reading::new(schedule, Clipping::On),
         })
     }
 
     /// Timesteps given to the denoiser, noisiest first.
-    pub fn timesteps(&self) -> Vec<f32> {
-        self.timesteps.iter().map(|&timestep| timestep as f32).collect()
+    pub fn timesteps(&self) -> &[f32] {
+        &self.timesteps
     }
 
-    /// Latents of the next, cleaner timestep.
-    ///
-    /// # Shape
-    /// `prediction`, `latents` and the result are (B, C, Y, X).
-    ///
-    /// # Errors
-    /// Tensor operations.
+    /// Standard deviation of the fresh noise of a step.
     ///
     /// # Panics
     /// When `step_idx` is not below the number of steps.
-    pub fn step(&self, prediction: &Tensor, step_idx: usize, latents: &Tensor) -> diptych_tensor::Result<Tensor> {
-        let (alpha, next_alpha) = self.alphas[step_idx];
-        let (signal, noise_scale) = (alpha.sqrt(), (1.0 - alpha).sqrt());
-        let (clean, noise) = match self.prediction_type {
-            PredictionType::Epsilon => {
-                let clean = ((latents - (prediction * noise_scale)?)? / signal)?;
-                (clean, prediction.clone())
-            }
-            PredictionType::Sample => {
-                let noise = ((latents - (prediction * signal)?)? / noise_scale)?;
-                (prediction.clone(), noise)
-            }
-            PredictionType::VPrediction => {
-                let clean = ((latents * signal)? - (prediction * noise_scale)?)?;
-                let noise = ((prediction * signal)? + (latents * noise_scale)?)?;
-                (clean, noise)
-            }
-        };
-        let clean = match self.clip {
-            Some(range) => clean.clamp(-range, range)?,
-            None => clean,
-        };
-        Ok(((clean * next_alpha.sqrt())? + (noise * (1.0 - next_alpha).sqrt())?)?)
+    pub fn std(&self, step_idx: usize) -> f64 {
+        let (alpha, next) = self.alphas[step_idx];
+        // Below 0 by rounding only, where the last step stays at the timestep it is at.
+        let variance = ((1.0 - next) / (1.0 - alpha) * (1.0 - alpha / next)).max(0.0);
+        self.eta * variance.sqrt()
+    }
+
+    pub(super) fn moments(
+        &self,
+        prediction: &Tensor,
+        step_idx: usize,
+        latents: &Tensor,
+    ) -> diptych_tensor::Result<Moments> {
+        let (alpha, next) = self.alphas[step_idx];
+        let (clean, noise) = self.reading.split(prediction, latents, alpha)?;
+        let direction = (1.0 - next - self.std(step_idx).powi(2)).max(0.0).sqrt();
+        Ok(Moments {
+            mean: ((&clean * next.sqrt())? + (noise * direction)?)?,
+            clean,
+        })
     }
 }
 
@@ -123,16 +111,20 @@ mod tests {
     use super::*;
     use crate::schedule::SchedulerConfig;
 
+    fn schedule(json: &serde_json::Value) -> DiscreteSchedule {
+        DiscreteSchedule::new(SchedulerConfig::from_value("scheduler_config.json".into(), json).unwrap())
+    }
+
     /// It used to sample NaN.
     #[test]
     fn noise_predicted_without_signal_is_refused() {
-        let schedule = |prediction: &str, spacing: &str| {
+        let ddim = |prediction: &str, spacing: &str| {
             let json = serde_json::json!({
                 "prediction_type": prediction, "timestep_spacing": spacing, "rescale_betas_zero_snr": true,
             });
-            NoiseSchedule::new(SchedulerConfig::from_value("scheduler_config.json".into(), &json).unwrap())
+            Ddim::new(&schedule(&json), 10, 0.0, FinalLevel::Schedule)
         };
-        let error = Ddim::new(&schedule("epsilon", "trailing"), 10).unwrap_err();
+        let error = ddim("epsilon", "trailing").unwrap_err();
         assert!(
             error.is_configuration() && error.to_string().contains("rescale_betas_zero_snr"),
             "{error}"
@@ -142,7 +134,15 @@ mod tests {
             ("sample", "trailing"),
             ("epsilon", "leading"),
         ] {
-            Ddim::new(&schedule(prediction, spacing), 10).unwrap();
+            ddim(prediction, spacing).unwrap();
         }
+    }
+
+    #[test]
+    fn the_last_step_has_a_density_where_it_ends_at_the_first_timestep() {
+        let schedule = schedule(&serde_json::json!({"steps_offset": 1}));
+        let last = |level| Ddim::new(&schedule, 10, 1.0, level).unwrap().std(9);
+        assert_eq!(last(FinalLevel::Schedule), 0.0);
+        assert!(last(FinalLevel::FirstTimestep) > 0.0);
     }
 }

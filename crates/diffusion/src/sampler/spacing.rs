@@ -7,7 +7,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Steps`] for 0 or more steps than the training table has, [`Error::Timestep`] when `steps_offset` leaves it.
-pub(super) fn timesteps(config: &SchedulerConfig, num_steps: usize, default: TimestepSpacing) -> Result<Vec<f64>> {
+pub(crate) fn timesteps(config: &SchedulerConfig, num_steps: usize, default: TimestepSpacing) -> Result<Vec<f64>> {
     let num_train = config.num_train_timesteps;
     if num_steps == 0 || num_steps > num_train {
         return Err(Error::Steps {
@@ -38,13 +38,41 @@ pub(super) fn timesteps(config: &SchedulerConfig, num_steps: usize, default: Tim
                 .collect()
         }
     };
-    match timesteps
-        .iter()
-        .find(|&&timestep| timestep < 0.0 || timestep > (num_train - 1) as f64)
-    {
+    inside(config, timesteps)
+}
+
+/// Timesteps of the multistep solver, which leaves out the cleanest of one more than it is asked for.
+///
+/// # Errors
+/// As [`timesteps`].
+pub(crate) fn solver_timesteps(config: &SchedulerConfig, num_steps: usize) -> Result<Vec<f64>> {
+    let num_train = config.num_train_timesteps;
+    let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Linspace);
+    let last = (num_train - 1) as f64;
+    let places = || (1..=num_steps).rev();
+    let spaced: Vec<f64> = match spacing {
+        TimestepSpacing::Trailing => return timesteps(config, num_steps, spacing),
+        _ if num_steps == 0 || num_steps > num_train => return timesteps(config, num_steps, spacing),
+        TimestepSpacing::Linspace => places()
+            .map(|i| (i as f64 * (last / num_steps as f64)).min(last).round_ties_even())
+            .collect(),
+        TimestepSpacing::Leading => {
+            let stride = num_train / (num_steps + 1);
+            let offset = config.steps_offset.unwrap_or(0);
+            places().map(|i| (i * stride + offset) as f64).collect()
+        }
+    };
+    inside(config, spaced)
+}
+
+/// Refuses timesteps that an offset has moved out of the table.
+fn inside(config: &SchedulerConfig, timesteps: Vec<f64>) -> Result<Vec<f64>> {
+    let last = config.num_train_timesteps - 1;
+    let outside = |&&timestep: &&f64| timestep < 0.0 || timestep > last as f64;
+    match timesteps.iter().find(outside) {
         Some(&found) => Err(Error::Timestep {
-            found: found as usize,
-            num_train_timesteps: num_train,
+            found,
+            expected: format!("0 to {last}"),
         }),
         None => Ok(timesteps),
     }

@@ -6,15 +6,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::{Error, Result};
-
-/// File that holds a scheduler's settings, inside the `scheduler/` folder of a pipeline.
-pub const SCHEDULER_CONFIG_FILE: &str = "scheduler_config.json";
+use super::reader::{Reader, parse};
+use super::solver::{Obstacles, SolverConfig, VarianceType};
+use crate::Result;
 
 /// Scheduler classes whose training table is the one built here.
-const CLASSES: [&str; 10] = [
+const CLASSES: [&str; 11] = [
     "DDPMScheduler",
     "DDIMScheduler",
     "PNDMScheduler",
@@ -25,7 +24,11 @@ const CLASSES: [&str; 10] = [
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
     "UniPCMultistepScheduler",
+    LCM_CLASS,
 ];
+
+/// The one class whose training table has other defaults.
+pub(crate) const LCM_CLASS: &str = "LCMScheduler";
 
 /// What the denoiser predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +106,16 @@ pub struct SchedulerConfig {
     pub timestep_spacing: Option<TimestepSpacing>,
     /// Sigma after the last Euler step.
     pub final_sigma: Option<FinalSigma>,
-    /// Keys that only an unimplemented variant of the Euler sampler understands, as (key, found, expected).
-    pub(crate) euler_obstacle: Option<(String, String, String)>,
+    /// Variance of the ancestral sampler.
+    pub variance_type: Option<VarianceType>,
+    /// Steps that a latent consistency model was distilled on.
+    pub original_inference_steps: Option<usize>,
+    /// What timesteps are multiplied by in the boundary condition of a latent consistency model.
+    pub timestep_scaling: Option<f64>,
+    /// Keys of the multistep solver.
+    pub solver: SolverConfig,
+    /// Keys that only unimplemented variants of samplers understand.
+    pub(crate) obstacles: Obstacles,
 }
 
 impl SchedulerConfig {
@@ -113,21 +124,7 @@ impl SchedulerConfig {
     /// # Errors
     /// The file is missing or is not JSON; a value is of the wrong type or not implemented (file, key, found, expected).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = if path.is_dir() {
-            path.join(SCHEDULER_CONFIG_FILE)
-        } else {
-            path.to_path_buf()
-        };
-        let text = std::fs::read_to_string(&file).map_err(|source| Error::Io {
-            action: "read",
-            path: file.clone(),
-            source,
-        })?;
-        let value: Value = serde_json::from_str(&text).map_err(|source| Error::Json {
-            path: file.clone(),
-            source,
-        })?;
+        let (file, value) = parse(path.as_ref())?;
         Self::from_value(file, &value)
     }
 
@@ -136,15 +133,7 @@ impl SchedulerConfig {
     /// # Errors
     /// As [`SchedulerConfig::read`].
     pub fn from_value(file: PathBuf, value: &Value) -> Result<Self> {
-        let Some(map) = value.as_object() else {
-            return Err(Error::Config {
-                file,
-                key: "(the whole file)".into(),
-                found: kind(value),
-                expected: "an object".into(),
-            });
-        };
-        let reader = Reader { file: &file, map };
+        let reader = Reader::new(&file, value)?;
         reader.reject_unimplemented()?;
         let trained_betas = reader.numbers("trained_betas")?;
         let num_train_timesteps = match &trained_betas {
@@ -163,14 +152,20 @@ impl SchedulerConfig {
         if num_train_timesteps == 0 {
             return Err(reader.error("num_train_timesteps", "0", "at least 1"));
         }
+        let class_name = reader.class_name()?;
+        let (first_beta, last_beta, growth) = if class_name == LCM_CLASS {
+            (0.00085, 0.012, BetaSchedule::ScaledLinear)
+        } else {
+            (0.0001, 0.02, BetaSchedule::Linear)
+        };
         Ok(Self {
-            class_name: reader.class_name()?,
+            class_name,
             num_train_timesteps,
-            beta_start: reader.beta("beta_start")?.unwrap_or(0.0001),
-            beta_end: reader.beta("beta_end")?.unwrap_or(0.02),
+            beta_start: reader.beta("beta_start")?.unwrap_or(first_beta),
+            beta_end: reader.beta("beta_end")?.unwrap_or(last_beta),
             beta_schedule: match trained_betas {
                 Some(betas) => BetaSchedule::Trained(betas),
-                None => reader.beta_schedule()?,
+                None => reader.beta_schedule()?.unwrap_or(growth),
             },
             prediction_type: reader.prediction_type()?,
             rescale_betas_zero_snr: reader.flag("rescale_betas_zero_snr")?.unwrap_or(false),
@@ -180,85 +175,17 @@ impl SchedulerConfig {
             steps_offset: reader.count("steps_offset")?,
             timestep_spacing: reader.timestep_spacing()?,
             final_sigma: reader.final_sigma()?,
-            euler_obstacle: reader.euler_obstacle(),
+            variance_type: reader.variance_type()?,
+            original_inference_steps: reader.count("original_inference_steps")?,
+            timestep_scaling: reader.number("timestep_scaling")?,
+            solver: reader.solver()?,
+            obstacles: reader.obstacles(),
             file: file.clone(),
         })
     }
 }
 
-/// Typed access to one JSON object, with errors that name the file and the key.
-struct Reader<'a> {
-    file: &'a Path,
-    map: &'a Map<String, Value>,
-}
-
 impl Reader<'_> {
-    fn error(&self, key: &str, found: impl Into<String>, expected: impl Into<String>) -> Error {
-        Error::Config {
-            file: self.file.to_path_buf(),
-            key: key.to_owned(),
-            found: found.into(),
-            expected: expected.into(),
-        }
-    }
-
-    /// The value, with `null` the same as a missing key.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn typed<T>(&self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>> {
-        self.get(key)
-            .map(|value| read(value).ok_or_else(|| self.error(key, value.to_string(), expected)))
-            .transpose()
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", |value| {
-            value.as_f64().filter(|number| number.is_finite())
-        })
-    }
-
-    /// A share of variance: with 0 nothing would be added, with 1 nothing left.
-    fn beta(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number above 0 and below 1", |value| {
-            value.as_f64().filter(|beta| *beta > 0.0 && *beta < 1.0)
-        })
-    }
-
-    fn count(&self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number, at least 0", |value| {
-            value.as_u64().and_then(|number| usize::try_from(number).ok())
-        })
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.typed(key, "true or false", Value::as_bool)
-    }
-
-    fn text(&self, key: &str) -> Result<Option<String>> {
-        self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
-    }
-
-    fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        self.typed(key, "a list of numbers from 0 to 1", |value| {
-            let share = |value: &Value| value.as_f64().filter(|beta| (0.0..=1.0).contains(beta));
-            value.as_array()?.iter().map(share).collect()
-        })
-    }
-
-    /// One of a closed set of words.
-    fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
-        let Some(word) = self.text(key)? else {
-            return Ok(None);
-        };
-        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
-            return Ok(Some(*value));
-        }
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        Err(self.error(key, format!("{word:?}"), names.join(", ")))
-    }
-
     fn class_name(&self) -> Result<String> {
         let name = self.text("_class_name")?.unwrap_or_else(|| "DDPMScheduler".to_owned());
         if CLASSES.contains(&name.as_str()) {
@@ -268,7 +195,7 @@ impl Reader<'_> {
         }
     }
 
-    fn beta_schedule(&self) -> Result<BetaSchedule> {
+    fn beta_schedule(&self) -> Result<Option<BetaSchedule>> {
         #[derive(Clone, Copy)]
         enum Word {
             Linear,
@@ -280,11 +207,11 @@ impl Reader<'_> {
             ("scaled_linear", Word::ScaledLinear),
             ("squaredcos_cap_v2", Word::SquaredCosine),
         ];
-        Ok(match self.choice("beta_schedule", &choices)? {
-            None | Some(Word::Linear) => BetaSchedule::Linear,
-            Some(Word::ScaledLinear) => BetaSchedule::ScaledLinear,
-            Some(Word::SquaredCosine) => BetaSchedule::SquaredCosine,
-        })
+        Ok(self.choice("beta_schedule", &choices)?.map(|word| match word {
+            Word::Linear => BetaSchedule::Linear,
+            Word::ScaledLinear => BetaSchedule::ScaledLinear,
+            Word::SquaredCosine => BetaSchedule::SquaredCosine,
+        }))
     }
 
     fn prediction_type(&self) -> Result<PredictionType> {
@@ -326,33 +253,6 @@ impl Reader<'_> {
         }
         Ok(())
     }
-
-    /// The first key that asks for an Euler sampler other than the plain one.
-    fn euler_obstacle(&self) -> Option<(String, String, String)> {
-        let plain = [
-            ("use_karras_sigmas", Value::Bool(false)),
-            ("use_exponential_sigmas", Value::Bool(false)),
-            ("use_beta_sigmas", Value::Bool(false)),
-            ("interpolation_type", Value::from("linear")),
-            ("timestep_type", Value::from("discrete")),
-        ];
-        plain.into_iter().find_map(|(key, expected)| {
-            let found = self.get(key)?;
-            (*found != expected).then(|| (key.to_owned(), found.to_string(), expected.to_string()))
-        })
-    }
-}
-
-fn kind(value: &Value) -> String {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-    .to_owned()
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ fn cached_latents_and_embeddings_equal_live_ones() {
             let timestep = found["timesteps/mean"][place];
             let noisy = denoiser
                 .schedule()
-                .add_noise(&latents, &noise, &[timestep as u32])
+                .add_noise(&latents, &noise, &[timestep as f32])
                 .unwrap();
             let hidden = conditioner.encode(&[PROMPTS[record]]).unwrap();
             let prediction = denoiser.predict(&noisy, &[timestep as f32], &hidden).unwrap();

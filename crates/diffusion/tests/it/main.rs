@@ -7,4 +7,7 @@ mod replay;
 mod result;
 mod runs;
 mod schedulers;
+mod sdxl;
+mod trajectories;
+mod transitions;
 mod world;

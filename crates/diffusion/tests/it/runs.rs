@@ -236,7 +236,7 @@ fn settings_that_contradict_the_data_or_the_model_are_refused() {
         matches!(
             captions,
             Error::DataKind {
-                found: "image-caption",
+                found: "captioned images",
                 ..
             }
         ),

@@ -1,24 +1,25 @@
 //! Noise schedules and samplers against values computed by the `diffusers` package (`tests/golden/schedulers`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use diptych_diffusion::sampler::SamplerKind;
-use diptych_diffusion::schedule::{NoiseSchedule, SchedulerConfig};
+use diptych_diffusion::sampler::{History, SamplerConfig, SamplerKind};
+use diptych_diffusion::schedule::{FlowSpacing, NoiseSchedule};
 use diptych_tensor::{Device, Tensor};
 use serde_json::Value;
 
-fn golden(name: &str) -> Value {
+pub(crate) fn golden(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/golden/schedulers")
         .join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn schedule(case: &Value) -> NoiseSchedule {
-    NoiseSchedule::new(SchedulerConfig::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap())
+pub(crate) fn schedule(case: &Value) -> NoiseSchedule {
+    NoiseSchedule::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     value
         .as_array()
         .unwrap()
@@ -27,17 +28,17 @@ fn numbers(value: &Value) -> Vec<f64> {
         .collect()
 }
 
-fn matrix(value: &Value) -> Tensor {
+pub(crate) fn matrix(value: &Value) -> Tensor {
     let rows: Vec<Vec<f64>> = value.as_array().unwrap().iter().map(numbers).collect();
     Tensor::new(rows, &Device::Cpu).unwrap()
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Differences relative to 1 or to the expected number, whichever is larger.
-fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+pub(crate) fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (found - expected).abs() / expected.abs().max(1.0);
@@ -53,7 +54,10 @@ fn training_tables_and_targets() {
     for case in cases {
         let name = case["name"].as_str().unwrap();
         let schedule = schedule(case);
-        let table: Vec<f64> = schedule
+        let NoiseSchedule::Discrete(discrete) = &schedule else {
+            panic!("{name} is a flow");
+        };
+        let table: Vec<f64> = discrete
             .alphas_cumprod()
             .iter()
             .map(|&alpha| f64::from(alpha))
@@ -72,9 +76,9 @@ fn training_tables_and_targets() {
             name,
         );
 
-        let timesteps: Vec<u32> = numbers(&case["timesteps"])
+        let timesteps: Vec<f32> = numbers(&case["timesteps"])
             .iter()
-            .map(|&timestep| timestep as u32)
+            .map(|&timestep| timestep as f32)
             .collect();
         let (latents, noise) = (matrix(&case["sample"]), matrix(&case["noise"]));
         let noisy = schedule.add_noise(&latents, &noise, &timesteps).unwrap();
@@ -84,8 +88,27 @@ fn training_tables_and_targets() {
     }
 }
 
+#[test]
+fn flow_noise_and_targets() {
+    let golden = golden("flow_training.json");
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let timesteps: Vec<f32> = numbers(&case["timesteps"])
+            .iter()
+            .map(|&timestep| timestep as f32)
+            .collect();
+        let (latents, noise) = (matrix(&case["sample"]), matrix(&case["noise"]));
+        let noisy = schedule(case).add_noise(&latents, &noise, &timesteps).unwrap();
+        assert_close(&values(&noisy), &values(&matrix(&case["noisy"])), 1e-6, name);
+        let target = schedule(case).target(&latents, &noise, &timesteps).unwrap();
+        assert_close(&values(&target), &values(&matrix(&case["target"])), 1e-6, name);
+    }
+}
+
 /// What stands for the network: the formula in `tests/golden/README.md`.
-fn output(input: &Tensor, timestep: f32) -> Tensor {
+pub(crate) fn output(input: &Tensor, timestep: f32) -> Tensor {
     let found: Vec<f64> = values(input)
         .into_iter()
         .enumerate()
@@ -94,19 +117,31 @@ fn output(input: &Tensor, timestep: f32) -> Tensor {
     Tensor::from_vec(found, input.shape(), &Device::Cpu).unwrap()
 }
 
-#[test]
-fn sampling_trajectories() {
-    let golden = golden("sampling.json");
+/// What stands for the fresh noise of a step: the formula in `tests/golden/README.md`.
+fn step_noise(like: &Tensor, step_idx: usize) -> Tensor {
+    let values: Vec<f64> = (0..like.elem_count())
+        .map(|i| 1.2 * (1.3 * i as f64 + 2.1 * step_idx as f64).cos())
+        .collect();
+    Tensor::from_vec(values, like.shape(), &Device::Cpu).unwrap()
+}
+
+/// Goes through the cases of a file and returns how many there are of each sampler.
+fn check_trajectories(file: &str) -> BTreeMap<String, usize> {
+    let golden = golden(file);
     let cases = golden["cases"].as_array().unwrap();
     let initial = numbers(&golden["initial"]);
     let initial = Tensor::from_vec(initial.clone(), (1, initial.len(), 1, 1), &Device::Cpu).unwrap();
-    let mut num_cases = [0, 0];
+    let mut num_cases = BTreeMap::new();
     for case in cases {
         let name = case["name"].as_str().unwrap();
         let kind: SamplerKind = serde_json::from_value(case["sampler"].clone()).unwrap();
-        num_cases[usize::from(kind == SamplerKind::Euler)] += 1;
+        *num_cases.entry(kind.to_string()).or_default() += 1;
         let num_steps = case["num_inference_steps"].as_u64().unwrap() as usize;
-        let sampler = kind.prepare(&schedule(case), num_steps).unwrap();
+        let config = SamplerConfig {
+            eta: case["eta"].as_f64().unwrap_or(0.0),
+            ..SamplerConfig::new(kind, num_steps)
+        };
+        let sampler = config.prepare(&sampling_schedule(case)).unwrap();
         let timesteps = sampler.timesteps();
         let found: Vec<f64> = timesteps.iter().map(|&timestep| f64::from(timestep)).collect();
         assert_close(&found, &numbers(&case["timesteps"]), 1e-6, name);
@@ -118,11 +153,17 @@ fn sampling_trajectories() {
         );
 
         let mut latents = (&initial * sampler.initial_sigma()).unwrap();
-        for (step_idx, (&timestep, expected)) in
-            timesteps.iter().zip(case["trajectory"].as_array().unwrap()).enumerate()
-        {
+        let mut history = History::default();
+        let expected = case["trajectory"].as_array().unwrap();
+        assert_eq!(expected.len(), sampler.num_steps(), "{name}");
+        for (step_idx, (&timestep, expected)) in timesteps.iter().zip(expected).enumerate() {
             let prediction = output(&sampler.scale_input(&latents, step_idx).unwrap(), timestep);
-            latents = sampler.step(&prediction, step_idx, &latents).unwrap();
+            let noise = step_noise(&latents, step_idx);
+            latents = sampler
+                .transition(&prediction, step_idx, &latents, &mut history)
+                .unwrap()
+                .sample(Some(&noise))
+                .unwrap();
             assert_close(
                 &values(&latents),
                 &numbers(expected),
@@ -131,5 +172,39 @@ fn sampling_trajectories() {
             );
         }
     }
-    assert_eq!(num_cases, [19, 13], "DDIM and Euler cases");
+    num_cases
+}
+
+/// The schedule of a case, for the size and the pipeline that it was made for.
+fn sampling_schedule(case: &Value) -> NoiseSchedule {
+    let schedule = schedule(case).with_image_tokens(case["image_tokens"].as_u64().unwrap_or(1) as usize);
+    match (schedule, case["spacing"].as_str()) {
+        (NoiseSchedule::Flow(flow), Some("unit")) => NoiseSchedule::Flow(flow.with_spacing(FlowSpacing::Unit)),
+        (schedule, _) => schedule,
+    }
+}
+
+fn counts(expected: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    expected.iter().map(|&(name, num)| (name.to_owned(), num)).collect()
+}
+
+#[test]
+fn deterministic_trajectories() {
+    assert_eq!(
+        check_trajectories("sampling.json"),
+        counts(&[("ddim", 19), ("euler", 13)])
+    );
+}
+
+#[test]
+fn trajectories_of_every_other_sampler() {
+    let expected = counts(&[
+        ("ddpm", 7),
+        ("ddim", 4),
+        ("euler_ancestral", 3),
+        ("dpm_solver_pp_2m", 12),
+        ("lcm", 4),
+        ("flow_euler", 7),
+    ]);
+    assert_eq!(check_trajectories("more_sampling.json"), expected);
 }

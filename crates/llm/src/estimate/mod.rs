@@ -25,7 +25,7 @@ use self::run::{Counted, Parts, Sampling, count};
 use self::sizes::{RunSizes, largest_in_order};
 use crate::Result;
 use crate::evaluation;
-use crate::method::{learn, load_records};
+use crate::method::{coupling_note, learn, load_records};
 use crate::modality::{Language, adapter_of};
 use crate::records::EncodedRecord;
 
@@ -162,6 +162,7 @@ fn assumptions(parts: &Parts<'_>, on_cpu: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
+    assumptions.extend(coupling_note(parts.recipe));
     assumptions
         .push("Sizes of logs and samples on disk are typical ones; the others are exact but for headers.".to_owned());
     assumptions

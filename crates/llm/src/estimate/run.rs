@@ -160,7 +160,7 @@ fn reference(parts: &Parts<'_>, heap: &Heap, policy: &ShadowLm) -> Result<Refere
 }
 
 impl Reference {
-    /// A pass over a batch: its graph, where there is one, goes with it.
+    /// A pass over a batch, without a graph.
     fn pass(&self, heap: &Heap, policy: &ShadowLm, sizes: BatchSizes) -> Option<Rc<Block>> {
         let tape = Tape {
             heap: heap.clone(),
@@ -168,8 +168,8 @@ impl Reference {
         };
         match self {
             Self::None => return None,
-            Self::AdapterOff => drop(policy.score(&tape, sizes, Adapters::Off, Layers::Kept)),
-            Self::Network(network) => drop(network.score(&tape, sizes, Adapters::On, Layers::Kept)),
+            Self::AdapterOff => drop(policy.score(&tape, sizes, Adapters::Off, Layers::Detached)),
+            Self::Network(network) => drop(network.score(&tape, sizes, Adapters::On, Layers::Detached)),
             Self::Cached(scores) => return Some(scores.clone()),
         }
         Some(heap.take(Use::ReferencePass, sizes.targets * WIDE))
@@ -261,7 +261,7 @@ impl Run<'_> {
             results: Use::Activations,
         };
         let reference = self.reference.pass(&self.heap, &self.policy, sizes);
-        let logps = self.policy.score(&tape, sizes, Adapters::On, self.layers());
+        let logps = self.policy.score(&tape, sizes, Adapters::On, Layers::Detached);
         drop((reference, logps));
     }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use diptych_core::Kind;
-use diptych_data::Tokenizer;
+use diptych_data::{TextDataset, TextPair, TextSample, Tokenizer};
 use diptych_train::{Recipe, ReferenceConfig};
 
+use super::config::{LossOn, MethodConfig, SftConfig};
 use crate::modality::Language;
 use crate::records::EncodedRecord;
 use crate::{Error, Result};
@@ -20,7 +21,7 @@ pub(super) fn is_model(path: &Path) -> bool {
 }
 
 /// An objective that needs a judge's scores must have one of every response, and not only up to the first batch without.
-pub(super) fn check_judge_scores(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Result<()> {
+pub(super) fn check_judged(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Result<()> {
     let needs = recipe.objective.requirements();
     if !needs.judge_scores {
         return Ok(());
@@ -34,6 +35,7 @@ pub(super) fn check_judge_scores(recipe: &Recipe<Language>, records: &[EncodedRe
             continue;
         };
         let column = match (needs.kind, side) {
+            (Kind::Pairs, _) if needs.judge_margins => "chosen_score` and `rejected_score`, or `margin",
             (Kind::Unpaired | Kind::Chosen, _) => "score",
             (Kind::Pairs | Kind::Lists, 0) => "chosen_score",
             (Kind::Pairs | Kind::Lists, _) => "rejected_score",
@@ -45,6 +47,103 @@ pub(super) fn check_judge_scores(recipe: &Recipe<Language>, records: &[EncodedRe
         });
     }
     Ok(())
+}
+
+/// What an objective refuses of a judge's scores is found before the first step, and with the record's name.
+pub(super) fn check_judge_scores(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Result<()> {
+    if !recipe.objective.requirements().judge_scores {
+        return Ok(());
+    }
+    for record in records {
+        let scores: Vec<f64> = record
+            .responses
+            .iter()
+            .filter_map(|response| response.judge_score)
+            .collect();
+        recipe
+            .objective
+            .check_judge_scores(&scores)
+            .map_err(|source| Error::JudgeScores {
+                id: record.id.clone(),
+                source,
+            })?;
+    }
+    Ok(())
+}
+
+/// Puts the column `margin` in the place of a judge's scores where the data has none and their difference is all that the
+/// objective looks at; says so where nothing looks at it.
+pub(super) fn take_margins(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) -> Result<()> {
+    if records.iter().all(|record| record.margin.is_none()) {
+        return Ok(());
+    }
+    let needs = recipe.objective.requirements();
+    let has_scores = records
+        .iter()
+        .flat_map(|record| &record.responses)
+        .any(|response| response.judge_score.is_some());
+    if !needs.judge_margins || has_scores {
+        let reason = if needs.judge_margins {
+            "the data has the scores `chosen_score` and `rejected_score` too".to_owned()
+        } else {
+            format!(
+                "objective `{}` has no use for it; `odpo` and `copg` do",
+                recipe.objective.name()
+            )
+        };
+        tracing::warn!("the column `margin` of the data is not used: {reason}");
+        return Ok(());
+    }
+    for record in records {
+        let margin = record
+            .margin
+            .ok_or_else(|| Error::MissingMargin { id: record.id.clone() })?;
+        for (response, score) in record.responses.iter_mut().zip([margin, 0.0]) {
+            response.judge_score = Some(score);
+        }
+    }
+    Ok(())
+}
+
+/// Weights on parts of an answer say which of its tokens are learned, and `loss_on = "everything"` that all of them are.
+pub(super) fn check_spans(recipe: &Recipe<Language>, dataset: &TextDataset) -> Result<()> {
+    let MethodConfig::Sft(SftConfig {
+        loss_on: LossOn::Everything,
+        ..
+    }) = recipe.method
+    else {
+        return Ok(());
+    };
+    let id = match dataset {
+        TextDataset::Samples(samples) => {
+            let has_spans = |sample: &&TextSample| !sample.completion_spans.is_empty();
+            samples.iter().find(has_spans).map(|sample| &sample.id)
+        }
+        TextDataset::Pairs(pairs) => {
+            let has_spans = |pair: &&TextPair| !pair.chosen_spans.is_empty();
+            pairs.iter().find(has_spans).map(|pair| &pair.id)
+        }
+        TextDataset::Unpaired(_) | TextDataset::Ranked(_) | TextDataset::Prompts(_) => None,
+    };
+    match id {
+        None => Ok(()),
+        Some(id) => Err(Error::UnusedSpans { id: id.clone() }),
+    }
+}
+
+/// What is computed where the loss of an example depends on the others of its micro batch, and an effective batch is several.
+pub(crate) fn coupling_note(recipe: &Recipe<Language>) -> Option<String> {
+    let (micro_batch, accumulation) = (recipe.train.micro_batch, recipe.train.accumulation);
+    // `sft` as a method knows the tokens of the whole effective batch.
+    let is_whole = matches!(recipe.method, MethodConfig::Sft(_));
+    if !recipe.objective.requirements().couples_examples || accumulation == 1 || is_whole {
+        return None;
+    }
+    Some(format!(
+        "objective `{}`: the loss of an example depends on the other examples of its micro batch. Each step is the mean over          {accumulation} micro batches of {micro_batch}, each computed by itself, which is not the loss of one batch of {};          only `train.accumulation = 1` gives that.",
+        recipe.objective.name(),
+        micro_batch * accumulation,
+    ))
 }
 
 /// Objectives of single tokens take a token or leave it; a weight in between, which only a sum can carry, would be lost on them.

@@ -9,7 +9,7 @@ use crate::arrangement::{Arranged, Arrangement, Sequence};
 use crate::policy::TrainedLm;
 use crate::records::{EncodedRecord, EncodedResponse};
 use crate::reference::{Reference, ResponsePlace};
-use crate::scoring::{Gathering, Scored, Statistics, TokenScores, host, score};
+use crate::scoring::{Gathering, Scored, Statistics, TokenScores, host, score, score_detached};
 
 /// The networks, the records and the objective of a run.
 #[derive(Debug)]
@@ -62,13 +62,13 @@ impl Engine {
         };
         let policy = score(model, &arranged, statistics)?;
         let dtype = policy.per_token_logps.dtype();
-        let gathering = Gathering::new(&arranged, &weights, dtype, model.device())?;
+        let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
         let token_scores = TokenScores::from(needs.tokens || needs.collisions);
         let mut responses = gathering.responses(&policy, reference.as_ref(), token_scores)?;
         responses.judge_scores = self.judge_scores(places, &policy.per_token_logps)?;
         if let Some(texts) = &texts {
             let weights: Vec<Option<&[f32]>> = texts.iter().map(|text| Some(text.weights.as_slice())).collect();
-            let gathering = Gathering::new(&arranged, &weights, dtype, model.device())?;
+            let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
             responses.whole_texts = Some(gathering.whole_texts(&policy)?);
         }
         Ok(Batch {
@@ -255,7 +255,7 @@ pub(crate) fn start_logps(
         let arranged = engine
             .arrangement
             .arrange(&sequences, engine.pad_token_id, model.device())?;
-        let scored = score(model, &arranged, Statistics::Skipped)?.detached();
+        let scored = score_detached(model, &arranged)?;
         logps.extend(host(&scored.per_token_logps)?.into_iter().map(|logp| logp as f32));
         done += places.len();
         advance(done)?;

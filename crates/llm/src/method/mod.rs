@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::{Params, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput};
 
+pub(crate) use self::checks::coupling_note;
 pub use self::config::{BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, SftConfig};
-use self::diagnostics::Watch;
+use self::diagnostics::SharedWatch;
 pub use self::diagnostics::{WatchAction, WatchConfig};
 use self::engine::Engine;
 pub use self::prepare::{MAX_LEN, network_options, pad_token_id, prepare};
@@ -39,7 +40,7 @@ pub struct LanguageMethod {
 /// Which method it is.
 #[derive(Debug)]
 enum Work {
-    OfflinePairs(Watch),
+    OfflinePairs(SharedWatch),
     Unpaired,
     Ranked,
     Sft,
@@ -71,7 +72,7 @@ impl Method for LanguageMethod {
         match &self.work {
             Work::OfflinePairs(watch) => {
                 let output = offline_pairs::step(&self.engine, &self.shift, batch)?;
-                watch.look(batch, &output)?;
+                watch.lock()?.look(batch, &output)?;
                 Ok(output)
             }
             Work::Unpaired => unpaired::step(&self.engine, &self.shift, batch),
@@ -82,11 +83,17 @@ impl Method for LanguageMethod {
 
     fn after_step(&self, step: u64) -> Result<()> {
         self.shift.lock()?.commit();
+        if let Work::OfflinePairs(watch) = &self.work {
+            watch.lock()?.commit();
+        }
         self.engine.reference.after_step(self.params(), step)
     }
 
     fn save_state(&self, path: &Path) -> Result<bool> {
         let mut state = self.shift.lock()?.tensors()?;
+        if let Work::OfflinePairs(watch) = &self.work {
+            state.extend(watch.lock()?.tensors()?);
+        }
         state.extend(self.engine.reference.state()?);
         save_state(path, &state)
     }
@@ -94,6 +101,9 @@ impl Method for LanguageMethod {
     fn load_state(&self, path: &Path) -> Result<()> {
         let weights = Weights::open(path)?;
         self.engine.reference.restore(&weights)?;
+        if let Work::OfflinePairs(watch) = &self.work {
+            watch.lock()?.restore(&weights)?;
+        }
         self.shift.lock()?.restore(&weights)
     }
 

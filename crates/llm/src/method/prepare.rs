@@ -8,9 +8,12 @@ use diptych_models::lm::{GenerateConfig, LmDir};
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
-use super::checks::{CHECKPOINT, check_judge_scores, check_tokens, check_weights, warn_of_long, warn_of_unused_scores};
+use super::checks::{
+    CHECKPOINT, check_judge_scores, check_judged, check_spans, check_tokens, check_weights, coupling_note,
+    take_margins, warn_of_long, warn_of_unused_scores,
+};
 use super::config::{LossOn, MethodConfig};
-use super::diagnostics::Watch;
+use super::diagnostics::SharedWatch;
 use super::engine::{Engine, start_logps};
 use super::shift::SharedShift;
 use super::{LanguageMethod, Work};
@@ -47,6 +50,9 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
     } else {
         Statistics::Skipped
     };
+    if let Some(note) = coupling_note(recipe) {
+        tracing::warn!("{note}");
+    }
     warn_of_long(&records, directory.config().max_position_embeddings);
     let mut engine = Engine {
         reference: live_reference(recipe, &directory, &adapter, &options)?,
@@ -65,7 +71,7 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
         .map(|prompts| text_samples(recipe, &engine, tokenizer, prompts))
         .transpose()?;
     let work = match &recipe.method {
-        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(Watch::new(config.watch)),
+        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(SharedWatch::new(config.watch)),
         MethodConfig::Unpaired(_) => Work::Unpaired,
         MethodConfig::Ranked(_) => Work::Ranked,
         MethodConfig::Sft(_) => Work::Sft,
@@ -93,8 +99,11 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
     }
     let dataset = TextDataset::load(&recipe.data_paths()?, recipe.data.layout)?;
     check_kind(recipe, &dataset)?;
+    check_spans(recipe, &dataset)?;
     let dataset = prepared_dataset(recipe, dataset);
-    let records = encode(&dataset, &Encoder::try_new(tokenizer, encoding_of(recipe))?)?;
+    let mut records = encode(&dataset, &Encoder::try_new(tokenizer, encoding_of(recipe))?)?;
+    take_margins(recipe, &mut records)?;
+    check_judged(recipe, &records)?;
     check_judge_scores(recipe, &records)?;
     check_weights(recipe, &records)?;
     check_tokens(recipe, &records, tokenizer)?;
@@ -169,6 +178,7 @@ fn learn_everything(record: &mut EncodedRecord) {
     for response in &mut record.responses {
         let rest = response.prompt.split_off(1);
         response.ids.splice(0..0, rest);
+        // Those of the turns that are not answered; weights of spans were refused.
         response.weights = None;
     }
 }
@@ -236,7 +246,7 @@ fn cached(
         });
     }
     if num_given == num {
-        if recipe.objective.requirements().tokens {
+        if recipe.objective.requirements().reference_tokens {
             return Err(Error::Recipe {
                 key: "reference.cached".into(),
                 problem: "has only the summed scores of the data, and the objective needs those of single tokens"
@@ -265,7 +275,7 @@ fn cached(
     let logps = start_logps(engine, 2 * recipe.train.micro_batch, |done| {
         Ok(reporter.advance("scores of the reference", done as u64, total)?)
     })?;
-    let computed = CachedLogps::new(logps, records, Path::new("the computed scores"))?;
+    let computed = CachedLogps::try_new(logps, records, Path::new("the computed scores"))?;
     if let Some(path) = path {
         computed.save(path, &origin)?;
     }
@@ -333,7 +343,7 @@ fn text_samples(
         },
         batch_size: config.batch_size,
     };
-    TextSamples::new(&engine.policy.model, tokenizer, prompts, answers)
+    TextSamples::try_new(&engine.policy.model, tokenizer, prompts, answers)
 }
 
 /// The first different prompts of the data.

@@ -16,7 +16,7 @@ use crate::Result;
 use crate::arrangement::Sequence;
 use crate::records::EncodedResponse;
 use crate::reference::ResponsePlace;
-use crate::scoring::{Gathering, Statistics, TokenScores, score};
+use crate::scoring::{Gathering, TokenScores, score_detached};
 
 /// Losses and metrics of a micro batch of judged responses.
 pub(super) fn step(engine: &Engine, shift: &SharedShift, batch: &MicroBatch) -> Result<StepOutput> {
@@ -56,8 +56,8 @@ fn mismatched(engine: &Engine, places: &[ResponsePlace]) -> Result<Responses> {
         .arrangement
         .arrange(&sequences, engine.pad_token_id, model.device())?;
     let reference = engine.reference.score(model, &arranged, places)?;
-    let policy = score(model, &arranged, Statistics::Skipped)?.detached();
-    let gathering = Gathering::new(&arranged, &weights, policy.per_token_logps.dtype(), model.device())?;
+    let policy = score_detached(model, &arranged)?;
+    let gathering = Gathering::try_new(&arranged, &weights, policy.per_token_logps.dtype(), model.device())?;
     gathering.responses(&policy, reference.as_ref(), TokenScores::Summed)
 }
 

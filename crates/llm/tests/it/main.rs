@@ -9,5 +9,6 @@ mod learning;
 mod peer_defects;
 mod references;
 mod refusals;
+mod results;
 mod resume;
 mod trl;

@@ -1,5 +1,10 @@
 //! What the policy is compared with: one network, however its scores are come by.
 
+use diptych_llm::arrangement::{Arrangement, Sequence};
+use diptych_llm::policy::{NetworkOptions, TrainedLm};
+use diptych_llm::scoring::{Statistics, score, score_detached};
+use diptych_models::lm::LmDir;
+use diptych_tensor::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, assert_same_rows, compute, fresh_adapter, golden, message, rows_of};
@@ -54,6 +59,24 @@ fn sums_of_the_data_say_nothing_about_tokens() {
     assert!(!rows[0].metrics.contains_key("kl_per_token"));
     let error = message(bench.try_method(&of(json!({ "ld_dpo": { "beta": 0.1, "alpha": 0.5 } }))));
     assert!(error.contains("ref_chosen_logps") && error.contains("token"), "{error}");
+    // The weights of WPO are the policy's alone.
+    let wpo = |data: Value, reference: Value| {
+        let mut changes = of(json!({ "wpo": { "objective": { "dpo": { "beta": 0.1 } } } }));
+        changes["data"] = data;
+        changes["reference"] = reference;
+        bench.run(&changes)
+    };
+    let live = wpo(
+        json!({ "path": golden().join("data/pairs.jsonl") }),
+        json!({ "frozen": {} }),
+    );
+    let num = assert_same_rows(
+        &wpo(json!({ "path": path }), json!({ "cached": {} })),
+        &live,
+        1e-4,
+        "wpo",
+    );
+    assert!(num >= 3 * 10, "{num}");
     let mut with_path = of(json!({ "dpo": { "beta": 0.1 } }));
     with_path["reference"] = json!({ "cached": { "path": bench.path("unused") } });
     let error = message(bench.try_method(&with_path));
@@ -207,4 +230,41 @@ fn a_moving_reference_follows() {
     let half = run(json!({ "ema": { "mixup_alpha": 0.5, "sync_steps": 2 } }));
     let margin = |rows: &[diptych_train::MetricsRow]| rows[2].metrics["logratios/chosen"].abs();
     assert!(margin(&whole) < 1e-4 && margin(&half) > 1e-3 && margin(&half) < margin(&frozen));
+}
+
+#[test]
+fn passes_without_a_backward_pass_hold_no_graph() {
+    let directory = LmDir::open(golden().join("llama")).unwrap();
+    let options = NetworkOptions {
+        device: Device::Cpu,
+        dtype: DType::F32,
+        seed: 0,
+    };
+    let full = diptych_models::AdapterConfig::Full(diptych_models::FullConfig::default());
+    let trained = TrainedLm::load(&directory, &full, &options).unwrap();
+    let sequence = Sequence {
+        id: "one",
+        prompt: &[5, 6, 7],
+        response: &[8, 9, 10, 11],
+    };
+    let mut num = 0;
+    for arrangement in [Arrangement::Padded, Arrangement::Packed, Arrangement::SharedPrefix] {
+        let arranged = arrangement
+            .arrange(&[sequence, sequence], 0, trained.model.device())
+            .unwrap();
+        let tracked = score(&trained.model, &arranged, Statistics::Skipped)
+            .unwrap()
+            .per_token_logps;
+        let detached = score_detached(&trained.model, &arranged).unwrap().per_token_logps;
+        let has_gradients = |logps: &Tensor| {
+            let store = logps.sum_all().unwrap().backward().unwrap();
+            trained.params.iter().any(|(_, var)| store.get(var).is_some())
+        };
+        assert!(has_gradients(&tracked) && !has_gradients(&detached));
+        let bits =
+            |logps: &Tensor| -> Vec<u32> { logps.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect() };
+        assert_eq!(bits(&tracked), bits(&detached));
+        num += 1;
+    }
+    assert_eq!(num, 3);
 }

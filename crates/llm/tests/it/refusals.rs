@@ -2,6 +2,7 @@
 
 use diptych_data::{Encoder, EncodingConfig, TextDataset, TextPair, Tokenizer};
 use diptych_llm::records::encode;
+use diptych_train::Method as _;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, apart, compute, fresh_adapter, golden, message, rows_of};
@@ -42,8 +43,16 @@ fn recipes_that_contradict_themselves() {
             ),
             "watch.max_displacement",
         ),
+        (
+            json!({ "method": { "offline_pairs": { "watch": { "action": "ignore", "max_saturation": 0.5 } } } }),
+            "watch.max_saturation",
+        ),
+        (
+            json!({ "method": { "offline_pairs": { "watch": { "action": "ignore", "window": 5 } } } }),
+            "watch.window",
+        ),
     ];
-    assert_refused(&bench, &cases, 9);
+    assert_refused(&bench, &cases, 11);
 }
 
 #[test]
@@ -112,6 +121,21 @@ fn columns_that_do_not_serve_the_objective() {
     spans[1]["chosen_spans"] = json!([{ "start": 0, "end": 4, "weight": 0.5 }]);
     let spans = bench.rows("spans.jsonl", &spans);
     bench.method(&json!({ "data": { "path": spans } }));
+    let mut some_margins = rows_of("pairs.jsonl");
+    some_margins[0]["margin"] = json!(1.0);
+    some_margins[1]["margin"] = json!(2.0);
+    let some_margins = bench.rows("some_margins.jsonl", &some_margins);
+    let mut unordered = rows_of("pairs.jsonl");
+    for (at, row) in unordered.iter_mut().enumerate() {
+        let (chosen, rejected) = if at == 1 { (1.0, 3.0) } else { (3.0, 1.0) };
+        (row["chosen_score"], row["rejected_score"]) = (json!(chosen), json!(rejected));
+    }
+    let unordered = bench.rows("unordered.jsonl", &unordered);
+    let mut graded = rows_of("unpaired.jsonl");
+    for row in &mut graded {
+        row["score"] = json!(7.5);
+    }
+    let graded = bench.rows("graded.jsonl", &graded);
     let cases = [
         (
             json!({ "data": { "path": spans }, "objective": { "ld_dpo": { "beta": 0.1, "alpha": 0.5 } } }),
@@ -133,8 +157,79 @@ fn columns_that_do_not_serve_the_objective() {
             json!({ "data": { "path": partly }, "reference": { "cached": {} } }),
             vec!["2 of 96", "ref_chosen_logps"],
         ),
+        (
+            json!({ "objective": { "copg": { "beta": 0.1 } }, "data": { "path": some_margins } }),
+            vec!["some_margins.jsonl:3", "margin"],
+        ),
+        (
+            json!({ "objective": odpo, "data": { "path": unordered } }),
+            vec!["unordered.jsonl:2", "`odpo`", "1 and 3"],
+        ),
+        (
+            json!({ "objective": { "lipo_lambda": { "beta": 0.1 } }, "data": { "path": unordered } }),
+            vec![
+                "unordered.jsonl:2",
+                "lipo_lambda.judge_scores = 3",
+                "no response better",
+            ],
+        ),
+        (
+            json!({ "objective": { "nft": {} }, "method": { "unpaired": {} }, "data": { "path": graded } }),
+            vec!["graded.jsonl:1", "nft.judge_scores = 7.5", "0 to 1"],
+        ),
+        (
+            json!({
+                "objective": { "sft": {} },
+                "method": { "sft": { "loss_on": "everything" } },
+                "data": { "path": spans },
+            }),
+            vec!["spans.jsonl:2", "loss_on"],
+        ),
     ];
-    assert_files_refused(&bench, &cases, 5);
+    assert_files_refused(&bench, &cases, 10);
+}
+
+#[test]
+fn a_list_of_targets_is_taken_at_its_word() {
+    let bench = Bench::new();
+    let with = |lora: Value| json!({ "model": { "path": golden().join("qwen2") }, "adapter": { "lora": lora } });
+    let own = bench.method(&with(json!({ "rank": 2 })));
+    let names: Vec<&str> = own.params().names().collect();
+    assert!(names.iter().any(|name| name.contains("o_proj")), "{names:?}");
+    // The layers of a denoiser that an adapter of one gets where a recipe names none.
+    let error = message(bench.try_method(&with(json!({ "targets": ["to_q", "to_k", "to_v", "to_out.0"] }))));
+    assert!(error.contains("to_q"), "{error}");
+}
+
+#[test]
+fn margins_stand_for_scores_where_only_their_difference_counts() {
+    let bench = Bench::new();
+    let mut rows = rows_of("pairs.jsonl");
+    for (at, row) in rows.iter_mut().enumerate() {
+        row["margin"] = json!(0.5 + (at % 5) as f64);
+    }
+    let margins = bench.rows("margins.jsonl", &rows);
+    for (at, row) in rows.iter_mut().enumerate() {
+        row["chosen_score"] = json!(3.5 + (at % 5) as f64);
+        row["rejected_score"] = json!(3.0);
+        row["margin"] = json!(100.0);
+    }
+    let scores = bench.rows("scores.jsonl", &rows);
+    let mut num = 0;
+    for objective in [
+        json!({ "odpo": { "beta": 0.1, "alpha": 0.5 } }),
+        json!({ "copg": { "beta": 0.1 } }),
+        json!({ "dpo": { "beta": 0.1 } }),
+    ] {
+        let losses = |path: &std::path::Path| {
+            let mut changes = apart(&objective);
+            changes["data"] = json!({ "path": path });
+            compute(&bench.method(&changes), 10, 5).losses
+        };
+        assert_eq!(losses(&margins), losses(&scores), "{objective}");
+        num += 1;
+    }
+    assert_eq!(num, 3);
 }
 
 #[test]

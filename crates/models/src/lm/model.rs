@@ -144,6 +144,20 @@ impl CausalLm {
         Ok(self.norm.forward(&x)?)
     }
 
+    /// [`forward`](Self::forward) without a graph, also of a network that is trained: no more than one layer's activations are held
+    /// at a time.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_detached(&self, input: &LmInput) -> Result<Tensor> {
+        let contexts = self.contexts(&input.positions, &input.visible)?;
+        let mut x = self.embed(&input.input_ids)?.detach();
+        for (layer, context) in self.layers.iter().zip(contexts) {
+            x = layer.forward(&x, &context, None)?.detach();
+        }
+        Ok(self.norm.forward(&x)?.detach())
+    }
+
     /// What each layer is given beside its input.
     fn contexts(&self, positions: &[u32], visible: &VisibleKeys) -> Result<Vec<Context>> {
         self.rope.check(positions)?;

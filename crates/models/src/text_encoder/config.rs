@@ -26,7 +26,7 @@ impl TextActivation {
     }
 }
 
-/// Configuration of a `CLIPTextModel`.
+/// Configuration of a `CLIPTextModel` or a `CLIPTextModelWithProjection`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipTextConfig {
     /// Number of tokens.
@@ -35,7 +35,9 @@ pub struct ClipTextConfig {
     pub hidden_size: usize,
     /// Inner width of the feed-forward layers.
     pub intermediate_size: usize,
-    /// Width of the joint space of text and images; no part of this network, kept for the file.
+    /// Whether the pooled vector is projected: `CLIPTextModelWithProjection` among the `architectures`.
+    pub has_projection: bool,
+    /// Width of the joint space of text and images, to which it is projected; without effect otherwise, kept for the file.
     pub projection_dim: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
@@ -58,8 +60,7 @@ pub struct ClipTextConfig {
 }
 
 /// Keys that every transformers configuration may have and that change nothing in a forward pass of this network.
-const WITHOUT_EFFECT: [&str; 22] = [
-    "architectures",
+const WITHOUT_EFFECT: [&str; 21] = [
     "attention_dropout",
     "chunk_size_feed_forward",
     "dtype",
@@ -109,6 +110,7 @@ impl ClipTextConfig {
             _ => None,
         };
         let config = Self {
+            has_projection: Self::read_projection(&file)?,
             vocab_size: file.count("vocab_size", 49408)?,
             hidden_size: file.count("hidden_size", 512)?,
             intermediate_size: file.count("intermediate_size", 2048)?,
@@ -140,10 +142,22 @@ impl ClipTextConfig {
         Ok(config)
     }
 
+    fn read_projection(file: &ConfigFile) -> Result<bool> {
+        let parse = |name: &str| match name {
+            "CLIPTextModelWithProjection" => Some(true),
+            // A whole CLIP, of whose file this network takes its part.
+            "CLIPTextModel" | "CLIPModel" => Some(false),
+            _ => None,
+        };
+        let expected = "a list of \"CLIPTextModel\" or \"CLIPTextModelWithProjection\"";
+        let named = file.names("architectures", expected, &[], parse)?;
+        Ok(named.contains(&true))
+    }
+
     /// The `config.json` that transformers reads.
     pub fn to_json(&self) -> Value {
         json!({
-            "architectures": ["CLIPTextModel"],
+            "architectures": [if self.has_projection { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
             "model_type": "clip_text_model",
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,

@@ -1,4 +1,5 @@
-//! The text encoder of Stable Diffusion 1.x: transformers' `CLIPTextModel` and `CLIPTokenizer`.
+//! The CLIP text encoders of Stable Diffusion 1.x, 2.x, XL and 3 and of Flux: transformers' `CLIPTextModel`,
+//! `CLIPTextModelWithProjection` and `CLIPTokenizer`.
 //!
 //! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, arXiv:2103.00020.
 

@@ -1,6 +1,6 @@
 //! The text encoder.
 //!
-//! B batch, T tokens, D width.
+//! B batch, T tokens, D width, P width of the projection.
 
 use std::sync::Arc;
 
@@ -16,17 +16,22 @@ use crate::{AdapterSwitch, Builder, Error, Init, Result};
 pub struct ClipTextOutput {
     /// One vector per token, after the final norm: (B, T, D).
     pub last_hidden_state: Tensor,
+    /// What the last layer is given, `hidden_states[-2]` of transformers: (B, T, D). SDXL and SD3 take this.
+    pub penultimate_hidden_state: Tensor,
     /// The vector at the end of each text: (B, D).
     pub pooler_output: Tensor,
+    /// That vector projected, (B, P), where the network has a projection.
+    pub text_embeds: Option<Tensor>,
 }
 
-/// transformers' `CLIPTextModel`: token ids to vectors.
+/// transformers' `CLIPTextModel` or `CLIPTextModelWithProjection`: token ids to vectors.
 #[derive(Debug)]
 pub struct ClipTextModel {
     token_embedding: Tensor,
     position_embedding: Tensor,
     layers: Vec<Arc<EncoderLayer>>,
     final_layer_norm: LayerNorm,
+    text_projection: Option<Linear>,
     config: ClipTextConfig,
     dtype: DType,
     switch: AdapterSwitch,
@@ -50,8 +55,9 @@ impl ClipTextModel {
         ] {
             builder.ignore_unused(unused);
         }
-        for unused in ["text_projection.", "logit_scale"] {
-            builder.ignore_unused(unused);
+        builder.ignore_unused("logit_scale");
+        if !config.has_projection {
+            builder.ignore_unused("text_projection.");
         }
         let root = if builder.source_has("embeddings") {
             builder.child_without_source("text_model")
@@ -66,12 +72,21 @@ impl ClipTextModel {
             root.child(format!("embeddings.{name}"))
                 .get("weight", &[len, width], init)
         };
+        let projection = || {
+            let std = (width as f64).powf(-0.5) * config.initializer_factor;
+            let linear = LinearConfig::new(width, config.projection_dim).without_bias();
+            Linear::load(
+                &builder.child("text_projection"),
+                linear.init(Init::Normal { std }, Init::Zeros),
+            )
+        };
         let layer = |i| EncoderLayer::load(&root.child(format!("encoder.layers.{i}")), config).map(Arc::new);
         Ok(Self {
             token_embedding: table("token_embedding", config.vocab_size)?,
             position_embedding: table("position_embedding", config.max_position_embeddings)?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::load(&root.child("final_layer_norm"), width, config.layer_norm_eps)?,
+            text_projection: config.has_projection.then(projection).transpose()?,
             config: config.clone(),
             dtype: builder.dtype(),
             switch: builder.switch(),
@@ -93,33 +108,76 @@ impl ClipTextModel {
     /// was trained without a mask.
     ///
     /// # Shape
-    /// (B, T) in u32, T at most the number of positions, to (B, T, D) and (B, D), in the builder's compute type.
+    /// (B, T) in u32, T at most the number of positions, to (B, T, D), (B, D) and (B, P), in the builder's compute type.
     ///
     /// # Errors
     /// [`Error::Shape`] when there are too many tokens, or when an id is not in the vocabulary.
     pub fn forward(&self, input_ids: &Tensor) -> Result<ClipTextOutput> {
+        self.check_shape(input_ids)?;
+        Ok(self.run(input_ids)?)
+    }
+
+    /// The states that the layer `from_last` before the end gives out, before the final norm: `hidden_states[-1 - from_last]` of
+    /// transformers. diffusers' `clip_skip = n` is `from_last = n` through [`Self::final_norm`] for Stable Diffusion 1.x and 2.x, and
+    /// `from_last = n + 1` for SDXL. The layers behind are not computed.
+    ///
+    /// # Shape
+    /// (B, T) in u32 to (B, T, D).
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; [`Error::Condition`] when there are not that many layers.
+    pub fn hidden_state(&self, input_ids: &Tensor, from_last: usize) -> Result<Tensor> {
+        self.check_shape(input_ids)?;
+        let Some(num_layers) = self.layers.len().checked_sub(from_last) else {
+            return Err(Error::Condition {
+                name: "from_last",
+                problem: "skips more layers than the text encoder has",
+            });
+        };
+        let mut x = self.embed(input_ids)?;
+        for layer in &self.layers[..num_layers] {
+            x = self.run_layer(layer, &x)?;
+        }
+        Ok(x)
+    }
+
+    /// The final norm of states, (B, T, D) to (B, T, D).
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn final_norm(&self, hidden_states: &Tensor) -> Result<Tensor> {
+        Ok(self.final_layer_norm.forward(hidden_states)?)
+    }
+
+    fn check_shape(&self, input_ids: &Tensor) -> Result<()> {
         let limit = self.config.max_position_embeddings;
         match *input_ids.dims() {
-            [_, tokens] if (1..=limit).contains(&tokens) => {}
+            [_, tokens] if (1..=limit).contains(&tokens) => Ok(()),
             _ => {
                 let expected = format!("(B, T) with T from 1 to {limit}");
-                return Err(Error::Shape {
+                Err(Error::Shape {
                     what: "input_ids",
                     found: input_ids.dims().to_vec(),
                     expected,
-                });
+                })
             }
         }
-        Ok(self.run(input_ids)?)
+    }
+
+    fn embed(&self, input_ids: &Tensor) -> TensorResult<Tensor> {
+        let (_, tokens) = input_ids.dims2()?;
+        let token_btd = ops::embedding(input_ids, &self.token_embedding)?;
+        let x = token_btd.broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?.unsqueeze(0)?)?;
+        Ok(x.to_dtype(self.dtype)?)
     }
 
     fn run(&self, input_ids: &Tensor) -> TensorResult<ClipTextOutput> {
         let (batch, tokens) = input_ids.dims2()?;
-        let token_btd = ops::embedding(input_ids, &self.token_embedding)?;
-        let mut x = token_btd.broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?.unsqueeze(0)?)?;
-        x = x.to_dtype(self.dtype)?;
+        let mut x = self.embed(input_ids)?;
+        let mut penultimate_hidden_state = x.clone();
         for layer in &self.layers {
-            x = self.run_layer(layer, &x)?;
+            penultimate_hidden_state = x;
+            x = self.run_layer(layer, &penultimate_hidden_state)?;
         }
         let last_hidden_state = self.final_layer_norm.forward(&x)?;
         let ids = input_ids.to_vec2::<u32>()?;
@@ -130,8 +188,11 @@ impl ClipTextModel {
             .collect();
         let rows = Tensor::from_vec(rows, batch, input_ids.device())?;
         let pooler_output = last_hidden_state.flatten(0, 1)?.index_select(&rows, 0)?;
+        let project = |projection: &Linear| projection.forward(&pooler_output);
         Ok(ClipTextOutput {
             last_hidden_state,
+            penultimate_hidden_state,
+            text_embeds: self.text_projection.as_ref().map(project).transpose()?,
             pooler_output,
         })
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use diptych_tensor::{Result as TensorResult, Tensor, checkpoint};
 
 use super::transformer::{Transformer2D, TransformerConfig};
-use super::{DownBlockType, UNet2DConditionConfig, UpBlockType};
+use super::{BlockDepth, DownBlockType, MidBlockType, UNet2DConditionConfig, UpBlockType};
 use crate::resnet::{Downsample2D, ResnetBlock2D, ResnetConfig, Upsample2D};
 use crate::{AdapterSwitch, Builder, Result};
 
@@ -51,7 +51,7 @@ impl Pass {
 }
 
 /// What the blocks of one level look like.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct BlockConfig {
     num_layers: usize,
     /// Whether this is the last (coarsest) or the first (finest) level, beyond which there is no change of resolution.
@@ -60,11 +60,25 @@ pub(super) struct BlockConfig {
     downsample_padding: usize,
     resnet: ResnetConfig,
     transformer: TransformerConfig,
+    depth: BlockDepth,
+}
+
+/// Where a level's block stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// On the way down, or in the middle.
+    Down,
+    /// On the way up.
+    Up,
 }
 
 impl BlockConfig {
-    pub(super) fn new(config: &UNet2DConditionConfig, level: usize, time_dim: usize) -> Self {
+    pub(super) fn new(config: &UNet2DConditionConfig, (way, level): (Way, usize), time_dim: usize) -> Self {
         let channels = config.block_out_channels[level];
+        let depth = match (way, &config.reverse_transformer_layers_per_block) {
+            (Way::Up, Some(depths)) => &depths[config.block_out_channels.len() - 1 - level],
+            (Way::Up, None) | (Way::Down, _) => &config.transformer_layers_per_block[level],
+        };
         Self {
             num_layers: config.layers_per_block[level],
             is_coarsest: level + 1 == config.block_out_channels.len(),
@@ -81,24 +95,29 @@ impl BlockConfig {
             transformer: TransformerConfig {
                 channels,
                 num_heads: config.attention_head_dim[level],
-                num_layers: config.transformer_layers_per_block[level],
+                num_layers: depth.of_layer(0),
                 text_dim: config.cross_attention_dim[level],
                 num_groups: config.norm_num_groups,
                 use_linear_projection: config.use_linear_projection,
                 upcast_attention: config.upcast_attention,
             },
+            depth: depth.clone(),
         }
     }
 
     /// The residual blocks with these input channels, and as many transformers if the block attends.
-    fn layers(self, builder: &Builder<'_>, inputs: &[usize], attends: bool) -> Result<Vec<Layer>> {
+    fn layers(&self, builder: &Builder<'_>, inputs: &[usize], attends: bool) -> Result<Vec<Layer>> {
         let layer = |(i, &in_channels): (usize, &usize)| {
             let resnet = ResnetConfig {
                 in_channels,
                 ..self.resnet
             };
+            let transformer = TransformerConfig {
+                num_layers: self.depth.of_layer(i),
+                ..self.transformer
+            };
             let attention =
-                || Transformer2D::load(&builder.child(format!("attentions.{i}")), self.transformer).map(Arc::new);
+                || Transformer2D::load(&builder.child(format!("attentions.{i}")), transformer).map(Arc::new);
             Ok(Layer {
                 resnet: Arc::new(ResnetBlock2D::load(&builder.child(format!("resnets.{i}")), resnet)?),
                 attention: attends.then(attention).transpose()?,
@@ -136,7 +155,7 @@ impl DownBlock {
         builder: &Builder<'_>,
         kind: DownBlockType,
         in_channels: usize,
-        config: BlockConfig,
+        config: &BlockConfig,
     ) -> Result<Self> {
         let mut inputs = vec![config.resnet.out_channels; config.num_layers];
         inputs[0] = in_channels;
@@ -162,15 +181,20 @@ impl DownBlock {
     }
 }
 
-/// `UNetMidBlock2DCrossAttn`.
+/// `UNetMidBlock2DCrossAttn`, or `UNetMidBlock2D`, which is its first residual block alone.
 #[derive(Debug)]
 pub(super) struct MidBlock {
-    resnets: [Arc<ResnetBlock2D>; 2],
-    attention: Arc<Transformer2D>,
+    first: Arc<ResnetBlock2D>,
+    rest: Option<(Arc<Transformer2D>, Arc<ResnetBlock2D>)>,
 }
 
 impl MidBlock {
-    pub(super) fn load(builder: &Builder<'_>, config: BlockConfig, output_scale: f64) -> Result<Self> {
+    pub(super) fn load(
+        builder: &Builder<'_>,
+        kind: MidBlockType,
+        config: &BlockConfig,
+        output_scale: f64,
+    ) -> Result<Self> {
         let resnet = |i| {
             let config = ResnetConfig {
                 output_scale,
@@ -178,16 +202,25 @@ impl MidBlock {
             };
             ResnetBlock2D::load(&builder.child(format!("resnets.{i}")), config).map(Arc::new)
         };
+        let rest = || -> Result<_> {
+            let attention = Transformer2D::load(&builder.child("attentions.0"), config.transformer)?;
+            Ok((Arc::new(attention), resnet(1)?))
+        };
         Ok(Self {
-            resnets: [resnet(0)?, resnet(1)?],
-            attention: Arc::new(Transformer2D::load(&builder.child("attentions.0"), config.transformer)?),
+            first: resnet(0)?,
+            rest: match kind {
+                MidBlockType::UNetMidBlock2DCrossAttn => Some(rest()?),
+                MidBlockType::UNetMidBlock2D => None,
+            },
         })
     }
 
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> TensorResult<Tensor> {
-        let x = pass.resnet(&self.resnets[0], x)?;
-        let x = pass.attention(&self.attention, &x)?;
-        pass.resnet(&self.resnets[1], &x)
+        let x = pass.resnet(&self.first, x)?;
+        match &self.rest {
+            Some((attention, resnet)) => pass.resnet(resnet, &pass.attention(attention, &x)?),
+            None => Ok(x),
+        }
     }
 }
 
@@ -204,7 +237,7 @@ impl UpBlock {
         builder: &Builder<'_>,
         kind: UpBlockType,
         (previous, skip): (usize, usize),
-        config: BlockConfig,
+        config: &BlockConfig,
     ) -> Result<Self> {
         let channels = config.resnet.out_channels;
         let num_layers = config.num_layers + 1;

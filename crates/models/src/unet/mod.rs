@@ -1,31 +1,44 @@
-//! The conditional denoiser of Stable Diffusion 1.x: diffusers' `UNet2DConditionModel`.
+//! The conditional denoiser of Stable Diffusion 1.x, 2.x and XL: diffusers' `UNet2DConditionModel`.
 //!
 //! Ronneberger et al., "U-Net", arXiv:1505.04597; Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models",
-//! CVPR 2022, arXiv:2112.10752. Names and configuration are those of diffusers' `unet_2d_condition.py`; differences: timesteps are
-//! always one per example, dropout is 0, and there are no class or added embeddings.
+//! CVPR 2022, arXiv:2112.10752; Podell et al., "SDXL", arXiv:2307.01952. Names and configuration are those of diffusers' `unet_2d_condition.py`; differences: timesteps are
+//! always one per example, dropout is 0, there are no class embeddings, and added embeddings are SDXL's alone.
 //!
-//! B batch, T text tokens, D text width, C channels, Y x X spatial.
+//! B batch, T text tokens, D text width, P pooled width, N sizes and crops, C channels, Y x X spatial.
 
 mod blocks;
 mod config;
+mod depth;
 mod time;
 mod transformer;
 
 use diptych_tensor::{Tensor, ops};
 
-use self::blocks::{BlockConfig, DownBlock, MidBlock, Pass, UpBlock};
-pub use self::config::{DownBlockType, UNet2DConditionConfig, UpBlockType};
-use self::time::TimestepEmbedding;
+use self::blocks::{BlockConfig, DownBlock, MidBlock, Pass, UpBlock, Way};
+pub use self::config::{DownBlockType, MidBlockType, TextTimeConfig, UNet2DConditionConfig, UpBlockType};
+pub use self::depth::BlockDepth;
+use self::time::{TextTimeEmbedding, TimestepEmbedding};
 use crate::layers::{Conv2d, Conv2dConfig, GroupNorm};
 use crate::{AdapterSwitch, Builder, Error, Result};
+
+/// What SDXL's denoiser is told besides the text's states; see [`UNet2DConditionModel::forward_added`].
+#[derive(Debug, Clone)]
+pub struct AddedConditions {
+    /// One vector a text, of the second text encoder, (B, P).
+    pub text_embeds: Tensor,
+    /// Original height and width, top and left of the crop, target height and width, pixels, (B, 6); the refiner has the aesthetic
+    /// score in place of the target size, (B, 5).
+    pub time_ids: Tensor,
+}
 
 /// A denoiser: noisy latents, timesteps and text to a prediction of the latents' shape.
 #[derive(Debug)]
 pub struct UNet2DConditionModel {
     conv_in: Conv2d,
     time_embedding: TimestepEmbedding,
+    add_embedding: Option<TextTimeEmbedding>,
     down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
+    mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -44,27 +57,31 @@ impl UNet2DConditionModel {
         let channels = &config.block_out_channels;
         let first = channels[0];
         let time_embedding = TimestepEmbedding::load(&builder.child("time_embedding"), config)?;
+        let added = |added| TextTimeEmbedding::load(&builder.child("add_embedding"), config, added);
+        let add_embedding = config.addition_embed.map(added).transpose()?;
         let mut down_blocks = Vec::new();
         for (i, &kind) in config.down_block_types.iter().enumerate() {
             let in_channels = if i == 0 { first } else { channels[i - 1] };
-            let block = BlockConfig::new(config, i, time_embedding.dim());
+            let block = BlockConfig::new(config, (Way::Down, i), time_embedding.dim());
             let place = builder.child(format!("down_blocks.{i}"));
-            down_blocks.push(DownBlock::load(&place, kind, in_channels, block)?);
+            down_blocks.push(DownBlock::load(&place, kind, in_channels, &block)?);
         }
-        let mid = BlockConfig::new(config, channels.len() - 1, time_embedding.dim());
-        let mid_block = MidBlock::load(&builder.child("mid_block"), mid, config.mid_block_scale_factor)?;
+        let mid = BlockConfig::new(config, (Way::Down, channels.len() - 1), time_embedding.dim());
+        let scale = config.mid_block_scale_factor;
+        let mid_block = |kind| MidBlock::load(&builder.child("mid_block"), kind, &mid, scale);
+        let mid_block = config.mid_block_type.map(mid_block).transpose()?;
         let mut up_blocks = Vec::new();
         for (i, &kind) in config.up_block_types.iter().enumerate() {
             // Up blocks go through the levels from the last to the first.
             let level = channels.len() - 1 - i;
-            let block = BlockConfig::new(config, level, time_embedding.dim());
+            let block = BlockConfig::new(config, (Way::Up, level), time_embedding.dim());
             let previous = channels[(level + 1).min(channels.len() - 1)];
             let skip = channels[level.saturating_sub(1)];
             up_blocks.push(UpBlock::load(
                 &builder.child(format!("up_blocks.{i}")),
                 kind,
                 (previous, skip),
-                block,
+                &block,
             )?);
         }
         Ok(Self {
@@ -73,6 +90,7 @@ impl UNet2DConditionModel {
                 Conv2dConfig::new(config.in_channels, first, config.conv_in_kernel),
             )?,
             time_embedding,
+            add_embedding,
             down_blocks,
             mid_block,
             up_blocks,
@@ -109,19 +127,62 @@ impl UNet2DConditionModel {
     /// to (B, `out_channels`, Y, X).
     ///
     /// # Errors
-    /// [`Error::Shape`] when a shape does not fit, or when a tensor operation fails.
+    /// [`Error::Shape`] when a shape does not fit, [`Error::Condition`] when the network takes added conditions, or when a tensor
+    /// operation fails.
     pub fn forward(&self, sample: &Tensor, timesteps: &Tensor, encoder_hidden_states: &Tensor) -> Result<Tensor> {
+        if self.add_embedding.is_some() {
+            return Err(Error::Condition {
+                name: "text_embeds",
+                problem: "and `time_ids` are missing: the network's `addition_embed_type` is \"text_time\"",
+            });
+        }
         self.check_shapes(sample, timesteps, encoder_hidden_states)?;
-        Ok(self.run(sample, timesteps, encoder_hidden_states)?)
+        Ok(self.run(sample, timesteps, encoder_hidden_states, None)?)
     }
 
-    fn run(&self, sample: &Tensor, timesteps: &Tensor, text: &Tensor) -> diptych_tensor::Result<Tensor> {
+    /// [`Self::forward`] of a network with an added embedding, as SDXL's.
+    ///
+    /// # Shape
+    /// As [`Self::forward`], and `added` (B, P) and (B, N), where P and N times `addition_time_embed_dim` make
+    /// `projection_class_embeddings_input_dim`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a shape does not fit, [`Error::Condition`] when the network takes no added conditions, or when a
+    /// tensor operation fails.
+    pub fn forward_added(
+        &self,
+        sample: &Tensor,
+        timesteps: &Tensor,
+        encoder_hidden_states: &Tensor,
+        added: &AddedConditions,
+    ) -> Result<Tensor> {
+        let Some(config) = self.config.addition_embed else {
+            return Err(Error::Condition {
+                name: "text_embeds",
+                problem: "and `time_ids` are not taken: the network has no `addition_embed_type`",
+            });
+        };
+        self.check_shapes(sample, timesteps, encoder_hidden_states)?;
+        check_added(added, sample.dims()[0], config)?;
+        Ok(self.run(sample, timesteps, encoder_hidden_states, Some(added))?)
+    }
+
+    fn run(
+        &self,
+        sample: &Tensor,
+        timesteps: &Tensor,
+        text: &Tensor,
+        added: Option<&AddedConditions>,
+    ) -> diptych_tensor::Result<Tensor> {
         let sample = if self.config.center_input_sample {
             sample.affine(2.0, -1.0)?
         } else {
             sample.clone()
         };
-        let time = self.time_embedding.forward(timesteps, sample.dtype())?;
+        let mut time = self.time_embedding.forward(timesteps, sample.dtype())?;
+        if let (Some(embedding), Some(added)) = (&self.add_embedding, added) {
+            time = (time + embedding.forward(&added.text_embeds, &added.time_ids, sample.dtype())?)?;
+        }
         let pass = Pass {
             time_silu: ops::silu(&time)?,
             text: text.to_dtype(sample.dtype())?,
@@ -132,7 +193,9 @@ impl UNet2DConditionModel {
         for block in &self.down_blocks {
             x = block.forward(x, &mut skips, &pass)?;
         }
-        x = self.mid_block.forward(&x, &pass)?;
+        if let Some(block) = &self.mid_block {
+            x = block.forward(&x, &pass)?;
+        }
         for block in &self.up_blocks {
             x = block.forward(x, &mut skips, &pass)?;
         }
@@ -159,5 +222,35 @@ impl UNet2DConditionModel {
             [b, tokens, dim] if b == batch && tokens > 0 && dim == width => Ok(()),
             _ => wrong("encoder_hidden_states", text, format!("({batch}, T, {width})")),
         }
+    }
+}
+
+fn check_added(added: &AddedConditions, batch: usize, config: TextTimeConfig) -> Result<()> {
+    let wrong = |what, tensor: &Tensor, expected: String| {
+        Err(Error::Shape {
+            what,
+            found: tensor.dims().to_vec(),
+            expected,
+        })
+    };
+    let width = match *added.text_embeds.dims() {
+        [b, width] if b == batch => width,
+        _ => return wrong("text_embeds", &added.text_embeds, format!("({batch}, P)")),
+    };
+    match *added.time_ids.dims() {
+        [b, numbers]
+            if b == batch
+                && width + numbers * config.addition_time_embed_dim == config.projection_class_embeddings_input_dim =>
+        {
+            Ok(())
+        }
+        _ => wrong(
+            "time_ids",
+            &added.time_ids,
+            format!(
+                "({batch}, N), where {width} values of `text_embeds` and N times {} make {}",
+                config.addition_time_embed_dim, config.projection_class_embeddings_input_dim
+            ),
+        ),
     }
 }

@@ -29,7 +29,8 @@ pub struct AutoencoderKlConfig {
     pub scaling_factor: f64,
     /// Subtracted from the latents before they are multiplied.
     pub shift_factor: Option<f64>,
-    /// Whether the network should run in f32 even in a pipeline of half precision.
+    /// Whether the network overflows in f16 and is to run in f32 instead, as SDXL's first autoencoder. The network itself runs in the
+    /// type it is built in; who builds it for a pipeline in f16 honors this.
     pub force_upcast: bool,
     /// Whether a 1x1 convolution follows the encoder.
     pub use_quant_conv: bool,

@@ -9,7 +9,7 @@ mod coder;
 mod config;
 mod posterior;
 
-use diptych_tensor::Tensor;
+use diptych_tensor::{DType, Tensor};
 
 use self::coder::{Decoder, Encoder};
 pub use self::config::AutoencoderKlConfig;
@@ -25,6 +25,7 @@ pub struct AutoencoderKl {
     quant_conv: Option<Conv2d>,
     post_quant_conv: Option<Conv2d>,
     config: AutoencoderKlConfig,
+    dtype: DType,
     /// Whether the backward pass computes the activations inside residual blocks again instead of keeping them.
     pub gradient_checkpointing: bool,
 }
@@ -49,6 +50,7 @@ impl AutoencoderKl {
                 .then(|| pointwise("post_quant_conv", latents))
                 .transpose()?,
             config: config.clone(),
+            dtype: builder.dtype(),
             gradient_checkpointing: false,
         })
     }
@@ -56,6 +58,11 @@ impl AutoencoderKl {
     /// The configuration the network was built from.
     pub fn config(&self) -> &AutoencoderKlConfig {
         &self.config
+    }
+
+    /// The type of the activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Image pixels per latent pixel, along each side.

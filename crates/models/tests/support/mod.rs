@@ -1,6 +1,8 @@
 //! Tiny networks and comparisons for the tests of this crate.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod named;
+
 use std::path::{Path, PathBuf};
 
 use diptych_models::lm::LmInput;

@@ -105,7 +105,9 @@ pub enum ReferenceConfig {
         path: Option<PathBuf>,
     },
     /// A copy that follows the policy (TR-DPO: Gorbatovski et al., arXiv:2404.09656): now and then it becomes
-    /// `mixup_alpha · policy + (1 − mixup_alpha) · reference`.
+    /// `mixup_alpha · policy + (1 − mixup_alpha) · reference`, parameter by parameter. Of a LoRA adapter that mixes `A` and `B` each by
+    /// itself, as TRL does, and not their products, of which the paper's mix of weights consists: use `[adapter.full]` for that, or
+    /// a `mixup_alpha` of 1, with which both are the same.
     Ema {
         /// Share of the policy, in `(0, 1]`.
         #[serde(default = "mixup_alpha")]

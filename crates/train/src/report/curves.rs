@@ -13,7 +13,17 @@ const SIZE: (u32, u32) = (460, 240);
 const SMOOTHING: f64 = 0.9;
 /// Shorter curves are drawn as they are.
 const MIN_LEN_TO_SMOOTH: usize = 30;
-const LINE: RGBColor = RGBColor(31, 90, 160);
+/// One color a run, apart enough to be told from each other, also by most of those who see few colors.
+const COLORS: [RGBColor; 8] = [
+    RGBColor(31, 90, 160),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 140, 105),
+    RGBColor(180, 60, 140),
+    RGBColor(140, 110, 0),
+    RGBColor(80, 80, 80),
+    RGBColor(86, 160, 220),
+    RGBColor(230, 150, 20),
+];
 
 /// One picture.
 #[derive(Debug, Serialize)]
@@ -22,6 +32,31 @@ pub(super) struct Curve {
     pub(super) name: String,
     /// An `<svg>` element.
     pub(super) svg: String,
+}
+
+/// One line of a picture.
+pub(super) struct Series {
+    /// Steps and values, at least one.
+    pub(super) points: Vec<(f64, f64)>,
+    pub(super) color: RGBColor,
+}
+
+/// The color of the run at this place, also as HTML writes it; they repeat after eight.
+pub(super) fn color_of(place: usize) -> (RGBColor, String) {
+    let color = COLORS[place % COLORS.len()];
+    let RGBColor(red, green, blue) = color;
+    (color, format!("#{red:02x}{green:02x}{blue:02x}"))
+}
+
+/// One picture of one metric.
+pub(super) fn chart(name: &str, series: &[Series]) -> Result<Curve> {
+    let svg = draw(series).map_err(|reason| Error::Report {
+        reason: format!("curve `{name}`: {reason}"),
+    })?;
+    Ok(Curve {
+        name: name.to_owned(),
+        svg,
+    })
 }
 
 /// One curve a metric, `epoch` apart.
@@ -42,22 +77,19 @@ pub(super) fn curves(rows: &[MetricsRow]) -> Result<Vec<Curve>> {
     names
         .into_iter()
         .map(|name| {
-            let svg = draw(&points[&name]).map_err(|reason| Error::Report {
-                reason: format!("curve `{name}`: {reason}"),
-            })?;
-            Ok(Curve { name, svg })
+            let points = points.remove(&name).unwrap_or_default();
+            let (color, _) = color_of(0);
+            chart(&name, &[Series { points, color }])
         })
         .collect()
 }
 
-fn draw(points: &[(f64, f64)]) -> std::result::Result<String, String> {
+fn draw(series: &[Series]) -> std::result::Result<String, String> {
     let mut svg = String::new();
+    let all = || series.iter().flat_map(|series| &series.points);
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let (x_range, y_range) = (
-            range(points.iter().map(|point| point.0)),
-            range(points.iter().map(|point| point.1)),
-        );
+        let (x_range, y_range) = (range(all().map(|point| point.0)), range(all().map(|point| point.1)));
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
             .x_label_area_size(24)
@@ -79,11 +111,16 @@ fn draw(points: &[(f64, f64)]) -> std::result::Result<String, String> {
                 .map(|_| ())
                 .map_err(|error| error.to_string())
         };
-        if points.len() < MIN_LEN_TO_SMOOTH {
-            line(points.to_vec(), LINE.stroke_width(2))?;
-        } else {
-            line(points.to_vec(), LINE.mix(0.25).stroke_width(1))?;
-            line(smooth(points), LINE.stroke_width(2))?;
+        for Series { points, color } in series {
+            if points.len() < MIN_LEN_TO_SMOOTH {
+                line(points.clone(), color.stroke_width(2))?;
+            } else {
+                // Behind several lines the unsmoothed ones would hide each other.
+                if series.len() == 1 {
+                    line(points.clone(), color.mix(0.25).stroke_width(1))?;
+                }
+                line(smooth(points), color.stroke_width(2))?;
+            }
         }
         area.present().map_err(|error| error.to_string())?;
     }
@@ -177,10 +214,17 @@ mod tests {
         assert!(ys.is_sorted(), "{ys:?}");
     }
 
+    fn one(points: &[(f64, f64)]) -> Series {
+        Series {
+            points: points.to_vec(),
+            color: COLORS[0],
+        }
+    }
+
     #[test]
     fn a_constant_and_an_empty_log_can_be_drawn() {
-        assert!(draw(&[(1.0, 0.0), (2.0, 0.0)]).is_ok());
-        assert!(draw(&[(1.0, 1e30)]).is_ok());
+        assert!(draw(&[one(&[(1.0, 0.0), (2.0, 0.0)])]).is_ok());
+        assert!(draw(&[one(&[(1.0, 1e30)])]).is_ok());
         assert!(curves(&[]).unwrap().is_empty());
     }
 

@@ -1,5 +1,6 @@
-//! `report.html`: one page with everything a run left, which opens without a network.
+//! Pages that open without a network: `report.html` with everything a run left, and comparisons of several runs.
 
+mod comparison;
 mod curves;
 mod evaluation;
 
@@ -13,12 +14,18 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value};
 use serde::Serialize;
 
+pub use self::comparison::{Repetitions, RunComparison, compare_runs};
 use self::curves::{Curve, curves};
 pub use self::evaluation::{EvaluationTable, write_evaluation};
 use crate::directory::{MetricsRow, RunDirectory, Summary, entries, file_name, read_metrics, step_of};
 use crate::{Error, Result};
 
 const TEMPLATE: &str = include_str!("report.html");
+/// What all pages share: the frame, and the parts that stand in more than one.
+const SHARED: [(&str, &str); 2] = [
+    ("frame", include_str!("frame.html")),
+    ("parts", include_str!("parts.html")),
+];
 
 /// A page shows at most this many samples: the newest, and others evenly over the run.
 const MAX_SAMPLES: usize = 8;
@@ -67,13 +74,6 @@ pub fn write_report(run_directory: &Path) -> Result<PathBuf> {
 fn render(directory: &RunDirectory, rows: &[MetricsRow]) -> Result<String> {
     let (samples, num_samples) = samples(directory)?;
     let summary: Option<Summary> = read_json(&directory.summary())?;
-    let failed = |error: minijinja::Error| Error::Report {
-        reason: error.to_string(),
-    };
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.add_template("report", TEMPLATE).map_err(failed)?;
-    let page = environment.get_template("report").map_err(failed)?;
     let values = Page {
         title: file_name(directory.path()),
         facts: summary.as_ref().map(facts).unwrap_or_default(),
@@ -85,7 +85,23 @@ fn render(directory: &RunDirectory, rows: &[MetricsRow]) -> Result<String> {
         recipe: read_text(&directory.recipe())?,
         plan: read_text(&directory.plan())?,
     };
-    page.render(Value::from(Serde(values))).map_err(failed)
+    page(TEMPLATE, &values)
+}
+
+/// Fills a template; every text is escaped unless the template says that it is safe.
+fn page(template: &'static str, values: &impl Serialize) -> Result<String> {
+    let render = || {
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(|_| AutoEscape::Html);
+        for (name, text) in SHARED {
+            environment.add_template(name, text)?;
+        }
+        environment.add_template("page", template)?;
+        environment.get_template("page")?.render(Value::from(Serde(values)))
+    };
+    render().map_err(|error| Error::Report {
+        reason: error.to_string(),
+    })
 }
 
 /// Label and value of what is worth knowing at a glance.

@@ -217,13 +217,12 @@ impl<M: Method> Run<'_, M> {
             self.records_here += train.effective_batch();
         }
         let start = self.records_seen - train.effective_batch();
-        let mut batches = self
-            .order
-            .micro_batches(step, start, train.micro_batch, train.accumulation);
-        for batch in &mut batches {
-            batch.update = update;
-        }
-        batches
+        let choose = |item| self.method.choose(self.config.seed, step - update, item);
+        self.order
+            .micro_batches(step, start, train.micro_batch, train.accumulation)
+            .into_iter()
+            .map(|batch| MicroBatch { update, ..batch }.with_records(&choose))
+            .collect()
     }
 
     fn log(&mut self, grad_norm: f64, learning_rate: f64) -> Result<()> {

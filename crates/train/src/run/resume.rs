@@ -26,9 +26,7 @@ impl<'a, M: Method> Run<'a, M> {
         let directory = RunDirectory::new(&config.output);
         let checkpoint = begin(&directory, &plan, &config.schedule, resume)?;
         let step = checkpoint.as_ref().map_or(0, Checkpoint::step);
-        let num_steps = config
-            .train
-            .num_steps(method.num_records(), method.updates_per_batch());
+        let num_steps = config.train.num_steps(method.num_records(), method.updates_per_batch());
         if num_steps < step {
             let found = format!("{num_steps} optimizer steps");
             return Err(config.invalid(

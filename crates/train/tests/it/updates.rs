@@ -175,7 +175,10 @@ fn steps_that_teach_nothing_change_nothing_and_no_mean() {
     };
     run(&barren, &config);
     let rows = read_metrics(&RunDirectory::new(&config.output).metrics()).unwrap();
-    assert_eq!((rows[0].loss, rows[0].grad_norm, rows[0].metrics["kept_pairs"]), (0.0, 0.0, 0.0));
+    assert_eq!(
+        (rows[0].loss, rows[0].grad_norm, rows[0].metrics["kept_pairs"]),
+        (0.0, 0.0, 0.0)
+    );
     assert!(rows[1].loss > 0.0);
     let nothing = Sampling {
         barren: |_| true,
@@ -207,6 +210,9 @@ fn a_step_of_which_a_part_teaches_is_an_update_by_that_part() {
     let items = items.map(|(&index, position)| Item { index, position });
     let output = fresh.step(&MicroBatch::whole(config.seed, 1, items.collect())).unwrap();
     let losses = output.losses.to_vec1::<f32>().unwrap();
-    assert!((logged - f64::from(losses[0] + losses[1]) / 2.0).abs() < 1e-6, "{logged} {losses:?}");
+    assert!(
+        (logged - f64::from(losses[0] + losses[1]) / 2.0).abs() < 1e-6,
+        "{logged} {losses:?}"
+    );
     assert_ne!(half.toy.values(), fresh.toy.values());
 }

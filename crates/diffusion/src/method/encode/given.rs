@@ -1,20 +1,21 @@
 //! Records that were encoded elsewhere.
 
-use diptych_data::LatentPairs;
+use diptych_data::{LatentPairs, LatentTensors};
 use diptych_models::Trainable;
 use diptych_models::unet::UNet2DConditionConfig;
 
 use super::{Encoded, Settings};
 use diptych_train::Reporter;
 
-use crate::method::config::{PosteriorUse, TimestepRange};
+use crate::method::config::PosteriorUse;
 use crate::method::denoising_records::{DenoisingRecords, Prompts};
 use crate::method::draws::Draws;
 use crate::method::prepare::Preparation;
 use crate::method::records::Latents;
 use crate::method::showcase::texts;
+use crate::method::timesteps::TimestepConfig;
 use crate::method::trained::TextTraining;
-use crate::pipeline::{PromptEmbeddings, TextConditioner, load_vae};
+use crate::pipeline::{PromptEmbeddings, TextConditioner, load_vae, sizes};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -92,7 +93,7 @@ impl Preparation<'_> {
         if settings.posterior != PosteriorUse::default() || self.recipe.source.says(&posterior) {
             return unused("posterior", "its latents are already drawn: leave it out");
         }
-        if settings.timesteps != TimestepRange::default() && pairs.tensors().timesteps.is_some() {
+        if settings.timesteps != TimestepConfig::default() && pairs.tensors().timesteps.is_some() {
             return unused("timesteps", "it carries timesteps: leave the key out, or the tensor");
         }
         Ok(())
@@ -124,13 +125,7 @@ impl Preparation<'_> {
             let found = format!("{} values a token", text[2]);
             return Err(misfit(0, "encoder_hidden_states", found, expected));
         }
-        if pairs.tensors().pooled.is_some() {
-            return Err(Error::Recipe {
-                key: "data.path".into(),
-                problem: "has `pooled` and `time_ids`, which this denoiser does not take".into(),
-                hint: "use data encoded for its text encoder".into(),
-            });
-        }
+        check_added(&config, tensors)?;
         let schedule = NoiseSchedule::read(self.pipeline.component("scheduler")?.path())?;
         let last = schedule.num_train_timesteps() - 1;
         let outside = |&(_, &timestep): &(usize, &u32)| timestep as usize > last;
@@ -142,4 +137,26 @@ impl Preparation<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses data with or without SDXL's added conditions for a denoiser that does not take them, or needs them.
+fn check_added(config: &UNet2DConditionConfig, tensors: &LatentTensors) -> Result<()> {
+    let problem = match (config.addition_embed, &tensors.pooled) {
+        (None, None) => return Ok(()),
+        (Some(added), Some(pooled)) if sizes::fit(added, pooled.shape()[1]) => return Ok(()),
+        (None, Some(_)) => "has `pooled` and `time_ids`, which this denoiser does not take".to_owned(),
+        (Some(_), None) => "has no `pooled` and `time_ids`, which this denoiser needs".to_owned(),
+        (Some(added), Some(pooled)) => format!(
+            "has `pooled` of {} values; with 6 times {} (`addition_time_embed_dim`) they do not make {} \
+             (`projection_class_embeddings_input_dim`)",
+            pooled.shape()[1],
+            added.addition_time_embed_dim,
+            added.projection_class_embeddings_input_dim
+        ),
+    };
+    Err(Error::Recipe {
+        key: "data.path".into(),
+        problem,
+        hint: "use data encoded for this denoiser's text encoders".into(),
+    })
 }

@@ -67,11 +67,13 @@ pub(super) enum Adapters {
     Off,
 }
 
-/// Whether layers are computed again in the backward pass.
+/// What of a layer is kept for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layers {
     Kept,
     Recomputed,
+    /// There is no backward pass: nothing outlives its layer but its output.
+    Detached,
 }
 
 /// What every layer is given beside its input.
@@ -114,6 +116,7 @@ impl ShadowLm {
         for layer in &self.layers {
             x = match layers {
                 Layers::Kept => layer.forward(tape, &x, &self.config, &context),
+                Layers::Detached => Tape::detached(&layer.forward(tape, &x, &self.config, &context)),
                 Layers::Recomputed => {
                     let of_segment = Segment {
                         layer: layer.clone(),

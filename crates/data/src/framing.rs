@@ -1,0 +1,221 @@
+//! From an image of any size to the pixels a model is trained on, and what SDXL is told about how they came about.
+
+use image::RgbImage;
+use image::imageops;
+
+use crate::error::Result;
+use crate::resize::resize_and_crop;
+
+/// Width and height of the images that SDXL was trained on in its last stage, about 1024² pixels each.
+///
+/// Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv:2307.01952, appendix I. There the
+/// list gives heights first.
+const SDXL: [(u32, u32); 40] = [
+    (2048, 512),
+    (1984, 512),
+    (1920, 512),
+    (1856, 512),
+    (1792, 576),
+    (1728, 576),
+    (1664, 576),
+    (1600, 640),
+    (1536, 640),
+    (1472, 704),
+    (1408, 704),
+    (1344, 704),
+    (1344, 768),
+    (1280, 768),
+    (1216, 832),
+    (1152, 832),
+    (1152, 896),
+    (1088, 896),
+    (1088, 960),
+    (1024, 960),
+    (1024, 1024),
+    (960, 1024),
+    (960, 1088),
+    (896, 1088),
+    (896, 1152),
+    (832, 1152),
+    (832, 1216),
+    (768, 1280),
+    (768, 1344),
+    (704, 1408),
+    (704, 1472),
+    (640, 1536),
+    (640, 1600),
+    (576, 1664),
+    (576, 1728),
+    (576, 1792),
+    (512, 1856),
+    (512, 1920),
+    (512, 1984),
+    (512, 2048),
+];
+
+/// The side of SDXL's square images.
+const SDXL_SIDE: u32 = 1024;
+
+/// The sizes that images are brought to, each to the one whose shape is most like its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SizeBuckets {
+    /// Width and height in pixels; at least one, each once.
+    sizes: Vec<(u32, u32)>,
+}
+
+impl SizeBuckets {
+    /// One size for all.
+    pub fn single(width: u32, height: u32) -> Self {
+        Self {
+            sizes: vec![(width, height)],
+        }
+    }
+
+    /// The shapes of SDXL's training around a square of `side` pixels, sides rounded to multiples of `multiple` (the autoencoder's
+    /// factor or more), at least one.
+    pub fn sdxl(side: u32, multiple: u32) -> Self {
+        let multiple = multiple.max(1);
+        let scaled = |length: u32| {
+            let exact = u64::from(length) * u64::from(side);
+            let unit = u64::from(SDXL_SIDE) * u64::from(multiple);
+            (((exact + unit / 2) / unit).max(1) as u32) * multiple
+        };
+        let mut sizes: Vec<(u32, u32)> = Vec::new();
+        for (width, height) in SDXL {
+            let size = (scaled(width), scaled(height));
+            if !sizes.contains(&size) {
+                sizes.push(size);
+            }
+        }
+        Self { sizes }
+    }
+
+    /// Width and height of each bucket.
+    pub fn sizes(&self) -> &[(u32, u32)] {
+        &self.sizes
+    }
+
+    /// The bucket whose ratio of width to height is nearest to that of an image, by the ratio of the ratios; the earlier of two that
+    /// are equally near.
+    pub fn nearest(&self, width: u32, height: u32) -> usize {
+        let ratio = |(width, height): (u32, u32)| (f64::from(width) / f64::from(height)).ln();
+        let wanted = ratio((width, height));
+        let distance = |bucket: &usize| (ratio(self.sizes[*bucket]) - wanted).abs();
+        let buckets = 0..self.sizes.len();
+        buckets.min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
+    }
+}
+
+/// Whether an image is mirrored left to right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mirror {
+    /// As it is.
+    Keep,
+    /// Left is right.
+    Flip,
+}
+
+/// An image as a model is trained on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FramedImage {
+    /// The pixels.
+    pub image: RgbImage,
+    /// Height and width before anything was done.
+    pub original_size: (u32, u32),
+    /// Top and left of the crop, in pixels of the image after scaling.
+    pub crop_top_left: (u32, u32),
+}
+
+impl FramedImage {
+    /// Brings an image to a size: the largest centered part with its shape, scaled, then mirrored.
+    ///
+    /// # Errors
+    /// [`crate::Error::ImageSize`] as [`resize_and_crop`].
+    pub fn new(image: &RgbImage, (width, height): (u32, u32), mirror: Mirror) -> Result<Self> {
+        let (from_width, from_height) = image.dimensions();
+        let mut framed = resize_and_crop(image, width, height)?;
+        if mirror == Mirror::Flip {
+            imageops::flip_horizontal_in_place(&mut framed);
+        }
+        let scale = (f64::from(width) / f64::from(from_width)).max(f64::from(height) / f64::from(from_height));
+        let offset = |from: u32, to: u32| {
+            let beyond = (f64::from(from) * scale).round() - f64::from(to);
+            (beyond / 2.0).round_ties_even().max(0.0) as u32
+        };
+        Ok(Self {
+            image: framed,
+            original_size: (from_height, from_width),
+            // A centered crop is as far from the right as from the left, so that mirroring leaves it where it is.
+            crop_top_left: (offset(from_height, height), offset(from_width, width)),
+        })
+    }
+
+    /// What SDXL is told: original height and width, top and left of the crop, height and width it was brought to.
+    pub fn time_ids(&self) -> [f32; 6] {
+        let (width, height) = self.image.dimensions();
+        let ((from_height, from_width), (top, left)) = (self.original_size, self.crop_top_left);
+        [from_height, from_width, top, left, height, width].map(|value| value as f32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+
+    #[test]
+    fn the_buckets_of_sdxl_scale_and_every_image_finds_the_nearest() {
+        let buckets = SizeBuckets::sdxl(1024, 8);
+        assert_eq!(buckets.sizes(), SDXL);
+        assert!(SDXL.iter().all(|&(width, height)| {
+            let area = f64::from(width * height) / f64::from(SDXL_SIDE * SDXL_SIDE);
+            width % 64 == 0 && height % 64 == 0 && (0.89..1.01).contains(&area)
+        }));
+        let size = |width, height| buckets.sizes()[buckets.nearest(width, height)];
+        assert_eq!(size(512, 512), (1024, 1024));
+        assert_eq!(size(1920, 1080), (1344, 768));
+        assert_eq!(size(1080, 1920), (768, 1344));
+        assert_eq!(size(10_000, 10), (2048, 512));
+        // Every bucket is its own nearest, so that an image of a bucket's size is never scaled.
+        for (width, height) in SDXL {
+            assert_eq!(size(width, height), (width, height));
+        }
+        let small = SizeBuckets::sdxl(32, 8);
+        assert!(
+            small
+                .sizes()
+                .iter()
+                .all(|&(width, height)| width % 8 == 0 && height % 8 == 0)
+        );
+        assert!(small.sizes().contains(&(32, 32)) && small.sizes().len() > 4);
+        assert_eq!(SizeBuckets::single(8, 16).nearest(3, 1), 0);
+    }
+
+    /// By hand: the shorter side is scaled to the bucket's, the rest is cut off evenly on both sides.
+    #[test]
+    fn crops_are_told_in_pixels_of_the_scaled_image() {
+        let cases = [
+            ((100, 50), (64, 64), (0, 32)),
+            ((50, 100), (64, 64), (32, 0)),
+            ((64, 64), (64, 64), (0, 0)),
+            ((640, 480), (512, 512), (0, 86)),
+        ];
+        for ((width, height), size, crop) in cases {
+            let framed = FramedImage::new(&RgbImage::new(width, height), size, Mirror::Keep).unwrap();
+            assert_eq!(framed.crop_top_left, crop, "{width}x{height}");
+            let ids = [height, width, crop.0, crop.1, size.1, size.0].map(|value| value as f32);
+            assert_eq!(framed.time_ids(), ids);
+        }
+    }
+
+    #[test]
+    fn mirroring_turns_left_to_right_and_twice_is_not_at_all() {
+        let image = RgbImage::from_fn(9, 6, |x, y| Rgb([x as u8 * 20, y as u8 * 40, 7]));
+        let kept = FramedImage::new(&image, (6, 6), Mirror::Keep).unwrap();
+        let flipped = FramedImage::new(&image, (6, 6), Mirror::Flip).unwrap();
+        assert_ne!(kept.image, flipped.image);
+        assert_eq!(imageops::flip_horizontal(&flipped.image), kept.image);
+        assert_eq!(kept.crop_top_left, flipped.crop_top_left);
+    }
+}

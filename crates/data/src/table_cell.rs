@@ -1,0 +1,59 @@
+//! An image inside a table, read when it is needed.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Result;
+
+/// A table whose cells are read one at a time, by any number of threads.
+pub(crate) trait CellTable: Send + Sync {
+    /// The table's file.
+    fn path(&self) -> &Path;
+
+    /// The bytes at a row (from 0) of a leaf column.
+    fn read(&self, row: usize, column: usize) -> Result<Arc<[u8]>>;
+}
+
+/// One cell of a table that stays in its file: a place, of a few bytes, whatever the cell holds.
+#[derive(Clone)]
+pub struct TableCell {
+    pub(crate) table: Arc<dyn CellTable>,
+    /// From 0.
+    pub(crate) row: usize,
+    /// Number of the leaf column, from 0.
+    pub(crate) column: usize,
+    /// What the file calls the column.
+    pub(crate) name: Arc<str>,
+}
+
+impl TableCell {
+    /// The bytes, read from the file.
+    ///
+    /// # Errors
+    /// [`crate::Error::Row`] for a cell that is null or cannot be read, which names file, row and column.
+    pub fn read(&self) -> Result<Arc<[u8]>> {
+        self.table.read(self.row, self.column)
+    }
+}
+
+impl PartialEq for TableCell {
+    fn eq(&self, other: &Self) -> bool {
+        (self.table.path(), self.row, self.column) == (other.table.path(), other.row, other.column)
+    }
+}
+
+impl Eq for TableCell {}
+
+impl fmt::Display for TableCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.table.path().display();
+        write!(f, "{path}, row {}, column `{}`", self.row + 1, self.name)
+    }
+}
+
+impl fmt::Debug for TableCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TableCell({self})")
+    }
+}

@@ -1,0 +1,145 @@
+//! Which methods, objectives and adapters go together.
+
+use diptych_core::Kind;
+use diptych_models::AdapterConfig;
+use diptych_train::{Recipe, Result};
+
+use super::config::{CurriculumConfig, MethodConfig, OfflinePairsConfig, PairLabels, SftConfig, UnpairedConfig};
+use crate::modality::Diffusion;
+
+/// The recipe key of another network as reference.
+pub(crate) const CHECKPOINT: &str = "reference.checkpoint.path";
+
+/// Refuses a method's settings that are out of their range or that nothing would use, and objectives that compare something else than the
+/// method has.
+pub(crate) fn validate_method(recipe: &Recipe<Diffusion>) -> Result<()> {
+    validate_kind(recipe)?;
+    let dropout = match &recipe.method {
+        MethodConfig::OfflinePairs(config) => {
+            validate_pairs(recipe, config)?;
+            config.prompt_dropout
+        }
+        MethodConfig::Unpaired(config) => {
+            validate_unpaired(recipe, config)?;
+            config.prompt_dropout
+        }
+        MethodConfig::Ranked(config) => config.prompt_dropout,
+        MethodConfig::Sft(config) => {
+            validate_sft(recipe, config)?;
+            config.prompt_dropout
+        }
+        MethodConfig::Autoencoder(config) => {
+            if !is_full(recipe) {
+                return Err(recipe.invalid("adapter.lora", "`lora` with `[method.autoencoder]`", "`[adapter.full]`"));
+            }
+            let kl_weight = config.kl_weight;
+            if !(kl_weight.is_finite() && kl_weight >= 0.0) {
+                let key = "method.autoencoder.kl_weight";
+                return Err(recipe.invalid(key, kl_weight, "a finite number, at least 0"));
+            }
+            0.0
+        }
+    };
+    if !(0.0..=1.0).contains(&dropout) {
+        let key = format!("method.{}.prompt_dropout", recipe.method.name());
+        return Err(recipe.invalid(&key, dropout, "a number from 0 to 1"));
+    }
+    Ok(())
+}
+
+fn is_full(recipe: &Recipe<Diffusion>) -> bool {
+    matches!(recipe.adapter.0, AdapterConfig::Full(_))
+}
+
+/// The objective must compare what the method gives it.
+fn validate_kind(recipe: &Recipe<Diffusion>) -> Result<()> {
+    let kind = recipe.objective.requirements().kind;
+    let (given, expected) = match (&recipe.method, kind) {
+        // A pair is a list of two.
+        (MethodConfig::OfflinePairs(_), Kind::Pairs | Kind::Lists)
+        | (MethodConfig::Unpaired(_), Kind::Unpaired)
+        | (MethodConfig::Ranked(_), Kind::Lists)
+        | (MethodConfig::Sft(_) | MethodConfig::Autoencoder(_), Kind::Chosen) => return Ok(()),
+        (MethodConfig::OfflinePairs(_), Kind::Chosen) => (
+            "pairs",
+            "an objective that compares two images; `[method.sft]` trains on one",
+        ),
+        (MethodConfig::OfflinePairs(_), Kind::Unpaired) => (
+            "pairs",
+            "an objective of kind `pairs` or `lists`; `[method.unpaired]` takes pairs apart",
+        ),
+        (MethodConfig::Unpaired(_), _) => ("images judged good or bad", "an objective of kind `unpaired`"),
+        (MethodConfig::Ranked(_), _) => ("ranked lists", "an objective of kind `lists`"),
+        (MethodConfig::Sft(_) | MethodConfig::Autoencoder(_), _) => {
+            ("images alone", "`[objective.sft]`: this method sees no pairs")
+        }
+    };
+    let (objective, method) = (recipe.objective.name(), recipe.method.name());
+    let kind = kind.name();
+    let found = format!("`{objective}` (of kind `{kind}`) with `[method.{method}]`, which has {given}");
+    Err(recipe.invalid(&format!("objective.{objective}"), found, expected))
+}
+
+fn validate_pairs(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig) -> Result<()> {
+    if config.labels == PairLabels::Swapped && recipe.objective.requirements().judge_scores {
+        let found = format!(
+            "`swapped` with `[objective.{}]`, whose scores of a judge say the opposite",
+            recipe.objective.name()
+        );
+        let expected = "`given`, or an objective without a judge's scores";
+        return Err(recipe.invalid("method.offline_pairs.labels", found, expected));
+    }
+    match &config.curriculum {
+        Some(curriculum) => validate_curriculum(recipe, curriculum),
+        None => Ok(()),
+    }
+}
+
+fn validate_curriculum(recipe: &Recipe<Diffusion>, curriculum: &CurriculumConfig) -> Result<()> {
+    const SECTION: &str = "method.offline_pairs.curriculum";
+    for (key, value) in [
+        ("num_chunks", u64::from(curriculum.num_chunks)),
+        ("update_every", curriculum.update_every),
+    ] {
+        if value == 0 {
+            return Err(recipe.invalid(&format!("{SECTION}.{key}"), "0", "a number, at least 1"));
+        }
+    }
+    refuse_order(recipe, SECTION)
+}
+
+fn validate_unpaired(recipe: &Recipe<Diffusion>, config: &UnpairedConfig) -> Result<()> {
+    let objective = &recipe.objective;
+    if config.baseline.is_some() && !objective.requirements().mismatched {
+        let found = format!(
+            "a value that is unused: `[objective.{}]` subtracts no divergence",
+            objective.name()
+        );
+        return Err(recipe.invalid("method.unpaired.baseline", found, "no such key"));
+    }
+    let Some(ratio) = config.positive_ratio else {
+        return Ok(());
+    };
+    const KEY: &str = "method.unpaired.positive_ratio";
+    if !(ratio > 0.0 && ratio < 1.0) {
+        return Err(recipe.invalid(KEY, ratio, "a number above 0 and below 1"));
+    }
+    refuse_order(recipe, KEY)
+}
+
+/// A method that draws its records has no use for their order.
+fn refuse_order(recipe: &Recipe<Diffusion>, key: &str) -> Result<()> {
+    if recipe.data.shuffle {
+        return Ok(());
+    }
+    let found = format!("`false`, which is unused: `{key}` draws the records of every step");
+    Err(recipe.invalid("data.shuffle", found, "no such key"))
+}
+
+fn validate_sft(recipe: &Recipe<Diffusion>, config: &SftConfig) -> Result<()> {
+    if config.train_text_encoder && !is_full(recipe) {
+        let key = "method.sft.train_text_encoder";
+        return Err(recipe.invalid(key, "true with `[adapter.lora]`", "`[adapter.full]`"));
+    }
+    Ok(())
+}

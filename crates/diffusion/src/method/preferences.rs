@@ -1,0 +1,360 @@
+//! How the methods that learn from stored preferences are put together.
+
+use diptych_data::Dataset;
+use diptych_models::Trainable;
+use diptych_models::diffusers::PipelineDir;
+use diptych_train::{Item, MicroBatch, ReferenceConfig, Reporter};
+
+use super::DiffusionMethod;
+use super::checks::CHECKPOINT;
+use super::config::{ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig};
+use super::curriculum::{Curriculum, ScoredPair};
+use super::draws::Draws;
+use super::encode::Settings;
+use super::offline_pairs::OfflinePairs;
+use super::prepare::Preparation;
+use super::ranked::Ranked;
+use super::reference::{CachedErrors, MovingReference, Reference};
+use super::shift::RewardShift;
+use super::single_images::{SingleImages, judged, listed};
+use super::timesteps::TimestepConfig;
+use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
+use super::unpaired::{Balance, Unpaired};
+use crate::pipeline::{Denoiser, load_adapter};
+use crate::schedule::NoiseSchedule;
+use crate::stage::Stage;
+use crate::tensors::host_f32;
+use crate::{Error, Result};
+
+impl Preparation<'_> {
+    pub(super) fn offline_pairs(
+        &self,
+        config: OfflinePairsConfig,
+        dataset: Dataset,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<DiffusionMethod> {
+        let needs_scores = self.recipe.objective.requirements().judge_scores;
+        let judge_scores = needs_scores.then(|| self.pair_scores(&dataset)).transpose()?;
+        let curriculum = match &config.curriculum {
+            Some(curriculum) => Some(Curriculum::new(curriculum, &self.scored_pairs(&dataset)?)),
+            None => None,
+        };
+        let found = dataset.records().name();
+        let settings = settings(
+            "offline_pairs",
+            config.prompt_dropout,
+            config.timesteps,
+            config.posterior,
+            config.resolution,
+        );
+        let mut encoded = self.encode(&settings, dataset, reporter)?;
+        let Some(mut rejected) = encoded.rejected.take() else {
+            return Err(Error::DataKind {
+                method: "offline_pairs",
+                found,
+                expected: "image pairs or latent pairs",
+            });
+        };
+        if config.noise == PairNoise::Independent {
+            refuse_given_noise(&encoded.records.draws, "offline_pairs")?;
+        }
+        if config.labels == PairLabels::Swapped {
+            std::mem::swap(&mut encoded.records.latents, &mut rejected);
+        }
+        let policy = self.policy(TextTraining::Frozen)?;
+        let reference = self.reference(&policy)?;
+        let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
+        let mut method = OfflinePairs {
+            policy,
+            reference,
+            objective: self.recipe.objective.clone(),
+            records,
+            rejected,
+            noise: config.noise,
+            judge_scores,
+            curriculum,
+            shift: RewardShift::default(),
+            showcase,
+        };
+        if matches!(self.recipe.reference, ReferenceConfig::Cached { .. }) {
+            method.reference = Reference::Cached(self.cached(&method, reporter)?);
+        }
+        Ok(DiffusionMethod::OfflinePairs(Box::new(method)))
+    }
+
+    pub(super) fn unpaired(
+        &self,
+        config: UnpairedConfig,
+        dataset: Dataset,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<DiffusionMethod> {
+        let SingleImages {
+            dataset,
+            ids,
+            prompts,
+            meaning,
+        } = judged(dataset)?;
+        let needs = self.recipe.objective.requirements();
+        let labels: Vec<bool> = meaning.iter().map(|verdict| verdict.label).collect();
+        let judge_scores = needs
+            .judge_scores
+            .then(|| {
+                let scored = meaning.iter().zip(&ids);
+                scored
+                    .map(|(verdict, id)| verdict.score.ok_or_else(|| self.missing_score(id, "score")))
+                    .collect::<Result<_>>()
+            })
+            .transpose()?;
+        let balance = match config.positive_ratio {
+            None => None,
+            Some(ratio) => Some(Balance::new(&labels, ratio).ok_or_else(|| Error::Recipe {
+                key: "method.unpaired.positive_ratio".into(),
+                problem: "needs both desirable and undesirable images, and the data has one kind".into(),
+                hint: "remove the key, or add data".into(),
+            })?),
+        };
+        let settings = settings(
+            "unpaired",
+            config.prompt_dropout,
+            config.timesteps,
+            config.posterior,
+            config.resolution,
+        );
+        let mut encoded = self.encode(&settings, dataset, reporter)?;
+        encoded.records.ids = ids;
+        self.refuse_cached("unpaired")?;
+        let policy = self.policy(TextTraining::Frozen)?;
+        let reference = self.reference(&policy)?;
+        let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
+        Ok(DiffusionMethod::Unpaired(Box::new(Unpaired {
+            policy,
+            reference,
+            objective: self.recipe.objective.clone(),
+            records,
+            prompts,
+            labels,
+            judge_scores,
+            baseline: needs.mismatched.then(|| config.baseline.unwrap_or_default()),
+            balance,
+            shift: RewardShift::default(),
+            showcase,
+        })))
+    }
+
+    pub(super) fn ranked(
+        &self,
+        config: RankedConfig,
+        dataset: Dataset,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<DiffusionMethod> {
+        let (SingleImages { dataset, ids, .. }, lists) = listed(dataset, config.scores)?;
+        let settings = settings(
+            "ranked",
+            config.prompt_dropout,
+            config.timesteps,
+            config.posterior,
+            config.resolution,
+        );
+        let mut encoded = self.encode(&settings, dataset, reporter)?;
+        encoded.records.ids = ids;
+        if config.noise == ListNoise::Independent {
+            refuse_given_noise(&encoded.records.draws, "ranked")?;
+        }
+        self.refuse_cached("ranked")?;
+        let policy = self.policy(TextTraining::Frozen)?;
+        let reference = self.reference(&policy)?;
+        let (images, showcase) = Self::showcase(encoded, &policy, reporter)?;
+        let longest = lists.iter().map(|list| list.images.len()).max().unwrap_or(0) as u64;
+        Ok(DiffusionMethod::Ranked(Box::new(Ranked {
+            policy,
+            reference,
+            objective: self.recipe.objective.clone(),
+            images,
+            lists,
+            longest,
+            noise: config.noise,
+            showcase,
+        })))
+    }
+
+    /// The recipe's reference. `cached` needs no network of its own: its errors are the policy's before its first step.
+    fn reference(&self, policy: &TrainedDenoiser) -> Result<Reference> {
+        match &self.recipe.reference {
+            ReferenceConfig::None {} | ReferenceConfig::Cached { .. } => Ok(Reference::None),
+            ReferenceConfig::AdapterOff {} => Ok(Reference::AdapterOff),
+            ReferenceConfig::Frozen {} => {
+                let network = load_frozen(self.pipeline, &self.options, &self.adapter)?;
+                Ok(Reference::Frozen(Box::new(network)))
+            }
+            ReferenceConfig::Ema {
+                mixup_alpha,
+                sync_steps,
+            } => {
+                let moving = MovingReference::new(&policy.params, *mixup_alpha, *sync_steps)?;
+                Ok(Reference::Moving(moving))
+            }
+            ReferenceConfig::Checkpoint { path } => {
+                let path = self.recipe.resolve_path(CHECKPOINT, path)?;
+                let network = if path.join("model_index.json").is_file() {
+                    let other = PipelineDir::open(&path)?;
+                    Denoiser::load(&other, &self.options, Trainable::None, None)?.0
+                } else {
+                    let adapter = load_adapter(&path, "unet")?;
+                    Denoiser::load(self.pipeline, &self.options, Trainable::None, Some(&adapter))?.0
+                };
+                check_schedules(&policy.denoiser, &network)?;
+                Ok(Reference::Frozen(Box::new(network)))
+            }
+        }
+    }
+
+    /// Errors of every pair under the policy before its first step.
+    fn cached(&self, method: &OfflinePairs, reporter: &mut Reporter<'_>) -> Result<CachedErrors> {
+        let draws = &method.records.draws;
+        let is_fixed = draws.given_noise.is_some() && draws.given_timesteps.is_some() && draws.prompt_dropout == 0.0;
+        if !is_fixed {
+            return Err(Error::Recipe {
+                key: "reference.cached".into(),
+                problem: "has nothing to keep: every step draws timesteps, noise or dropped prompts anew, and with them the \
+                          reference's errors"
+                    .into(),
+                hint: "use `adapter_off` or `frozen`, or latent-pairs data with `noise` and `timesteps` and no `prompt_dropout`"
+                    .into(),
+            });
+        }
+        if let ReferenceConfig::Cached { path: Some(_) } = &self.recipe.reference {
+            return Err(Error::Recipe {
+                key: "reference.cached.path".into(),
+                problem: "is unused: the errors of images are computed at every start".into(),
+                hint: "remove the key".into(),
+            });
+        }
+        let num_records = method.records.ids.len();
+        let mut errors = Vec::with_capacity(num_records);
+        for first in (0..num_records).step_by(self.recipe.train.micro_batch) {
+            let records = first..(first + self.recipe.train.micro_batch).min(num_records);
+            let items = records.map(|index| Item {
+                index,
+                position: index as u64,
+            });
+            let batch = MicroBatch::whole(self.recipe.run.seed, 0, items.collect());
+            let of_batch = host_f32(&method.input(&batch)?.errors(&method.policy.denoiser)?)?;
+            let (chosen, rejected) = of_batch.split_at(batch.items.len());
+            errors.extend(
+                chosen
+                    .iter()
+                    .zip(rejected)
+                    .map(|(chosen, rejected)| vec![*chosen, *rejected]),
+            );
+            reporter.advance(Stage::Reference, errors.len() as u64, num_records as u64)?;
+        }
+        Ok(CachedErrors::new(errors))
+    }
+
+    fn refuse_cached(&self, method: &str) -> Result<()> {
+        if !matches!(self.recipe.reference, ReferenceConfig::Cached { .. }) {
+            return Ok(());
+        }
+        Err(Error::Recipe {
+            key: "reference.cached".into(),
+            problem: format!("is not kept for the single images of `[method.{method}]`"),
+            hint: "use `adapter_off` or `frozen`".into(),
+        })
+    }
+
+    /// A judge's scores of the images of every pair, chosen first.
+    fn pair_scores(&self, dataset: &Dataset) -> Result<Vec<[f64; 2]>> {
+        match dataset {
+            Dataset::Pairs(pairs) => pairs
+                .iter()
+                .map(|pair| {
+                    let chosen = pair
+                        .chosen_score
+                        .ok_or_else(|| self.missing_score(&pair.id, "chosen_score"))?;
+                    let rejected = pair
+                        .rejected_score
+                        .ok_or_else(|| self.missing_score(&pair.id, "rejected_score"))?;
+                    Ok([chosen, rejected])
+                })
+                .collect(),
+            other => Err(self.missing_score(&other.record_id(0), "chosen_score")),
+        }
+    }
+
+    fn scored_pairs<'a>(&self, dataset: &'a Dataset) -> Result<Vec<ScoredPair<'a>>> {
+        let scores = self.pair_scores(dataset)?;
+        let Dataset::Pairs(pairs) = dataset else {
+            return Err(self.missing_score(&dataset.record_id(0), "chosen_score"));
+        };
+        let scored = |(pair, scores): (&'a diptych_data::ImagePair, [f64; 2])| ScoredPair {
+            prompt: &pair.prompt,
+            scores,
+        };
+        Ok(pairs.iter().zip(scores).map(scored).collect())
+    }
+
+    fn missing_score(&self, id: &str, name: &'static str) -> Error {
+        Error::Record {
+            id: id.to_owned(),
+            name,
+            found: "no value".into(),
+            expected: format!(
+                "a judge's score, which `[objective.{}]` or the method's settings need",
+                self.recipe.objective.name()
+            ),
+        }
+    }
+}
+
+fn settings(
+    method: &'static str,
+    prompt_dropout: f64,
+    timesteps: TimestepConfig,
+    posterior: PosteriorUse,
+    resolution: Option<u32>,
+) -> Settings {
+    Settings {
+        method,
+        prompt_dropout,
+        timesteps,
+        posterior,
+        resolution,
+        text: TextTraining::Frozen,
+    }
+}
+
+/// Data with one noise a record has none for each of its images.
+fn refuse_given_noise(draws: &Draws, method: &str) -> Result<()> {
+    if draws.given_noise.is_none() {
+        return Ok(());
+    }
+    Err(Error::Recipe {
+        key: format!("method.{method}.noise"),
+        problem: "is `independent`, and the data has one `noise` for all images of a record".into(),
+        hint: "set `noise = \"shared\"`, or leave the tensor out".into(),
+    })
+}
+
+/// The reference sees the policy's noisy latents, which must mean the same to it, and its errors are compared with the policy's.
+fn check_schedules(policy: &Denoiser, reference: &Denoiser) -> Result<()> {
+    let is_same = match (policy.schedule(), reference.schedule()) {
+        (NoiseSchedule::Discrete(own), NoiseSchedule::Discrete(other)) => {
+            own.prediction_type() == other.prediction_type() && own.alphas_cumprod() == other.alphas_cumprod()
+        }
+        // A flow is the same line whatever it is shifted by; what a timestep says about it must be the same.
+        (NoiseSchedule::Flow(own), NoiseSchedule::Flow(other)) => {
+            own.config().num_train_timesteps == other.config().num_train_timesteps
+        }
+        (NoiseSchedule::Discrete(_), NoiseSchedule::Flow(_)) | (NoiseSchedule::Flow(_), NoiseSchedule::Discrete(_)) => {
+            false
+        }
+    };
+    if is_same {
+        return Ok(());
+    }
+    Err(Error::Recipe {
+        key: CHECKPOINT.into(),
+        problem: "has another noise schedule or prediction type than the model".into(),
+        hint: "their errors cannot be compared: use a checkpoint of the same model".into(),
+    })
+}

@@ -1,0 +1,177 @@
+//! Prompts to what a denoiser is told of them.
+//!
+//! | pipeline | `encoder_hidden_states` | `pooled` |
+//! |---|---|---|
+//! | Stable Diffusion 1.x, 2.x | the last states, after the final norm | |
+//! | SDXL | the penultimate states of both encoders side by side | the second one's projected vector |
+//! | SDXL's refiner | the penultimate states of the second encoder | its projected vector |
+
+use diptych_models::Trainable;
+use diptych_models::diffusers::PipelineDir;
+use diptych_models::lora::LoraAdapter;
+use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel, ClipTokenizer};
+use diptych_tensor::{Device, Params, Tensor};
+
+use super::Conditioning;
+use super::components::{Checkpointing, NetworkOptions};
+use crate::{Error, Result};
+
+/// Put before the names of the text encoder's parameters where it is trained beside the denoiser.
+pub(crate) const TEXT_PREFIX: &str = "text_encoder.";
+
+/// Names of a text encoder and its tokenizer, and what is put before the encoder's parameters.
+type Part = (&'static str, &'static str, &'static str);
+
+const FIRST: Part = ("text_encoder", "tokenizer", TEXT_PREFIX);
+const SECOND: Part = ("text_encoder_2", "tokenizer_2", "text_encoder_2.");
+
+/// The tokenizers and text encoders of a pipeline.
+#[derive(Debug)]
+pub struct TextConditioner {
+    /// At least one.
+    encoders: Vec<(ClipTokenizer, ClipTextModel)>,
+    states: States,
+    device: Device,
+}
+
+/// Which states the denoiser is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum States {
+    /// The last ones.
+    Last,
+    /// The penultimate ones, with a projected vector; of the empty prompt perhaps zeros.
+    Penultimate { has_zeros_for_empty: bool },
+}
+
+impl TextConditioner {
+    /// Loads the tokenizers and text encoders of a pipeline. Names of parameters begin with `text_encoder.` or `text_encoder_2.`;
+    /// `adapter` is the first encoder's.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or do not fit; values that are not implemented.
+    pub fn load(
+        pipeline: &PipelineDir,
+        options: &NetworkOptions,
+        trainable: Trainable<'_>,
+        adapter: Option<&LoraAdapter>,
+    ) -> Result<(Self, Params)> {
+        let mut params = Params::default();
+        let mut encoders = Vec::new();
+        for part in parts(pipeline) {
+            let adapter = adapter.filter(|_| part == FIRST);
+            let (tokenizer, encoder, own) = load_part(pipeline, part, options, (trainable, adapter))?;
+            params.extend(&own)?;
+            encoders.push((tokenizer, encoder));
+        }
+        let states = if is_of_sdxl(pipeline) {
+            States::Penultimate {
+                has_zeros_for_empty: pipeline.flag("force_zeros_for_empty_prompt", true)?,
+            }
+        } else {
+            States::Last
+        };
+        let device = options.device.clone();
+        Ok((
+            Self {
+                encoders,
+                states,
+                device,
+            },
+            params,
+        ))
+    }
+
+    /// Names of the components that prompts need: each text encoder with its tokenizer.
+    pub fn components(pipeline: &PipelineDir) -> Vec<(&'static str, &'static str)> {
+        parts(pipeline)
+            .into_iter()
+            .map(|(encoder, tokenizer, _)| (encoder, tokenizer))
+            .collect()
+    }
+
+    /// The text encoder, or the first of them.
+    pub fn encoder(&self) -> &ClipTextModel {
+        &self.encoders[0].1
+    }
+
+    /// Whether the backward pass recomputes activations instead of keeping them.
+    pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
+        for (_, encoder) in &mut self.encoders {
+            encoder.gradient_checkpointing = enabled == Checkpointing::On;
+        }
+    }
+
+    /// What the denoiser is told about each prompt; see the table above. Where SDXL's `force_zeros_for_empty_prompt` is set, as it is
+    /// by default, the empty prompt is zeros: in guidance, and where prompts are dropped in training.
+    ///
+    /// # Shape
+    /// `encoder_hidden_states` (B, T, D) in the type of the activations, differentiable where the encoder is trained; `pooled` (B, P).
+    ///
+    /// # Errors
+    /// A tokenizer or an encoder refuses.
+    pub fn encode(&self, prompts: &[&str]) -> Result<Conditioning> {
+        let (mut states, mut pooled) = (Vec::new(), None);
+        for (tokenizer, encoder) in &self.encoders {
+            let output = encoder.forward(&tokenizer.encode_batch(prompts, &self.device)?)?;
+            match self.states {
+                States::Last => return Ok(Conditioning::new(output.last_hidden_state)),
+                States::Penultimate { .. } => states.push(output.penultimate_hidden_state),
+            }
+            pooled = output.text_embeds.or(pooled);
+        }
+        let mut conditioning = Conditioning::new(side_by_side(&states)?);
+        if let Some(pooled) = pooled {
+            conditioning = conditioning.with_pooled(pooled);
+        }
+        let is_zero = self.states
+            == States::Penultimate {
+                has_zeros_for_empty: true,
+            };
+        if is_zero && prompts.contains(&"") {
+            let factors: Vec<f32> = prompts.iter().map(|prompt| f32::from(!prompt.is_empty())).collect();
+            return conditioning.scaled(&factors);
+        }
+        Ok(conditioning)
+    }
+}
+
+/// Whether the text is encoded as SDXL does.
+pub(crate) fn is_of_sdxl(pipeline: &PipelineDir) -> bool {
+    pipeline.has(SECOND.0)
+}
+
+fn parts(pipeline: &PipelineDir) -> Vec<Part> {
+    let second = is_of_sdxl(pipeline).then_some(SECOND);
+    // The refiner has the second encoder alone.
+    let first = (second.is_none() || pipeline.has(FIRST.0)).then_some(FIRST);
+    first.into_iter().chain(second).collect()
+}
+
+fn load_part(
+    pipeline: &PipelineDir,
+    (encoder, tokenizer, params_prefix): Part,
+    options: &NetworkOptions,
+    (trainable, adapter): (Trainable<'_>, Option<&LoraAdapter>),
+) -> Result<(ClipTokenizer, ClipTextModel, Params)> {
+    let component = pipeline.component(encoder)?;
+    let config = ClipTextConfig::from_file(component.config())?;
+    if encoder == SECOND.0 && !config.has_projection {
+        return Err(Error::Config {
+            file: component.config(),
+            key: "architectures".into(),
+            found: "without \"CLIPTextModelWithProjection\"".into(),
+            expected: "it, as SDXL's denoiser takes the projected vector".into(),
+        });
+    }
+    let weights = component.weights()?;
+    let builder = options.builder(&weights, trainable, adapter, params_prefix)?;
+    let network = ClipTextModel::load(&builder, &config)?;
+    let params = builder.finish()?;
+    let tokenizer = ClipTokenizer::from_dir(pipeline.component(tokenizer)?.path())?;
+    Ok((tokenizer, network, params))
+}
+
+/// States of several encoders of the same tokens: (B, T, D1 + D2).
+fn side_by_side(states: &[Tensor]) -> diptych_tensor::Result<Tensor> {
+    Ok(Tensor::cat(states, 2)?)
+}
