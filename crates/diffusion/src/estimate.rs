@@ -98,7 +98,7 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
             let trained = count(pipeline, "vae")?;
             return Ok(Counts { frozen: 0, trained });
         }
-        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
+        _ => {
             let unet = pipeline.component("unet")?;
             match adapter_of(recipe)? {
                 AdapterConfig::Full(_) => Counts {
@@ -115,7 +115,7 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
     if matches!(&recipe.method, MethodConfig::Sft(config) if config.train_text_encoder) {
         counts.trained += count(pipeline, "text_encoder")?;
     }
-    if recipe.train.sample_every > 0 {
+    if recipe.train.sample_every > 0 || recipe.method.is_online() {
         counts.frozen += count(pipeline, "vae")?;
     }
     Ok(counts)
@@ -196,7 +196,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
 /// Checkpoints, the result and logs.
 fn disk(recipe: &Recipe<Diffusion>, num_records: usize, trained: u64, average: u64) -> Vec<Component> {
     let train = &recipe.train;
-    let num_steps = train.num_steps(num_records, 1);
+    let num_steps = train.num_steps(num_records, recipe.method.updates_per_batch());
     let times = |every: u64| if every == 0 { 0 } else { num_steps.div_ceil(every) };
     let written = times(train.checkpoint_every);
     let kept = match train.keep_checkpoints as u64 {
@@ -230,9 +230,7 @@ fn other_parts(recipe: &Recipe<Diffusion>) -> Option<u64> {
     let trained: &[&str] = match &recipe.method {
         MethodConfig::Autoencoder(_) => &["vae"],
         MethodConfig::Sft(config) if config.train_text_encoder => &["unet", "text_encoder"],
-        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
-            &["unet"]
-        }
+        _ => &["unet"],
     };
     let others = pipeline.names().filter(|name| !trained.contains(name));
     Some(others.map(|name| directory_bytes(&pipeline.path().join(name))).sum())

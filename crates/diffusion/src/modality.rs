@@ -9,7 +9,7 @@ use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::method::{CHECKPOINT, MethodConfig, validate_method};
+use crate::method::{CHECKPOINT, MethodConfig, judge_files, validate_method};
 use crate::pipeline::SampleConfig;
 use crate::sampler::SamplerKind;
 use crate::{Error, Result};
@@ -128,6 +128,12 @@ impl Modality for Diffusion {
         &["none", "frozen", "adapter_off", "cached", "ema", "checkpoint"]
     }
 
+    fn needs_reference(recipe: &Recipe<Self>) -> bool {
+        let is_regularized =
+            matches!(&recipe.method, MethodConfig::DirectReward(config) if config.regularization > 0.0);
+        is_regularized || recipe.objective.requirements().reference
+    }
+
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
         let init = match &recipe.adapter.0 {
             AdapterConfig::Lora(lora) => lora.init.as_ref(),
@@ -141,15 +147,18 @@ impl Modality for Diffusion {
             ReferenceConfig::Checkpoint { path } => Some(path),
             _ => None,
         };
-        [
+        let named = [
             (ADAPTER_INIT, init),
             (CHECKPOINT, checkpoint),
             (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
-        ]
-        .into_iter()
-        .filter_map(|(key, path)| Some((key, path?)))
-        .map(|(key, path)| Ok((key.to_owned(), recipe.resolve_path(key, path)?)))
-        .collect()
+        ];
+        let mut inputs = judge_files(recipe)?;
+        for (key, path) in named {
+            if let Some(path) = path {
+                inputs.push((key.to_owned(), recipe.resolve_path(key, path)?));
+            }
+        }
+        Ok(inputs)
     }
 
     fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {

@@ -160,10 +160,16 @@ mod tests {
         config.validate().unwrap();
         let again: EvaluationConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
+        let named: EvaluationConfig = serde_json::from_str(r#"{"win_rate": {"judge": "shapes"}}"#).unwrap();
+        assert_eq!(named.win_rate.unwrap().judge, Judge::Verifier);
+        let network: EvaluationConfig =
+            serde_json::from_str(r#"{"win_rate": {"judge": {"pick_score": {"path": "m"}}}}"#).unwrap();
+        assert_eq!(network.win_rate.unwrap().judge.name(), "pick_score");
         for bad in [
             r#"{"winrate": {}}"#,
             r#"{"win_rate": {"prompt": "x"}}"#,
             r#"{"win_rate": {"judge": "verifer"}}"#,
+            r#"{"win_rate": {"judge": {"pick_score": {"path": "m", "scale": 1}}}}"#,
         ] {
             assert!(serde_json::from_str::<EvaluationConfig>(bad).is_err(), "{bad}");
         }

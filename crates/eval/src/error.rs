@@ -64,6 +64,108 @@ pub enum Error {
         /// The names that exist.
         expected: &'static [&'static str],
     },
+    /// A judge that has options was named without them.
+    #[error(
+        "judge `{judge}` has options: name a TOML file instead, with a table `[{judge}]` in it (its `path`, for one)"
+    )]
+    JudgeNeedsFile {
+        /// Its name.
+        judge: String,
+    },
+    /// A file that describes no judge.
+    #[error("{}: {reason}; expected one table named as a judge: {}", path.display(), expected.join(", "))]
+    JudgeFile {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+        /// The names that exist.
+        expected: &'static [&'static str],
+    },
+    /// Files of a judge do not fit each other, or are another judge's.
+    #[error("{}: found {found}, expected {expected}", path.display())]
+    JudgeSetup {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// A network of a judge cannot be read or run.
+    #[error(transparent)]
+    Models(#[from] diptych_models::Error),
+    /// Numbers of a combiner that cannot be used.
+    #[error("combiner: `{key}` is {found}, expected {expected}")]
+    InvalidCombiner {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// A row of a file of scores or verdicts.
+    #[error("{}, row {row}: {reason}", path.display())]
+    StoredRow {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        row: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of scores lacks one.
+    #[error("{}: no `{column}` for id {id:?}", path.display())]
+    NotStored {
+        /// The file.
+        path: PathBuf,
+        /// The record.
+        id: String,
+        /// The column.
+        column: String,
+    },
+    /// A file of verdicts lacks one: every pair has to be judged in both orders.
+    #[error(
+        "{}: no verdict on id {id:?} with the {} image first; expected every pair in both orders",
+        path.display(), match shown_first { crate::ShownFirst::Base => "base", crate::ShownFirst::Aligned => "aligned" }
+    )]
+    NotJudged {
+        /// The file.
+        path: PathBuf,
+        /// The record.
+        id: String,
+        /// The order that is missing.
+        shown_first: crate::ShownFirst,
+    },
+    /// A judge gave NaN or an infinity.
+    #[error("judge `{judge}` scored image {id:?}, prompt {prompt:?}, with {value}; expected a finite number")]
+    ScoreNotFinite {
+        /// Name of the judge.
+        judge: &'static str,
+        /// The record.
+        id: String,
+        /// The prompt.
+        prompt: String,
+        /// The score.
+        value: f64,
+    },
+    /// A gradient was asked of a judge that has none.
+    #[error(
+        "judge `{judge}` is no network and has no gradient by the pixels; expected one of clip_score, pick_score, hps, image_reward, aesthetic, step_aware, or a combination of these"
+    )]
+    NotDifferentiable {
+        /// Name of the judge.
+        judge: &'static str,
+    },
+    /// A name that no tie policy has.
+    #[error("unknown tie policy `{found}`; expected {}", expected.join(", "))]
+    UnknownTiePolicy {
+        /// The name as given.
+        found: String,
+        /// The names that exist.
+        expected: &'static [&'static str],
+    },
     /// The world of scenes has fewer captions than asked for.
     #[error(
         "found {found} different held-out captions, {wanted} were asked for; lower `num_prompts` or widen the scenes"
@@ -143,10 +245,21 @@ impl Error {
             Self::InvalidConfig { .. }
             | Self::TooFewPrompts { .. }
             | Self::UnknownJudge { .. }
+            | Self::JudgeNeedsFile { .. }
+            | Self::JudgeFile { .. }
+            | Self::JudgeSetup { .. }
+            | Self::InvalidCombiner { .. }
+            | Self::UnknownTiePolicy { .. }
+            | Self::NotDifferentiable { .. }
             | Self::TooFewCaptions { .. }
             | Self::UnjudgeablePrompt { .. } => true,
             Self::Shapes(error) => error.is_configuration(),
-            Self::Io { .. }
+            Self::Models(error) => error.is_configuration(),
+            Self::StoredRow { .. }
+            | Self::NotStored { .. }
+            | Self::NotJudged { .. }
+            | Self::ScoreNotFinite { .. }
+            | Self::Io { .. }
             | Self::PromptRow { .. }
             | Self::NoPrompts { .. }
             | Self::Unjudged { .. }

@@ -162,7 +162,7 @@ fn check(base: &[f64], aligned: &[f64], bootstrap_samples: usize) -> Result<()> 
     Ok(())
 }
 
-fn estimate(values: &[f64], mut resampled: Vec<f64>) -> Estimate {
+pub(crate) fn estimate(values: &[f64], mut resampled: Vec<f64>) -> Estimate {
     resampled.sort_by(f64::total_cmp);
     Estimate {
         mean: mean(values),

@@ -79,6 +79,27 @@ pub enum Error {
         problem: &'static str,
     },
 
+    /// A network has no such layer.
+    #[error("layer {found} does not exist: the network has {num_layers} layers; expected 0 (before the first) to {num_layers}, or -1 to -{} from the end", num_layers + 1)]
+    LayerIndex {
+        /// The index asked for.
+        found: i64,
+        /// Layers of the network.
+        num_layers: usize,
+    },
+
+    /// A weight file is in a format that is not read.
+    #[error(
+        "{}: pickled weights are not read, because a pickle can run code; convert them once, with PyTorch: \
+         python -c \"import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1], map_location='cpu'); \
+         w = w.get('state_dict', w); save_file({{k: v.clone().contiguous() for k, v in w.items()}}, sys.argv[2])\" {} {}",
+        path.display(), path.display(), path.with_extension("safetensors").display()
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// An input is longer than what a network's positions are defined for.
     #[error(
         "the input has {found} positions, at most {limit} are possible: beyond them `dynamic` rotary positions depend on the length of \
@@ -259,6 +280,8 @@ impl Error {
             | Self::GenerationSetting { .. }
             // A path that leads nowhere is a wrong setting, as for data.
             | Self::NoDirectory { .. }
+            | Self::Pickle { .. }
+            | Self::LayerIndex { .. }
             | Self::NoAdapter { .. } => true,
             Self::Io { .. }
             | Self::Json { .. }

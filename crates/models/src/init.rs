@@ -9,6 +9,11 @@ pub enum Init {
     Zeros,
     /// All ones.
     Ones,
+    /// One number everywhere.
+    Constant {
+        /// The number.
+        value: f64,
+    },
     /// Uniform in `[-bound, bound)`.
     Uniform {
         /// Half the width of the interval.
@@ -43,6 +48,7 @@ impl Init {
         let values: Vec<f32> = match self {
             Self::Zeros => vec![0.0; len],
             Self::Ones => vec![1.0; len],
+            Self::Constant { value } => vec![value as f32; len],
             Self::Uniform { bound } => {
                 let mut rng = random::generator(seed, random::Stream::Init, name_tag(name), 0);
                 random::uniform_vec(&mut rng, -bound as f32, bound as f32, len)

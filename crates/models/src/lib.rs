@@ -9,6 +9,9 @@
 //! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x |
 //! | [`vae`] | its image autoencoder |
 //! | [`text_encoder`] | the CLIP text model and its tokenizer |
+//! | [`vision`] | preprocessing of images and the vision tower of CLIP |
+//! | [`clip`] | CLIP as a whole, from transformers' and `OpenCLIP`'s files, and with a time in its image half |
+//! | [`blip`] | BLIP: a text encoder that looks at an image |
 //! | [`lm`] | causal language models: Llama, Mistral, Qwen, `SmolLM`, Gemma |
 //! | [`lora`] | adapters on disk: PEFT directories, diffusers files, merged weights |
 //! | [`diffusers`] | pipeline directories |
@@ -16,7 +19,9 @@
 
 mod adapter;
 mod attention;
+pub mod blip;
 mod builder;
+pub mod clip;
 mod config_json;
 pub mod diffusers;
 mod error;
@@ -29,6 +34,7 @@ mod resnet;
 pub mod text_encoder;
 pub mod unet;
 pub mod vae;
+pub mod vision;
 
 pub use adapter::{AdapterConfig, AdapterSwitch, FullConfig, LoraConfig, LoraInit, SwitchGuard, Targets};
 pub use builder::{Builder, BuilderConfig, Trainable, without_prefix};

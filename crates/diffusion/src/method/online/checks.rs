@@ -1,15 +1,17 @@
 //! Which settings of these methods make sense, and with which objectives and references.
 
 use diptych_core::{Kind, ScoreKind};
+use diptych_eval::Judge;
 use diptych_train::{Recipe, ReferenceConfig, Result};
 
 use super::config::{
     AdvantageConfig, DirectRewardConfig, GradientSpan, PolicyGradientConfig, ReuseConfig, RewardLoss, RolloutConfig,
     StepAwareConfig, TrajectoryPairsConfig,
 };
-use super::reward::is_differentiable;
+use super::reward::{is_differentiable, looks_up};
 use crate::method::MethodConfig;
 use crate::modality::Diffusion;
+use crate::sampler::SamplerKind;
 
 /// A value that must hold a condition.
 struct Rule<'a> {
@@ -45,18 +47,20 @@ pub(crate) fn validate(recipe: &Recipe<Diffusion>) -> Result<()> {
 }
 
 fn trajectory_pairs(recipe: &Recipe<Diffusion>, config: &TrajectoryPairsConfig) -> Result<()> {
+    judge(recipe, config.judge.as_ref())?;
     rollout(recipe, &config.rollout, Density::Needed)?;
     reuse(recipe, &config.reuse)?;
     pairs(recipe, config.clip_range)
 }
 
 fn step_aware(recipe: &Recipe<Diffusion>, config: &StepAwareConfig) -> Result<()> {
+    judge(recipe, config.judge.as_ref())?;
     rollout(recipe, &config.rollout, Density::Needed)?;
     reuse(recipe, &config.reuse)?;
     ensure(
         recipe,
         [
-            Rule::new("candidates", config.candidates, config.candidates >= 2, "a number, at least 2"),
+            Rule::new("candidates", config.candidates, (2..=254).contains(&config.candidates), "a number from 2 to 254"),
             Rule::new(
                 "threshold",
                 config.threshold,
@@ -76,6 +80,7 @@ fn step_aware(recipe: &Recipe<Diffusion>, config: &StepAwareConfig) -> Result<()
 }
 
 fn policy_gradient(recipe: &Recipe<Diffusion>, config: &PolicyGradientConfig) -> Result<()> {
+    judge(recipe, config.judge.as_ref())?;
     rollout(recipe, &config.rollout, Density::Needed)?;
     reuse(recipe, &config.reuse)?;
     ensure(
@@ -132,6 +137,15 @@ fn direct_reward(recipe: &Recipe<Diffusion>, config: &DirectRewardConfig) -> Res
     scores_alone(recipe)
 }
 
+/// A judge that can see new images.
+fn judge(recipe: &Recipe<Diffusion>, judge: Option<&Judge>) -> Result<()> {
+    if !judge.is_some_and(looks_up) {
+        return Ok(());
+    }
+    let key = format!("method.{}.judge", recipe.method.name());
+    Err(recipe.invalid(&key, "`stored` scores, which new images do not have", "a judge that looks at images"))
+}
+
 fn span(recipe: &Recipe<Diffusion>, span: GradientSpan, steps: usize) -> Result<()> {
     let last = steps.saturating_sub(1);
     match span {
@@ -178,12 +192,13 @@ enum Density {
 }
 
 fn rollout(recipe: &Recipe<Diffusion>, config: &RolloutConfig, density: Density) -> Result<()> {
+    // Which eta a sampler takes is the sampler's to say; without noise there is no density with any.
     let (eta, expected) = match density {
-        Density::Needed => (
-            config.eta > 0.0 && config.eta <= 1.0,
-            "a number above 0, at most 1: transitions without noise have no density",
+        Density::Needed if matches!(config.sampler, SamplerKind::Auto | SamplerKind::Ddim | SamplerKind::FlowEuler) => (
+            config.eta.is_finite() && config.eta > 0.0,
+            "a number above 0: transitions without noise have no density",
         ),
-        Density::Unused => ((0.0..=1.0).contains(&config.eta), "a number from 0 to 1"),
+        _ => (config.eta.is_finite() && config.eta >= 0.0, "a finite number, at least 0"),
     };
     ensure(
         recipe,
@@ -256,16 +271,18 @@ fn scores_alone(recipe: &Recipe<Diffusion>) -> Result<()> {
     ))
 }
 
-/// References whose predictions can be asked for at latents that were just sampled.
+/// References that can be asked about latents that were just sampled.
 fn comparable(recipe: &Recipe<Diffusion>) -> Result<()> {
-    match recipe.reference {
-        ReferenceConfig::Frozen {} | ReferenceConfig::AdapterOff {} => Ok(()),
-        _ => {
-            let name = recipe.reference.name();
-            let found = format!("`{name}` with `[method.{}]`", recipe.method.name());
-            Err(recipe.invalid(&format!("reference.{name}"), found, "`adapter_off` or `frozen`"))
-        }
-    }
+    let name = recipe.reference.name();
+    let (found, expected) = match recipe.reference {
+        ReferenceConfig::None {} => ("nothing to compare with", "`adapter_off`, `frozen`, `ema` or `checkpoint`"),
+        ReferenceConfig::Cached { .. } => (
+            "`cached` scores, which images that are not sampled yet cannot have",
+            "`adapter_off`, `frozen`, `ema` or `checkpoint`",
+        ),
+        _ => return Ok(()),
+    };
+    Err(recipe.invalid(&format!("reference.{name}"), found, expected))
 }
 
 fn is_positive(value: f64) -> bool {

@@ -21,11 +21,11 @@ use rand::Rng;
 
 use super::config::{DirectRewardConfig, GradientSpan, RewardLoss};
 use super::pair_step::{reward_metrics, weighted};
-use super::studio::{Dice, Predictor, Studio, recomputed};
-use super::transition::Transitions;
-use crate::Result;
-use crate::method::offline_pairs::Reference;
+use super::studio::Studio;
+use crate::pipeline::{Checkpointing, Denoiser, Guided};
 use crate::tensors::host_f64;
+use crate::trajectory::{State, Tail};
+use crate::{Error, Result};
 
 /// The method `direct_reward`.
 #[derive(Debug)]
@@ -40,36 +40,55 @@ struct Rewarded {
     penalties: Option<Tensor>,
 }
 
+/// Prompts that are sampled together, and the policy that knows them.
+struct Party<'a> {
+    studio: &'a Studio,
+    batch: &'a MicroBatch,
+    records: Vec<usize>,
+    images: Vec<u64>,
+    network: Guided<Arc<Denoiser>>,
+}
+
+/// Which of a tail's latents are rewarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rewardable {
+    /// Those behind its last step, which are an image.
+    Finished,
+    /// The clean ones that its last step promises.
+    Promised,
+}
+
 impl DirectReward {
     pub(super) fn step(&self, studio: &Studio, batch: &MicroBatch) -> Result<StepOutput> {
         let records: Vec<usize> = batch.items.iter().map(|item| item.index).collect();
-        let mut dice = Dice::new(studio, batch, &batch.items);
-        let num_steps = studio.transitions.num_steps();
+        let party = Party {
+            studio,
+            batch,
+            network: studio.policy_for(&records)?,
+            images: batch.items.iter().map(|item| item.position).collect(),
+            records,
+        };
+        let num_steps = studio.sampler.num_steps();
         let first = self.first_step(batch, num_steps);
         let rewarded = match self.config.gradient {
             GradientSpan::All {} | GradientSpan::Last { .. } | GradientSpan::Truncated { .. } => {
-                let before = prefix(studio, &records, first, &mut dice)?;
-                self.tail(studio, &records, before, first, &mut dice)?
+                self.rewarded(&party, &party.before(first)?, num_steps, Rewardable::Finished)?
             }
             GradientSpan::Single { .. } => {
-                let before = prefix(studio, &records, first, &mut dice)?;
-                self.promise(studio, &records, &before, first)?
+                self.rewarded(&party, &party.before(first)?, first + 1, Rewardable::Promised)?
             }
             GradientSpan::LowVariance { draws } => {
-                let finished = prefix(studio, &records, num_steps, &mut dice)?;
-                let mut all = Vec::with_capacity(draws);
-                for _ in 0..draws {
-                    let noisy = studio.transitions.renoise(&finished, &dice.normal(1)?, num_steps - 1)?;
-                    all.push(self.promise(studio, &records, &noisy, num_steps - 1)?);
-                }
-                averaged(&all)?
+                let finished = party.before(num_steps)?.latents;
+                let draws = (0..draws).map(|draw| {
+                    let noisy = party.renoised(&finished, draw)?;
+                    self.rewarded(&party, &noisy, num_steps, Rewardable::Promised)
+                });
+                averaged(&draws.collect::<Result<Vec<_>>>()?)?
             }
         };
-        let scores = self.scores(&rewarded)?;
-        let losses = self.objective.chosen_losses(&Responses::new(scores))?;
-        let rewards = host_f64(&rewarded.rewards)?;
+        let losses = self.objective.chosen_losses(&Responses::new(self.scores(&rewarded)?))?;
         let mut output = StepOutput::new(losses, BTreeMap::new());
-        output.weighted.extend(reward_metrics(&rewards));
+        output.weighted.extend(reward_metrics(&host_f64(&rewarded.rewards)?));
         output.weighted.insert("gradient_start", weighted(&[first as f64]));
         if let Some(penalties) = &rewarded.penalties {
             output.weighted.insert("penalty", weighted(&host_f64(penalties)?));
@@ -77,14 +96,15 @@ impl DirectReward {
         Ok(output)
     }
 
-    /// The first step whose prediction gets a gradient. Drawn from the seed and the optimizer step alone, so that all micro batches of one agree.
+    /// The first step whose prediction gets a gradient. Drawn from the seed and the optimizer step alone, so that all micro batches of one
+    /// agree.
     fn first_step(&self, batch: &MicroBatch, num_steps: usize) -> usize {
         let mut rng = generator(batch.seed, Stream::Timesteps, batch.step, 0);
         match self.config.gradient {
             GradientSpan::All {} => 0,
-            GradientSpan::Last { steps } => num_steps - steps,
+            GradientSpan::Last { steps } => num_steps.saturating_sub(steps),
             GradientSpan::LowVariance { .. } => num_steps - 1,
-            GradientSpan::Single { first, last } => rng.random_range(first..=last),
+            GradientSpan::Single { first, last } => rng.random_range(first..=last).min(num_steps - 1),
             GradientSpan::Truncated { mean, deviation } => loop {
                 let drawn = mean + deviation * f64::from(normal_vec(&mut rng, 1)[0]);
                 if drawn >= 1.0 && drawn < num_steps as f64 {
@@ -94,78 +114,34 @@ impl DirectReward {
         }
     }
 
-    /// The steps from `first` to the end, and the reward of the finished image.
-    fn tail(
-        &self,
-        studio: &Studio,
-        records: &[usize],
-        start: Tensor,
-        first: usize,
-        dice: &mut Dice,
-    ) -> Result<Rewarded> {
-        let num_steps = studio.transitions.num_steps();
-        let mut latents = start;
-        let mut penalties = Vec::new();
-        for step in first..num_steps {
-            let work = self.work(studio, records, step, Some(dice.normal(1)?))?;
-            let output = if num_steps - first > 1 {
-                recomputed(&[&latents], move |inputs| work.run(&inputs[0]))?
-            } else {
-                work.run(&latents)?
-            };
-            let (next, penalty) = self.unpacked(&output, &latents)?;
-            latents = next;
-            penalties.extend(penalty);
+    /// Steps from `start` to before `end` with a graph, and their reward.
+    fn rewarded(&self, party: &Party<'_>, start: &State, end: usize, what: Rewardable) -> Result<Rewarded> {
+        let studio = party.studio;
+        let checkpointing: Checkpointing = (end - start.step_idx > 1).into();
+        let walk = studio.walk(&party.network, party.batch, &party.images);
+        let reached = walk.tail(start.clone(), end, checkpointing)?;
+        let timestep = match what {
+            Rewardable::Finished => 0.0,
+            Rewardable::Promised => studio.timestep(end - 1),
+        };
+        let latents = chosen(reached, what)?;
+        let mut penalties = None;
+        if self.config.regularization > 0.0 {
+            let of_reference = studio.of_reference(|denoiser| {
+                let denoiser = party.network.with_denoiser(denoiser);
+                let walk = studio.walk(&denoiser, party.batch, &party.images);
+                let mut state = start.clone();
+                match what {
+                    Rewardable::Finished => walk.advance(&mut state, end).map(|()| state.latents),
+                    Rewardable::Promised => Ok(walk.transition(&mut state)?.clean),
+                }
+            })?;
+            penalties = of_reference.map(|other| mean_squares(&latents, &other)).transpose()?;
         }
         Ok(Rewarded {
-            rewards: studio.rewards(records, &latents, 0.0)?,
-            penalties: mean(&penalties)?,
+            rewards: studio.rewards(&party.records, &latents, timestep)?,
+            penalties,
         })
-    }
-
-    /// One prediction, and the reward of the clean image that it promises.
-    fn promise(&self, studio: &Studio, records: &[usize], latents: &Tensor, step: usize) -> Result<Rewarded> {
-        let output = self.work(studio, records, step, None)?.run(latents)?;
-        let (clean, penalty) = self.unpacked(&output, latents)?;
-        Ok(Rewarded {
-            rewards: studio.rewards(records, &clean, studio.transitions.timestep(step))?,
-            penalties: penalty,
-        })
-    }
-
-    /// A step with everything it needs; with noise to the next latents, without it to the clean ones.
-    fn work(&self, studio: &Studio, records: &[usize], step: usize, noise: Option<Tensor>) -> Result<StepWork> {
-        let reference = if self.config.regularization > 0.0 {
-            match &studio.reference {
-                Reference::None => None,
-                Reference::AdapterOff => Some((studio.predictor(records)?, Compared::AdapterOff)),
-                Reference::Frozen(denoiser) => {
-                    let predictor = studio.predictor_of(denoiser, records, studio.guidance_scale)?;
-                    Some((predictor, Compared::Other))
-                }
-            }
-        } else {
-            None
-        };
-        Ok(StepWork {
-            predictor: studio.predictor(records)?,
-            reference,
-            transitions: Arc::new(studio.transitions.clone()),
-            steps: vec![step; records.len()],
-            noise,
-        })
-    }
-
-    /// Latents and, where there is one, the penalty of a [`StepWork`].
-    fn unpacked(&self, output: &Tensor, like: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
-        let len: usize = like.dims()[1..].iter().product();
-        let has_penalty = self.config.regularization > 0.0;
-        let split = || -> diptych_tensor::Result<(Tensor, Option<Tensor>)> {
-            let latents = output.narrow(1, 0, len)?.reshape(like.dims())?;
-            let penalty = has_penalty.then(|| output.narrow(1, len, 1)?.squeeze(1)).transpose()?;
-            Ok((latents, penalty))
-        };
-        Ok(split()?)
     }
 
     /// What is made greater: minus the loss that the configuration names.
@@ -186,84 +162,50 @@ impl DirectReward {
     }
 }
 
-/// Which network a reference's prediction is made with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compared {
-    /// The policy's, its adapter switched off.
-    AdapterOff,
-    /// Another one.
-    Other,
-}
+impl Party<'_> {
+    /// Where the first `end` steps lead, without a graph.
+    fn before(&self, end: usize) -> Result<State> {
+        let walk = self.studio.walk(&self.network, self.batch, &self.images);
+        let mut state = walk.start()?;
+        walk.advance(&mut state, end)?;
+        Ok(state)
+    }
 
-/// One step of the sampler with a graph; owns what it needs, so that it can be computed again.
-struct StepWork {
-    predictor: Predictor,
-    reference: Option<(Predictor, Compared)>,
-    transitions: Arc<Transitions>,
-    steps: Vec<usize>,
-    noise: Option<Tensor>,
-}
-
-impl StepWork {
-    /// Latents (B, C Y X) and, with a reference, the mean squared difference of the predictions behind them (B, C Y X + 1).
-    fn run(&self, latents: &Tensor) -> Result<Tensor> {
-        let timesteps: Vec<f32> = self.steps.iter().map(|&step| self.transitions.timestep(step)).collect();
-        let reference = match &self.reference {
-            None => None,
-            Some((predictor, compared)) => {
-                let _off = (*compared == Compared::AdapterOff).then(|| predictor.adapter_switch().disable());
-                Some(predictor.predict(&latents.detach(), &timesteps)?.detach())
-            }
-        };
-        let prediction = self.predictor.predict(latents, &timesteps)?;
-        let next = match &self.noise {
-            Some(noise) => {
-                let mean = self.transitions.mean(&prediction, &self.steps, latents)?;
-                self.transitions.sample(&mean, &self.steps, noise)?
-            }
-            None => self.transitions.clean(&prediction, &self.steps, latents)?,
-        };
-        let pack = || -> diptych_tensor::Result<Tensor> {
-            let next = next.flatten_from(1)?;
-            match reference {
-                None => Ok(next),
-                Some(reference) => {
-                    let penalty = (prediction - reference)?.sqr()?.flatten_from(1)?.mean_keepdim(1)?;
-                    Ok(Tensor::cat(&[next, penalty], 1)?)
-                }
-            }
-        };
-        Ok(pack()?)
+    /// Finished latents with the noise of the last step once more, drawn anew each time.
+    fn renoised(&self, finished: &Tensor, draw: u8) -> Result<State> {
+        let studio = self.studio;
+        let last = studio.sampler.num_steps() - 1;
+        // No trajectory takes this step, so that its noise is free.
+        let noise = Studio::noise(self.batch);
+        let noise = noise.of_step(last + 1, draw, &self.images, &studio.latent_shape, studio.device())?;
+        let timesteps = vec![studio.timestep(last); self.images.len()];
+        let noisy = studio.policy.denoiser.schedule().add_noise(finished, &noise, &timesteps)?;
+        Ok(State::new(noisy, last))
     }
 }
 
-/// Latents after the first `end` steps, without a graph.
-fn prefix(studio: &Studio, records: &[usize], end: usize, dice: &mut Dice) -> Result<Tensor> {
-    let mut latents = dice.normal(1)?;
-    for step in 0..end {
-        let steps = vec![step; records.len()];
-        let prediction = studio.predict_detached(records, &latents, step)?;
-        let mean = studio.transitions.mean(&prediction, &steps, &latents)?;
-        latents = studio.transitions.sample(&mean, &steps, &dice.normal(1)?)?;
-    }
-    Ok(latents)
-}
-
-fn averaged(all: &[Rewarded]) -> Result<Rewarded> {
-    let penalties: Vec<Tensor> = all.iter().filter_map(|one| one.penalties.clone()).collect();
-    let rewards: Vec<Tensor> = all.iter().map(|one| one.rewards.clone()).collect();
-    let stack = || -> diptych_tensor::Result<Tensor> { Ok(Tensor::stack(&rewards, 0)?.mean(0)?) };
-    Ok(Rewarded {
-        rewards: stack()?,
-        penalties: mean(&penalties)?,
+fn chosen(tail: Option<Tail>, what: Rewardable) -> Result<Tensor> {
+    let tail = tail.ok_or_else(|| Error::Shape {
+        name: "steps with a gradient".into(),
+        found: vec![0],
+        expected: vec![1],
+    })?;
+    Ok(match what {
+        Rewardable::Finished => tail.latents,
+        Rewardable::Promised => tail.clean,
     })
 }
 
-/// The mean of tensors of one shape; none of none.
-fn mean(tensors: &[Tensor]) -> Result<Option<Tensor>> {
-    if tensors.is_empty() {
-        return Ok(None);
-    }
-    let stack = || -> diptych_tensor::Result<Tensor> { Ok(Tensor::stack(tensors, 0)?.mean(0)?) };
-    Ok(Some(stack()?))
+fn mean_squares(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let compute = || -> diptych_tensor::Result<Tensor> { Ok((a - b)?.sqr()?.flatten_from(1)?.mean(1)?) };
+    Ok(compute()?)
+}
+
+fn averaged(all: &[Rewarded]) -> Result<Rewarded> {
+    let mean = |tensors: Vec<&Tensor>| -> diptych_tensor::Result<Tensor> { Ok(Tensor::stack(&tensors, 0)?.mean(0)?) };
+    let penalties: Option<Vec<&Tensor>> = all.iter().map(|one| one.penalties.as_ref()).collect();
+    Ok(Rewarded {
+        rewards: mean(all.iter().map(|one| &one.rewards).collect())?,
+        penalties: penalties.map(mean).transpose()?,
+    })
 }

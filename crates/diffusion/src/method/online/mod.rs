@@ -21,8 +21,8 @@ mod prepare;
 mod reward;
 mod step_aware;
 mod studio;
-#[cfg(test)]
-mod tests;
+
+
 mod trajectory_pairs;
 mod transition;
 
@@ -30,10 +30,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use diptych_tensor::{Params, Tensor, Weights, save_tensors};
+use diptych_tensor::{Params, Tensor, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput, Weighted};
 
 pub(crate) use checks::validate;
+pub(super) use prepare::check_reward;
+pub(crate) use prepare::judge_files;
 pub use config::{
     AdvantageConfig, DirectRewardConfig, GradientSpan, PolicyGradientConfig, ReuseConfig, RewardLoss, RolloutConfig,
     StepAwareConfig, TrajectoryPairsConfig,
@@ -46,6 +48,7 @@ use pair_step::PairLoss;
 use policy_gradient::PolicyGradient;
 use studio::Studio;
 
+use super::reference::save_state;
 use super::showcase::Showcase;
 use super::trained::TrainedDenoiser;
 use crate::{Error, Result};
@@ -84,7 +87,7 @@ struct PairWay {
 }
 
 /// Where pairs come from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum PairSource {
     Trajectories,
     Candidates(StepAwareConfig),
@@ -165,6 +168,7 @@ impl Method for Online {
     }
 
     fn after_step(&self, step: u64) -> Result<()> {
+        self.studio.reference.after_step(self.params(), step)?;
         if step.is_multiple_of(self.updates_per_batch()) {
             match &self.way {
                 Way::Pairs(way) => *way.kept() = None,
@@ -176,16 +180,14 @@ impl Method for Online {
     }
 
     fn save_state(&self, path: &Path) -> Result<bool> {
-        let tensors = self.tensors()?;
-        if tensors.is_empty() {
-            return Ok(false);
-        }
-        save_tensors(path, &tensors, &BTreeMap::new())?;
-        Ok(true)
+        let mut tensors = self.tensors()?;
+        tensors.extend(self.studio.reference.state()?);
+        save_state(path, &tensors)
     }
 
     fn load_state(&self, path: &Path) -> Result<()> {
         let weights = Weights::open(path)?;
+        self.studio.reference.restore(&weights)?;
         match &self.way {
             Way::Pairs(way) => *way.kept() = Kept::read(&weights, self.studio.device())?,
             Way::PolicyGradient(way) => way.restore(&self.studio, &weights)?,

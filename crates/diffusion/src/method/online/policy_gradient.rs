@@ -20,7 +20,7 @@ use super::advantages::RewardMemory;
 use super::config::PolicyGradientConfig;
 use super::kept::{Action, Kept};
 use super::pair_step::{per_record, reward_metrics, weighted};
-use super::studio::{Studio, Visit, each, gather, joined};
+use super::studio::{Studio, Visit, afters, each, joined};
 use super::trajectory_pairs::{Start, sample};
 use crate::Result;
 use crate::tensors::host_f64;
@@ -29,18 +29,26 @@ use crate::tensors::host_f64;
 #[derive(Debug)]
 pub(super) struct PolicyGradient {
     pub(super) config: PolicyGradientConfig,
-    pub(super) objective: Objective,
-    pub(super) state: Mutex<State>,
+    objective: Objective,
+    state: Mutex<State>,
 }
 
 /// What lasts from one step to the next.
 #[derive(Debug, Default)]
-pub(super) struct State {
+struct State {
     kept: Option<Kept<Action>>,
     memory: RewardMemory,
 }
 
 impl PolicyGradient {
+    pub(super) fn new(config: PolicyGradientConfig, objective: Objective) -> Self {
+        Self {
+            config,
+            objective,
+            state: Mutex::default(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,11 +102,9 @@ impl PolicyGradient {
         let mut num_latents = 0;
         for items in batch.step_items.chunks(batch.items.len().max(1)) {
             let trajectories = sample(studio, batch, items, times, Start::Own)?;
-            let num = trajectories.rewards.len();
-            for step in (0..trajectories.num_steps()).filter(|&step| studio.transitions.is_random(step)) {
-                let (end, mean) = (&trajectories.latents[step + 1], &trajectories.means[step]);
-                let densities = host_f64(&studio.transitions.log_densities(end, mean, &vec![step; num])?)?;
-                actions.extend(densities.into_iter().enumerate().map(|(trajectory, log_density)| {
+            for (step, densities) in trajectories.log_densities.iter().enumerate() {
+                let densities = densities.iter().flatten().enumerate();
+                actions.extend(densities.map(|(trajectory, &log_density)| {
                     let action = Action {
                         position: items[trajectory / times].position,
                         step,
@@ -148,10 +154,9 @@ impl PolicyGradient {
                 ..zeros
             });
         }
-        let steps: Vec<usize> = visits.iter().map(|visit| visit.step).collect();
-        let ends = gather(&kept.latents, visits.iter().map(|visit| visit.at.to))?;
-        let means = studio.policy_means(&kept.latents, &visits, batch.items.len())?;
-        let densities = studio.transitions.log_densities(&ends, &means, &steps)?;
+        let ends = afters(&kept.latents, &visits)?;
+        let transitions = studio.policy_transitions(&kept.latents, &visits, batch.items.len())?;
+        let densities = transitions.log_probs(&ends)?;
         let (scores, log_ratios) = self.surrogate(&densities, &actions)?;
         let losses = self.objective.chosen_losses(&Responses::new(scores))?;
         let share = batch.step_items.len() as f64 / num_actions as f64;

@@ -6,16 +6,22 @@
 //! images it is the stepwise ranking of TailorPO (Ren et al., ICLR 2025, arXiv:2502.01667).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use diptych_tensor::Tensor;
+use diptych_tensor::random::{Generator, Stream, generator};
 use diptych_train::{Item, MicroBatch};
+use rand::Rng;
 
 use super::Collected;
 use super::config::StepAwareConfig;
 use super::kept::{Kept, Move, TransitionPair, nothing};
 use super::pair_step::reward_metrics;
-use super::studio::{Dice, Studio, each, gather, joined};
+use super::studio::{Studio, each, gather, joined};
 use crate::Result;
+use crate::pipeline::{Denoiser, Guided};
+use crate::sampler::Transition;
+use crate::trajectory::State;
 
 /// What is found while sampling.
 #[derive(Debug, Default)]
@@ -30,10 +36,10 @@ struct Found {
 
 impl Found {
     /// Puts latents into the pool and says where the first one is.
-    fn push(&mut self, latents: &Tensor) -> usize {
+    fn push(&mut self, latents: Tensor) -> usize {
         let first = self.num_latents;
         self.num_latents += latents.dims()[0];
-        self.pool.push(latents.clone());
+        self.pool.push(latents);
         first
     }
 }
@@ -46,7 +52,7 @@ pub(super) fn collect(
 ) -> Result<Collected<TransitionPair>> {
     let mut found = Found::default();
     for items in batch.step_items.chunks(batch.items.len().max(1)) {
-        walk(studio, config, batch, items, &mut found)?;
+        Party::new(studio, config, batch, items).walk(&mut found)?;
     }
     let latents = if found.pairs.is_empty() {
         nothing(studio.device())?
@@ -64,107 +70,139 @@ pub(super) fn collect(
     })
 }
 
-fn walk(
-    studio: &Studio,
-    config: &StepAwareConfig,
-    batch: &MicroBatch,
-    items: &[Item],
-    found: &mut Found,
-) -> Result<()> {
-    let records: Vec<usize> = items.iter().map(|item| item.index).collect();
-    let transitions = &studio.transitions;
-    let mut dice = Dice::new(studio, batch, items);
-    let mut current = dice.normal(1)?;
-    let mut prediction = studio.predict_detached(&records, &current, 0)?;
-    let mut step = 0;
-    while step < transitions.num_steps() {
-        if step < config.start_step {
-            let steps = vec![step; records.len()];
-            let mean = transitions.mean(&prediction, &steps, &current)?;
-            current = transitions.sample(&mean, &steps, &dice.normal(1)?)?;
-            step += 1;
-            if step < transitions.num_steps() {
-                prediction = studio.predict_detached(&records, &current, step)?;
-            }
-            continue;
-        }
-        let end = (step + config.inner_steps).min(transitions.num_steps());
-        let branch = Branch::draw(studio, config, &records, (&current, &prediction), step..end, &mut dice)?;
-        branch.keep_pairs(studio, config, items, found)?;
-        let picked = dice.choice(config.candidates);
-        let picked = picked.iter().enumerate().map(|(place, pick)| place * config.candidates + pick);
-        let picked: Vec<usize> = picked.collect();
-        current = gather(&branch.latents[branch.latents.len() - 1], picked.iter().copied())?;
-        if let Some(of_candidates) = &branch.prediction {
-            prediction = gather(of_candidates, picked.iter().copied())?;
-        }
-        step = end;
-    }
-    Ok(())
+/// Prompts that are sampled together.
+struct Party<'a> {
+    studio: &'a Studio,
+    config: &'a StepAwareConfig,
+    batch: &'a MicroBatch,
+    items: &'a [Item],
+    images: Vec<u64>,
+    records: Vec<usize>,
+    /// Which candidate each prompt's trajectory goes on from.
+    choices: Vec<Generator>,
 }
 
 /// Candidates drawn from the same latents, those of a prompt one behind the other.
 struct Branch {
-    first_step: usize,
-    /// Latents the candidates begin with, (N, C, Y, X).
+    /// Latents that the candidates begin with, (N, C, Y, X).
     start: Tensor,
+    first_step: usize,
     /// Latents after each transition, (N candidates, C, Y, X).
     latents: Vec<Tensor>,
-    /// Predictions for the last ones; none when they are finished.
-    prediction: Option<Tensor>,
+    /// The transitions behind the last ones; none when they are finished.
+    next: Option<Transition>,
     scores: Vec<f64>,
 }
 
-impl Branch {
-    fn draw(
-        studio: &Studio,
-        config: &StepAwareConfig,
-        records: &[usize],
-        (start, prediction): (&Tensor, &Tensor),
-        range: std::ops::Range<usize>,
-        dice: &mut Dice,
-    ) -> Result<Self> {
-        let transitions = &studio.transitions;
-        let many = each(records, config.candidates);
-        let places = each(&(0..records.len()).collect::<Vec<_>>(), config.candidates);
-        let mut current = gather(start, places.iter().copied())?;
-        let mut prediction = gather(prediction, places.into_iter())?;
-        let mut latents = Vec::new();
-        let end = range.end;
-        let first_step = range.start;
-        for step in range {
-            let steps = vec![step; many.len()];
-            let mean = transitions.mean(&prediction, &steps, &current)?;
-            current = transitions.sample(&mean, &steps, &dice.normal(config.candidates)?)?;
-            latents.push(current.clone());
-            if step + 1 < transitions.num_steps() {
-                prediction = studio.predict_detached(&many, &current, step + 1)?;
+impl<'a> Party<'a> {
+    fn new(studio: &'a Studio, config: &'a StepAwareConfig, batch: &'a MicroBatch, items: &'a [Item]) -> Self {
+        // The noise of an optimizer step's trajectories has the candidate in these bits, and there are fewer candidates than that.
+        let word = batch.first_step() | u64::from(u8::MAX) << 32;
+        let choice = |item: &Item| generator(batch.seed, Stream::Rollout, word, item.position);
+        Self {
+            studio,
+            config,
+            batch,
+            items,
+            images: items.iter().map(|item| item.position).collect(),
+            records: items.iter().map(|item| item.index).collect(),
+            choices: items.iter().map(choice).collect(),
+        }
+    }
+
+    fn walk(mut self, found: &mut Found) -> Result<()> {
+        let num_steps = self.studio.sampler.num_steps();
+        let network = self.studio.policy_for(&self.records)?;
+        let mut state = {
+            let walk = self.studio.walk(&network, self.batch, &self.images);
+            let mut state = walk.start()?;
+            walk.advance(&mut state, self.config.start_step)?;
+            state
+        };
+        let mut transition = self.studio.walk(&network, self.batch, &self.images).transition(&mut state)?;
+        while state.step_idx < num_steps {
+            let end = (state.step_idx + self.config.inner_steps).min(num_steps);
+            let branch = self.branch(&state, &transition, end)?;
+            self.keep_pairs(&branch, found)?;
+            let candidates = usize::from(self.config.candidates);
+            let picks = self.choices.iter_mut().enumerate();
+            let picks: Vec<usize> = picks
+                .map(|(place, rng)| place * candidates + rng.random_range(0..candidates))
+                .collect();
+            let latents = gather(&branch.latents[branch.latents.len() - 1], picks.iter().copied())?;
+            state = State::new(latents, end);
+            if let Some(next) = &branch.next {
+                transition = rows(next, &picks)?;
             }
         }
-        let is_finished = end == transitions.num_steps();
-        let clean = if is_finished {
-            current
-        } else {
-            transitions.clean(&prediction, &vec![end; many.len()], &current)?
+        Ok(())
+    }
+
+    /// Draws candidates from `transition` on, up to step `end`, and has the clean images that they promise judged.
+    fn branch(&self, state: &State, transition: &Transition, end: usize) -> Result<Branch> {
+        let candidates = usize::from(self.config.candidates);
+        let studio = self.studio;
+        let records = each(&self.records, candidates);
+        let network = studio.policy_for(&records)?;
+        let places = each(&(0..self.items.len()).collect::<Vec<_>>(), candidates);
+        let mut transition = rows(transition, &places)?;
+        let (mut latents, mut next) = (Vec::new(), None);
+        for step in state.step_idx..end {
+            let after = transition.sample(self.noise(step)?.as_ref())?;
+            latents.push(after.clone());
+            next = None;
+            if step + 1 < studio.sampler.num_steps() {
+                transition = self.transition(&network, after, step + 1)?;
+                next = Some(transition.clone());
+            }
+        }
+        let clean = match &next {
+            Some(transition) => &transition.clean,
+            None => &latents[latents.len() - 1],
         };
-        let scores = studio.host_rewards(&many, &clean, transitions.timestep(end))?;
-        Ok(Self {
-            first_step,
-            start: start.clone(),
+        let scores = studio.host_rewards(&records, clean, studio.timestep(end))?;
+        Ok(Branch {
+            start: state.latents.clone(),
+            first_step: state.step_idx,
             latents,
-            prediction: (!is_finished).then_some(prediction),
+            next,
             scores,
         })
     }
 
-    fn keep_pairs(&self, studio: &Studio, config: &StepAwareConfig, items: &[Item], found: &mut Found) -> Result<()> {
-        found.scores.extend_from_slice(&self.scores);
-        found.num_branches += items.len();
-        let ranked: Vec<(usize, [usize; 2])> = (0..items.len())
+    fn transition(&self, network: &Guided<Arc<Denoiser>>, latents: Tensor, step: usize) -> Result<Transition> {
+        // Their noise is drawn here, a candidate at a time, so that the walk's own images do not matter.
+        let images = each(&self.images, usize::from(self.config.candidates));
+        let walk = self.studio.walk(network, self.batch, &images);
+        walk.transition(&mut State::new(latents, step))
+    }
+
+    /// Fresh noise of a step for every candidate, those of a prompt one behind the other; none where the step adds none.
+    fn noise(&self, step: usize) -> Result<Option<Tensor>> {
+        let studio = self.studio;
+        if studio.sampler.std(step) == 0.0 {
+            return Ok(None);
+        }
+        let source = Studio::noise(self.batch);
+        let of_candidate = |candidate| source.of_step(step, candidate, &self.images, &studio.latent_shape, studio.device());
+        let noise: Vec<Tensor> = (0..self.config.candidates)
+            .map(of_candidate)
+            .collect::<diptych_tensor::Result<_>>()?;
+        let num = self.images.len();
+        let order = (0..num).flat_map(|place| (0..noise.len()).map(move |candidate| candidate * num + place));
+        gather(&joined(&noise)?, order).map(Some)
+    }
+
+    /// Keeps the best and the worst candidate of each prompt about which the judge is sure.
+    fn keep_pairs(&self, branch: &Branch, found: &mut Found) -> Result<()> {
+        found.scores.extend_from_slice(&branch.scores);
+        found.num_branches += self.items.len();
+        let candidates = usize::from(self.config.candidates);
+        let ranked: Vec<(usize, [usize; 2])> = (0..self.items.len())
             .filter_map(|place| {
-                let first = place * config.candidates;
-                let scores = &self.scores[first..first + config.candidates];
-                let [best, worst] = best_and_worst(scores, config.threshold)?;
+                let first = place * candidates;
+                let scores = &branch.scores[first..first + candidates];
+                let [best, worst] = best_and_worst(scores, self.config.threshold)?;
                 Some((place, [first + best, first + worst]))
             })
             .collect();
@@ -173,22 +211,22 @@ impl Branch {
         }
         found.num_kept += ranked.len();
         // Of the candidates only the ranked ones are needed again: first their common starts, then both sides after every transition.
-        let mut from = found.push(&gather(&self.start, ranked.iter().map(|(place, _)| *place))?);
-        for (offset, latents) in self.latents.iter().enumerate() {
-            let to = found.push(&gather(latents, ranked.iter().flat_map(|(_, sides)| *sides))?);
-            let step = self.first_step + offset;
-            if studio.transitions.is_random(step) {
+        let mut from = found.push(gather(&branch.start, ranked.iter().map(|(place, _)| *place))?);
+        for (offset, latents) in branch.latents.iter().enumerate() {
+            let to = found.push(gather(latents, ranked.iter().flat_map(|(_, sides)| *sides))?);
+            let step = branch.first_step + offset;
+            if self.studio.sampler.std(step) > 0.0 {
                 found.pairs.extend(ranked.iter().enumerate().map(|(at, (place, sides))| {
                     let side = |side: usize| Move {
                         from: if offset == 0 { from + at } else { from + 2 * at + side },
                         to: to + 2 * at + side,
                     };
                     TransitionPair {
-                        position: items[*place].position,
+                        position: self.items[*place].position,
                         step,
                         chosen: side(0),
                         rejected: side(1),
-                        scores: sides.map(|candidate| self.scores[candidate]),
+                        scores: sides.map(|candidate| branch.scores[candidate]),
                     }
                 }));
             }
@@ -196,6 +234,15 @@ impl Branch {
         }
         Ok(())
     }
+}
+
+/// Some examples of a batch of distributions.
+fn rows(transition: &Transition, rows: &[usize]) -> Result<Transition> {
+    Ok(Transition {
+        mean: gather(&transition.mean, rows.iter().copied())?,
+        clean: gather(&transition.clean, rows.iter().copied())?,
+        stds: rows.iter().map(|&row| transition.stds[row]).collect(),
+    })
 }
 
 /// Places of the best and the worst score, where the softmax of the two differs by more than `threshold`.

@@ -6,24 +6,26 @@
 
 use std::collections::BTreeMap;
 
+use diptych_tensor::Tensor;
 use diptych_train::{Item, MicroBatch};
 
 use super::Collected;
 use super::kept::{Kept, Move, TransitionPair, nothing};
 use super::pair_step::reward_metrics;
-use super::studio::{Dice, Studio, each, joined};
+use super::studio::{Studio, each, gather, joined};
 use crate::Result;
+use crate::tensors::host_f64;
+use crate::trajectory::State;
 
 /// Trajectories of a prompt.
 const SIDES: usize = 2;
 
 /// Samples two trajectories of each prompt of the effective batch and has their images judged.
 pub(super) fn collect(studio: &Studio, batch: &MicroBatch) -> Result<Collected<TransitionPair>> {
-    let mut pool = Vec::new();
-    let mut pairs = Vec::new();
-    let mut rewards = Vec::new();
+    let (mut pool, mut pairs, mut rewards) = (Vec::new(), Vec::new(), Vec::new());
     let mut num_ties = 0_usize;
     let mut num_latents = 0;
+    let steps = studio.random_steps();
     for items in batch.step_items.chunks(batch.items.len().max(1)) {
         let trajectories = sample(studio, batch, items, SIDES, Start::Shared)?;
         for (place, item) in items.iter().enumerate() {
@@ -35,23 +37,25 @@ pub(super) fn collect(studio: &Studio, batch: &MicroBatch) -> Result<Collected<T
             }
             let chosen = usize::from(scores[1] > scores[0]);
             let at = |step, side| trajectories.at(num_latents, step, place * SIDES + side);
-            pairs.extend((0..trajectories.num_steps()).filter(|&step| studio.transitions.is_random(step)).map(|step| {
-                TransitionPair {
-                    position: item.position,
-                    step,
-                    chosen: at(step, chosen),
-                    rejected: at(step, 1 - chosen),
-                    scores: [scores[chosen], scores[1 - chosen]],
-                }
+            pairs.extend(steps.iter().map(|&step| TransitionPair {
+                position: item.position,
+                step,
+                chosen: at(step, chosen),
+                rejected: at(step, 1 - chosen),
+                scores: [scores[chosen], scores[1 - chosen]],
             }));
         }
         num_latents += trajectories.num_latents();
         pool.extend(trajectories.latents);
     }
-    let latents = if pairs.is_empty() { nothing(studio.device())? } else { joined(&pool)? };
+    let latents = if pairs.is_empty() {
+        nothing(studio.device())?
+    } else {
+        joined(&pool)?
+    };
     let totals = BTreeMap::from([
-        ("ties", num_ties as f64),
         ("pairs", (batch.step_items.len() - num_ties) as f64),
+        ("ties", num_ties as f64),
     ]);
     Ok(Collected {
         kept: Kept::new(batch, latents, pairs),
@@ -72,18 +76,14 @@ pub(super) enum Start {
 /// Trajectories of some prompts, those of a prompt one behind the other, and the rewards of their images.
 pub(super) struct Trajectories {
     /// Latents before each step and behind the last one, each (N, C, Y, X).
-    pub(super) latents: Vec<diptych_tensor::Tensor>,
-    /// Means of each step's transitions, as sampled.
-    pub(super) means: Vec<diptych_tensor::Tensor>,
+    pub(super) latents: Vec<Tensor>,
+    /// Log-densities of each step's transitions under the policy that sampled, N; none where it adds no noise.
+    pub(super) log_densities: Vec<Option<Vec<f64>>>,
     /// One a trajectory.
     pub(super) rewards: Vec<f64>,
 }
 
 impl Trajectories {
-    pub(super) fn num_steps(&self) -> usize {
-        self.means.len()
-    }
-
     /// How many latents there are in all.
     pub(super) fn num_latents(&self) -> usize {
         self.latents.len() * self.rewards.len()
@@ -109,28 +109,27 @@ pub(super) fn sample(
 ) -> Result<Trajectories> {
     let own: Vec<usize> = items.iter().map(|item| item.index).collect();
     let records = each(&own, times);
-    let mut dice = Dice::new(studio, batch, items);
-    let mut current = match start {
-        Start::Own => dice.normal(times)?,
-        Start::Shared => {
-            let places = each(&(0..items.len()).collect::<Vec<_>>(), times);
-            super::studio::gather(&dice.normal(1)?, places.into_iter())?
-        }
-    };
-    let transitions = &studio.transitions;
-    let (mut latents, mut means) = (vec![current.clone()], Vec::new());
-    for step in 0..transitions.num_steps() {
-        let steps = vec![step; records.len()];
-        let prediction = studio.predict_detached(&records, &current, step)?;
-        let mean = transitions.mean(&prediction, &steps, &current)?;
-        current = transitions.sample(&mean, &steps, &dice.normal(times)?)?;
-        latents.push(current.clone());
-        means.push(mean);
+    let positions = items.iter().map(|item| item.position * times as u64);
+    let images: Vec<u64> = positions
+        .flat_map(|first| (0..times as u64).map(move |offset| first + offset))
+        .collect();
+    let network = studio.policy_for(&records)?;
+    let walk = studio.walk(&network, batch, &images);
+    let mut state = walk.start()?;
+    if start == Start::Shared {
+        let firsts = (0..records.len()).map(|place| place / times * times);
+        state = State::new(gather(&state.latents, firsts)?, 0);
     }
-    let rewards = studio.host_rewards(&records, &current, 0.0)?;
+    let (mut latents, mut log_densities) = (vec![state.latents.clone()], Vec::new());
+    for _ in 0..studio.sampler.num_steps() {
+        let step = walk.step(&mut state)?;
+        log_densities.push(step.log_probs.as_ref().map(host_f64).transpose()?);
+        latents.push(step.after);
+    }
+    let rewards = studio.host_rewards(&records, &state.latents, 0.0)?;
     Ok(Trajectories {
         latents,
-        means,
+        log_densities,
         rewards,
     })
 }

@@ -1,0 +1,13 @@
+//! Images to vectors: preprocessing and the vision tower of CLIP.
+
+mod config;
+pub(crate) mod layer;
+mod model;
+mod processor;
+mod resample;
+
+pub use self::config::ClipVisionConfig;
+pub(crate) use self::config::WITHOUT_EFFECT;
+pub use self::model::{ClipVisionModel, ClipVisionOutput};
+pub use self::processor::{CLIP_MEAN, CLIP_STD, CropRounding, ImageProcessor, Resize, ResizeArithmetic};
+pub use self::resample::{Filter, resize_rounded, resize_tensor};

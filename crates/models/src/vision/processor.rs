@@ -1,0 +1,396 @@
+//! From an image to the pixels a vision network reads: resize, crop, normalize.
+//!
+//! B batch, Y x X pixels.
+
+use std::path::Path;
+
+use diptych_tensor::{Device, Result as TensorResult, Tensor};
+use image::RgbImage;
+use serde_json::{Value, json};
+
+use super::resample::{Filter, resize_rounded, resize_tensor};
+use crate::config_json::{ConfigFile, read_json};
+use crate::{Error, Result};
+
+/// Mean of each channel over the images that CLIP was trained on.
+pub const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Standard deviation of each channel over the images that CLIP was trained on.
+pub const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+
+/// The size an image is brought to before it is cropped, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// The shorter side to this length; the longer in proportion, rounded down.
+    ShortestEdge(usize),
+    /// The shorter side to this length; both in proportion, rounded to the nearest, halves up.
+    ShortestEdgeNearest(usize),
+    /// The longer side to this length, then zeros around it up to a square.
+    LongestEdgePadded(usize),
+    /// Height and width, whatever the proportions.
+    Exact([usize; 2]),
+}
+
+/// What happens to a crop whose place is half a pixel off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CropRounding {
+    /// Towards the corner: transformers.
+    Down,
+    /// To the even of the two: torchvision.
+    HalfToEven,
+}
+
+/// How pixels are resized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResizeArithmetic {
+    /// On 8-bit pixels, rounded, as PIL. Where pixels are tensors, in floating point and clamped to `[0, 1]` after each pass: what an
+    /// 8-bit resize would give without its rounding.
+    Rounded,
+    /// In floating point on pixels in `[0, 1]`; what overshoots at edges stays.
+    Float,
+    /// In floating point, clamped to `[0, 1]`.
+    FloatClamped,
+}
+
+/// The steps from an image to a network's pixels, as a `preprocessor_config.json` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageProcessor {
+    /// The size before the crop; none leaves the image as it is.
+    pub resize: Option<Resize>,
+    /// The filter of the resize.
+    pub filter: Filter,
+    /// Where and how the resize rounds.
+    pub arithmetic: ResizeArithmetic,
+    /// Height and width of the centered part that is kept, zeros around images that are smaller; none keeps all.
+    pub crop: Option<[usize; 2]>,
+    /// Where a crop begins.
+    pub crop_rounding: CropRounding,
+    /// What 8-bit values are multiplied with.
+    pub rescale_factor: f64,
+    /// Subtracted from each channel after that.
+    pub mean: [f64; 3],
+    /// What each channel is then divided by.
+    pub std: [f64; 3],
+}
+
+impl ImageProcessor {
+    /// CLIP's, as transformers has it: the shorter side to `size` with PIL's bicubic filter, the middle, normalized.
+    pub fn clip(size: usize) -> Self {
+        Self {
+            resize: Some(Resize::ShortestEdge(size)),
+            filter: Filter::Bicubic,
+            arithmetic: ResizeArithmetic::Rounded,
+            crop: Some([size, size]),
+            crop_rounding: CropRounding::Down,
+            rescale_factor: 1.0 / 255.0,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        }
+    }
+
+    /// CLIP's, as torchvision does it in the programs of `OpenAI`, LAION and `ImageReward`: half pixels at a crop go to the even side.
+    pub fn torchvision_clip(size: usize) -> Self {
+        Self {
+            crop_rounding: CropRounding::HalfToEven,
+            ..Self::clip(size)
+        }
+    }
+
+    /// Reads `preprocessor_config.json`, or the `image_processor` of a `processor_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`] when neither is there, and as [`Self::from_json`].
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let (whole, nested) = (dir.join("preprocessor_config.json"), dir.join("processor_config.json"));
+        if whole.is_file() {
+            return Self::from_json(read_json(&whole)?, &whole);
+        }
+        if nested.is_file()
+            && let Some(section) = read_json(&nested)?.get("image_processor")
+        {
+            return Self::from_json(section.clone(), &nested);
+        }
+        let names = [
+            "preprocessor_config.json",
+            "processor_config.json with `image_processor`",
+        ];
+        Err(Error::MissingFile {
+            path: dir.to_owned(),
+            expected: names.map(str::to_owned).to_vec(),
+        })
+    }
+
+    /// Reads the content of a `preprocessor_config.json`; `path` is for messages. Missing keys have the defaults of transformers'
+    /// `CLIPImageProcessor`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a value that is wrong or not implemented, [`Error::UnknownConfigKey`] for a key that is not known.
+    pub fn from_json(value: Value, path: impl AsRef<Path>) -> Result<Self> {
+        let file = ConfigFile::from_value(path.as_ref(), value)?;
+        let kinds = [
+            "CLIPImageProcessor",
+            "CLIPImageProcessorFast",
+            "CLIPImageProcessorPil",
+            "CLIPFeatureExtractor",
+        ];
+        for key in ["image_processor_type", "feature_extractor_type"] {
+            file.only(key, &kinds.map(|kind| json!(kind)))?;
+        }
+        file.only("do_convert_rgb", &[json!(true)])?;
+        file.only("do_pad", &[json!(false)])?;
+        file.only("data_format", &[json!("channels_first")])?;
+        file.only("default_to_square", &[json!(false)])?;
+        file.any(&[
+            "processor_class",
+            "return_tensors",
+            "disable_grouping",
+            "device",
+            "input_data_format",
+        ]);
+        let resize = read_resize(&file)?;
+        let resize = file.flag("do_resize", true)?.then_some(resize);
+        let crop = read_crop(&file)?;
+        let crop = file.flag("do_center_crop", true)?.then_some(crop);
+        let factor = file.number("rescale_factor", 1.0 / 255.0)?;
+        let does_rescale = file.flag("do_rescale", true)?;
+        let (mean, std) = (
+            read_channels(&file, "image_mean", CLIP_MEAN)?,
+            read_channels(&file, "image_std", CLIP_STD)?,
+        );
+        if std.contains(&0.0) {
+            return Err(file.error("image_std", "three numbers other than 0"));
+        }
+        let does_normalize = file.flag("do_normalize", true)?;
+        let filter = read_filter(&file)?;
+        file.finish()?;
+        Ok(Self {
+            resize,
+            filter,
+            crop,
+            rescale_factor: if does_rescale { factor } else { 1.0 },
+            mean: if does_normalize { mean } else { [0.0; 3] },
+            std: if does_normalize { std } else { [1.0; 3] },
+            ..Self::clip(224)
+        })
+    }
+
+    /// The pixels of images, all of which must come out at one size.
+    ///
+    /// # Shape
+    /// (B, 3, Y, X) in f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] without images, for one without pixels, or when sizes differ.
+    pub fn images(&self, images: &[RgbImage], device: &Device) -> Result<Tensor> {
+        let each = images
+            .iter()
+            .map(|image| self.image(image))
+            .collect::<Result<Vec<_>>>()?;
+        let Some(first) = each.first() else {
+            return Err(shape_error(&[0], "at least one image"));
+        };
+        if let Some(other) = each.iter().find(|other| other.dims() != first.dims()) {
+            return Err(shape_error(other.dims(), &format!("all of shape {:?}", first.dims())));
+        }
+        let pixels = Tensor::cat(&each, 0).map_err(diptych_tensor::Error::from)?;
+        Ok(self
+            .normalize(&pixels)
+            .and_then(|pixels| Ok(pixels.to_device(device)?))?)
+    }
+
+    /// One image up to the crop: (1, 3, Y, X), 0 to 255.
+    fn image(&self, image: &RgbImage) -> Result<Tensor> {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        if width == 0 || height == 0 {
+            return Err(shape_error(&[height, width], "at least one pixel along each side"));
+        }
+        if self.arithmetic != ResizeArithmetic::Rounded {
+            let pixels = (to_tensor(image)? / 255.0).map_err(diptych_tensor::Error::from)?;
+            return Ok(self.shaped(&pixels).and_then(|pixels| Ok((pixels * 255.0)?))?);
+        }
+        let size = self.target(width, height);
+        let resized = if size == (width, height) {
+            to_tensor(image)?
+        } else {
+            to_tensor(&resize_rounded(image, size, self.filter))?
+        };
+        Ok(self.framed(&resized)?)
+    }
+
+    /// The same for pixels in `[0, 1]` of any size, in floating point and differentiable: what is rounded to 8 bits for images is not
+    /// rounded here.
+    ///
+    /// # Shape
+    /// (B, 3, Y, X) to (B, 3, Y', X').
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for other shapes.
+    pub fn pixels(&self, pixels_bcyx: &Tensor) -> Result<Tensor> {
+        match *pixels_bcyx.dims() {
+            [_, 3, height, width] if height > 0 && width > 0 => {}
+            ref found => return Err(shape_error(found, "(B, 3, Y, X) with at least one pixel")),
+        }
+        let shaped = self.shaped(pixels_bcyx)?;
+        Ok(self.normalize(&(shaped * 255.0).map_err(diptych_tensor::Error::from)?)?)
+    }
+
+    /// Resized in floating point and cropped.
+    fn shaped(&self, pixels_bcyx: &Tensor) -> TensorResult<Tensor> {
+        let (_, _, height, width) = pixels_bcyx.dims4()?;
+        let (to_width, to_height) = self.target(width, height);
+        let x = match self.arithmetic {
+            ResizeArithmetic::Float => resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?,
+            ResizeArithmetic::FloatClamped => {
+                resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?.clamp(0.0, 1.0)?
+            }
+            // PIL keeps to the range after each pass.
+            ResizeArithmetic::Rounded => {
+                let wide = resize_tensor(pixels_bcyx, (to_width, height), self.filter)?.clamp(0.0, 1.0)?;
+                resize_tensor(&wide, (to_width, to_height), self.filter)?.clamp(0.0, 1.0)?
+            }
+        };
+        self.framed(&x)
+    }
+
+    /// Width and height after the resize.
+    fn target(&self, width: usize, height: usize) -> (usize, usize) {
+        let (short, long) = (width.min(height), width.max(height));
+        match self.resize {
+            None => (width, height),
+            Some(Resize::Exact([to_height, to_width])) => (to_width, to_height),
+            Some(Resize::ShortestEdge(edge)) => {
+                let longer = (edge as f64 * long as f64 / short as f64) as usize;
+                if width <= height {
+                    (edge, longer)
+                } else {
+                    (longer, edge)
+                }
+            }
+            Some(Resize::ShortestEdgeNearest(edge)) => {
+                let scale = edge as f64 / short as f64;
+                let scaled = |side: usize| ((side as f64 * scale + 0.5) as usize).max(1);
+                (scaled(width), scaled(height))
+            }
+            Some(Resize::LongestEdgePadded(edge)) => {
+                let scale = edge as f64 / long as f64;
+                let scaled = |side: usize| ((side as f64 * scale).round_ties_even() as usize).max(1);
+                (scaled(width), scaled(height))
+            }
+        }
+    }
+
+    /// Zeros around what is too small, and the middle of what is too large.
+    fn framed(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let mut x = x.clone();
+        let (crop, does_pad_evenly) = match self.resize {
+            Some(Resize::LongestEdgePadded(edge)) => (Some([edge, edge]), true),
+            _ => (self.crop, self.crop_rounding == CropRounding::HalfToEven),
+        };
+        let Some(crop) = crop else { return Ok(x) };
+        for (dim, to) in [(2, crop[0]), (3, crop[1])] {
+            let from = x.dim(dim)?;
+            if from < to {
+                // transformers puts the odd row of zeros before the image, torchvision behind it.
+                let before = if does_pad_evenly {
+                    (to - from) / 2
+                } else {
+                    (to - from).div_ceil(2)
+                };
+                x = x.pad_with_zeros(dim, before, to - from - before)?;
+            } else if from > to {
+                let doubled = from - to;
+                let start = match self.crop_rounding {
+                    CropRounding::Down => doubled / 2,
+                    CropRounding::HalfToEven => (doubled as f64 / 2.0).round_ties_even() as usize,
+                };
+                x = x.narrow(dim, start, to)?;
+            }
+        }
+        Ok(x.contiguous()?)
+    }
+
+    /// 0 to 255 to a network's range.
+    fn normalize(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let channels = |values: [f64; 3]| -> TensorResult<Tensor> {
+            let values = Tensor::from_vec(values.to_vec(), (1, 3, 1, 1), &Device::Cpu)?;
+            Ok(values.to_dtype(x.dtype())?.to_device(x.device())?)
+        };
+        let x = (x * self.rescale_factor)?.broadcast_sub(&channels(self.mean)?)?;
+        Ok(x.broadcast_mul(&channels(self.std.map(f64::recip))?)?)
+    }
+}
+
+fn shape_error(found: &[usize], expected: &str) -> Error {
+    Error::Shape {
+        what: "pixels",
+        found: found.to_vec(),
+        expected: expected.to_owned(),
+    }
+}
+
+/// (1, 3, Y, X), 0 to 255, in f32.
+fn to_tensor(image: &RgbImage) -> Result<Tensor> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let values: Vec<f32> = image.as_raw().iter().copied().map(f32::from).collect();
+    let tensor = || -> TensorResult<Tensor> {
+        let pixels_byxc = Tensor::from_vec(values, (1, height, width, 3), &Device::Cpu)?;
+        Ok(pixels_byxc.permute((0, 3, 1, 2))?.contiguous()?)
+    };
+    Ok(tensor()?)
+}
+
+/// `size`: one number is the shorter side, as is `shortest_edge`.
+fn read_resize(file: &ConfigFile) -> Result<Resize> {
+    if file.value("size").is_some_and(Value::is_u64) {
+        return Ok(Resize::ShortestEdge(file.count("size", 224)?));
+    }
+    let Some(size) = file.section("size")? else {
+        return Ok(Resize::ShortestEdge(224));
+    };
+    let (edge, height, width) = (
+        size.optional_count("shortest_edge")?,
+        size.optional_count("height")?,
+        size.optional_count("width")?,
+    );
+    size.finish()?;
+    match (edge, height, width) {
+        (Some(edge), None, None) => Ok(Resize::ShortestEdge(edge)),
+        (None, Some(height), Some(width)) => Ok(Resize::Exact([height, width])),
+        _ => Err(file.error("size", "`shortest_edge`, or `height` and `width`")),
+    }
+}
+
+/// `crop_size`: one number is both sides.
+fn read_crop(file: &ConfigFile) -> Result<[usize; 2]> {
+    if file.value("crop_size").is_some_and(Value::is_u64) {
+        let side = file.count("crop_size", 224)?;
+        return Ok([side, side]);
+    }
+    let Some(size) = file.section("crop_size")? else {
+        return Ok([224, 224]);
+    };
+    let sides = [size.count("height", 224)?, size.count("width", 224)?];
+    size.finish()?;
+    Ok(sides)
+}
+
+fn read_channels(file: &ConfigFile, key: &str, default: [f64; 3]) -> Result<[f64; 3]> {
+    let Some(value) = file.value(key) else {
+        return Ok(default);
+    };
+    let numbers: Option<Vec<f64>> = value
+        .as_array()
+        .and_then(|items| items.iter().map(Value::as_f64).collect());
+    numbers
+        .and_then(|numbers| <[f64; 3]>::try_from(numbers).ok())
+        .ok_or_else(|| file.error(key, "a list of three numbers"))
+}
+
+fn read_filter(file: &ConfigFile) -> Result<Filter> {
+    match file.value("resample").map(Value::as_u64) {
+        None | Some(Some(3)) => Ok(Filter::Bicubic),
+        Some(Some(2)) => Ok(Filter::Bilinear),
+        Some(Some(1)) => Ok(Filter::Lanczos),
+        Some(_) => Err(file.error("resample", "3 (bicubic), 2 (bilinear) or 1 (Lanczos)")),
+    }
+}
