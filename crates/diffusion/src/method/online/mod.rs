@@ -24,7 +24,6 @@ mod studio;
 
 
 mod trajectory_pairs;
-mod transition;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
