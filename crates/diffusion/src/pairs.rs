@@ -12,7 +12,7 @@ use crate::stage::Stage;
 use crate::{Error, Result};
 
 /// How pairs are built.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PairsConfig {
     /// Who gives the scores.
     pub judge: Judge,
@@ -199,12 +199,15 @@ mod tests {
         default.validate().unwrap();
         let one = PairsConfig {
             candidates: 1,
-            ..default
+            ..default.clone()
         };
         let message = one.validate().unwrap_err().to_string();
         assert_eq!(message, "`candidates` is 1, expected at least 2");
         for min_margin in [-0.1, f64::NAN, f64::INFINITY] {
-            let bad = PairsConfig { min_margin, ..default };
+            let bad = PairsConfig {
+                min_margin,
+                ..default.clone()
+            };
             assert!(bad.validate().unwrap_err().is_configuration(), "{min_margin}");
         }
     }

@@ -18,7 +18,7 @@ const NUM_CAPTIONS: usize = 512;
 
 pub(crate) fn run(arguments: &BuildArguments) -> anyhow::Result<()> {
     let config = PairsConfig {
-        judge: arguments.judge,
+        judge: arguments.judge.clone(),
         candidates: arguments.candidates,
         rejected: arguments.rejected,
         min_margin: arguments.min_margin,

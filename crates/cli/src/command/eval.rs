@@ -61,7 +61,7 @@ fn config(arguments: &WinRateArguments) -> anyhow::Result<WinRateConfig> {
     sampling::check_num_prompts(arguments.num_prompts)?;
     let scenes = arguments.scenes.as_deref();
     Ok(WinRateConfig {
-        judge: arguments.judge,
+        judge: arguments.judge.clone(),
         num_prompts: arguments.num_prompts,
         prompts: arguments.prompts.clone(),
         scenes: scenes.map(|path| read_scenes(Some(path))).transpose()?,

@@ -7,7 +7,7 @@
 
 use diptych_models::vae::AutoencoderKl;
 use diptych_tensor::random::Stream;
-use diptych_tensor::{DType, Tensor};
+use diptych_tensor::Tensor;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -219,7 +219,7 @@ pub(crate) fn decode(vae: &AutoencoderKl, latents: &Tensor) -> Result<Vec<RgbIma
 mod tests {
     use diptych_models::Trainable;
     use diptych_models::diffusers::PipelineDir;
-    use diptych_tensor::{Device, backward};
+    use diptych_tensor::{DType, Device, backward};
 
     use super::*;
     use crate::pipeline::{NetworkOptions, TextConditioner, load_vae};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use diptych_data::{HostTensor, ImagePair, ImageSource, LatentPairs, LatentTensors, write_latent_pairs, write_pairs};
-use diptych_diffusion::sampler::SamplerKind;
+use diptych_diffusion::sampler::{History, SamplerKind};
 use diptych_diffusion::{
     Conditioning, Diffusion, NetworkOptions, Outcome, Pipeline, SampleConfig, denoising, estimate, generate, images,
     prepare, run,
@@ -237,7 +237,8 @@ fn sampled(pipeline: &Pipeline, prompts: &[&str], noise: &Tensor, config: &Sampl
         let predictions = pipeline.denoiser.predict(&input, &timesteps, &both).unwrap();
         let halves = predictions.chunk(2, 0).unwrap();
         let guided = (&halves[0] + ((&halves[1] - &halves[0]).unwrap() * config.guidance_scale).unwrap()).unwrap();
-        latents = sampler.step(&guided, step_idx, &latents).unwrap();
+        let transition = sampler.transition(&guided, step_idx, &latents, &mut History::default());
+        latents = transition.unwrap().mean;
     }
     latents
 }
