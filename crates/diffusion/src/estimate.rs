@@ -68,14 +68,20 @@ pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
         .into_iter()
         .filter(|(_, bytes, _)| *bytes > 0)
         .map(|(name, bytes, note)| Component::new(name, bytes, note));
+    let mut missing = vec!["activations of the denoiser, and of the encoders before training".to_owned()];
+    let mut num_records = dataset.len();
+    if recipe.method.is_online() {
+        missing.push("the judge's networks, and what was sampled".to_owned());
+        num_records = distinct_prompts(&dataset);
+    }
     Ok(Estimate {
         memory: MemoryEstimate {
             components: process.into_iter().chain(counted).collect(),
             moment: "training".into(),
-            missing: vec!["activations of the denoiser, and of the encoders before training".into()],
+            missing,
         },
         time: None,
-        disk: disk(recipe, dataset.len(), trained, average),
+        disk: disk(recipe, num_records, trained, average),
         assumptions: vec!["Sizes of logs are typical ones; checkpoints are exact but for headers.".into()],
     })
 }
@@ -145,21 +151,20 @@ fn adapter_elements(network: &ComponentDir, lora: &LoraConfig) -> Result<u64> {
 
 /// Bytes of the latents of all images and of the embeddings of all prompts.
 fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset) -> Result<[u64; 2]> {
+    // They are read as they are, and the process holds them already.
+    if matches!(dataset, Dataset::LatentPairs(_)) {
+        return Ok([0; 2]);
+    }
     let (posterior, resolution) = match &recipe.method {
         MethodConfig::OfflinePairs(config) => (config.posterior, config.resolution),
         MethodConfig::Unpaired(config) => (config.posterior, config.resolution),
         MethodConfig::Ranked(config) => (config.posterior, config.resolution),
         MethodConfig::Sft(config) => (config.posterior, config.resolution),
         MethodConfig::Autoencoder(_) => return Ok([0; 2]),
-    };
-    let prompts: BTreeSet<&str> = match dataset {
-        // They are read as they are, and the process holds them already.
-        Dataset::LatentPairs(_) => return Ok([0; 2]),
-        Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
-        Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
-        Dataset::Ranked(lists) => lists.iter().map(|list| list.prompt.as_str()).collect(),
-        Dataset::Labels(labels) => labels.iter().map(|label| label.prompt.as_str()).collect(),
-        Dataset::Prompts(prompts) => prompts.iter().map(|prompt| prompt.prompt.as_str()).collect(),
+        MethodConfig::TrajectoryPairs(_)
+        | MethodConfig::StepAware(_)
+        | MethodConfig::PolicyGradient(_)
+        | MethodConfig::DirectReward(_) => return Ok([0, embeddings(pipeline, distinct_prompts(dataset))?]),
     };
     let sides = match (&recipe.method, dataset) {
         (MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_), Dataset::Pairs(_)) => 2,
@@ -182,6 +187,24 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
     if trains_text {
         return Ok([latents * WIDE, 0]);
     }
+    Ok([latents * WIDE, embeddings(pipeline, distinct_prompts(dataset))?])
+}
+
+/// Number of different prompts.
+fn distinct_prompts(dataset: &Dataset) -> usize {
+    let prompts: BTreeSet<&str> = match dataset {
+        Dataset::LatentPairs(_) => BTreeSet::new(),
+        Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
+        Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
+        Dataset::Ranked(lists) => lists.iter().map(|list| list.prompt.as_str()).collect(),
+        Dataset::Labels(labels) => labels.iter().map(|label| label.prompt.as_str()).collect(),
+        Dataset::Prompts(prompts) => prompts.iter().map(|prompt| prompt.prompt.as_str()).collect(),
+    };
+    prompts.len()
+}
+
+/// Bytes of the embeddings of so many prompts.
+fn embeddings(pipeline: &PipelineDir, num_prompts: usize) -> Result<u64> {
     let mut of_prompt = 0;
     for (name, _) in TextConditioner::components(pipeline) {
         let text = ClipTextConfig::from_file(pipeline.component(name)?.config())?;
@@ -190,7 +213,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
             of_prompt += text.projection_dim;
         }
     }
-    Ok([latents * WIDE, (prompts.len() * of_prompt) as u64 * WIDE])
+    Ok((num_prompts * of_prompt) as u64 * WIDE)
 }
 
 /// Checkpoints, the result and logs.

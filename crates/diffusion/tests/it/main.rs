@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod invariants;
+mod online;
 mod replay;
 mod result;
 mod runs;

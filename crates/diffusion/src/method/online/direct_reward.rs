@@ -35,13 +35,13 @@ pub(super) struct DirectReward {
 }
 
 /// Rewards (B,) and, with a reference, the mean squared differences to it (B,), with their graph.
-struct Rewarded {
-    rewards: Tensor,
+pub(super) struct Rewarded {
+    pub(super) rewards: Tensor,
     penalties: Option<Tensor>,
 }
 
 /// Prompts that are sampled together, and the policy that knows them.
-struct Party<'a> {
+pub(super) struct Party<'a> {
     studio: &'a Studio,
     batch: &'a MicroBatch,
     records: Vec<usize>,
@@ -51,7 +51,7 @@ struct Party<'a> {
 
 /// Which of a tail's latents are rewarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rewardable {
+pub(super) enum Rewardable {
     /// Those behind its last step, which are an image.
     Finished,
     /// The clean ones that its last step promises.
@@ -60,14 +60,7 @@ enum Rewardable {
 
 impl DirectReward {
     pub(super) fn step(&self, studio: &Studio, batch: &MicroBatch) -> Result<StepOutput> {
-        let records: Vec<usize> = batch.items.iter().map(|item| item.index).collect();
-        let party = Party {
-            studio,
-            batch,
-            network: studio.policy_for(&records)?,
-            images: batch.items.iter().map(|item| item.position).collect(),
-            records,
-        };
+        let party = Party::new(studio, batch)?;
         let num_steps = studio.sampler.num_steps();
         let first = self.first_step(batch, num_steps);
         let rewarded = match self.config.gradient {
@@ -86,8 +79,7 @@ impl DirectReward {
                 averaged(&draws.collect::<Result<Vec<_>>>()?)?
             }
         };
-        let losses = self.objective.chosen_losses(&Responses::new(self.scores(&rewarded)?))?;
-        let mut output = StepOutput::new(losses, BTreeMap::new());
+        let mut output = StepOutput::new(self.losses(&rewarded)?, BTreeMap::new());
         output.weighted.extend(reward_metrics(&host_f64(&rewarded.rewards)?));
         output.weighted.insert("gradient_start", weighted(&[first as f64]));
         if let Some(penalties) = &rewarded.penalties {
@@ -115,7 +107,13 @@ impl DirectReward {
     }
 
     /// Steps from `start` to before `end` with a graph, and their reward.
-    fn rewarded(&self, party: &Party<'_>, start: &State, end: usize, what: Rewardable) -> Result<Rewarded> {
+    pub(super) fn rewarded(
+        &self,
+        party: &Party<'_>,
+        start: &State,
+        end: usize,
+        what: Rewardable,
+    ) -> Result<Rewarded> {
         let studio = party.studio;
         let checkpointing: Checkpointing = (end - start.step_idx > 1).into();
         let walk = studio.walk(&party.network, party.batch, &party.images);
@@ -144,6 +142,11 @@ impl DirectReward {
         })
     }
 
+    /// Losses of rewards, (B,).
+    pub(super) fn losses(&self, rewarded: &Rewarded) -> Result<Tensor> {
+        Ok(self.objective.chosen_losses(&Responses::new(self.scores(rewarded)?))?)
+    }
+
     /// What is made greater: minus the loss that the configuration names.
     fn scores(&self, rewarded: &Rewarded) -> Result<Tensor> {
         let rewards = &rewarded.rewards;
@@ -162,7 +165,18 @@ impl DirectReward {
     }
 }
 
-impl Party<'_> {
+impl<'a> Party<'a> {
+    pub(super) fn new(studio: &'a Studio, batch: &'a MicroBatch) -> Result<Self> {
+        let records: Vec<usize> = batch.items.iter().map(|item| item.index).collect();
+        Ok(Self {
+            studio,
+            batch,
+            network: studio.policy_for(&records)?,
+            images: batch.items.iter().map(|item| item.position).collect(),
+            records,
+        })
+    }
+
     /// Where the first `end` steps lead, without a graph.
     fn before(&self, end: usize) -> Result<State> {
         let walk = self.studio.walk(&self.network, self.batch, &self.images);

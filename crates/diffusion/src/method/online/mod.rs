@@ -21,8 +21,8 @@ mod prepare;
 mod reward;
 mod step_aware;
 mod studio;
-
-
+#[cfg(test)]
+mod tests;
 mod trajectory_pairs;
 
 use std::collections::BTreeMap;
