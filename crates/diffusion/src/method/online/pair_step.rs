@@ -46,7 +46,7 @@ impl PairLoss {
             // Its records count in the mean of the effective batch, with nothing.
             return Ok(StepOutput { is_empty: false, ..zeros });
         }
-        let (logps, divergences, clip_share) = self.scores(studio, kept, &pairs, batch.items.len())?;
+        let (logps, divergences, clip_share) = self.scores(studio, kept, &pairs, 2 * batch.items.len())?;
         let output = self.objective.pair_losses(&logps)?;
         let metrics = pair_metrics(&logps, &output)?;
         let share = batch.step_items.len() as f64 / num_pairs as f64;
