@@ -93,8 +93,9 @@ def picture(width, height, seed):
 
 
 IMAGES = [picture(33, 47, 1), picture(52, 29, 2), picture(13, 9, 3), picture(24, 24, 4)]
-# Two, as the differentiable path reads them.
-PIXELS = torch.stack([torch.from_numpy(picture(26, 21, seed)).permute(2, 0, 1) for seed in (5, 6)]).double() / 255.0
+# Two, as the differentiable path reads them. None is 0 or 1: an even area there would have its gradient cut off by rounding alone.
+PIXELS = torch.stack([torch.from_numpy(picture(26, 21, seed)).permute(2, 0, 1) for seed in (5, 6)]).float() / 255.0
+PIXELS = (0.02 + 0.96 * PIXELS).double()
 
 
 def normalize(x):

@@ -76,6 +76,9 @@ ADAPTERS = {
     ),
     # One rank and one alpha, rank-stabilized, on a head that shares the embedding.
     "lm_smollm_lora": ("lm_smollm", dict(r=3, lora_alpha=4, use_rslora=True, target_modules=["q_proj", "v_proj", "lm_head"])),
+    # Rows with magnitudes of their own (DoRA), beside biases and on a head of its own.
+    "lm_llama3_dora": ("lm_llama3", dict(r=2, lora_alpha=3, use_dora=True, target_modules=["q_proj", "o_proj", "down_proj"])),
+    "lm_llama_dora": ("lm_llama", dict(r=3, lora_alpha=6, use_dora=True, target_modules=["v_proj", "lm_head"])),
 }
 
 
@@ -204,7 +207,11 @@ def adapters():
         generator = torch.Generator().manual_seed(500 + number)
         with torch.no_grad():
             for key, parameter in sorted(wrapped.named_parameters()):
-                if "lora_" in key:
+                if "lora_magnitude_vector" in key:
+                    # Away from the lengths that the rows have.
+                    factor = 1 + 0.3 * torch.randn(parameter.shape, generator=generator)
+                    parameter.copy_((parameter * factor).to(torch.float16).float())
+                elif "lora_" in key:
                     parameter.copy_((torch.randn(parameter.shape, generator=generator) * 0.2).to(torch.float16).float())
         directory = HERE / name
         wrapped.save_pretrained(directory)
@@ -216,7 +223,8 @@ def adapters():
         vectors, gradients = compute(PeftModel.from_pretrained(load(base), directory, is_trainable=True))
         vectors = {"logits": vectors["logits"], "token_logps": vectors["token_logps"]}
         for key, value in gradients.items():
-            vectors["grad." + key.removeprefix("base_model.model.").replace(".default", "")] = value
+            name = key.removeprefix("base_model.model.").replace(".default", "")
+            vectors["grad." + name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")] = value
         save(directory / "vectors.safetensors", vectors)
 
 

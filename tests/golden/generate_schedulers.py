@@ -7,6 +7,7 @@ Made with: Python 3.11.7, torch 2.15.0, diffusers 0.42.1, numpy 2.4.6
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from diffusers import (
@@ -347,9 +348,25 @@ def transition_configs():
     yield "flow_schnell", "flow_euler", FLUX_SCHNELL, 4, 1.2, [0, 3]
 
 
+class FlowInverse:
+    """Euler's method backwards on the sigmas of diffusers' flow scheduler."""
+
+    def __init__(self, config, num_steps):
+        forward = FlowMatchEulerDiscreteScheduler.from_config(config)
+        forward.set_timesteps(num_steps)
+        self.timesteps, self.sigmas = forward.timesteps.flip(0), forward.sigmas.double().flip(0)
+
+    def step(self, prediction, t, x):
+        place = self.timesteps.tolist().index(float(t))
+        return SimpleNamespace(prev_sample=x + (self.sigmas[place + 1] - self.sigmas[place]) * prediction)
+
+
 def inversion_case(name, config, num_steps, until, num_renoise, initial):
-    scheduler = DDIMInverseScheduler.from_config(config)
-    scheduler.set_timesteps(num_steps)
+    if config["_class_name"] == FLOW["_class_name"]:
+        scheduler = FlowInverse(config, num_steps)
+    else:
+        scheduler = DDIMInverseScheduler.from_config(config)
+        scheduler.set_timesteps(num_steps)
     trajectories = []
     for bound in until:
         x, trajectory = initial, []
@@ -365,7 +382,7 @@ def inversion_case(name, config, num_steps, until, num_renoise, initial):
         trajectories.append(trajectory)
     return {
         "name": name, "config": config, "num_inference_steps": num_steps, "until": until, "num_renoise": num_renoise,
-        "timesteps": scheduler.timesteps.tolist(), "trajectories": trajectories,
+        "timesteps": [f32(t.item()) for t in scheduler.timesteps], "trajectories": trajectories,
     }
 
 
@@ -375,6 +392,7 @@ def inversion_configs():
     yield "smpo_sd15", PNDM_SD15, 5, [650, 1, 201, 1000], 1
     yield "renoise_v_prediction", trailing, 6, [1000, 400], 3
     yield "alpha_to_one_clip", {"_class_name": "DDIMScheduler", **SCALED_LINEAR}, 10, [700], 0
+    yield "flow_sd3", FLOW_SD3, 5, [1001, 800], 1
 
 
 def write(name, value):

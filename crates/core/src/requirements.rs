@@ -141,12 +141,19 @@ impl Requirements {
         }
     }
 
+    /// And scores of the policy alone token by token: the responses are text.
+    pub const fn with_policy_tokens(self) -> Self {
+        Self {
+            tokens: true,
+            ..self.of_log_probabilities()
+        }
+    }
+
     /// And the policy's scores token by token with what they are on average.
     pub const fn with_collisions(self) -> Self {
         Self {
-            tokens: true,
             collisions: true,
-            ..self.of_log_probabilities()
+            ..self.with_policy_tokens()
         }
     }
 

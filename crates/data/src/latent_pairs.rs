@@ -17,7 +17,7 @@ pub struct LatentTensors {
     pub latents_rejected: HostTensor,
     /// (N, T, D). The text encoder's states of the prompts.
     pub encoder_hidden_states: HostTensor,
-    /// (N, P). SDXL: the second text encoder's pooled output.
+    /// (N, P). SDXL: the second text encoder's pooled output; SD3: those of both CLIP encoders; Flux: the CLIP encoder's.
     pub pooled: Option<HostTensor>,
     /// (N, 6). SDXL: original size, crop corner and target size.
     pub time_ids: Option<HostTensor>,
@@ -25,11 +25,15 @@ pub struct LatentTensors {
     pub noise: Option<HostTensor>,
     /// (N). Timesteps to use as given.
     pub timesteps: Option<Vec<u32>>,
+    /// (N). A judge's scores of the preferred images; together with those of the others.
+    pub chosen_score: Option<HostTensor>,
+    /// (N). The same of the other images.
+    pub rejected_score: Option<HostTensor>,
 }
 
 impl LatentTensors {
     /// Every tensor of the layout with its shape, in the order of the fields.
-    pub const NAMES: [(&'static str, &'static str); 7] = [
+    pub const NAMES: [(&'static str, &'static str); 9] = [
         ("latents_chosen", "(N, C, H, W)"),
         ("latents_rejected", "(N, C, H, W)"),
         ("encoder_hidden_states", "(N, T, D)"),
@@ -37,6 +41,8 @@ impl LatentTensors {
         ("time_ids", "(N, 6)"),
         ("noise", "(N, C, H, W)"),
         ("timesteps", "(N)"),
+        ("chosen_score", "(N)"),
+        ("rejected_score", "(N)"),
     ];
 
     /// The float tensors that are present, with their names.
@@ -50,6 +56,8 @@ impl LatentTensors {
             ("pooled", &self.pooled),
             ("time_ids", &self.time_ids),
             ("noise", &self.noise),
+            ("chosen_score", &self.chosen_score),
+            ("rejected_score", &self.rejected_score),
         ];
         tensors.extend(
             optional
@@ -87,28 +95,49 @@ impl LatentTensors {
         {
             return Err(shape("time_ids", time_ids.shape(), "(N, 6)".to_owned()));
         }
-        let hint = "; `pooled` and `time_ids` (SDXL) come together";
-        match (&self.pooled, &self.time_ids) {
-            (Some(_), None) => {
-                return Err(ShardProblem::MissingTensor {
-                    name: "time_ids",
-                    shape: "(N, 6)",
-                    hint,
-                });
-            }
-            (None, Some(_)) => {
-                return Err(ShardProblem::MissingTensor {
-                    name: "pooled",
-                    shape: "(N, P)",
-                    hint,
-                });
-            }
-            _ => {}
+        // SD3 and Flux have pooled texts alone; sizes and crops are SDXL's, which has both.
+        if let (None, Some(_)) = (&self.pooled, &self.time_ids) {
+            return Err(ShardProblem::MissingTensor {
+                name: "pooled",
+                shape: "(N, P)",
+                hint: "; `time_ids` (SDXL) come with it",
+            });
         }
+        self.check_scores()?;
         self.check_counts()?;
         self.floats()
             .into_iter()
             .try_for_each(|(name, tensor)| finite(name, tensor))
+    }
+
+    fn check_scores(&self) -> std::result::Result<(), ShardProblem> {
+        let scores = [
+            (
+                "chosen_score",
+                &self.chosen_score,
+                "rejected_score",
+                &self.rejected_score,
+            ),
+            (
+                "rejected_score",
+                &self.rejected_score,
+                "chosen_score",
+                &self.chosen_score,
+            ),
+        ];
+        for (name, score, other, of_other) in scores {
+            if let Some(score) = score {
+                rank(name, score.shape(), 1)?;
+                if of_other.is_none() {
+                    return Err(ShardProblem::MissingTensor {
+                        name: other,
+                        shape: "(N)",
+                        hint: "; `chosen_score` and `rejected_score` come together",
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_counts(&self) -> std::result::Result<(), ShardProblem> {
@@ -149,6 +178,8 @@ impl LatentTensors {
             (&mut self.pooled, other.pooled),
             (&mut self.time_ids, other.time_ids),
             (&mut self.noise, other.noise),
+            (&mut self.chosen_score, other.chosen_score),
+            (&mut self.rejected_score, other.rejected_score),
         ];
         for (mine, theirs) in optional {
             if let (Some(mine), Some(theirs)) = (mine, theirs) {
@@ -174,6 +205,8 @@ impl LatentTensors {
                 .timesteps
                 .as_ref()
                 .map(|timesteps| timesteps[records.clone()].to_vec()),
+            chosen_score: self.chosen_score.as_ref().map(part),
+            rejected_score: self.rejected_score.as_ref().map(part),
         }
     }
 }
@@ -190,7 +223,7 @@ impl LatentPairs {
     /// Pairs from memory.
     ///
     /// # Errors
-    /// [`Error::Tensors`] when shapes or counts disagree, `pooled` and `time_ids` do not come together, or a value is
+    /// [`Error::Tensors`] when shapes or counts disagree, `time_ids` come without `pooled`, or a value is
     /// NaN or infinite.
     pub fn new(tensors: LatentTensors) -> Result<Self> {
         tensors.check().map_err(Error::Tensors)?;

@@ -125,7 +125,9 @@ impl Layout {
                 "JSON with prompt and chosen_image, rejected_image, or TRL's chosen, rejected as strings or messages; optional scores and id"
             }
             Self::ImageCaption => "JSON lines with prompt, image; optional id",
-            Self::LatentPairs => "safetensors shards of encoded pairs; optional noise and timesteps for a replay",
+            Self::LatentPairs => {
+                "safetensors shards of encoded pairs; optional scores, and noise and timesteps for a replay"
+            }
             Self::Unpaired => "JSON with prompt, completion | image, label (TRL, KTO)",
             Self::Ranked => "JSON with prompt and responses: [{text | messages | image, score}]",
             Self::Sft => "JSON with text, or messages, or prompt and completion (TRL)",

@@ -50,6 +50,8 @@ fn parse(bytes: &[u8]) -> std::result::Result<LatentTensors, ShardProblem> {
         time_ids: optional("time_ids")?,
         noise: optional("noise")?,
         timesteps,
+        chosen_score: optional("chosen_score")?,
+        rejected_score: optional("rejected_score")?,
     };
     tensors.check()?;
     Ok(tensors)

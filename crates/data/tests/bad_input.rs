@@ -469,10 +469,9 @@ fn shards() {
             "`noise` has shape [2, 4, 3, 4]; expected [2, 4, 3, 3] as `latents_chosen`",
         ),
         (
-            with(floats("pooled", &[2, 8])),
-            "missing tensor `time_ids` (N, 6); `pooled` and `time_ids` (SDXL) come together",
+            with(floats("time_ids", &[2, 6])),
+            "missing tensor `pooled` (N, P); `time_ids` (SDXL) come with it",
         ),
-        (with(floats("time_ids", &[2, 6])), "missing tensor `pooled` (N, P)"),
         (
             with(floats("time_ids", &[2, 5])),
             "`time_ids` has shape [2, 5]; expected (N, 6)",
@@ -602,7 +601,16 @@ fn tensors_from_memory() {
         time_ids: None,
         noise: None,
         timesteps: Some(vec![1, 2, 3]),
+        chosen_score: None,
+        rejected_score: None,
     };
+    let scored = LatentTensors {
+        timesteps: None,
+        chosen_score: Some(tensor(&[2])),
+        ..tensors.clone()
+    };
+    let message = LatentPairs::new(scored).unwrap_err().to_string();
+    assert!(message.contains("rejected_score"), "{message}");
     let message = LatentPairs::new(tensors).unwrap_err().to_string();
     assert_eq!(
         message,

@@ -32,6 +32,8 @@ fn latents(num_records: usize) -> LatentTensors {
         time_ids: None,
         noise: Some(tensor(&[4, 2, 2], -7.0)),
         timesteps: Some((0..num_records as u32).map(|i| i * 111).collect()),
+        chosen_score: Some(tensor(&[], 2.0)),
+        rejected_score: Some(tensor(&[], -2.0)),
     }
 }
 

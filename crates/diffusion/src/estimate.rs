@@ -7,8 +7,6 @@ use std::path::Path;
 
 use diptych_data::Dataset;
 use diptych_models::diffusers::{ComponentDir, PipelineDir};
-use diptych_models::text_encoder::ClipTextConfig;
-use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::AutoencoderKlConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Weights;
@@ -17,7 +15,7 @@ use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig
 use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse};
 use crate::modality::{Diffusion, adapter_of};
-use crate::pipeline::TextConditioner;
+use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;
@@ -43,7 +41,9 @@ pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
     let width = recipe.run.precision.dtype().size_in_bytes() as u64;
     let trained = counts.trained * WIDE;
     let reference = match recipe.reference {
-        ReferenceConfig::Frozen {} | ReferenceConfig::Checkpoint { .. } => count(&pipeline, "unet")? * width,
+        ReferenceConfig::Frozen {} | ReferenceConfig::Checkpoint { .. } => {
+            count(&pipeline, denoiser_component(&pipeline))? * width
+        }
         // Its parameters, and those of the policy while it borrows the policy's network.
         ReferenceConfig::Ema { .. } => 2 * trained,
         ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Cached { .. } => 0,
@@ -105,15 +105,15 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
             return Ok(Counts { frozen: 0, trained });
         }
         _ => {
-            let unet = pipeline.component("unet")?;
+            let network = pipeline.component(denoiser_component(pipeline))?;
             match adapter_of(recipe)? {
                 AdapterConfig::Full(_) => Counts {
                     frozen: 0,
-                    trained: elements(&unet.weights()?),
+                    trained: elements(&network.weights()?),
                 },
                 AdapterConfig::Lora(lora) => Counts {
-                    frozen: elements(&unet.weights()?),
-                    trained: adapter_elements(&unet, &lora)?,
+                    frozen: elements(&network.weights()?),
+                    trained: adapter_elements(&network, &lora)?,
                 },
             }
         }
@@ -175,9 +175,11 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         _ => dataset.len() * sides,
     };
     let vae = AutoencoderKlConfig::from_file(pipeline.component("vae")?.config())?;
-    let unet = UNet2DConditionConfig::from_file(pipeline.component("unet")?.config())?;
-    let side = resolution.map(|side| side as usize / vae.downscale());
-    let [y, x] = side.map(|side| [side; 2]).or(unet.sample_size).unwrap_or([0; 2]);
+    let [y, x] = match resolution {
+        Some(side) => [side as usize / vae.downscale(); 2],
+        // A run without a size ends before its first step, and says why.
+        None => DenoiserConfig::read(pipeline)?.sample_size().unwrap_or([0; 2]),
+    };
     let parts = match posterior {
         PosteriorUse::Sample => 2,
         PosteriorUse::Mean => 1,
@@ -205,15 +207,7 @@ fn distinct_prompts(dataset: &Dataset) -> usize {
 
 /// Bytes of the embeddings of so many prompts.
 fn embeddings(pipeline: &PipelineDir, num_prompts: usize) -> Result<u64> {
-    let mut of_prompt = 0;
-    for (name, _) in TextConditioner::components(pipeline) {
-        let text = ClipTextConfig::from_file(pipeline.component(name)?.config())?;
-        of_prompt += text.max_position_embeddings * text.hidden_size;
-        if text.has_projection {
-            of_prompt += text.projection_dim;
-        }
-    }
-    Ok((num_prompts * of_prompt) as u64 * WIDE)
+    Ok((num_prompts * TextConditioner::num_values(pipeline)?) as u64 * WIDE)
 }
 
 /// Checkpoints, the result and logs.
@@ -250,10 +244,11 @@ fn disk(recipe: &Recipe<Diffusion>, num_records: usize, trained: u64, average: u
 /// Bytes of the parts of the pipeline that are copied into the result of a full run.
 fn other_parts(recipe: &Recipe<Diffusion>) -> Option<u64> {
     let pipeline = PipelineDir::open(recipe.model_path().ok()?).ok()?;
+    let denoiser = denoiser_component(&pipeline);
     let trained: &[&str] = match &recipe.method {
         MethodConfig::Autoencoder(_) => &["vae"],
-        MethodConfig::Sft(config) if config.train_text_encoder => &["unet", "text_encoder"],
-        _ => &["unet"],
+        MethodConfig::Sft(config) if config.train_text_encoder => &[denoiser, "text_encoder"],
+        _ => &[denoiser],
     };
     let others = pipeline.names().filter(|name| !trained.contains(name));
     Some(others.map(|name| directory_bytes(&pipeline.path().join(name))).sum())

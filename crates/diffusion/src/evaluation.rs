@@ -1,6 +1,8 @@
 //! How much better the aligned model follows prompts than its base: the same held-out prompts and the same noise for both.
 
-use diptych_eval::{WinRate, WinRateConfig, mean_per_prompt};
+use std::path::Path;
+
+use diptych_eval::{ImageRole, JudgeOptions, WinRate, WinRateConfig, mean_per_prompt};
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterConfig, Trainable};
@@ -9,7 +11,7 @@ use image::RgbImage;
 
 use crate::Result;
 use crate::method::{DiffusionMethod, MethodConfig, TrainedDenoiser, network_options, texts};
-use crate::modality::{Diffusion, WIN_RATE_PROMPTS};
+use crate::modality::{Diffusion, WIN_RATE_JUDGE, WIN_RATE_PROMPTS};
 use crate::pipeline::{Denoiser, ImageSampler, NoiseSet, PromptEmbeddings, SampleConfig, TextConditioner, load_vae};
 use crate::sampler::SamplerConfig;
 use crate::schedule::NoiseSchedule;
@@ -47,24 +49,43 @@ pub struct Contest {
 }
 
 /// Compares two models on the prompts, by the judge and with the resampling of `config`. `sample` makes the images of a side, one
-/// for each prompt it is given; the base comes first. Denoising steps, guidance and noise are its own affair.
+/// for each prompt it is given; the base comes first. Denoising steps, guidance and noise are its own affair. The judge runs on the
+/// CPU; [`contest_with`] puts it elsewhere.
 ///
 /// # Errors
 /// Prompts that cannot be read or judged, what `sample` fails with, [`crate::Error::Stopped`].
 pub fn contest(
     config: &WinRateConfig,
+    sample: impl FnMut(Side, &[String], &mut Reporter<'_>) -> Result<Vec<RgbImage>>,
+    reporter: &mut Reporter<'_>,
+) -> Result<Contest> {
+    contest_with(config, &JudgeOptions::default(), sample, reporter)
+}
+
+/// [`contest`] with the judge's network where `options` say. A judge that looks scores up finds the images of prompt n, counted from 0,
+/// under the id n: the aligned model's as `chosen`, the base's as `rejected`.
+///
+/// # Errors
+/// As [`contest`]; a judge that cannot be loaded, before anything is sampled.
+pub fn contest_with(
+    config: &WinRateConfig,
+    options: &JudgeOptions,
     mut sample: impl FnMut(Side, &[String], &mut Reporter<'_>) -> Result<Vec<RgbImage>>,
     reporter: &mut Reporter<'_>,
 ) -> Result<Contest> {
     let prompts = repeat_each(&config.prompts()?, config.images_per_prompt);
+    let loaded = config.judge.load(options)?;
     let base = sample(Side::Base, &prompts, reporter)?;
     let aligned = sample(Side::Aligned, &prompts, reporter)?;
-    let mut judge = |images: Vec<RgbImage>, done| -> Result<Judged> {
-        let scores = config.judge.score(&prompts, &images)?;
+    let mut judge = |images: Vec<RgbImage>, role, done| -> Result<Judged> {
+        let scores = loaded.score_as(&prompts, &images, role)?;
         reporter.advance(Stage::Judging, done, 2)?;
         Ok(Judged { images, scores })
     };
-    let (base, aligned) = (judge(base, 1)?, judge(aligned, 2)?);
+    let (base, aligned) = (
+        judge(base, ImageRole::Rejected, 1)?,
+        judge(aligned, ImageRole::Chosen, 2)?,
+    );
     let per_prompt = |judged: &Judged| mean_per_prompt(&judged.scores, config.images_per_prompt);
     let win_rate = WinRate::compare(
         &per_prompt(&base)?,
@@ -94,7 +115,11 @@ pub(crate) fn win_rate(
     let config = resolved(recipe, config)?;
     let models = Models::load(recipe, policy, &config)?;
     let sample = |side, prompts: &[String], reporter: &mut Reporter<'_>| models.sample(side, prompts, reporter);
-    Ok(Some(contest(&config, sample, reporter)?.win_rate))
+    let options = JudgeOptions {
+        device: network_options(recipe)?.device,
+        ..JudgeOptions::default()
+    };
+    Ok(Some(contest_with(&config, &options, sample, reporter)?.win_rate))
 }
 
 /// Refuses what an evaluation or the samples would fail at after training: prompts that cannot be read or judged, too many
@@ -120,7 +145,10 @@ pub(crate) fn check_inputs(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -
             pipeline.component(tokenizer)?;
         }
         pipeline.component("vae")?;
-        resolved(recipe, config)?.prompts()?;
+        let config = resolved(recipe, config)?;
+        config.prompts()?;
+        // A judge that cannot be read is better known before training than after it.
+        config.judge.load(&JudgeOptions::default())?;
     }
     Ok(())
 }
@@ -163,8 +191,12 @@ fn resolved(recipe: &Recipe<Diffusion>, config: &WinRateConfig) -> Result<WinRat
         .as_ref()
         .map(|path| recipe.resolve_path(WIN_RATE_PROMPTS, path))
         .transpose()?;
+    let judge = config
+        .judge
+        .map_paths(&mut |path: &Path| recipe.resolve_path(WIN_RATE_JUDGE, path))?;
     Ok(WinRateConfig {
         prompts,
+        judge,
         ..config.clone()
     })
 }
@@ -217,7 +249,7 @@ impl<'a> Models<'a> {
                 self.sample_with(&self.policy.denoiser, text, prompts, (Stage::AlignedImages, reporter))
             }
             (Side::Base, AdapterConfig::Lora(_)) => {
-                let _off = self.policy.denoiser.unet().adapter_switch().disable();
+                let _off = self.policy.denoiser.adapter_switch().disable();
                 self.sample_with(
                     &self.policy.denoiser,
                     &self.text,
@@ -243,6 +275,7 @@ impl<'a> Models<'a> {
         let texts = texts(prompts, &self.sampling);
         let sampler = ImageSampler {
             denoiser,
+            negative: None,
             vae: &self.vae,
             embeddings: &PromptEmbeddings::encode(text, texts, &mut Reporter::silent())?,
             latent_shape: denoiser.latent_shape()?,

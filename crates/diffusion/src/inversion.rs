@@ -8,9 +8,11 @@
 //! x_t'  = sqrt(a_t') x0 + sqrt(1 - a_t') eps
 //! ```
 //!
-//! The prediction belongs to x_t', which is not known yet: plain inversion takes it at x_t. Garibi et al., "ReNoise: Real Image
+//! The prediction belongs to `x_t'`, which is not known yet: plain inversion takes it at `x_t`. Garibi et al., "`ReNoise`: Real Image
 //! Inversion Through Iterative Noising" (arXiv:2403.14602), section 3.2, repeat the step with the prediction at the last result
 //! and average the predictions; SmPO-Diffusion (arXiv:2506.02698) averages two.
+//!
+//! In a flow the same is Euler's method backwards, `x' = x + (sigma' - sigma) v`.
 //!
 //! Keys of `scheduler_config.json` mean what they mean to `diffusers.DDIMInverseScheduler`; a missing key takes that class's
 //! default.
@@ -22,17 +24,24 @@ use diptych_tensor::Tensor;
 use crate::sampler::prediction::{Clipping, Reading};
 use crate::sampler::spacing;
 use crate::sampler::transition::{joined, row};
-use crate::schedule::{DiscreteSchedule, NoiseSchedule, TimestepSpacing};
+use crate::schedule::{DiscreteSchedule, FlowSchedule, NoiseSchedule, TimestepSpacing};
 use crate::{Error, Result};
 
-/// DDIM inversion in a fixed number of steps.
+/// Inversion in a fixed number of steps.
 #[derive(Debug, Clone)]
 pub struct Inversion {
     /// The noisier timestep of each step, cleanest first.
     timesteps: Vec<f32>,
-    /// Signal share before and after each step.
-    alphas: Vec<(f64, f64)>,
-    reading: Reading,
+    moves: Vec<Move>,
+}
+
+/// From a noise level to the next one up.
+#[derive(Debug, Clone, Copy)]
+enum Move {
+    /// Between two signal shares of a table.
+    Table { alpha: f64, next: f64, reading: Reading },
+    /// Along the line of a flow.
+    Line { sigma_step: f64 },
 }
 
 /// Latents on the way to noise.
@@ -49,10 +58,31 @@ impl Inversion {
     /// Prepares `num_steps` steps.
     ///
     /// # Errors
-    /// [`Error::Steps`] for a number of steps the table cannot serve; [`Error::Sampler`] for a flow, and for linear spacing,
-    /// which has no inverse grid.
+    /// [`Error::Steps`] for a number of steps the schedule cannot serve; [`Error::Sampler`] for linear spacing of a table, which
+    /// has no inverse grid, and for a flow whose shift depends on a size that is not known.
     pub fn new(schedule: &NoiseSchedule, num_steps: usize) -> Result<Self> {
-        let schedule = schedule.discrete("ddim_inverse")?;
+        match schedule {
+            NoiseSchedule::Discrete(schedule) => Self::in_table(schedule, num_steps),
+            NoiseSchedule::Flow(schedule) => Self::on_line(schedule, num_steps),
+        }
+    }
+
+    fn on_line(schedule: &FlowSchedule, num_steps: usize) -> Result<Self> {
+        let mut sigmas = schedule.sampling_sigmas(num_steps)?;
+        sigmas.reverse();
+        let num_train = schedule.config().num_train_timesteps as f32;
+        Ok(Self {
+            timesteps: sigmas[1..].iter().map(|sigma| sigma * num_train).collect(),
+            moves: sigmas
+                .windows(2)
+                .map(|pair| Move::Line {
+                    sigma_step: f64::from(pair[1]) - f64::from(pair[0]),
+                })
+                .collect(),
+        })
+    }
+
+    fn in_table(schedule: &DiscreteSchedule, num_steps: usize) -> Result<Self> {
         let config = schedule.config();
         let spacing = config.timestep_spacing.unwrap_or(TimestepSpacing::Leading);
         if spacing == TimestepSpacing::Linspace {
@@ -66,13 +96,14 @@ impl Inversion {
         }
         let mut timesteps = spacing::timesteps(config, num_steps, spacing)?;
         timesteps.reverse();
+        let reading = Reading::new(schedule, Clipping::On);
+        let step = |&timestep: &f64| {
+            let (alpha, next) = alphas(schedule, timestep as usize, num_steps);
+            Move::Table { alpha, next, reading }
+        };
         Ok(Self {
-            alphas: timesteps
-                .iter()
-                .map(|&timestep| alphas(schedule, timestep as usize, num_steps))
-                .collect(),
+            moves: timesteps.iter().map(step).collect(),
             timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
-            reading: Reading::new(schedule, Clipping::On),
         })
     }
 
@@ -92,14 +123,18 @@ impl Inversion {
     /// # Panics
     /// When `step_idx` is not below the number of steps.
     pub fn step(&self, prediction: &Tensor, step_idx: usize, latents: &Tensor) -> diptych_tensor::Result<Tensor> {
-        let (alpha, next) = self.alphas[step_idx];
-        let (clean, noise) = self.reading.split(prediction, latents, alpha)?;
-        Ok(((clean * next.sqrt())? + (noise * (1.0 - next).sqrt())?)?)
+        match self.moves[step_idx] {
+            Move::Table { alpha, next, reading } => {
+                let (clean, noise) = reading.split(prediction, latents, alpha)?;
+                Ok(((clean * next.sqrt())? + (noise * (1.0 - next).sqrt())?)?)
+            }
+            Move::Line { sigma_step } => Ok((latents + (prediction * sigma_step)?)?),
+        }
     }
 
     /// Moves each example towards noise as long as timesteps of the grid are below its own bound in `until`.
     ///
-    /// Every step takes `1 + num_renoise` predictions and goes by their mean; 0 is plain DDIM inversion, 1 that of SmPO.
+    /// Every step takes `1 + num_renoise` predictions and goes by their mean; 0 is plain DDIM inversion, 1 that of `SmPO`.
     /// `predict` is the network without guidance: it gets latents, the timestep and the places in the batch of the examples that
     /// still move, so that an example's result does not depend on the others'.
     ///

@@ -37,7 +37,7 @@ pub mod trajectory;
 
 pub use error::{Error, Result};
 pub use estimate::estimate;
-pub use evaluation::{Contest, Judged, Side, contest};
+pub use evaluation::{Contest, Judged, Side, contest, contest_with};
 pub use method::{DiffusionMethod, MethodConfig, Reward, prepare, prepare_with_reward};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
 pub use pairs::{PairsConfig, RejectedRule, build_pairs};

@@ -143,6 +143,7 @@ impl Modality for Diffusion {
             .evaluation
             .as_ref()
             .and_then(|evaluation| evaluation.win_rate.as_ref());
+        let judge = win_rate.map(|config| config.judge.paths()).unwrap_or_default();
         let checkpoint = match &recipe.reference {
             ReferenceConfig::Checkpoint { path } => Some(path),
             _ => None,
@@ -157,6 +158,9 @@ impl Modality for Diffusion {
             if let Some(path) = path {
                 inputs.push((key.to_owned(), recipe.resolve_path(key, path)?));
             }
+        }
+        for path in judge {
+            inputs.push((WIN_RATE_JUDGE.to_owned(), recipe.resolve_path(WIN_RATE_JUDGE, path)?));
         }
         Ok(inputs)
     }
@@ -188,6 +192,9 @@ const ADAPTER_INIT: &str = "adapter.lora.init";
 
 /// The recipe key of the prompts that an evaluation samples.
 pub(crate) const WIN_RATE_PROMPTS: &str = "eval.win_rate.prompts";
+
+/// The recipe key of an evaluation's judge, under which its files stand.
+pub(crate) const WIN_RATE_JUDGE: &str = "eval.win_rate.judge";
 
 /// The recipe's adapter with the path of its start resolved.
 pub(crate) fn adapter_of(recipe: &Recipe<Diffusion>) -> Result<AdapterConfig> {

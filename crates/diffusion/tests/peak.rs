@@ -91,6 +91,9 @@ fn a_gradient_through_ten_steps_holds_little_more_than_through_one() {
     let captions = ["red", "blue"].map(|prompt| ImageCaption::new(prompt, prompt, image.clone()));
     write_captions(&directory.path().join("captions.jsonl"), &captions).unwrap();
     let [one, ten] = [1, 10].map(|tail| peak(directory.path(), tail));
-    println!("one step {one} bytes, ten steps {ten} bytes: {:.2} times", ten as f64 / one as f64);
+    println!(
+        "one step {one} bytes, ten steps {ten} bytes: {:.2} times",
+        ten as f64 / one as f64
+    );
     assert!(ten as f64 <= 1.5 * one as f64, "{ten} bytes against {one}");
 }

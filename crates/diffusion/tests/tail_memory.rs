@@ -1,5 +1,4 @@
 //! The most memory that a differentiable tail holds, counted by the allocator of this program.
-#![expect(clippy::unwrap_used, reason = "a failed call is a failed test")]
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -13,7 +13,7 @@ use crate::win_rate::{Estimate, estimate};
 /// What becomes of pairs that people could not decide, and of those the judge cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum TiePolicy {
+pub enum AgreementTies {
     /// Pairs that people called a tie are left out; a judge's tie on another counts one half.
     #[default]
     Skip,
@@ -24,12 +24,12 @@ pub enum TiePolicy {
     Strict,
 }
 
-impl TiePolicy {
+impl AgreementTies {
     /// The names.
     pub const NAMES: [&'static str; 3] = ["skip", "half", "strict"];
 }
 
-impl fmt::Display for TiePolicy {
+impl fmt::Display for AgreementTies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Skip => "skip",
@@ -39,17 +39,17 @@ impl fmt::Display for TiePolicy {
     }
 }
 
-impl std::str::FromStr for TiePolicy {
+impl std::str::FromStr for AgreementTies {
     type Err = Error;
 
     /// # Errors
-    /// [`Error::UnknownTiePolicy`].
+    /// [`Error::UnknownAgreementTies`].
     fn from_str(name: &str) -> Result<Self> {
         match name {
             "skip" => Ok(Self::Skip),
             "half" => Ok(Self::Half),
             "strict" => Ok(Self::Strict),
-            _ => Err(Error::UnknownTiePolicy {
+            _ => Err(Error::UnknownAgreementTies {
                 found: name.to_owned(),
                 expected: &Self::NAMES,
             }),
@@ -78,7 +78,7 @@ pub struct Agreement {
     /// Share of agreement with its bootstrap interval.
     pub accuracy: Estimate,
     /// What became of ties.
-    pub ties: TiePolicy,
+    pub ties: AgreementTies,
     /// Scores no further apart than this are a judge's tie.
     pub tie_margin: f64,
 }
@@ -90,7 +90,7 @@ impl Agreement {
     /// [`Error::NotFinite`] for a margin that is not finite; [`Error::InvalidConfig`] for 0 `bootstrap_samples`.
     pub fn of(
         pairs: &[LabelledPair],
-        ties: TiePolicy,
+        ties: AgreementTies,
         tie_margin: f64,
         (seed, bootstrap_samples): (u64, usize),
     ) -> Result<Option<Self>> {
@@ -110,7 +110,7 @@ impl Agreement {
         }
         let counted: Vec<&LabelledPair> = pairs
             .iter()
-            .filter(|pair| ties != TiePolicy::Skip || !pair.is_tie)
+            .filter(|pair| ties != AgreementTies::Skip || !pair.is_tie)
             .collect();
         if counted.is_empty() {
             return Ok(None);
@@ -118,7 +118,7 @@ impl Agreement {
         let is_judge_tie = |pair: &LabelledPair| pair.margin.abs() <= tie_margin;
         let credit = |pair: &&LabelledPair| match (pair.is_tie, is_judge_tie(pair)) {
             (true, true) => 1.0,
-            (true, false) | (false, true) if ties != TiePolicy::Strict => 0.5,
+            (true, false) | (false, true) if ties != AgreementTies::Strict => 0.5,
             (true, false) | (false, true) => 0.0,
             (false, false) => f64::from(u8::from(pair.margin > 0.0)),
         };
@@ -170,31 +170,34 @@ mod tests {
         ];
         let of = |ties| Agreement::of(&pairs, ties, 0.1, (0, 200)).unwrap().unwrap();
         let expected = [
-            (TiePolicy::Skip, 3, 1.5 / 3.0),
-            (TiePolicy::Half, 5, 3.0 / 5.0),
-            (TiePolicy::Strict, 5, 2.0 / 5.0),
+            (AgreementTies::Skip, 3, 1.5 / 3.0),
+            (AgreementTies::Half, 5, 3.0 / 5.0),
+            (AgreementTies::Strict, 5, 2.0 / 5.0),
         ];
         for (ties, num_pairs, accuracy) in expected {
             let found = of(ties);
             assert_eq!((found.num_pairs, found.num_label_ties), (num_pairs, 2));
             assert!((found.accuracy.mean - accuracy).abs() < 1e-12, "{found}");
             assert!(found.accuracy.low <= accuracy && accuracy <= found.accuracy.high);
-            assert_eq!(ties.to_string().parse::<TiePolicy>().unwrap(), ties);
+            assert_eq!(ties.to_string().parse::<AgreementTies>().unwrap(), ties);
         }
         assert_eq!(
-            (of(TiePolicy::Skip).num_judge_ties, of(TiePolicy::Half).num_judge_ties),
+            (
+                of(AgreementTies::Skip).num_judge_ties,
+                of(AgreementTies::Half).num_judge_ties
+            ),
             (1, 2)
         );
         assert!(
-            Agreement::of(&pairs[3..], TiePolicy::Skip, 0.0, (0, 10))
+            Agreement::of(&pairs[3..], AgreementTies::Skip, 0.0, (0, 10))
                 .unwrap()
                 .is_none()
         );
-        let nan = Agreement::of(&[pair(false, f64::NAN)], TiePolicy::Skip, 0.0, (0, 10));
+        let nan = Agreement::of(&[pair(false, f64::NAN)], AgreementTies::Skip, 0.0, (0, 10));
         assert!(matches!(nan, Err(Error::NotFinite { index: 0, .. })));
         assert!(
             "halve"
-                .parse::<TiePolicy>()
+                .parse::<AgreementTies>()
                 .unwrap_err()
                 .to_string()
                 .contains("skip, half, strict")

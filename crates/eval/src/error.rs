@@ -158,9 +158,37 @@ pub enum Error {
         /// Name of the judge.
         judge: &'static str,
     },
+    /// Records of a dataset cannot be read.
+    #[error(transparent)]
+    Data(#[from] diptych_data::Error),
+    /// A record's image cannot be read.
+    #[error("record {id:?}: {source}")]
+    Image {
+        /// The record.
+        id: String,
+        /// Why.
+        source: diptych_data::Error,
+    },
+    /// A dataset has no images to score.
+    #[error("{records} have no images to judge; expected image pairs, ranked, labelled or captioned images")]
+    NotImages {
+        /// What it has.
+        records: String,
+    },
+    /// A file has scores of another judge.
+    #[error(
+        "{}: these scores are of another judge (`{judge}`, or of another version of it); name another file, or remove this one",
+        path.display()
+    )]
+    ScoredByOther {
+        /// The file.
+        path: PathBuf,
+        /// Name of that judge.
+        judge: String,
+    },
     /// A name that no tie policy has.
     #[error("unknown tie policy `{found}`; expected {}", expected.join(", "))]
-    UnknownTiePolicy {
+    UnknownAgreementTies {
         /// The name as given.
         found: String,
         /// The names that exist.
@@ -249,12 +277,16 @@ impl Error {
             | Self::JudgeFile { .. }
             | Self::JudgeSetup { .. }
             | Self::InvalidCombiner { .. }
-            | Self::UnknownTiePolicy { .. }
+            | Self::UnknownAgreementTies { .. }
             | Self::NotDifferentiable { .. }
+            | Self::NotImages { .. }
+            | Self::ScoredByOther { .. }
             | Self::TooFewCaptions { .. }
             | Self::UnjudgeablePrompt { .. } => true,
             Self::Shapes(error) => error.is_configuration(),
             Self::Models(error) => error.is_configuration(),
+            Self::Data(error) => error.is_configuration(),
+            Self::Image { source, .. } => source.is_configuration(),
             Self::StoredRow { .. }
             | Self::NotStored { .. }
             | Self::NotJudged { .. }

@@ -29,10 +29,11 @@ mod judge;
 mod pairwise;
 mod prompts;
 mod scene_truth;
+mod score_dataset;
 mod shapes_geneval;
 mod win_rate;
 
-pub use agreement::{Agreement, LabelledPair, TiePolicy};
+pub use agreement::{Agreement, AgreementTies, LabelledPair};
 pub use combiner::Combiner;
 pub use config::{EvaluationConfig, WinRateConfig};
 pub use error::{Error, Result};
@@ -44,6 +45,7 @@ pub use judge::{
 pub use pairwise::{PairwiseJudge, ShownFirst, StoredVerdicts, SwappedOutcome, Verdict};
 pub use prompts::{held_out_prompts, read_first_prompts, read_prompts};
 pub use scene_truth::{SceneTruth, Truthfulness, held_out_scene_prompts, scene_truth};
+pub use score_dataset::{ScoredDataset, ScoredImages, ScoringJudge, journal_path, labelled_pairs, score_dataset};
 pub use shapes_geneval::{
     GenevalAnswer, GenevalCategory, GenevalPrompt, GenevalScore, GenevalTable, geneval_answers, geneval_prompts,
 };

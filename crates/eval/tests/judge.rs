@@ -40,11 +40,14 @@ fn what_cannot_be_judged_is_named() {
     ));
     assert_eq!(Judge::Verifier.score(&[], &[]).unwrap(), [0.0; 0]);
     assert_eq!(serde_json::to_value(Judge::Verifier).unwrap(), Judge::NAMES[0]);
-    for name in Judge::NAMES {
-        assert_eq!(name.parse::<Judge>().unwrap().to_string(), name);
+    for name in ["verifier", "shapes"] {
+        assert_eq!(name.parse::<Judge>().unwrap(), Judge::Verifier);
     }
     let message = "verifer".parse::<Judge>().unwrap_err().to_string();
-    assert_eq!(message, "unknown judge `verifer`; expected verifier");
+    assert!(
+        message.starts_with("unknown judge `verifer`; expected verifier, clip_score"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub enum Error {
         /// The record.
         id: String,
         /// What is wrong with its scores.
-        source: diptych_core::Error,
+        source: Box<diptych_core::Error>,
     },
     /// Some rows say by how much the chosen answer is better and some do not.
     #[error("record {id}: no `margin`, which other records have; all or none must")]

@@ -20,7 +20,7 @@ pub struct Language;
 
 /// `[adapter.*]`: LoRA where the recipe has no such section, on the projections of attention where it names no targets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "GivenAdapter", into = "AdapterConfig")]
+#[serde(from = "GivenAdapter", into = "GivenAdapter")]
 pub struct LanguageAdapter(pub AdapterConfig);
 
 impl Default for LanguageAdapter {
@@ -29,47 +29,66 @@ impl Default for LanguageAdapter {
     }
 }
 
-impl From<LanguageAdapter> for AdapterConfig {
+impl From<LanguageAdapter> for GivenAdapter {
     fn from(adapter: LanguageAdapter) -> Self {
-        adapter.0
+        match adapter.0 {
+            AdapterConfig::Lora(lora) => Self::Lora(lora.into()),
+            AdapterConfig::Full(full) => Self::Full(full),
+        }
     }
 }
 
 /// [`AdapterConfig`] as recipes for text give it.
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum GivenAdapter {
     Lora(GivenLora),
     Full(FullConfig),
 }
 
-/// [`LoraConfig`] whose targets are known to be given or not: those that it fills in itself are layers of a denoiser.
-#[derive(Deserialize)]
+/// [`LoraConfig`] whose targets are known to be given or not: those that it fills in itself are layers of a denoiser. `use_dora` is a
+/// key of recipes for text alone.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct GivenLora {
     rank: usize,
     alpha: f64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     use_rslora: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    use_dora: bool,
     targets: Option<Targets>,
     init_weights: LoraInit,
+    #[serde(skip_serializing_if = "Option::is_none")]
     init: Option<PathBuf>,
 }
 
 impl Default for GivenLora {
     fn default() -> Self {
+        Self {
+            targets: None,
+            ..LoraConfig::default().into()
+        }
+    }
+}
+
+impl From<LoraConfig> for GivenLora {
+    fn from(lora: LoraConfig) -> Self {
         let LoraConfig {
             rank,
             alpha,
             use_rslora,
-            targets: _,
+            use_dora,
+            targets,
             init_weights,
             init,
-        } = LoraConfig::default();
+        } = lora;
         Self {
             rank,
             alpha,
             use_rslora,
-            targets: None,
+            use_dora,
+            targets: Some(targets),
             init_weights,
             init,
         }
@@ -82,6 +101,7 @@ impl From<GivenLora> for LoraConfig {
             rank: given.rank,
             alpha: given.alpha,
             use_rslora: given.use_rslora,
+            use_dora: given.use_dora,
             targets: given.targets.unwrap_or_else(own_targets),
             init_weights: given.init_weights,
             init: given.init,

@@ -188,11 +188,14 @@ fn adapter_tensors(adapter: &LoraAdapter) -> BTreeMap<String, Tensor> {
         .modules
         .iter()
         .flat_map(|(name, module)| {
+            let magnitude = module.magnitude.clone();
             [
-                (format!("{name}.lora_A.weight"), module.down.clone()),
-                (format!("{name}.lora_B.weight"), module.up.clone()),
+                Some((format!("{name}.lora_A.weight"), module.down.clone())),
+                Some((format!("{name}.lora_B.weight"), module.up.clone())),
+                magnitude.map(|magnitude| (format!("{name}.lora_magnitude_vector"), magnitude)),
             ]
         })
+        .flatten()
         .collect()
 }
 

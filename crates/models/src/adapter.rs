@@ -3,6 +3,10 @@
 //! Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXiv:2106.09685. A layer `y = W x` becomes
 //! `y = W x + (alpha / rank) B A x`, with `W` frozen, `A` random and `B` zero at the start. Names, targets and initialization
 //! follow PEFT.
+//!
+//! Liu et al., "`DoRA`: Weight-Decomposed Low-Rank Adaptation", ICML 2024, arXiv:2402.09353, Eq. 5 and section 4.3: the rows of the
+//! adapted weight are scaled to magnitudes `m` of their own, `y = m / |W + (alpha / rank) B A| (W + (alpha / rank) B A) x`, where the
+//! norm is a constant in the backward pass.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +46,11 @@ pub struct LoraConfig {
     /// "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", arXiv:2312.03732.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub use_rslora: bool,
+    /// Whether the length of each row of the adapted weight is trained by itself, as a magnitude (`DoRA`): see
+    /// [`LoraModule::magnitude`](crate::lora::LoraModule::magnitude). Linear layers alone. Recipes for images have no such key: the
+    /// files of their adapters have no place for magnitudes.
+    #[serde(skip)]
+    pub use_dora: bool,
     /// The layers that get an adapter.
     #[serde(default)]
     pub targets: Targets,
@@ -59,6 +68,7 @@ impl Default for LoraConfig {
             rank: default_rank(),
             alpha: default_alpha(),
             use_rslora: false,
+            use_dora: false,
             targets: Targets::default(),
             init_weights: LoraInit::default(),
             init: None,

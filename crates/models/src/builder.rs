@@ -7,8 +7,8 @@ use std::rc::Rc;
 use diptych_tensor::{DType, Device, Params, Tensor, Weights};
 
 use crate::adapter::{AdapterSwitch, LayerKind, LoraConfig, LoraInit, Matcher};
-use crate::layers::Lora;
-use crate::lora::{LoraAdapter, LoraModule};
+use crate::layers::{Lora, row_lengths};
+use crate::lora::{LoraAdapter, LoraModule, MAGNITUDE};
 use crate::nearest::nearest;
 use crate::{Error, Init, Result};
 
@@ -218,17 +218,40 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The adapter of this layer, if it is a target of training or part of the adapter that is attached.
+    /// A tensor of the weight file that is never trained, such as a table of positions; nothing if the file does not have it.
     ///
-    /// `down` and `up` are the shapes of `A` and `B` with the rank left as 0: `(0, in, ...)` and `(out, 0, ...)`.
-    pub(crate) fn lora(&self, down: &[usize], up: &[usize]) -> Result<Option<Lora>> {
+    /// # Errors
+    /// When the weight file has it in another shape.
+    pub(crate) fn buffer(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let config = &self.shared.config;
+        let source = join(&self.source, name);
+        let Some(weights) = config.weights.filter(|weights| weights.contains(&source)) else {
+            return Ok(None);
+        };
+        let tensor = weights.get(&source, shape, config.dtype, &config.device)?;
+        self.shared.state.borrow_mut().used.insert(source);
+        Ok(Some(tensor))
+    }
+
+    /// The adapter of this linear layer, whose weight is (out, in), if it is a target of training or part of the adapter that is attached.
+    pub(crate) fn linear_lora(&self, weight: &Tensor) -> Result<Option<Lora>> {
+        let (to, from) = weight.dims2().map_err(diptych_tensor::Error::from)?;
+        self.lora((&[0, from], &[to, 0]), Some(weight))
+    }
+
+    /// The same of a convolution with a weight of this shape.
+    pub(crate) fn conv2d_lora(&self, [to, from, height, width]: [usize; 4]) -> Result<Option<Lora>> {
+        self.lora((&[0, from, height, width], &[to, 0, 1, 1]), None)
+    }
+
+    /// `down` and `up` are the shapes of `A` and `B` with the rank left as 0: `(0, in, ...)` and `(out, 0, ...)`. `weight` is that of a
+    /// linear layer, whose rows may have magnitudes.
+    fn lora(&self, (down, up): (&[usize], &[usize]), weight: Option<&Tensor>) -> Result<Option<Lora>> {
         let config = &self.shared.config;
         self.shared.state.borrow_mut().layers.insert(self.path.clone());
         let start = config.adapter.and_then(|adapter| adapter.modules.get(&self.path));
         let Trainable::Lora(lora) = config.trainable else {
-            return start
-                .map(|start| self.attach(&start.down, &start.up, start.scale, (down, up)))
-                .transpose();
+            return start.map(|start| self.attach(start, (down, up), weight)).transpose();
         };
         let kind = LayerKind::of_shape(down);
         let is_target = self
@@ -245,21 +268,56 @@ impl<'a> Builder<'a> {
             }),
             (true, _, Some(start)) => {
                 self.check_start(start, lora, (down, up))?;
-                self.attach(&start.down, &start.up, lora.scale(), (down, up)).map(Some)
+                let start = LoraModule {
+                    scale: lora.scale(),
+                    ..start.clone()
+                };
+                self.attach(&start, (down, up), weight).map(Some)
             }
             (true, None, None) => {
-                let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
-                let init = match lora.init_weights {
-                    LoraInit::Kaiming => Init::kaiming_uniform(a[1..].iter().product()),
-                    LoraInit::Gaussian => Init::Normal {
-                        std: 1.0 / lora.rank as f64,
-                    },
-                };
-                let name = join(&self.path, "lora_A.weight");
-                let a = init.tensor(&a, self.master_dtype(), &config.device, (config.seed, &name))?;
-                let b = Init::Zeros.tensor(&b, self.master_dtype(), &config.device, (config.seed, ""))?;
-                self.attach(&a, &b, lora.scale(), (down, up)).map(Some)
+                let fresh = self.fresh(lora, (down, up), weight)?;
+                self.attach(&fresh, (down, up), weight).map(Some)
             }
+        }
+    }
+
+    /// An update that is 0: `A` random, `B` zero, and the lengths of the weight's own rows where they are trained by themselves.
+    fn fresh(
+        &self,
+        lora: &LoraConfig,
+        (down, up): (&[usize], &[usize]),
+        weight: Option<&Tensor>,
+    ) -> Result<LoraModule> {
+        let config = &self.shared.config;
+        let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
+        let init = match lora.init_weights {
+            LoraInit::Kaiming => Init::kaiming_uniform(a[1..].iter().product()),
+            LoraInit::Gaussian => Init::Normal {
+                std: 1.0 / lora.rank as f64,
+            },
+        };
+        let name = join(&self.path, "lora_A.weight");
+        let down = init.tensor(&a, self.master_dtype(), &config.device, (config.seed, &name))?;
+        let up = Init::Zeros.tensor(&b, self.master_dtype(), &config.device, (config.seed, ""))?;
+        let scale = lora.scale();
+        let magnitude = match weight {
+            Some(weight) if lora.use_dora => Some(row_lengths(weight, (&down, &up), scale)?),
+            None if lora.use_dora => return Err(self.no_magnitude()),
+            _ => None,
+        };
+        Ok(LoraModule {
+            down,
+            up,
+            scale,
+            magnitude,
+        })
+    }
+
+    fn no_magnitude(&self) -> Error {
+        Error::AdapterSetting {
+            key: "use_dora",
+            found: format!("true, and `{}` is a convolution", self.path),
+            expected: "linear layers alone",
         }
     }
 
@@ -267,6 +325,18 @@ impl<'a> Builder<'a> {
     fn check_start(&self, start: &LoraModule, lora: &LoraConfig, (down, up): (&[usize], &[usize])) -> Result<()> {
         self.check_shape("A", &start.down, &with_rank(down, 0, lora.rank))?;
         self.check_shape("B", &start.up, &with_rank(up, 1, lora.rank))?;
+        if start.magnitude.is_some() != lora.use_dora {
+            let found = format!(
+                "{}, but {} in the adapter to start from",
+                lora.use_dora,
+                start.magnitude.is_some()
+            );
+            return Err(Error::AdapterSetting {
+                key: "use_dora",
+                found,
+                expected: "the same value",
+            });
+        }
         if (start.scale - lora.scale()).abs() > 1e-6 * lora.scale() {
             let found = format!("{}, but {} in the adapter to start from", lora.alpha, start.alpha());
             return Err(Error::AdapterSetting {
@@ -278,27 +348,38 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Puts `A` and `B` on this layer: trained or frozen.
-    fn attach(&self, a: &Tensor, b: &Tensor, scale: f64, (down, up): (&[usize], &[usize])) -> Result<Lora> {
+    /// Puts the parts of an update on this layer: trained or frozen.
+    fn attach(&self, module: &LoraModule, (down, up): (&[usize], &[usize]), weight: Option<&Tensor>) -> Result<Lora> {
         let config = &self.shared.config;
-        let rank = a.dims().first().copied().unwrap_or(0);
-        self.check_shape("A", a, &with_rank(down, 0, rank))?;
-        self.check_shape("B", b, &with_rank(up, 1, rank))?;
+        let rank = module.rank();
+        self.check_shape("A", &module.down, &with_rank(down, 0, rank))?;
+        self.check_shape("B", &module.up, &with_rank(up, 1, rank))?;
+        if let Some(magnitude) = &module.magnitude {
+            weight.ok_or_else(|| self.no_magnitude())?;
+            self.check_shape("magnitude", magnitude, &up[..1])?;
+        }
         self.shared.state.borrow_mut().adapted.insert(self.path.clone());
         let trainable = matches!(config.trainable, Trainable::Lora(_));
         let dtype = if trainable { self.master_dtype() } else { config.dtype };
-        let place = |tensor: &Tensor| -> diptych_tensor::Result<Tensor> {
-            Ok(tensor.to_dtype(dtype)?.to_device(&config.device)?.contiguous()?)
+        let place = |name: &str, tensor: &Tensor| -> Result<Tensor> {
+            let placed = || -> diptych_tensor::Result<Tensor> {
+                Ok(tensor.to_dtype(dtype)?.to_device(&config.device)?.contiguous()?)
+            };
+            if trainable {
+                self.insert(&join(&self.path, name), &placed()?)
+            } else {
+                Ok(placed()?)
+            }
         };
-        let (mut a, mut b) = (place(a)?, place(b)?);
-        if trainable {
-            a = self.insert(&join(&self.path, "lora_A.weight"), &a)?;
-            b = self.insert(&join(&self.path, "lora_B.weight"), &b)?;
-        }
         Ok(Lora {
-            a,
-            b,
-            scale,
+            a: place("lora_A.weight", &module.down)?,
+            b: place("lora_B.weight", &module.up)?,
+            magnitude: module
+                .magnitude
+                .as_ref()
+                .map(|magnitude| place(MAGNITUDE, magnitude))
+                .transpose()?,
+            scale: module.scale,
             switch: self.switch(),
         })
     }

@@ -15,6 +15,8 @@ pub(crate) struct Lora {
     pub(crate) b: Tensor,
     /// `alpha / rank`.
     pub(crate) scale: f64,
+    /// The length of each row of the adapted weight, (out), where it is trained by itself.
+    pub(crate) magnitude: Option<Tensor>,
     pub(crate) switch: AdapterSwitch,
 }
 
@@ -27,6 +29,23 @@ impl Lora {
             Ok((ax * self.scale)?)
         }
     }
+
+    /// What each row of the sum of `weight` and the update is multiplied by, (out): its magnitude over its length, which is a
+    /// constant in the backward pass. `None` where lengths are not trained by themselves.
+    fn row_factors(&self, weight: &Tensor) -> TensorResult<Option<Tensor>> {
+        let Some(magnitude) = &self.magnitude else {
+            return Ok(None);
+        };
+        let lengths = row_lengths(weight, (&self.a, &self.b), self.scale)?;
+        Ok(Some((magnitude / lengths)?))
+    }
+}
+
+/// The length of each row of `W + scale B A`, (out), in the precision of `A`, without a graph.
+pub(crate) fn row_lengths(weight: &Tensor, (a, b): (&Tensor, &Tensor), scale: f64) -> TensorResult<Tensor> {
+    let update = (b.detach().matmul(&a.detach())? * scale)?;
+    let adapted = (weight.detach().to_dtype(a.dtype())? + update)?;
+    Ok(adapted.sqr()?.sum(1)?.sqrt()?)
 }
 
 fn like(parameter: &Tensor, input: &Tensor) -> TensorResult<Tensor> {
@@ -85,11 +104,10 @@ impl Linear {
     /// A layer whose weight is held elsewhere too, such as a head that shares the embedding: the adapter at the builder's place, if
     /// there is one, is beside that weight.
     pub(crate) fn with_weight(builder: &Builder<'_>, weight: &Tensor) -> Result<Self> {
-        let (out_dim, in_dim) = weight.dims2().map_err(diptych_tensor::Error::from)?;
         Ok(Self {
             weight: weight.clone(),
             bias: None,
-            lora: builder.lora(&[0, in_dim], &[out_dim, 0])?,
+            lora: builder.linear_lora(weight)?,
         })
     }
 
@@ -100,11 +118,12 @@ impl Linear {
         match &self.lora {
             Some(lora) if lora.switch.is_enabled() => {
                 let ax = lora.scaled(&ops::linear(x, &like(&lora.a, x)?, None)?)?;
-                let (x, weight) = (
-                    Tensor::cat(&[x, &ax], 1)?,
-                    Tensor::cat(&[&weight, &like(&lora.b, x)?], 1)?,
-                );
-                Ok((x, weight))
+                let wide = Tensor::cat(&[&weight, &like(&lora.b, x)?], 1)?;
+                let wide = match lora.row_factors(&self.weight)? {
+                    None => wide,
+                    Some(factors) => wide.broadcast_mul(&like(&factors, x)?.unsqueeze(1)?)?,
+                };
+                Ok((Tensor::cat(&[x, &ax], 1)?, wide))
             }
             _ => Ok((x.clone(), weight)),
         }
@@ -121,10 +140,11 @@ impl Linear {
             bias,
             weight,
         } = config;
+        let weight = builder.get("weight", &[out_dim, in_dim], weight)?;
         Ok(Self {
-            weight: builder.get("weight", &[out_dim, in_dim], weight)?,
             bias: bias.map(|init| builder.get("bias", &[out_dim], init)).transpose()?,
-            lora: builder.lora(&[0, in_dim], &[out_dim, 0])?,
+            lora: builder.linear_lora(&weight)?,
+            weight,
         })
     }
 
@@ -135,13 +155,20 @@ impl Linear {
     /// When the last dimension is not `in`.
     pub fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
         let bias = like_opt(self.bias.as_ref(), x)?;
-        let y = ops::linear(x, &like(&self.weight, x)?, bias.as_ref())?;
-        match &self.lora {
-            Some(lora) if lora.switch.is_enabled() => {
-                let ax = lora.scaled(&ops::linear(x, &like(&lora.a, x)?, None)?)?;
-                Ok((y + ops::linear(&ax, &like(&lora.b, x)?, None)?)?)
-            }
-            _ => Ok(y),
+        let weight = like(&self.weight, x)?;
+        let Some(lora) = self.lora.as_ref().filter(|lora| lora.switch.is_enabled()) else {
+            return ops::linear(x, &weight, bias.as_ref());
+        };
+        let ax = lora.scaled(&ops::linear(x, &like(&lora.a, x)?, None)?)?;
+        let update = ops::linear(&ax, &like(&lora.b, x)?, None)?;
+        let Some(factors) = lora.row_factors(&self.weight)? else {
+            return Ok((ops::linear(x, &weight, bias.as_ref())? + update)?);
+        };
+        // The bias is not part of the weight whose rows have lengths.
+        let y = (ops::linear(x, &weight, None)? + update)?.broadcast_mul(&like(&factors, x)?)?;
+        match bias {
+            None => Ok(y),
+            Some(bias) => Ok(y.broadcast_add(&bias)?),
         }
     }
 }
@@ -206,7 +233,7 @@ impl Conv2d {
             weight: builder.get("weight", &[out_channels, in_channels, kernel, kernel], init)?,
             bias: builder.get("bias", &[out_channels], init)?,
             config: ops::Conv2dConfig { stride, padding },
-            lora: builder.lora(&[0, in_channels, kernel, kernel], &[out_channels, 0, 1, 1])?,
+            lora: builder.conv2d_lora([out_channels, in_channels, kernel, kernel])?,
         })
     }
 

@@ -7,8 +7,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x |
-//! | [`vae`] | its image autoencoder |
+//! | [`mmdit`] | the conditional denoiser of Stable Diffusion 3 and 3.5 |
+//! | [`flux`] | the conditional denoiser of Flux |
+//! | [`pixart`] | the conditional denoiser of `PixArt` |
+//! | [`vae`] | the image autoencoder |
 //! | [`text_encoder`] | the CLIP text model and its tokenizer |
+//! | [`t5`] | the T5 text encoder and its tokenizer |
 //! | [`vision`] | preprocessing of images and the vision tower of CLIP |
 //! | [`clip`] | CLIP as a whole, from transformers' and `OpenCLIP`'s files, and with a time in its image half |
 //! | [`blip`] | BLIP: a text encoder that looks at an image |
@@ -24,13 +28,18 @@ mod builder;
 pub mod clip;
 mod config_json;
 pub mod diffusers;
+mod dit;
 mod error;
+pub mod flux;
 mod init;
 pub mod layers;
 pub mod lm;
 pub mod lora;
+pub mod mmdit;
 mod nearest;
+pub mod pixart;
 mod resnet;
+pub mod t5;
 pub mod text_encoder;
 pub mod unet;
 pub mod vae;

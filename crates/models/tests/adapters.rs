@@ -230,7 +230,7 @@ fn pefts_factors() {
             r#"{"r": 4, "lora_alpha": 8, "alpha_pattern": {"^a.to_q": 1, "to_k": 9}}"#,
             Some(0.25),
         ),
-        (r#"{"r": 4, "lora_alpha": 8, "use_dora": true}"#, None),
+        (r#"{"r": 4, "lora_alpha": 8, "use_qalora": true}"#, None),
         (r#"{"r": 4, "lora_alpha": 8, "bias": "all"}"#, None),
         (r#"{"r": 4, "lora_alpha": 8, "modules_to_save": ["conv_in"]}"#, None),
         (r#"{"r": 4, "lora_alpha": 8, "peft_type": "LOHA"}"#, None),
@@ -373,7 +373,15 @@ fn an_adapter_must_have_what_is_trained() {
     let mut adapter = LoraAdapter::default();
     let (down, up) = (randn(1, &[8, 8], DType::F32), randn(2, &[8, 8], DType::F32));
     let name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
-    adapter.modules.insert(name.into(), LoraModule { down, up, scale: 2.0 });
+    adapter.modules.insert(
+        name.into(),
+        LoraModule {
+            down,
+            up,
+            scale: 2.0,
+            magnitude: None,
+        },
+    );
     for (alpha, fits) in [(16.0, true), (8.0, false)] {
         let targets = suffixes(&[name]);
         let lora = LoraConfig {

@@ -5,7 +5,7 @@ mod support;
 
 use diptych_models::lm::{CausalLm, LmConfig, LmDir, LmInput, RopeScaling};
 use diptych_models::lora::LoraAdapter;
-use diptych_models::{Builder, BuilderConfig, LoraConfig, Trainable};
+use diptych_models::{Builder, BuilderConfig, LoraConfig, Targets, Trainable};
 use diptych_tensor::{DType, Device, Gradients, Params, Tensor, Weights, backward};
 use serde_json::Value;
 use support::{assert_close, golden, golden_lm_input, read, values};
@@ -159,6 +159,116 @@ fn gradients_of_a_rank_stabilized_adapter_on_a_shared_head() {
     );
     let gradients = backward(&loss(&lm, &vectors, &base), &params).unwrap();
     check_gradients("lm_smollm_lora", &gradients, &params, &vectors);
+}
+
+#[test]
+fn rows_with_magnitudes_of_their_own() {
+    let cases = [
+        ("lm_llama3_dora", "lm_llama3", 2, 3.0),
+        ("lm_llama_dora", "lm_llama", 3, 6.0),
+    ];
+    for (name, network, rank, alpha) in cases {
+        let adapter = LoraAdapter::load(golden(name), "language_model").unwrap();
+        assert!(adapter.is_dora());
+        let (vectors, base) = (vectors(name), vectors(network));
+        let lora = LoraConfig {
+            rank,
+            alpha,
+            use_dora: true,
+            targets: adapter.targets.clone().unwrap(),
+            ..LoraConfig::default()
+        };
+        let (lm, params) = load(network, Trainable::Lora(&lora), Some(&adapter));
+        assert!(params.names().any(|name| name.ends_with(".lora_magnitude_vector")));
+        let (input, mask) = golden_lm_input(&base);
+        let expected = read(&vectors, "logits");
+        assert_close(name, &logits(&lm, &input, &mask), &expected, FORWARD);
+        let gradients = backward(&loss(&lm, &vectors, &base), &params).unwrap();
+        check_gradients(name, &gradients, &params, &vectors);
+        {
+            let _off = lm.adapter_switch().disable();
+            let unadapted = read(&base, "logits");
+            assert_close("adapter off", &logits(&lm, &input, &mask), &unadapted, FORWARD);
+        }
+        // Frozen beside the network, merged into it, and written and read again: the same numbers.
+        let (frozen, _) = load(network, Trainable::None, Some(&adapter));
+        assert_close("frozen", &logits(&frozen, &input, &mask), &expected, FORWARD);
+        let directory = tempfile::tempdir().unwrap();
+        adapter.save_peft(directory.path().join("adapter"), None).unwrap();
+        let again = LoraAdapter::load(directory.path().join("adapter"), "language_model").unwrap();
+        let (loaded, _) = load(network, Trainable::None, Some(&again));
+        assert_close("saved", &logits(&loaded, &input, &mask), &expected, FORWARD);
+        let source = LmDir::open(golden(network)).unwrap();
+        let (config, tensors) = source.merged(&adapter, DType::F32).unwrap();
+        let merged = directory.path().join("merged");
+        diptych_models::lm::save(&merged, &config, (&tensors, DType::F32)).unwrap();
+        let (merged, _) = load(merged.to_str().unwrap(), Trainable::None, None);
+        assert_close("merged", &logits(&merged, &input, &mask), &expected, FORWARD);
+    }
+}
+
+#[test]
+fn magnitudes_without_a_place_or_without_a_word_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let adapter = LoraAdapter::load(golden("lm_llama_dora"), "language_model").unwrap();
+    for written in [
+        diptych_models::lora::save_diffusers(directory.path().join("a.safetensors"), &[("unet", &adapter)]),
+        diptych_models::lora::save_kohya(directory.path().join("b.safetensors"), &[("unet", &adapter)]),
+    ] {
+        let error = written.unwrap_err().to_string();
+        assert!(error.contains("use_dora") && error.contains("PEFT"), "{error}");
+    }
+    // Of the word in the configuration and the tensors neither comes without the other.
+    let (config, tensors) = ("adapter_config.json", "adapter_model.safetensors");
+    for (with_word, with_tensors, words) in [
+        (
+            "lm_llama_dora",
+            "lm_llama_lora",
+            ["`use_dora`", "not `lora_magnitude_vector`"],
+        ),
+        (
+            "lm_llama_lora",
+            "lm_llama_dora",
+            ["`lora_magnitude_vector`", "not `use_dora`"],
+        ),
+    ] {
+        let mut json = json(&format!("{with_word}/{config}"));
+        for key in ["r", "rank_pattern", "alpha_pattern"] {
+            json.as_object_mut().unwrap().remove(key);
+        }
+        std::fs::write(directory.path().join(config), json.to_string()).unwrap();
+        std::fs::copy(golden(with_tensors).join(tensors), directory.path().join(tensors)).unwrap();
+        let error = LoraAdapter::load(directory.path(), "language_model")
+            .unwrap_err()
+            .to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
+    let adapter = LoraAdapter::load(golden("lm_llama_lora"), "language_model").unwrap();
+    assert!(!adapter.is_dora());
+}
+
+#[test]
+fn fresh_magnitudes_are_the_lengths_of_the_rows_and_change_nothing() {
+    let lora = LoraConfig {
+        use_dora: true,
+        targets: Targets::Pattern(Targets::ALL_LINEAR.into()),
+        ..LoraConfig::default()
+    };
+    let base = vectors("lm_llama3");
+    let (lm, params) = load("lm_llama3", Trainable::Lora(&lora), None);
+    let (input, mask) = golden_lm_input(&base);
+    let expected = read(&base, "logits");
+    assert_close("fresh", &logits(&lm, &input, &mask), &expected, FORWARD);
+    let gradients = backward(&loss(&lm, &base, &base), &params).unwrap();
+    let magnitudes: Vec<&str> = params
+        .names()
+        .filter(|name| name.ends_with("lora_magnitude_vector"))
+        .collect();
+    assert_eq!(magnitudes.len(), 14);
+    for name in magnitudes {
+        let gradient: Vec<f32> = gradients.get(name).unwrap().to_vec1().unwrap();
+        assert!(gradient.iter().any(|value| *value != 0.0), "{name}");
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! `tests/golden/generate_models.py` whose weights are made from the names of their parameters.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/named.rs"]
+mod named_networks;
 mod support;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use diptych_models::unet::{AddedConditions, UNet2DConditionConfig, UNet2DConditi
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_models::{Builder, BuilderConfig, Error, LoraConfig, Targets, Trainable};
 use diptych_tensor::{DType, Device, Tensor, Weights, backward};
-use support::named::{check_named_gradients, named, named_weights};
+use named_networks::{check_named_gradients, named, named_weights};
 use support::{assert_close, golden, read};
 
 const FORWARD: f64 = 1e-4;

@@ -148,4 +148,37 @@ class Wpo:
         return peers.dpo(inner, values, loss_type, use_weighting=True)
 
 
-FORMULAS = [LdDpo, Wpo]
+class Dft:
+    """arXiv:2508.05629; TRL 1.16 SFTTrainer, loss_type dft, with batch_tokens. The probability before each logarithm is a constant, so
+    that the gradient is not the slope of the loss. Rewards are the scores."""
+
+    name, kind = "dft", "chosen"
+
+    @staticmethod
+    def torch(p, s):
+        terms = s.tokens_c["policy"].exp().detach() * s.tokens_c["policy"] * s.tokens_c["mask"]
+        sums = -terms.sum(1)
+        counts = s.tokens_c["mask"].sum(1)
+        return {"sum": sums, "tokens": sums / counts, "batch_tokens": (sums.sum() / counts.sum()).expand(len(sums))}[p["normalization"]], s.c, s.r
+
+    @staticmethod
+    def numpy(p, s):
+        rows = []
+        for policy, mask in zip(s.tokens_c["policy"], s.tokens_c["mask"]):
+            chances = np.exp(policy[mask > 0])
+            rows.append(-(chances * np.log(chances)).sum())
+        lens = s.tokens_c["mask"].sum(1)
+        if p["normalization"] == "batch_tokens":
+            return np.full(len(rows), np.sum(rows) / lens.sum())
+        return np.array(rows) / (lens if p["normalization"] == "tokens" else 1.0)
+
+    @staticmethod
+    def cases(rng):
+        for normalization in ("sum", "tokens", "batch_tokens"):
+            for lens, low in [(LENS, -4.0), (LENS[3:4], -1.0), (LENS[:3], -110.0)]:
+                case = token_case(rng, f"{normalization}_{len(lens)}", {"normalization": normalization}, lens=lens, with_lengths=True, low=low, reference=False)
+                case.smooth = False
+                yield case
+
+
+FORMULAS = [LdDpo, Wpo, Dft]

@@ -144,8 +144,8 @@ pub(crate) enum SplitName {
 pub(crate) struct BuildArguments {
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
-    /// Who judges
-    #[arg(long, default_value_t, value_parser = one_of::<Judge, _>(Judge::NAMES))]
+    /// Who judges: verifier, or a TOML file that describes a judge
+    #[arg(long, value_name = "NAME|FILE", default_value = "verifier")]
     pub(crate) judge: Judge,
     /// File with one prompt a line; by default training captions of the shapes world
     #[arg(long, value_name = "FILE", conflicts_with = "scenes")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use diptych_data::Layout;
 use diptych_diffusion::sampler::SamplerKind;
+use diptych_eval::{AgreementTies, Judge};
 use diptych_tensor::DeviceChoice;
 
 use super::{NumberFormat, one_of};
@@ -117,15 +118,24 @@ fn first_given(options: &[(&'static str, bool)]) -> Option<&'static str> {
 #[derive(Debug, Args)]
 pub(crate) struct ScoreArguments {
     /// Language model in transformers' layout
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "judge")]
+    pub(crate) model: Option<PathBuf>,
     /// Adapter of the model, a PEFT directory
     #[arg(long, value_name = "PATH")]
     pub(crate) adapter: Option<PathBuf>,
     /// Another language model, or another adapter of the model; by default the model without --adapter
     #[arg(long, value_name = "PATH")]
     pub(crate) reference: Option<PathBuf>,
-    /// Files or directories of pairs, of ranked or labelled answers, or of texts
+    /// Who judges images: verifier, or a TOML file that describes a judge. Takes the place of --model
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["model", "adapter", "reference", "beta", "rules"])]
+    pub(crate) judge: Option<Judge>,
+    /// Judges: what becomes of ties when labels are compared with scores
+    #[arg(long, requires = "judge", default_value_t, value_parser = one_of::<AgreementTies, _>(AgreementTies::NAMES))]
+    pub(crate) ties: AgreementTies,
+    /// Judges: scores no further apart than this are a tie
+    #[arg(long, requires = "judge", value_name = "MARGIN", default_value_t = 0.0)]
+    pub(crate) tie_margin: f64,
+    /// Files or directories of pairs, of ranked or labelled answers, or of texts; with --judge of image pairs or captioned images
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     pub(crate) data: Vec<PathBuf>,
     /// How records are laid out; see diptych list layouts

@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Generate images or answers from prompts
     Generate(GenerateArguments),
-    /// Score given answers under a language model and a reference
+    /// Score given answers under a language model and a reference, or given images by a judge
     Score(ScoreArguments),
     /// Run a benchmark
     #[command(subcommand)]
@@ -143,6 +143,10 @@ pub(crate) struct SamplingArguments {
 pub(crate) enum EvalCommand {
     /// How much better a judge finds one model's images than another's, on the same prompts and seeds
     WinRate(WinRateArguments),
+    /// Single abilities on the shapes world: objects, numbers, colors, places, and which color belongs to what
+    ShapesGeneval(GenevalArguments),
+    /// A win rate from the verdicts of a judge of pairs, asked in both orders
+    Verdicts(VerdictsArguments),
 }
 
 #[derive(Debug, Args)]
@@ -152,8 +156,8 @@ pub(crate) struct WinRateArguments {
     /// The model to compare with; by default --model without its adapter
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
-    /// Who judges
-    #[arg(long, default_value_t, value_parser = one_of::<Judge, _>(Judge::NAMES))]
+    /// Who judges: verifier, or a TOML file that describes a judge
+    #[arg(long, value_name = "NAME|FILE", default_value = "verifier")]
     pub(crate) judge: Judge,
     /// File with one prompt a line; by default held-out captions of the shapes world
     #[arg(long, value_name = "FILE", conflicts_with = "scenes")]
@@ -166,6 +170,34 @@ pub(crate) struct WinRateArguments {
     pub(crate) num_prompts: Option<usize>,
     /// Directory for the result and its images
     #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenevalArguments {
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArguments,
+    /// Prompts of each of the six kinds; kinds that have fewer give all they have
+    #[arg(long, default_value_t = 32)]
+    pub(crate) per_category: usize,
+    /// Images of each prompt
+    #[arg(long, default_value_t = 4)]
+    pub(crate) images_per_prompt: usize,
+    /// Directory for the result and its images
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerdictsArguments {
+    /// JSONL file with id, shown_first (base or aligned) and verdict (first, second or tie); every pair in both orders
+    #[arg(long, value_name = "FILE")]
+    pub(crate) verdicts: PathBuf,
+    /// The only source of randomness, of the resampling
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// The JSON file to write
+    #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }
 
@@ -254,9 +286,11 @@ pub(crate) struct ForwardArguments {
 pub(crate) enum Component {
     /// sample, timestep, encoder_hidden_states, for SDXL text_embeds and time_ids → sample
     Unet,
+    /// the inputs of diffusers' forward pass of SD3, Flux or PixArt → sample
+    Transformer,
     /// sample → latent_mean, latent_logvar, decoded
     Vae,
-    /// input_ids → last_hidden_state, penultimate_hidden_state, pooler_output (text_embeds where there is a projection)
+    /// input_ids → last_hidden_state, penultimate_hidden_state, pooler_output, where there is a projection text_embeds
     #[value(name = "text_encoder")]
     TextEncoder,
     /// The same of SDXL's second text encoder

@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use diptych_data::{ImagePair, ImageSource, write_pairs};
-use diptych_diffusion::{Contest, Side, contest, generate_with};
-use diptych_eval::WinRateConfig;
+use diptych_diffusion::{Contest, Side, contest_with, generate_with};
+use diptych_eval::{JudgeOptions, StoredVerdicts, SwappedOutcome, WinRateConfig};
 use diptych_tensor::files::write_file;
 use diptych_train::Reporter;
 
-use crate::arguments::WinRateArguments;
+use crate::arguments::{VerdictsArguments, WinRateArguments};
 use crate::command::sampling;
 use crate::command::shapes::read_scenes;
 use crate::failure::usage;
 use crate::interrupt::stop_flag;
-use crate::output::{ensure_free, print, write_directory};
+use crate::output::{create_parent, ensure_free, print, write_directory};
 use crate::progress::Progress;
 
 pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
@@ -45,7 +45,11 @@ pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
             generate_with(&pipeline, prompts, &sampling, reporter)
         }
     };
-    let contest = contest(&config, sample, &mut reporter)?;
+    let options = JudgeOptions {
+        device: arguments.sampling.device.resolve()?,
+        ..JudgeOptions::default()
+    };
+    let contest = contest_with(&config, &options, sample, &mut reporter)?;
     drop(reporter);
 
     let text = serde_json::to_string_pretty(&contest.win_rate)?;
@@ -54,6 +58,17 @@ pub(crate) fn run(arguments: &WinRateArguments) -> anyhow::Result<()> {
         write_images(dir, &contest)
     })?;
     print(&contest.win_rate)
+}
+
+/// `diptych eval verdicts`: what a judge of pairs said, in both orders.
+pub(crate) fn run_verdicts(arguments: &VerdictsArguments) -> anyhow::Result<()> {
+    ensure_free(&arguments.out)?;
+    let stored = StoredVerdicts::read(&arguments.verdicts)?;
+    let samples = WinRateConfig::default().bootstrap_samples;
+    let outcome = SwappedOutcome::ask(&stored, stored.ids(), arguments.seed, samples)?;
+    create_parent(&arguments.out)?;
+    write_file(&arguments.out, serde_json::to_string_pretty(&outcome)?.as_bytes())?;
+    print(outcome)
 }
 
 /// The comparison as a recipe would ask for it.

@@ -1,5 +1,7 @@
 //! `diptych forward`: one network, given tensors in, its tensors out.
 
+mod transformer;
+
 use std::collections::BTreeMap;
 
 use diptych_llm::logits::padded_logits;
@@ -43,11 +45,12 @@ pub(crate) fn run(arguments: &ForwardArguments) -> anyhow::Result<()> {
 fn pipeline(arguments: &ForwardArguments, component: Component, device: &Device) -> anyhow::Result<Tensors> {
     if component == Component::Vae && arguments.adapter.is_some() {
         return Err(usage(
-            "--adapter adapts the unet or the text encoder, not --component vae",
+            "--adapter adapts the denoiser or the text encoder, not --component vae",
         ));
     }
     let name = match component {
         Component::Unet => "unet",
+        Component::Transformer => "transformer",
         Component::Vae => "vae",
         Component::TextEncoder => "text_encoder",
         Component::TextEncoder2 => "text_encoder_2",
@@ -59,6 +62,7 @@ fn pipeline(arguments: &ForwardArguments, component: Component, device: &Device)
         .map(|path| LoraAdapter::load(path, name))
         .transpose()?;
     match component {
+        Component::Transformer => transformer::transformer(arguments, &directory, adapter.as_ref(), device),
         Component::Unet => unet(arguments, &directory, adapter.as_ref(), device),
         Component::Vae => vae(&directory, &read_inputs(arguments, &["sample"], device)?, device),
         Component::TextEncoder | Component::TextEncoder2 => {
@@ -164,11 +168,12 @@ fn text_encoder(
     let mut outputs = Tensors::from([
         ("last_hidden_state".into(), output.last_hidden_state),
         ("penultimate_hidden_state".into(), output.penultimate_hidden_state),
+        ("pooler_output".into(), output.pooler_output),
     ]);
-    match output.text_embeds {
-        // What transformers' `CLIPTextModelWithProjection` returns in its place.
-        Some(text_embeds) => outputs.insert("text_embeds".into(), text_embeds),
-        None => outputs.insert("pooler_output".into(), output.pooler_output),
-    };
+    outputs.extend(
+        output
+            .text_embeds
+            .map(|text_embeds| ("text_embeds".into(), text_embeds)),
+    );
     Ok(outputs)
 }

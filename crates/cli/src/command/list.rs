@@ -11,6 +11,21 @@ use diptych_train::Modality as _;
 use crate::arguments::{ListArguments, Listing};
 use crate::output::print;
 
+const BENCHMARKS: [[&str; 2]; 3] = [
+    [
+        "win-rate",
+        "a judge's scores of two models on the same prompts and seeds",
+    ],
+    [
+        "shapes-geneval",
+        "objects, numbers, colors, places and their bindings in the shapes world, checked by its verifier",
+    ],
+    [
+        "verdicts",
+        "a win rate from the answers of a judge of pairs, asked in both orders",
+    ],
+];
+
 pub(crate) fn run(arguments: &ListArguments) -> anyhow::Result<()> {
     let text = match arguments.what {
         Listing::Objectives => objectives(),
@@ -19,11 +34,7 @@ pub(crate) fn run(arguments: &ListArguments) -> anyhow::Result<()> {
             let layouts = Layout::NAMES.iter().filter_map(|name| name.parse::<Layout>().ok());
             table(layouts.map(|layout| [layout.name().into(), layout.description().into()]))
         }
-        Listing::Benchmarks => table([[
-            "win-rate",
-            "a judge's scores of two models on the same prompts and seeds",
-        ]
-        .map(str::to_owned)]),
+        Listing::Benchmarks => table(BENCHMARKS.map(|row| row.map(str::to_owned))),
         Listing::Models => directories("models")?,
         Listing::Datasets => directories("datasets")?,
     };

@@ -9,6 +9,7 @@ mod eval;
 mod export;
 mod forward;
 mod generate;
+mod geneval;
 mod inspect;
 mod lint;
 mod list;
@@ -17,6 +18,7 @@ mod plan;
 mod recipe;
 mod sampling;
 mod score;
+mod score_images;
 mod shapes;
 mod train;
 mod verify_resume;
@@ -31,6 +33,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),
         Command::Eval(EvalCommand::WinRate(arguments)) => eval::run(&arguments),
+        Command::Eval(EvalCommand::ShapesGeneval(arguments)) => geneval::run(&arguments),
+        Command::Eval(EvalCommand::Verdicts(arguments)) => eval::run_verdicts(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Data(DataCommand::Inspect(arguments)) => inspect::run(&arguments),
         Command::Data(DataCommand::Lint(arguments)) => lint::run(&arguments),

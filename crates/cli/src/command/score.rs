@@ -1,4 +1,4 @@
-//! `diptych score`: log-probabilities and implicit rewards of given answers.
+//! `diptych score`: log-probabilities and implicit rewards of given answers; images by a judge.
 
 use std::fmt::Write as _;
 
@@ -14,8 +14,8 @@ use diptych_models::lm::{CausalLm, LmDir};
 use diptych_train::Reporter;
 
 use crate::arguments::ScoreArguments;
-use crate::command::encoding;
 use crate::command::model_kind::ModelKind;
+use crate::command::{encoding, score_images};
 use crate::failure::usage;
 use crate::interrupt::stop_flag;
 use crate::output::{create_parent, ensure_free, print};
@@ -25,10 +25,16 @@ use crate::progress::Progress;
 const BETA: f64 = 0.1;
 
 pub(crate) fn run(arguments: &ScoreArguments) -> anyhow::Result<()> {
+    if let Some(judge) = &arguments.judge {
+        return score_images::run(arguments, judge);
+    }
+    let Some(model) = &arguments.model else {
+        return Err(usage("expected --model, or --judge for images"));
+    };
     ensure_free(&arguments.out)?;
-    ModelKind::ensure_language(&arguments.model, "score")?;
+    ModelKind::ensure_language(model, "score")?;
     let beta = beta_of(arguments)?;
-    let directory = LmDir::open(&arguments.model)?;
+    let directory = LmDir::open(model)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let encoder = Encoder::try_new(&tokenizer, encoding::config(&arguments.encoding)?)?;
     let dataset = TextDataset::load(&arguments.data, arguments.layout)?;

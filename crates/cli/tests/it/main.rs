@@ -11,6 +11,7 @@ mod faults;
 mod full_disk;
 #[cfg(unix)]
 mod interruptions;
+mod judging;
 mod language;
 mod language_errors;
 mod language_runs;
@@ -18,4 +19,5 @@ mod place;
 mod plan;
 mod runs;
 mod sampling;
+mod sdxl;
 mod tools;

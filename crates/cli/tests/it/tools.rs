@@ -122,7 +122,7 @@ fn pipeline(place: &Place) {
 }
 
 /// Writes some of the golden vectors as inputs.
-fn inputs(place: &Place, name: &str, tensors: &[(&str, &str)]) {
+pub(crate) fn inputs(place: &Place, name: &str, tensors: &[(&str, &str)]) {
     let vectors = read(&golden("models").join(name).join("vectors.safetensors"));
     let inputs = tensors
         .iter()
@@ -131,7 +131,7 @@ fn inputs(place: &Place, name: &str, tensors: &[(&str, &str)]) {
     save_tensors(&place.path("inputs.safetensors"), &inputs, &BTreeMap::new()).unwrap();
 }
 
-fn forward(place: &Place, model: &str, out: &str, more: &[&str]) -> BTreeMap<String, Tensor> {
+pub(crate) fn forward(place: &Place, model: &str, out: &str, more: &[&str]) -> BTreeMap<String, Tensor> {
     let mut arguments = vec![
         "forward",
         "--model",
@@ -447,7 +447,7 @@ fn lists_name_what_there_is() {
         ),
         (&["list", "models"], &["models/tiny"]),
         (&["list", "datasets"], &["no datasets/"]),
-        (&["list", "benchmarks"], &["win-rate"]),
+        (&["list", "benchmarks"], &["win-rate", "shapes-geneval", "verdicts"]),
         (
             &["list", "layouts"],
             &[
@@ -500,7 +500,7 @@ fn objectives_are_listed_in_columns() {
     let lines: Vec<&str> = text.lines().collect();
     let names: Vec<&str> = lines.iter().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, diptych_core::Objective::NAMES);
-    assert!(names.len() >= 51, "{}", names.len());
+    assert!(names.len() >= 52, "{}", names.len());
     // Kind, needs and paper begin where those of the first line do.
     let begins = |line: &str, at: usize| line.as_bytes()[at - 1] == b' ' && line.as_bytes()[at] != b' ';
     let kind = lines[0].find("pairs").unwrap();

@@ -12,6 +12,7 @@ pub mod bco_pair;
 pub mod cal_dpo;
 pub mod copg;
 pub mod cpo;
+pub mod dft;
 pub mod discopop;
 pub mod dpo;
 pub mod dpo_shift;
@@ -65,6 +66,7 @@ pub use bco_pair::BcoPair;
 pub use cal_dpo::CalDpo;
 pub use copg::Copg;
 pub use cpo::Cpo;
+pub use dft::Dft;
 pub use discopop::Discopop;
 pub use dpo::Dpo;
 pub use dpo_shift::DpoShift;
@@ -352,6 +354,8 @@ objectives! {
     "copg" => Copg,
     /// Contrastive Preference Optimization, without a reference.
     "cpo" => Cpo,
+    /// Dynamic Fine-Tuning: tokens weighted by their own probability.
+    "dft" => Dft,
     /// Discovered Preference Optimization: a blend of two losses.
     "discopop" => Discopop,
     /// Direct Preference Optimization; with scores of a denoiser, Diffusion-DPO.

@@ -2,10 +2,11 @@
 
 use Property::{ChosenRises, GradientIsSlope, Monotone, RatiosOnly, RejectedFalls};
 use diptych_core::{
-    AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, Asft, BcoPair, CalDpo, Copg, Cpo, Discopop, Divergence, Dpo, DpoShift,
-    Dpop, ExoPair, FDpo, FlexDpo, Gpo, GpoLoss, HDpo, Hinge, Ipo, IpoNormalization, LdDpo, LikelihoodOf, MaPo, NcaPair,
-    Objective, Odpo, OdpoOffset, OmniDpo, Orpo, RDpo, RobustDpo, Rpo, Sft, SftNormalization, SigmoidNorm, SimPer,
-    SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection, WeightedSum, Wpo,
+    AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, Asft, BcoPair, CalDpo, Copg, Cpo, Dft, Discopop, Divergence, Dpo,
+    DpoShift, Dpop, ExoPair, FDpo, FlexDpo, Gpo, GpoLoss, HDpo, Hinge, Ipo, IpoNormalization, LdDpo, LikelihoodOf,
+    MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, Orpo, RDpo, RobustDpo, Rpo, Sft, SftNormalization,
+    SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection, WeightedSum,
+    Wpo,
 };
 
 use crate::pairs::{Property, Start, Subject};
@@ -24,6 +25,7 @@ const LIKELIHOODS: &[Property] = &[RatiosOnly];
 /// The table.
 pub(crate) fn subjects() -> Vec<Subject> {
     let mut subjects = of_margins();
+    subjects.extend(of_calibrations());
     subjects.extend(of_functions_and_divergences());
     subjects.extend(of_sides());
     subjects.extend(of_lengths_tokens_and_judges());
@@ -101,6 +103,12 @@ fn of_margins() -> Vec<Subject> {
         by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
         discopop(0.05, PULLS_BACK),
         discopop(1.0, &[]),
+    ]
+}
+
+/// DPO with a term of one response or half of each.
+fn of_calibrations() -> Vec<Subject> {
+    vec![
         vpo(VpoDirection::Pessimism, VpoCalibration::Chosen, [-0.07, 0.05], &[]),
         vpo(VpoDirection::Optimism, VpoCalibration::Rejected, [-0.05, 0.07], &[]),
         vpo(
@@ -333,7 +341,17 @@ fn of_supervision() -> Vec<Subject> {
         sft(0.25, SftNormalization::Sum, 2.0, 1.0),
         sft(60.0, SftNormalization::Tokens, 0.5, 0.25),
         sft(60.0, SftNormalization::BatchTokens, 0.5, 0.25),
+        dft(),
     ]
+}
+
+/// The tokens of the chosen response have half of its score, a quarter and twice an eighth; their probabilities are constants.
+fn dft() -> Subject {
+    let shares = [0.5f64, 0.25, 0.125, 0.125];
+    let weights: Vec<f64> = shares.iter().map(|share| (-2.0 * share).exp()).collect();
+    let slope: f64 = shares.iter().zip(&weights).map(|(share, weight)| share * weight).sum();
+    let without = &[RatiosOnly, Monotone, GradientIsSlope];
+    by_likelihoods(60.0, Dft::default(), 2.0 * slope, [-slope, 0.0], [-2.0; 2], without)
 }
 
 /// An objective of log-ratios: it starts with scores of 0, and with rewards of 0.

@@ -45,7 +45,6 @@ pub struct Autoencoder {
     /// Width and height that images are brought to.
     pub(crate) size: (u32, u32),
     pub(crate) device: Device,
-    pub(crate) dtype: DType,
 }
 
 impl Autoencoder {
@@ -63,7 +62,7 @@ impl Autoencoder {
     }
 
     fn encode(&self, pixels: &Tensor) -> Result<Posterior> {
-        Ok(self.vae.encode(&cast(pixels, self.dtype)?)?)
+        Ok(self.vae.encode(&cast(pixels, self.vae.dtype())?)?)
     }
 
     /// The factor that gives the latents of the data unit variance: `scaling_factor` of the finished autoencoder.
@@ -129,7 +128,7 @@ impl Method for Autoencoder {
             shape,
             &self.device,
         )?;
-        let decoded = self.vae.decode(&posterior.sample(&cast(&draws, self.dtype)?)?)?;
+        let decoded = self.vae.decode(&posterior.sample(&cast(&draws, self.vae.dtype())?)?)?;
         let errors = self.errors(&pixels, &decoded)?;
         let divergence = per_component(&posterior.kl()?, shape.iter().product())?;
         let metrics = BTreeMap::from([("reconstruction", host_f64(&errors)?), ("kl", host_f64(&divergence)?)]);

@@ -76,9 +76,7 @@ fn validate_kind(recipe: &Recipe<Diffusion>) -> Result<()> {
         ),
         (MethodConfig::Unpaired(_), _) => ("images judged good or bad", "an objective of kind `unpaired`"),
         (MethodConfig::Ranked(_), _) => ("ranked lists", "an objective of kind `lists`"),
-        _ => {
-            ("images alone", "`[objective.sft]`: this method sees no pairs")
-        }
+        _ => ("images alone", "`[objective.sft]`: this method sees no pairs"),
     };
     let (objective, method) = (recipe.objective.name(), recipe.method.name());
     let kind = kind.name();

@@ -61,7 +61,10 @@ impl MethodConfig {
             "step_aware",
             "sampled candidates for a step, ranked by the images that they promise",
         ),
-        ("policy_gradient", "sampled trajectories and the rewards of their images"),
+        (
+            "policy_gradient",
+            "sampled trajectories and the rewards of their images",
+        ),
         ("direct_reward", "the gradient of a reward through the sampler"),
     ];
 
@@ -156,6 +159,28 @@ pub enum PairNoise {
     Shared,
     /// One draw each.
     Independent,
+    /// The noise that leads to each image under the policy (`SmPO`-Diffusion), which needs no draw but of a timestep.
+    Inverted(InversionConfig),
+}
+
+/// `[method.offline_pairs.noise.inverted]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InversionConfig {
+    /// Steps from an image to the noisiest timestep, at least 1; the drawn timestep is rounded up to one of these.
+    pub steps: usize,
+    /// Predictions beside the first that each step is averaged over (`ReNoise`); 0 is plain DDIM inversion.
+    pub num_renoise: usize,
+}
+
+impl Default for InversionConfig {
+    /// The paper's.
+    fn default() -> Self {
+        Self {
+            steps: 9,
+            num_renoise: 1,
+        }
+    }
 }
 
 /// Which of the two images of a pair is taken for the chosen one.

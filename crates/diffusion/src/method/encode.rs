@@ -6,7 +6,6 @@ use std::cell::RefCell;
 
 use diptych_data::{Dataset, HostTensor, ImageSource};
 use diptych_models::Trainable;
-use diptych_models::unet::UNet2DConditionConfig;
 use diptych_models::vae::AutoencoderKl;
 use image::RgbImage;
 
@@ -21,7 +20,7 @@ use super::trained::TextTraining;
 use diptych_train::Reporter;
 
 use crate::modality::SamplesConfig;
-use crate::pipeline::{PromptEmbeddings, SampleConfig, TextConditioner, load_vae, sizes};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, SampleConfig, TextConditioner, load_vae, sizes};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -151,8 +150,8 @@ impl Preparation<'_> {
     /// Sizes and crops of each record, where the denoiser takes them: those of its image, of a pair the chosen one's, as both sides share
     /// what the denoiser is told.
     fn time_ids(&self, originals: &[[usize; 2]], target: [usize; 2]) -> Result<Option<HostTensor>> {
-        let config = UNet2DConditionConfig::from_file(self.pipeline.component("unet")?.config())?;
-        if config.addition_embed.is_none() {
+        let config = DenoiserConfig::read(self.pipeline)?;
+        if config.unet().is_none_or(|unet| unet.addition_embed.is_none()) {
             return Ok(None);
         }
         let numbers = originals
@@ -206,25 +205,27 @@ impl Preparation<'_> {
 
     /// Height and width of the latents.
     fn latent_size(&self, settings: &Settings, factor: usize) -> Result<[usize; 2]> {
+        let config = DenoiserConfig::read(self.pipeline)?;
         if let Some(side) = settings.resolution {
-            return if side > 0 && (side as usize).is_multiple_of(factor) {
+            let multiple = factor * config.latent_multiple();
+            return if side > 0 && (side as usize).is_multiple_of(multiple) {
                 Ok([side as usize / factor; 2])
             } else {
-                Err(not_a_multiple(settings.method, side, factor as u32))
+                Err(not_a_multiple(settings.method, side, multiple as u32))
             };
         }
-        let file = self.pipeline.component("unet")?.config();
-        UNet2DConditionConfig::from_file(&file)?
-            .sample_size
-            .ok_or_else(|| Error::Config {
+        config.sample_size().map_err(|error| match error {
+            Error::Config { file, key, found, .. } => Error::Config {
                 file,
-                key: "sample_size".into(),
-                found: "missing".into(),
+                key,
+                found,
                 expected: format!(
                     "the latents' height and width, or `method.{}.resolution` in the recipe",
                     settings.method
                 ),
-            })
+            },
+            other => other,
+        })
     }
 
     /// What is sampled while training, if anything.

@@ -8,6 +8,7 @@ mod curriculum;
 mod denoising_records;
 mod draws;
 mod encode;
+mod inverted_noise;
 mod offline_pairs;
 mod online;
 mod preferences;
@@ -32,16 +33,17 @@ use diptych_train::{Item, Method, MicroBatch, StepOutput};
 pub use autoencoder::Autoencoder;
 pub(crate) use checks::{CHECKPOINT, validate_method};
 pub use config::{
-    AutoencoderConfig, Baseline, CurriculumConfig, GapKind, ListNoise, ListScores, MethodConfig, OfflinePairsConfig,
-    PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig, UnpairedConfig,
+    AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
+    OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
+    UnpairedConfig,
 };
 pub use offline_pairs::OfflinePairs;
 pub(crate) use online::judge_files;
-pub(crate) use prepare::network_options;
 pub use online::{
     AdvantageConfig, DirectRewardConfig, GradientSpan, JudgeReward, Online, PolicyGradientConfig, ReuseConfig, Reward,
     RewardLoss, RolloutConfig, StepAwareConfig, TrajectoryPairsConfig,
 };
+pub(crate) use prepare::network_options;
 pub use prepare::{prepare, prepare_with_reward};
 pub use ranked::Ranked;
 pub use sft::Sft;

@@ -18,9 +18,9 @@ use diptych_core::{Objective, PairLogps, pair_metrics};
 use diptych_tensor::{Device, Params, Tensor, Weights};
 use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
-use super::config::PairNoise;
 use super::curriculum::Curriculum;
 use super::denoising_records::DenoisingRecords;
+use super::inverted_noise::InvertedNoise;
 use super::records::Latents;
 use super::reference::{Reference, save_state};
 use super::scoring::{DenoisingInput, ImagePlace, Scored, with_judge_scores};
@@ -39,12 +39,23 @@ pub struct OfflinePairs {
     pub(crate) objective: Objective,
     pub(crate) records: DenoisingRecords,
     pub(crate) rejected: Latents,
-    pub(crate) noise: PairNoise,
+    pub(crate) noise: NoiseSource,
     /// A judge's scores of the chosen and of the rejected image of each record, where the objective needs them.
     pub(crate) judge_scores: Option<Vec<[f64; 2]>>,
     pub(crate) curriculum: Option<Curriculum>,
     pub(crate) shift: RewardShift,
     pub(crate) showcase: Option<Showcase>,
+}
+
+/// Where the noise of the two images of a pair comes from.
+#[derive(Debug)]
+pub(crate) enum NoiseSource {
+    /// One draw for both.
+    Shared,
+    /// One draw each.
+    Independent,
+    /// Each image under the policy.
+    Inverted(InvertedNoise),
 }
 
 impl OfflinePairs {
@@ -54,15 +65,19 @@ impl OfflinePairs {
         let device = denoiser.device();
         let draws = &self.records.draws;
         let latents = stacked(&draws.latents(batch, &[&self.records.latents, &self.rejected], device)?)?;
-        let noise = match self.noise {
-            PairNoise::Shared => doubled(&draws.noise(batch, device)?)?,
-            PairNoise::Independent => {
+        let mut timesteps = draws.timesteps(batch).repeat(2);
+        let conditioning = self.records.conditioning(batch, device)?.repeat(2)?;
+        let noise = match &self.noise {
+            NoiseSource::Shared => doubled(&draws.noise(batch, device)?)?,
+            NoiseSource::Independent => {
                 let of_side = |side| draws.noise(&spread(batch, side), device);
                 stacked(&[of_side(0)?, of_side(1)?])?
             }
+            NoiseSource::Inverted(inverted) => {
+                timesteps = inverted.rounded(&timesteps);
+                inverted.of(denoiser, &latents, &timesteps, &conditioning)?
+            }
         };
-        let timesteps = draws.timesteps(batch).repeat(2);
-        let conditioning = self.records.conditioning(batch, device)?.repeat(2)?;
         DenoisingInput::new(denoiser, &latents, &noise, &timesteps, conditioning)
     }
 

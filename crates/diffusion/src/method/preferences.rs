@@ -7,20 +7,23 @@ use diptych_train::{Item, MicroBatch, ReferenceConfig, Reporter};
 
 use super::DiffusionMethod;
 use super::checks::CHECKPOINT;
-use super::config::{ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig};
+use super::config::{
+    GapKind, ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig,
+};
 use super::curriculum::{Curriculum, ScoredPair};
 use super::draws::Draws;
 use super::encode::Settings;
-use super::offline_pairs::OfflinePairs;
+use super::inverted_noise::InvertedNoise;
+use super::offline_pairs::{NoiseSource, OfflinePairs};
 use super::prepare::Preparation;
 use super::ranked::Ranked;
 use super::reference::{CachedErrors, MovingReference, Reference};
 use super::shift::RewardShift;
-use super::single_images::{SingleImages, judged, listed};
+use super::single_images::{SingleImages, judged, latent_scores, listed};
 use super::timesteps::TimestepConfig;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use super::unpaired::{Balance, Unpaired};
-use crate::pipeline::{Denoiser, load_adapter};
+use crate::pipeline::{Denoiser, denoiser_component, load_adapter};
 use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
 use crate::tensors::host_f32;
@@ -36,7 +39,10 @@ impl Preparation<'_> {
         let needs_scores = self.recipe.objective.requirements().judge_scores;
         let judge_scores = needs_scores.then(|| self.pair_scores(&dataset)).transpose()?;
         let curriculum = match &config.curriculum {
-            Some(curriculum) => Some(Curriculum::new(curriculum, &self.scored_pairs(&dataset)?)),
+            Some(curriculum) => Some(Curriculum::new(
+                curriculum,
+                &self.scored_pairs(curriculum.by, &dataset)?,
+            )),
             None => None,
         };
         let found = dataset.records().name();
@@ -55,7 +61,7 @@ impl Preparation<'_> {
                 expected: "image pairs or latent pairs",
             });
         };
-        if config.noise == PairNoise::Independent {
+        if config.noise != PairNoise::Shared {
             refuse_given_noise(&encoded.records.draws, "offline_pairs")?;
         }
         if config.labels == PairLabels::Swapped {
@@ -63,6 +69,13 @@ impl Preparation<'_> {
         }
         let policy = self.policy(TextTraining::Frozen)?;
         let reference = self.reference(&policy)?;
+        let noise = match config.noise {
+            PairNoise::Shared => NoiseSource::Shared,
+            PairNoise::Independent => NoiseSource::Independent,
+            PairNoise::Inverted(config) => {
+                NoiseSource::Inverted(InvertedNoise::new(policy.denoiser.schedule(), config)?)
+            }
+        };
         let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
         let mut method = OfflinePairs {
             policy,
@@ -70,7 +83,7 @@ impl Preparation<'_> {
             objective: self.recipe.objective.clone(),
             records,
             rejected,
-            noise: config.noise,
+            noise,
             judge_scores,
             curriculum,
             shift: RewardShift::default(),
@@ -199,7 +212,7 @@ impl Preparation<'_> {
                     let other = PipelineDir::open(&path)?;
                     Denoiser::load(&other, &self.options, Trainable::None, None)?.0
                 } else {
-                    let adapter = load_adapter(&path, "unet")?;
+                    let adapter = load_adapter(&path, denoiser_component(self.pipeline))?;
                     Denoiser::load(self.pipeline, &self.options, Trainable::None, Some(&adapter))?.0
                 };
                 check_schedules(&policy.denoiser, &network)?;
@@ -277,20 +290,33 @@ impl Preparation<'_> {
                     Ok([chosen, rejected])
                 })
                 .collect(),
+            Dataset::LatentPairs(pairs) => (0..pairs.len())
+                .map(|number| {
+                    let (chosen, rejected) = latent_scores(pairs, number)
+                        .ok_or_else(|| self.missing_score(&pairs.record_id(number), "chosen_score"))?;
+                    Ok([chosen, rejected])
+                })
+                .collect(),
             other => Err(self.missing_score(&other.record_id(0), "chosen_score")),
         }
     }
 
-    fn scored_pairs<'a>(&self, dataset: &'a Dataset) -> Result<Vec<ScoredPair<'a>>> {
+    /// Pairs as a curriculum sees them. Latents have no prompts to rank images by.
+    fn scored_pairs<'a>(&self, by: GapKind, dataset: &'a Dataset) -> Result<Vec<ScoredPair<'a>>> {
         let scores = self.pair_scores(dataset)?;
-        let Dataset::Pairs(pairs) = dataset else {
-            return Err(self.missing_score(&dataset.record_id(0), "chosen_score"));
+        let prompts: Vec<&str> = match dataset {
+            Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
+            _ if by == GapKind::ScoreGap => vec![""; scores.len()],
+            _ => {
+                return Err(Error::Recipe {
+                    key: "method.offline_pairs.curriculum.by".into(),
+                    problem: "is `rank_gap`, and encoded pairs do not say which of them share a prompt".into(),
+                    hint: "use `score_gap`".into(),
+                });
+            }
         };
-        let scored = |(pair, scores): (&'a diptych_data::ImagePair, [f64; 2])| ScoredPair {
-            prompt: &pair.prompt,
-            scores,
-        };
-        Ok(pairs.iter().zip(scores).map(scored).collect())
+        let scored = |(prompt, scores)| ScoredPair { prompt, scores };
+        Ok(prompts.into_iter().zip(scores).map(scored).collect())
     }
 
     fn missing_score(&self, id: &str, name: &'static str) -> Error {
@@ -330,7 +356,7 @@ fn refuse_given_noise(draws: &Draws, method: &str) -> Result<()> {
     }
     Err(Error::Recipe {
         key: format!("method.{method}.noise"),
-        problem: "is `independent`, and the data has one `noise` for all images of a record".into(),
+        problem: "is not `shared`, and the data has one `noise` for all images of a record".into(),
         hint: "set `noise = \"shared\"`, or leave the tensor out".into(),
     })
 }

@@ -18,7 +18,7 @@ use super::sft::Sft;
 use super::showcase::Showcase;
 use super::trained::{TextTraining, TrainedDenoiser};
 use crate::modality::{Diffusion, adapter_of};
-use crate::pipeline::{NetworkOptions, is_of_sdxl, load_adapter, load_vae};
+use crate::pipeline::{NetworkOptions, TextConditioner, denoiser_component, load_adapter, load_vae};
 use crate::{Error, Result, evaluation};
 
 /// Loads the networks and the data of a recipe and computes what training reads of them.
@@ -54,7 +54,7 @@ fn prepare_for(
     let adapter = adapter_of(recipe)?;
     if let AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) = &adapter {
         // Read again where it is attached; here its other parts are refused, which the run would drop.
-        load_adapter(path, "unet")?;
+        load_adapter(path, denoiser_component(&pipeline))?;
     }
     let preparation = Preparation {
         recipe,
@@ -93,7 +93,7 @@ pub(super) struct Preparation<'a> {
 
 impl Preparation<'_> {
     fn sft(&self, config: SftConfig, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
-        if config.train_text_encoder && is_of_sdxl(self.pipeline) {
+        if config.train_text_encoder && TextConditioner::components(self.pipeline).len() > 1 {
             return Err(Error::Recipe {
                 key: "method.sft.train_text_encoder".into(),
                 problem: "is not made for two text encoders".into(),
@@ -160,7 +160,6 @@ impl Preparation<'_> {
             images,
             size,
             device: self.options.device.clone(),
-            dtype: self.options.dtype,
         })))
     }
 
@@ -257,9 +256,9 @@ mod tests {
             let DiffusionMethod::Sft(sft) = prepare(&recipe, &mut Reporter::silent()).unwrap() else {
                 panic!("another method");
             };
-            assert_eq!(sft.policy.denoiser.unet().gradient_checkpointing, enabled);
+            assert_eq!(sft.policy.denoiser.network().gradient_checkpointing(), enabled);
             let text = sft.policy.text.as_ref().unwrap();
-            assert_eq!(text.encoder().gradient_checkpointing, enabled);
+            assert_eq!(text.encoder().unwrap().gradient_checkpointing, enabled);
         }
     }
 }

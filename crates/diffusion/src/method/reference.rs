@@ -36,7 +36,7 @@ impl Reference {
         let errors = match self {
             Self::None => return Ok(None),
             Self::AdapterOff => {
-                let _off = policy.denoiser.unet().adapter_switch().disable();
+                let _off = policy.denoiser.adapter_switch().disable();
                 input.errors(&policy.denoiser)?
             }
             Self::Frozen(denoiser) => input.errors(denoiser)?,
@@ -56,7 +56,7 @@ impl Reference {
         let answered = match self {
             Self::None | Self::Cached(_) => return Ok(None),
             Self::AdapterOff => {
-                let _off = policy.denoiser.unet().adapter_switch().disable();
+                let _off = policy.denoiser.adapter_switch().disable();
                 answer(&policy.denoiser)?
             }
             Self::Frozen(denoiser) => answer(denoiser)?,

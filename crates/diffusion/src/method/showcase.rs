@@ -77,6 +77,7 @@ impl Showcase {
             })?;
         let sampler = ImageSampler {
             denoiser: &policy.denoiser,
+            negative: None,
             vae: &self.vae,
             embeddings,
             latent_shape: self.latent_shape,

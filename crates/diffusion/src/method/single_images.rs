@@ -40,7 +40,11 @@ pub(super) fn judged(dataset: Dataset) -> Result<SingleImages<Verdict>> {
             })
         }
         Dataset::LatentPairs(pairs) => {
-            let meaning = verdicts(std::iter::repeat_n(None, 2 * pairs.len()));
+            let scores = (0..pairs.len()).flat_map(|number| match latent_scores(&pairs, number) {
+                Some((chosen, rejected)) => [Some(chosen), Some(rejected)],
+                None => [None; 2],
+            });
+            let meaning = verdicts(scores);
             let (dataset, ids) = interleaved(pairs)?;
             Ok(SingleImages {
                 prompts: (0..ids.len()).map(|image| image / 2).collect(),
@@ -74,7 +78,7 @@ pub(super) fn listed(dataset: Dataset, scores: ListScores) -> Result<(SingleImag
         }
         Dataset::LatentPairs(pairs) => {
             let lists = (0..pairs.len())
-                .map(|number| list_of_pair(&pairs.record_id(number), number, scores, None))
+                .map(|number| list_of_pair(&pairs.record_id(number), number, scores, latent_scores(&pairs, number)))
                 .collect::<Result<_>>()?;
             let (dataset, ids) = interleaved(pairs)?;
             let images = SingleImages {
@@ -221,8 +225,18 @@ fn interleaved(pairs: LatentPairs) -> Result<(Dataset, Vec<String>)> {
         timesteps: tensors
             .timesteps
             .map(|timesteps| timesteps.into_iter().flat_map(|timestep| [timestep; 2]).collect()),
+        // Read before, as what each image is.
+        chosen_score: None,
+        rejected_score: None,
     };
     Ok((Dataset::LatentPairs(LatentPairs::new(tensors)?), ids))
+}
+
+/// A judge's scores of the images of a latent pair, chosen first.
+pub(super) fn latent_scores(pairs: &LatentPairs, number: usize) -> Option<(f64, f64)> {
+    let tensors = pairs.tensors();
+    let score = |scores: &Option<HostTensor>| Some(f64::from(scores.as_ref()?.data()[number]));
+    score(&tensors.chosen_score).zip(score(&tensors.rejected_score))
 }
 
 /// Records of two tensors in turn.

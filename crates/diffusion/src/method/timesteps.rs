@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     fn schedule(json: &serde_json::Value) -> NoiseSchedule {
-        NoiseSchedule::from_value("scheduler_config.json".into(), json).unwrap()
+        NoiseSchedule::from_value("scheduler_config.json".as_ref(), json).unwrap()
     }
 
     fn read(toml: &str) -> TimestepConfig {

@@ -10,7 +10,7 @@ use diptych_models::{AdapterConfig, LoraConfig, Trainable};
 use diptych_tensor::{DType, Params, Tensor, Weights};
 
 use super::complete::complete;
-use crate::pipeline::{Checkpointing, Denoiser, NetworkOptions, TEXT_PREFIX, TextConditioner};
+use crate::pipeline::{Checkpointing, Denoiser, NetworkOptions, TEXT_PREFIX, TextConditioner, denoiser_component};
 use crate::{Error, Result};
 
 /// A denoiser, perhaps with its text encoder, and the parameters of both that are trained.
@@ -39,7 +39,7 @@ impl TrainedDenoiser {
         text: TextTraining,
         checkpointing: Checkpointing,
     ) -> Result<Self> {
-        let start = start_adapter(adapter)?;
+        let start = start_adapter(pipeline, adapter)?;
         let trainable = match adapter {
             AdapterConfig::Lora(lora) => Trainable::Lora(lora),
             AdapterConfig::Full(_) => Trainable::All,
@@ -69,7 +69,7 @@ impl TrainedDenoiser {
             AdapterConfig::Lora(lora) => {
                 let adapter = LoraAdapter::from_params(&self.params, lora, "")?;
                 adapter.save_peft(directory, Some(&self.model.to_string_lossy()))?;
-                Ok(save_diffusers(directory, &[("unet", &adapter)])?)
+                Ok(save_diffusers(directory, &[(self.denoiser.component(), &adapter)])?)
             }
             AdapterConfig::Full(_) => self.save_networks(directory),
         }
@@ -85,19 +85,21 @@ impl TrainedDenoiser {
     }
 
     fn save_networks(&self, directory: &Path) -> Result<()> {
-        let (text, unet): (BTreeMap<_, _>, BTreeMap<_, _>) = self
+        let (text, mut own): (BTreeMap<_, _>, BTreeMap<_, _>) = self
             .params
             .snapshot()?
             .into_iter()
             .partition(|(name, _)| name.starts_with(TEXT_PREFIX));
-        let config = self.denoiser.unet().config().to_json();
-        save_component(directory.join("unet"), Library::Diffusers, &config, (&unet, DType::F32))?;
-        if let Some(conditioner) = &self.text {
+        own.extend(self.denoiser.network().buffers());
+        let config = self.denoiser.network().config_json();
+        let place = directory.join(self.denoiser.component());
+        save_component(place, Library::Diffusers, &config, (&own, DType::F32))?;
+        if let Some(encoder) = self.text.as_ref().and_then(TextConditioner::encoder) {
             let text = text
                 .into_iter()
                 .map(|(name, tensor)| (name[TEXT_PREFIX.len()..].to_owned(), tensor))
                 .collect();
-            let config = conditioner.encoder().config().to_json();
+            let config = encoder.config().to_json();
             save_component(
                 directory.join("text_encoder"),
                 Library::Transformers,
@@ -111,9 +113,11 @@ impl TrainedDenoiser {
     /// Sets the parameters from what [`TrainedDenoiser::save`] wrote.
     pub(crate) fn restore(&self, directory: &Path) -> Result<()> {
         let tensors = match &self.adapter {
-            AdapterConfig::Lora(_) => adapter_tensors(&LoraAdapter::load(directory, "unet")?),
+            AdapterConfig::Lora(_) => adapter_tensors(&LoraAdapter::load(directory, self.denoiser.component())?),
             AdapterConfig::Full(_) => {
-                let mut tensors = read_all(&directory.join("unet"), "")?;
+                let mut tensors = read_all(&directory.join(self.denoiser.component()), "")?;
+                let buffers = self.denoiser.network().buffers();
+                tensors.retain(|name, _| !buffers.contains_key(name));
                 if self.text.is_some() {
                     tensors.extend(read_all(&directory.join("text_encoder"), TEXT_PREFIX)?);
                 }
@@ -130,13 +134,15 @@ pub(crate) fn load_frozen(
     options: &NetworkOptions,
     adapter: &AdapterConfig,
 ) -> Result<Denoiser> {
-    let start = start_adapter(adapter)?;
+    let start = start_adapter(pipeline, adapter)?;
     Ok(Denoiser::load(pipeline, options, Trainable::None, start.as_ref())?.0)
 }
 
-fn start_adapter(adapter: &AdapterConfig) -> Result<Option<LoraAdapter>> {
+fn start_adapter(pipeline: &PipelineDir, adapter: &AdapterConfig) -> Result<Option<LoraAdapter>> {
     match adapter {
-        AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => Ok(Some(LoraAdapter::load(path, "unet")?)),
+        AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => {
+            Ok(Some(LoraAdapter::load(path, denoiser_component(pipeline))?))
+        }
         AdapterConfig::Lora(_) | AdapterConfig::Full(_) => Ok(None),
     }
 }

@@ -1,16 +1,17 @@
 //! The networks of a pipeline, each loaded on its own: a run reads only what it needs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::lora::{self, LoraAdapter};
-use diptych_models::unet::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
+use diptych_models::unet::{AddedConditions, UNet2DConditionModel};
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
-use diptych_models::{Builder, BuilderConfig, Trainable};
+use diptych_models::{AdapterSwitch, Builder, BuilderConfig, Trainable};
 use diptych_tensor::{DType, Device, Params, Tensor};
 
-use super::{Conditioning, sizes};
-use crate::schedule::NoiseSchedule;
+use super::network::{DenoiserConfig, Network, denoiser_component};
+use super::{Conditioning, flux, sd3, sizes};
+use crate::schedule::{FlowSpacing, NoiseSchedule};
 use crate::tensors::cast;
 use crate::{Error, Result};
 
@@ -48,15 +49,16 @@ impl NetworkOptions {
 /// A denoiser with its noise schedule.
 #[derive(Debug)]
 pub struct Denoiser {
-    unet: UNet2DConditionModel,
+    network: Network,
+    config: DenoiserConfig,
+    component: &'static str,
     schedule: NoiseSchedule,
     device: Device,
     dtype: DType,
-    config_file: PathBuf,
 }
 
 impl Denoiser {
-    /// Loads `unet/` and `scheduler/` of a pipeline, and says which of its parameters are trained.
+    /// Loads `unet/` or `transformer/`, and `scheduler/` of a pipeline, and says which of its parameters are trained.
     ///
     /// `adapter` is the starting point when adapters are trained, else attached frozen.
     ///
@@ -68,31 +70,50 @@ impl Denoiser {
         trainable: Trainable<'_>,
         adapter: Option<&LoraAdapter>,
     ) -> Result<(Self, Params)> {
-        let component = pipeline.component("unet")?;
-        let config = UNet2DConditionConfig::from_file(component.config())?;
-        let weights = component.weights()?;
+        let component = denoiser_component(pipeline);
+        let config = DenoiserConfig::read(pipeline)?;
+        let weights = pipeline.component(component)?.weights()?;
         let builder = options.builder(&weights, trainable, adapter, "")?;
-        let unet = UNet2DConditionModel::load(&builder, &config)?;
+        let network = config.load(&builder)?;
         let params = builder.finish()?;
-        let schedule = NoiseSchedule::read(pipeline.component("scheduler")?.path())?;
+        let mut schedule = NoiseSchedule::read(pipeline.component("scheduler")?.path())?;
+        if let (Network::Flux(_), NoiseSchedule::Flow(flow)) = (&network, &schedule) {
+            schedule = NoiseSchedule::Flow(flow.clone().with_spacing(FlowSpacing::Unit));
+        }
         let denoiser = Self {
-            unet,
+            network,
+            config,
+            component,
             schedule,
             device: options.device.clone(),
             dtype: options.dtype,
-            config_file: component.config(),
         };
         Ok((denoiser, params))
     }
 
     /// The network.
-    pub fn unet(&self) -> &UNet2DConditionModel {
-        &self.unet
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// What the network looks like.
+    pub fn config(&self) -> &DenoiserConfig {
+        &self.config
+    }
+
+    /// The component of the pipeline that it was loaded from: `unet` or `transformer`.
+    pub fn component(&self) -> &'static str {
+        self.component
+    }
+
+    /// The switch of the network's adapters.
+    pub fn adapter_switch(&self) -> &AdapterSwitch {
+        self.network.adapter_switch()
     }
 
     /// Whether the backward pass recomputes activations instead of keeping them.
     pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
-        self.unet.gradient_checkpointing = enabled == Checkpointing::On;
+        *self.network.checkpointing_mut() = enabled == Checkpointing::On;
     }
 
     /// The noise schedule.
@@ -113,16 +134,15 @@ impl Denoiser {
     /// Channels, height and width of the latents the network was made for.
     ///
     /// # Errors
-    /// [`Error::Config`] when `unet/config.json` has no `sample_size`.
+    /// [`Error::Config`] when the network's `config.json` does not say it.
     pub fn latent_shape(&self) -> Result<[usize; 3]> {
-        let config = self.unet.config();
-        let [y, x] = config.sample_size.ok_or_else(|| Error::Config {
-            file: self.config_file.clone(),
-            key: "sample_size".into(),
-            found: "missing".into(),
-            expected: "the height and width of the latents".into(),
-        })?;
-        Ok([config.in_channels, y, x])
+        let [y, x] = self.config.sample_size()?;
+        Ok([self.config.latent_channels().0, y, x])
+    }
+
+    /// Whether guidance of this strength needs a prediction without the prompt too.
+    pub fn is_doubled(&self, guidance_scale: f64) -> bool {
+        guidance_scale > 1.0 && !self.network.takes_guidance()
     }
 
     /// The network's answer to noisy latents.
@@ -136,31 +156,24 @@ impl Denoiser {
     pub fn predict(&self, noisy_latents: &Tensor, timesteps: &[f32], conditioning: &Conditioning) -> Result<Tensor> {
         let noisy_latents = cast(noisy_latents, self.dtype)?;
         let timesteps = column(timesteps, &self.device)?;
-        let text = cast(&conditioning.encoder_hidden_states, self.dtype)?;
-        match self.added(conditioning)? {
-            Some(added) => Ok(self.unet.forward_added(&noisy_latents, &timesteps, &text, &added)?),
-            None => Ok(self.unet.forward(&noisy_latents, &timesteps, &text)?),
+        if !matches!(&self.network, Network::UNet(_)) {
+            refused(conditioning.time_ids.is_some(), "time_ids")?;
         }
-    }
-
-    /// The conditions that the network adds to the time embedding, all of them or none.
-    fn added(&self, conditioning: &Conditioning) -> Result<Option<AddedConditions>> {
-        let wrong = |name, problem| Err(Error::Conditioning { name, problem });
-        let (unused, missing) = (
-            "is not taken by this network",
-            "is missing, as the network's `addition_embed_type` is \"text_time\"",
-        );
-        let is_added = self.unet.config().addition_embed.is_some();
-        match (is_added, &conditioning.pooled, &conditioning.time_ids) {
-            (false, None, None) => Ok(None),
-            (true, Some(text_embeds), Some(time_ids)) => Ok(Some(AddedConditions {
-                text_embeds: text_embeds.clone(),
-                time_ids: time_ids.clone(),
-            })),
-            (false, Some(_), _) => wrong("pooled", unused),
-            (false, None, Some(_)) => wrong("time_ids", unused),
-            (true, None, _) => wrong("pooled", missing),
-            (true, Some(_), None) => wrong("time_ids", missing),
+        refused(
+            conditioning.guidance.is_some() && !self.network.takes_guidance(),
+            "guidance",
+        )?;
+        let input = (&noisy_latents, &timesteps);
+        match &self.network {
+            Network::UNet(unet) => {
+                let text = cast(&conditioning.encoder_hidden_states, self.dtype)?;
+                match added(unet, conditioning)? {
+                    Some(added) => Ok(unet.forward_added(&noisy_latents, &timesteps, &text, &added)?),
+                    None => Ok(unet.forward(&noisy_latents, &timesteps, &text)?),
+                }
+            }
+            Network::Sd3(network) => sd3::predict(network, input, conditioning, self.dtype),
+            Network::Flux(network) => flux::predict(network, input, conditioning, self.dtype),
         }
     }
 
@@ -169,7 +182,7 @@ impl Denoiser {
     /// # Errors
     /// [`Error::Conditioning`] for a network that takes other numbers, as SDXL's refiner, which asks for an aesthetic score.
     pub fn sized(&self, conditioning: Conditioning, image_size: [usize; 2]) -> Result<Conditioning> {
-        let Some(config) = self.unet.config().addition_embed else {
+        let Some(config) = self.config.unet().and_then(|config| config.addition_embed) else {
             return Ok(conditioning);
         };
         if conditioning.time_ids.is_some() {
@@ -183,8 +196,38 @@ impl Denoiser {
             });
         }
         let numbers = sizes::time_ids(image_size, [0, 0], image_size).repeat(conditioning.batch_size());
-        let time_ids = matrix(numbers, sizes::NUM_NUMBERS, &self.device)?;
+        let time_ids = matrix(&numbers, sizes::NUM_NUMBERS, &self.device)?;
         Ok(conditioning.with_time_ids(time_ids))
+    }
+}
+
+fn refused(is_given: bool, name: &'static str) -> Result<()> {
+    let problem = "is not taken by this network";
+    if is_given {
+        Err(Error::Conditioning { name, problem })
+    } else {
+        Ok(())
+    }
+}
+
+/// The conditions that a UNet adds to the time embedding, all of them or none.
+fn added(unet: &UNet2DConditionModel, conditioning: &Conditioning) -> Result<Option<AddedConditions>> {
+    let wrong = |name, problem| Err(Error::Conditioning { name, problem });
+    let (unused, missing) = (
+        "is not taken by this network",
+        "is missing, as the network's `addition_embed_type` is \"text_time\"",
+    );
+    let is_added = unet.config().addition_embed.is_some();
+    match (is_added, &conditioning.pooled, &conditioning.time_ids) {
+        (false, None, None) => Ok(None),
+        (true, Some(text_embeds), Some(time_ids)) => Ok(Some(AddedConditions {
+            text_embeds: text_embeds.clone(),
+            time_ids: time_ids.clone(),
+        })),
+        (false, Some(_), _) => wrong("pooled", unused),
+        (false, None, Some(_)) => wrong("time_ids", unused),
+        (true, None, _) => wrong("pooled", missing),
+        (true, Some(_), None) => wrong("time_ids", missing),
     }
 }
 
@@ -230,7 +273,11 @@ pub fn load_vae(
 /// # Errors
 /// [`Error::AdapterParts`] when it adapts another network too: leaving that part out would change the images.
 pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> {
-    let other = lora::parts(path)?.into_iter().find(|part| *part != component);
+    /// What the files that do not name their network are said to be for.
+    const UNNAMED: &str = "unet";
+    let other = lora::parts(path)?
+        .into_iter()
+        .find(|part| part != component && part != UNNAMED);
     match other {
         Some(part) => Err(Error::AdapterParts {
             path: path.to_path_buf(),
@@ -240,8 +287,8 @@ pub(crate) fn load_adapter(path: &Path, component: &str) -> Result<LoraAdapter> 
     }
 }
 
-fn matrix(values: Vec<f32>, width: usize, device: &Device) -> diptych_tensor::Result<Tensor> {
-    Ok(Tensor::from_vec(values.clone(), (values.len() / width, width), device)?)
+fn matrix(values: &[f32], width: usize, device: &Device) -> diptych_tensor::Result<Tensor> {
+    Ok(Tensor::from_slice(values, (values.len() / width, width), device)?)
 }
 
 fn column(values: &[f32], device: &Device) -> diptych_tensor::Result<Tensor> {

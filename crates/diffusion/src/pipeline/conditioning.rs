@@ -18,6 +18,9 @@ pub struct Conditioning {
     /// SDXL: original height and width, top and left of the crop, target height and width, pixels, (B, 6); the refiner has the
     /// aesthetic score in place of the target size, (B, 5).
     pub time_ids: Option<Tensor>,
+    /// Strength of guidance of all examples, for a network that takes it as an input (Flux dev), which without it is told diffusers'
+    /// default of 3.5.
+    pub guidance: Option<f32>,
 }
 
 impl Conditioning {
@@ -27,6 +30,7 @@ impl Conditioning {
             encoder_hidden_states,
             pooled: None,
             time_ids: None,
+            guidance: None,
         }
     }
 
@@ -41,6 +45,13 @@ impl Conditioning {
     #[must_use]
     pub fn with_time_ids(mut self, time_ids: Tensor) -> Self {
         self.time_ids = Some(time_ids);
+        self
+    }
+
+    /// With a strength of guidance.
+    #[must_use]
+    pub fn with_guidance(mut self, guidance: f32) -> Self {
+        self.guidance = Some(guidance);
         self
     }
 
@@ -89,7 +100,20 @@ impl Conditioning {
             })?,
             pooled: whole(|batch| batch.pooled.as_ref(), "pooled")?,
             time_ids: whole(|batch| batch.time_ids.as_ref(), "time_ids")?,
+            guidance: Self::one_guidance(batches)?,
         })
+    }
+
+    /// The strength of guidance that all batches have.
+    fn one_guidance(batches: &[&Self]) -> Result<Option<f32>> {
+        let first = batches.first().and_then(|batch| batch.guidance);
+        if batches.iter().any(|batch| batch.guidance != first) {
+            return Err(Error::Conditioning {
+                name: "guidance",
+                problem: "differs between examples",
+            });
+        }
+        Ok(first)
     }
 
     /// The text of each example times its factor; sizes and crops stay.
@@ -102,6 +126,7 @@ impl Conditioning {
             encoder_hidden_states: scaled_rows(&self.encoder_hidden_states, factors)?,
             pooled: pooled.transpose()?,
             time_ids: self.time_ids.clone(),
+            guidance: self.guidance,
         })
     }
 
@@ -126,6 +151,7 @@ impl Conditioning {
             encoder_hidden_states: f(&self.encoder_hidden_states)?,
             pooled: self.pooled.as_ref().map(&mut f).transpose()?,
             time_ids: self.time_ids.as_ref().map(&mut f).transpose()?,
+            guidance: self.guidance,
         })
     }
 }

@@ -6,8 +6,7 @@ use diptych_data::HostTensor;
 use diptych_tensor::{Device, Tensor};
 use diptych_train::Reporter;
 
-use super::Conditioning;
-use super::TextConditioner;
+use super::{Conditioning, TextConditioner};
 use crate::Result;
 use crate::stage::Stage;
 use crate::tensors::host_f32;

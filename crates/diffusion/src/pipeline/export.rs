@@ -8,6 +8,7 @@ use diptych_models::lora::{LoraAdapter, merge};
 use diptych_tensor::files::write_directory;
 use diptych_tensor::{DType, Device, Tensor, Weights, save_tensors};
 
+use super::denoiser_component;
 use crate::{Error, Result};
 
 /// Writes `model`, with `adapter` merged into the networks it adapts where one is given, as a new pipeline directory with weights in `dtype`, or
@@ -17,7 +18,11 @@ use crate::{Error, Result};
 /// `out` exists already or cannot be written; files that are missing, damaged or do not fit.
 pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: Option<DType>) -> Result<()> {
     let pipeline = PipelineDir::open(model)?;
-    let adapters = adapter.map(LoraAdapter::load_all).transpose()?.unwrap_or_default();
+    let mut adapters = adapter.map(LoraAdapter::load_all).transpose()?.unwrap_or_default();
+    // What the files that do not name their network are said to be for.
+    if let (false, Some(unnamed)) = (pipeline.has("unet"), adapters.remove("unet")) {
+        adapters.insert(denoiser_component(&pipeline).to_owned(), unnamed);
+    }
     if let (Some(path), Some(part)) = (adapter, adapters.keys().find(|part| !pipeline.has(part))) {
         return Err(Error::AdapterParts {
             path: path.to_path_buf(),

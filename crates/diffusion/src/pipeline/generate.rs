@@ -6,8 +6,8 @@
 //! Shape letters: B batch, C channels, Y x X spatial, T tokens, D width.
 
 use diptych_models::vae::AutoencoderKl;
-use diptych_tensor::random::Stream;
 use diptych_tensor::Tensor;
+use diptych_tensor::random::Stream;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,7 @@ fn generate_from(
     let embeddings = PromptEmbeddings::encode(&pipeline.text, texts, reporter)?;
     let sampler = ImageSampler {
         denoiser: &pipeline.denoiser,
+        negative: pipeline.negative.as_ref(),
         vae: &pipeline.vae,
         embeddings: &embeddings,
         latent_shape: pipeline.denoiser.latent_shape()?,
@@ -136,6 +137,8 @@ impl NoiseSet {
 /// Everything that turns embedded prompts into images.
 pub(crate) struct ImageSampler<'a> {
     pub(crate) denoiser: &'a Denoiser,
+    /// Who answers without the prompt, where that is another network.
+    pub(crate) negative: Option<&'a Denoiser>,
     pub(crate) vae: &'a AutoencoderKl,
     /// Holds every prompt and, with guidance, the empty one.
     pub(crate) embeddings: &'a PromptEmbeddings,
@@ -169,7 +172,8 @@ impl ImageSampler<'_> {
     /// Clean latents of some prompts; `first` is the number of the first image.
     fn latents(&self, sampler: &Sampler, prompts: &[String], first: u64) -> Result<Tensor> {
         let images: Vec<u64> = (first..first + prompts.len() as u64).collect();
-        let network = Guided::stacked(self.denoiser, self.conditioning(prompts)?, self.config.guidance_scale);
+        let network = Guided::stacked(self.denoiser, self.conditioning(prompts)?, self.config.guidance_scale)
+            .with_negative(self.negative);
         let walk = Walk {
             sampler,
             network: &network,
@@ -189,7 +193,7 @@ impl ImageSampler<'_> {
             })
         };
         let mut rows = Vec::new();
-        if self.config.is_guided() {
+        if self.denoiser.is_doubled(self.config.guidance_scale) {
             rows.resize(prompts.len(), row("")?);
         }
         for prompt in prompts {
@@ -251,6 +255,7 @@ mod tests {
             let latent_shape = denoiser.latent_shape().unwrap();
             let sampler = ImageSampler {
                 denoiser: &denoiser,
+                negative: None,
                 vae: &vae,
                 embeddings: &embeddings,
                 latent_shape,

@@ -21,6 +21,8 @@ use crate::tensors::{cast, doubled};
 #[derive(Debug, Clone)]
 pub struct Guided<D> {
     denoiser: D,
+    /// Who answers without the prompt, where that is another network.
+    negative: Option<D>,
     conditioning: Conditioning,
     scale: Option<f64>,
 }
@@ -30,16 +32,22 @@ impl<D: Borrow<Denoiser>> Guided<D> {
     pub fn unguided(denoiser: D, conditioning: Conditioning) -> Self {
         Self {
             denoiser,
+            negative: None,
             conditioning,
             scale: None,
         }
     }
 
-    /// The guided prediction; `scale` up to 1 means none, the prediction with the prompt alone.
+    /// The guided prediction; `scale` up to 1 means none, the prediction with the prompt alone. A network that takes the strength of guidance
+    /// as an input is told it, whatever it is.
     ///
     /// # Errors
     /// Conditioning of other parts or shapes with the prompt than without.
     pub fn new(denoiser: D, unconditional: &Conditioning, conditional: &Conditioning, scale: f64) -> Result<Self> {
+        if denoiser.borrow().network().takes_guidance() {
+            let conditional = conditional.clone().with_guidance(scale as f32);
+            return Ok(Self::unguided(denoiser, conditional));
+        }
         if scale <= 1.0 {
             return Ok(Self::unguided(denoiser, conditional.clone()));
         }
@@ -47,13 +55,27 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         Ok(Self::stacked(denoiser, both, scale))
     }
 
-    /// The same from conditioning that has both halves where there is guidance, the one without the prompt first.
+    /// The same from conditioning that has both halves where [`Denoiser::is_doubled`] says so, the one without the prompt first.
     pub(crate) fn stacked(denoiser: D, conditioning: Conditioning, scale: f64) -> Self {
+        let is_told = denoiser.borrow().network().takes_guidance();
         Self {
+            scale: denoiser.borrow().is_doubled(scale).then_some(scale),
             denoiser,
-            conditioning,
-            scale: (scale > 1.0).then_some(scale),
+            conditioning: if is_told {
+                conditioning.with_guidance(scale as f32)
+            } else {
+                conditioning
+            },
+            negative: None,
         }
+    }
+
+    /// The same with another network in the place of the one without the prompt: one that was trained on what to steer away from
+    /// (Diffusion-NPO: Wang et al., "Diffusion-NPO: Negative Preference Optimization for Better Preference Aligned Generation of Diffusion Models",
+    /// ICLR 2025). Without guidance it is not asked.
+    #[must_use]
+    pub fn with_negative(self, negative: Option<D>) -> Self {
+        Self { negative, ..self }
     }
 
     /// The denoiser.
@@ -82,15 +104,17 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         }
         Ok(Self {
             denoiser: self.denoiser.clone(),
+            negative: self.negative.clone(),
             conditioning: self.conditioning.gather(&all)?,
             scale: self.scale,
         })
     }
 
-    /// The same about another network, whose weights and adapters differ.
+    /// The same about another network, whose weights and adapters differ; it answers without the prompt, too.
     pub fn with_denoiser<E: Borrow<Denoiser>>(&self, denoiser: E) -> Guided<E> {
         Guided {
             denoiser,
+            negative: None,
             conditioning: self.conditioning.clone(),
             scale: self.scale,
         }
@@ -117,6 +141,17 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         let Some(scale) = self.scale else {
             return Ok(cast(&denoiser.predict(input, timesteps, &self.conditioning)?, dtype)?);
         };
+        if let Some(negative) = &self.negative {
+            let batch = timesteps.len();
+            let half = |first: usize| self.conditioning.gather(&(first..first + batch).collect::<Vec<_>>());
+            let unconditional = negative.borrow().predict(input, timesteps, &half(0)?)?;
+            let conditional = denoiser.predict(input, timesteps, &half(batch)?)?;
+            return Ok(extrapolated(
+                &cast(&unconditional, dtype)?,
+                &cast(&conditional, dtype)?,
+                scale,
+            )?);
+        }
         let predictions = denoiser.predict(&doubled(input)?, &timesteps.repeat(2), &self.conditioning)?;
         Ok(combine(&cast(&predictions, dtype)?, timesteps.len(), scale)?)
     }
@@ -126,5 +161,9 @@ impl<D: Borrow<Denoiser>> Guided<D> {
 fn combine(predictions: &Tensor, batch: usize, scale: f64) -> diptych_tensor::Result<Tensor> {
     let unconditional = predictions.narrow(0, 0, batch)?;
     let conditional = predictions.narrow(0, batch, batch)?;
-    Ok((&unconditional + ((conditional - &unconditional)? * scale)?)?)
+    extrapolated(&unconditional, &conditional, scale)
+}
+
+fn extrapolated(unconditional: &Tensor, conditional: &Tensor, scale: f64) -> diptych_tensor::Result<Tensor> {
+    Ok((unconditional + ((conditional - unconditional)? * scale)?)?)
 }

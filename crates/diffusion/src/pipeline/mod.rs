@@ -4,8 +4,12 @@ mod components;
 mod conditioning;
 mod embeddings;
 mod export;
+mod flux;
 mod generate;
 mod guidance;
+mod network;
+mod prompts;
+mod sd3;
 pub(crate) mod sizes;
 mod text;
 
@@ -20,13 +24,17 @@ pub use components::{Checkpointing, Denoiser, NetworkOptions, load_vae};
 pub use conditioning::Conditioning;
 pub use embeddings::PromptEmbeddings;
 pub use export::export;
+pub use flux::FluxConditioner;
 pub(crate) use generate::{ImageSampler, NoiseSet, generate_candidates};
 pub use generate::{SampleConfig, generate, generate_with, image_tokens};
 pub use guidance::Guided;
-pub use text::TextConditioner;
-pub(crate) use text::{TEXT_PREFIX, is_of_sdxl};
+pub use network::{DenoiserConfig, Network, denoiser_component};
+pub use prompts::TextConditioner;
+pub use sd3::Sd3Conditioner;
+pub use text::ClipConditioner;
+pub(crate) use text::TEXT_PREFIX;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Every network of a text-to-image pipeline, frozen.
 #[derive(Debug)]
@@ -37,6 +45,8 @@ pub struct Pipeline {
     pub text: TextConditioner,
     /// Latents to images.
     pub vae: AutoencoderKl,
+    /// Who predicts without the prompt where guidance does, if another network than the denoiser: see [`Pipeline::with_negative`].
+    pub negative: Option<Denoiser>,
 }
 
 impl Pipeline {
@@ -46,16 +56,45 @@ impl Pipeline {
     /// Files that are missing, damaged or do not fit; values that are not implemented.
     pub fn load(path: &Path, adapter: Option<&Path>, options: &NetworkOptions) -> Result<Self> {
         let directory = PipelineDir::open(path)?;
-        let adapter = adapter.map(|path| load_adapter(path, "unet")).transpose()?;
+        let adapter = adapter
+            .map(|path| load_adapter(path, denoiser_component(&directory)))
+            .transpose()?;
         let (denoiser, _) = Denoiser::load(&directory, options, Trainable::None, adapter.as_ref())?;
         let (text, _) = TextConditioner::load(&directory, options, Trainable::None, None)?;
         let (vae, _) = load_vae(&directory, options, Trainable::None)?;
-        Ok(Self { denoiser, text, vae })
+        Ok(Self {
+            denoiser,
+            text,
+            vae,
+            negative: None,
+        })
+    }
+
+    /// The same, steering away from what an adapter of the same denoiser has learned: guidance takes the prediction without the prompt from the
+    /// denoiser with this adapter (Diffusion-NPO; trained with `labels = "swapped"` of `[method.offline_pairs]`). `path` is that of the pipeline.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load`]; [`Error::Conditioning`] for a denoiser that takes the strength of guidance as an input, which makes no
+    /// prediction without the prompt.
+    pub fn with_negative(self, path: &Path, adapter: &Path, options: &NetworkOptions) -> Result<Self> {
+        if self.denoiser.network().takes_guidance() {
+            return Err(Error::Conditioning {
+                name: "guidance",
+                problem: "is an input of this network: there is no prediction without the prompt that an adapter could replace",
+            });
+        }
+        let directory = PipelineDir::open(path)?;
+        let adapter = load_adapter(adapter, denoiser_component(&directory))?;
+        let (negative, _) = Denoiser::load(&directory, options, Trainable::None, Some(&adapter))?;
+        Ok(Self {
+            negative: Some(negative),
+            ..self
+        })
     }
 
     /// Turns the adapter off while the guard lives, which gives the base model.
     pub fn adapter_switch(&self) -> &AdapterSwitch {
-        self.denoiser.unet().adapter_switch()
+        self.denoiser.adapter_switch()
     }
 
     /// Width and height of the images, pixels.
@@ -67,4 +106,10 @@ impl Pipeline {
         let factor = self.vae.downscale();
         Ok(((x * factor) as u32, (y * factor) as u32))
     }
+}
+
+/// A part of the conditioning that the network needs.
+fn required<'a>(part: Option<&'a diptych_tensor::Tensor>, name: &'static str) -> Result<&'a diptych_tensor::Tensor> {
+    let problem = "is missing, and this network needs it";
+    part.ok_or(Error::Conditioning { name, problem })
 }

@@ -1,4 +1,4 @@
-//! Prompts to what a denoiser is told of them.
+//! Prompts to what a UNet is told of them.
 //!
 //! | pipeline | `encoder_hidden_states` | `pooled` |
 //! |---|---|---|
@@ -25,9 +25,9 @@ type Part = (&'static str, &'static str, &'static str);
 const FIRST: Part = ("text_encoder", "tokenizer", TEXT_PREFIX);
 const SECOND: Part = ("text_encoder_2", "tokenizer_2", "text_encoder_2.");
 
-/// The tokenizers and text encoders of a pipeline.
+/// The tokenizers and text encoders of a pipeline with a UNet.
 #[derive(Debug)]
-pub struct TextConditioner {
+pub struct ClipConditioner {
     /// At least one.
     encoders: Vec<(ClipTokenizer, ClipTextModel)>,
     states: States,
@@ -43,7 +43,7 @@ enum States {
     Penultimate { has_zeros_for_empty: bool },
 }
 
-impl TextConditioner {
+impl ClipConditioner {
     /// Loads the tokenizers and text encoders of a pipeline. Names of parameters begin with `text_encoder.` or `text_encoder_2.`;
     /// `adapter` is the first encoder's.
     ///
@@ -87,6 +87,19 @@ impl TextConditioner {
             .into_iter()
             .map(|(encoder, tokenizer, _)| (encoder, tokenizer))
             .collect()
+    }
+
+    /// Values of an encoded prompt.
+    pub(super) fn num_values(pipeline: &PipelineDir) -> Result<usize> {
+        let mut sum = 0;
+        for (name, ..) in parts(pipeline) {
+            let config = ClipTextConfig::from_file(pipeline.component(name)?.config())?;
+            sum += config.max_position_embeddings * config.hidden_size;
+            if config.has_projection {
+                sum += config.projection_dim;
+            }
+        }
+        Ok(sum)
     }
 
     /// The text encoder, or the first of them.
@@ -136,7 +149,7 @@ impl TextConditioner {
 }
 
 /// Whether the text is encoded as SDXL does.
-pub(crate) fn is_of_sdxl(pipeline: &PipelineDir) -> bool {
+fn is_of_sdxl(pipeline: &PipelineDir) -> bool {
     pipeline.has(SECOND.0)
 }
 

@@ -112,7 +112,7 @@ mod tests {
     use crate::schedule::SchedulerConfig;
 
     fn schedule(json: &serde_json::Value) -> DiscreteSchedule {
-        DiscreteSchedule::new(SchedulerConfig::from_value("scheduler_config.json".into(), json).unwrap())
+        DiscreteSchedule::new(SchedulerConfig::from_value("scheduler_config.json".as_ref(), json).unwrap())
     }
 
     /// It used to sample NaN.

@@ -136,7 +136,7 @@ mod tests {
     fn auto_follows_the_scheduler_class() {
         let schedule = |class: &str| {
             let json = serde_json::json!({"_class_name": class});
-            NoiseSchedule::from_value("scheduler_config.json".into(), &json).unwrap()
+            NoiseSchedule::from_value("scheduler_config.json".as_ref(), &json).unwrap()
         };
         for (class, kind) in [
             ("PNDMScheduler", SamplerKind::Ddim),

@@ -125,15 +125,15 @@ impl SchedulerConfig {
     /// The file is missing or is not JSON; a value is of the wrong type or not implemented (file, key, found, expected).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let (file, value) = parse(path.as_ref())?;
-        Self::from_value(file, &value)
+        Self::from_value(&file, &value)
     }
 
     /// The same from parsed JSON; `file` is only named in errors.
     ///
     /// # Errors
     /// As [`SchedulerConfig::read`].
-    pub fn from_value(file: PathBuf, value: &Value) -> Result<Self> {
-        let reader = Reader::new(&file, value)?;
+    pub fn from_value(file: &Path, value: &Value) -> Result<Self> {
+        let reader = Reader::new(file, value)?;
         reader.reject_unimplemented()?;
         let trained_betas = reader.numbers("trained_betas")?;
         let num_train_timesteps = match &trained_betas {
@@ -180,7 +180,7 @@ impl SchedulerConfig {
             timestep_scaling: reader.number("timestep_scaling")?,
             solver: reader.solver()?,
             obstacles: reader.obstacles(),
-            file: file.clone(),
+            file: file.to_path_buf(),
         })
     }
 }
@@ -260,10 +260,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<SchedulerConfig> {
-        SchedulerConfig::from_value(
-            PathBuf::from("scheduler_config.json"),
-            &serde_json::from_str(json).unwrap(),
-        )
+        SchedulerConfig::from_value(Path::new("scheduler_config.json"), &serde_json::from_str(json).unwrap())
     }
 
     #[test]

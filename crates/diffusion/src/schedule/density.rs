@@ -76,7 +76,6 @@ impl SigmaDensity {
             })
         };
         match *self {
-            Self::Uniform => Ok(()),
             Self::LogitNormal(LogitNormal { mean, .. }) if !mean.is_finite() => {
                 error("density.logit_normal.mean", mean, "a finite number")
             }
@@ -86,7 +85,7 @@ impl SigmaDensity {
             Self::Mode(Mode { scale }) if !(-1.0..=2.0 / (std::f64::consts::PI - 2.0)).contains(&scale) => {
                 error("density.mode.scale", scale, "-1 to 2 / (pi - 2), about 1.75")
             }
-            Self::LogitNormal(_) | Self::Mode(_) => Ok(()),
+            Self::Uniform | Self::LogitNormal(_) | Self::Mode(_) => Ok(()),
         }
     }
 

@@ -120,7 +120,7 @@ mod tests {
 
     fn schedule(json: &str) -> DiscreteSchedule {
         let value = serde_json::from_str(json).unwrap();
-        DiscreteSchedule::new(SchedulerConfig::from_value("scheduler_config.json".into(), &value).unwrap())
+        DiscreteSchedule::new(SchedulerConfig::from_value("scheduler_config.json".as_ref(), &value).unwrap())
     }
 
     const STABLE_DIFFUSION: &str = r#"{"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}"#;

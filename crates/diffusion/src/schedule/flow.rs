@@ -11,7 +11,7 @@
 //! Keys mean what they mean to `diffusers.FlowMatchEulerDiscreteScheduler`. With `use_dynamic_shifting` the shift follows the
 //! number of image tokens, `s = exp(mu)`, mu linear in that number (`calculate_shift` of the pipelines).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diptych_tensor::Tensor;
 use serde_json::Value;
@@ -99,8 +99,8 @@ impl FlowConfig {
     ///
     /// # Errors
     /// A value is of the wrong type or not implemented (file, key, found, expected).
-    pub fn from_value(file: PathBuf, value: &Value) -> Result<Self> {
-        let reader = Reader::new(&file, value)?;
+    pub fn from_value(file: &Path, value: &Value) -> Result<Self> {
+        let reader = Reader::new(file, value)?;
         reader.refuse_other_flows()?;
         let num_train_timesteps = reader.count("num_train_timesteps")?.unwrap_or(1000);
         if num_train_timesteps == 0 {
@@ -115,7 +115,7 @@ impl FlowConfig {
         Ok(Self {
             num_train_timesteps,
             shift,
-            file: file.clone(),
+            file: file.to_path_buf(),
         })
     }
 }
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<FlowConfig> {
-        FlowConfig::from_value("scheduler_config.json".into(), &serde_json::from_str(json).unwrap())
+        FlowConfig::from_value("scheduler_config.json".as_ref(), &serde_json::from_str(json).unwrap())
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod flow;
 mod reader;
 mod solver;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diptych_tensor::Tensor;
 use serde_json::Value;
@@ -35,7 +35,7 @@ pub const SCHEDULER_CONFIG_FILE: &str = "scheduler_config.json";
 #[derive(Debug, Clone, PartialEq)]
 pub enum NoiseSchedule {
     /// A table of signal shares.
-    Discrete(DiscreteSchedule),
+    Discrete(Box<DiscreteSchedule>),
     /// A straight line from latents to noise.
     Flow(FlowSchedule),
 }
@@ -47,19 +47,19 @@ impl NoiseSchedule {
     /// The file is missing or is not JSON; a value is of the wrong type or not implemented (file, key, found, expected).
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let (file, value) = reader::parse(path.as_ref())?;
-        Self::from_value(file, &value)
+        Self::from_value(&file, &value)
     }
 
     /// The same from parsed JSON; `file` is only named in errors.
     ///
     /// # Errors
     /// As [`NoiseSchedule::read`].
-    pub fn from_value(file: PathBuf, value: &Value) -> Result<Self> {
+    pub fn from_value(file: &Path, value: &Value) -> Result<Self> {
         if value["_class_name"] == flow::CLASS {
             return Ok(Self::Flow(FlowSchedule::new(FlowConfig::from_value(file, value)?)));
         }
         let config = SchedulerConfig::from_value(file, value)?;
-        Ok(Self::Discrete(DiscreteSchedule::new(config)))
+        Ok(Self::Discrete(Box::new(DiscreteSchedule::new(config))))
     }
 
     /// The file the settings came from.

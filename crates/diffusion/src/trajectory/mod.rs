@@ -5,7 +5,7 @@
 //! function of (seed, stream, set, image, step): the micro batch that an image is computed in changes it by rounding only.
 //!
 //! Black et al., "Training Diffusion Models with Reinforcement Learning" (DDPO, arXiv:2305.13301), section 4, for denoising as
-//! a chain of decisions; Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Rewards" (DRaFT,
+//! a chain of decisions; Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Rewards" (`DRaFT`,
 //! arXiv:2309.17400), section 4, for the tail.
 //!
 //! Shape letters: B batch, C channels, Y x X spatial.
@@ -167,7 +167,24 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
     /// [`Error::NoDensity`] when no step of the sampler adds noise: there is nothing to learn from then;
     /// [`Error::Setting`] for a micro batch of 0; as [`Walk::transition`].
     pub fn trajectory(&self, micro_batch: usize) -> Result<Trajectory> {
+        self.trajectory_from(&self.start()?, micro_batch)
+    }
+
+    /// The same from a state of the whole batch: the common start of several trajectories, which are other `images` or another
+    /// set of `noise` from there on, or the place where one branches.
+    ///
+    /// # Errors
+    /// As [`Walk::trajectory`]; [`Error::Shape`] when the state has another number of images.
+    pub fn trajectory_from(&self, start: &State, micro_batch: usize) -> Result<Trajectory> {
         self.sampler.ensure_density()?;
+        let found = start.latents.dims().first().copied().unwrap_or(0);
+        if found != self.images.len() {
+            return Err(Error::Shape {
+                name: "latents of the start".into(),
+                found: vec![found],
+                expected: vec![self.images.len()],
+            });
+        }
         if micro_batch == 0 {
             return Err(Error::Setting {
                 key: "micro_batch",
@@ -187,8 +204,8 @@ impl<D: Borrow<Denoiser> + Clone> Walk<'_, D> {
                     noise: self.noise,
                     latent_shape: self.latent_shape,
                 };
-                let mut state = walk.start()?;
-                let steps = (0..self.sampler.num_steps())
+                let mut state = State::new(part(&start.latents, rows[0], rows.len())?, start.step_idx);
+                let steps = (start.step_idx..self.sampler.num_steps())
                     .map(|_| walk.step(&mut state))
                     .collect::<Result<Vec<_>>>()?;
                 Ok(Trajectory { steps })
@@ -248,6 +265,10 @@ pub fn transitions<D: Borrow<Denoiser>>(
 /// As [`transitions`].
 pub fn log_probs<D: Borrow<Denoiser>>(sampler: &Sampler, network: &Guided<D>, decisions: &Decisions) -> Result<Tensor> {
     transitions(sampler, network, &decisions.step_indices, &decisions.before)?.log_probs(&decisions.after)
+}
+
+fn part(tensor: &Tensor, first: usize, num: usize) -> diptych_tensor::Result<Tensor> {
+    Ok(tensor.narrow(0, first, num)?)
 }
 
 fn scaled(tensor: &Tensor, factor: f64) -> diptych_tensor::Result<Tensor> {

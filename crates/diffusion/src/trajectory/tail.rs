@@ -14,7 +14,7 @@ use crate::tensors::cast;
 pub struct Tail {
     /// Latents after them, (B, C, Y, X).
     pub latents: Tensor,
-    /// Clean latents that the last of them predicts, (B, C, Y, X): what ReFL decodes in the middle of a walk.
+    /// Clean latents that the last of them predicts, (B, C, Y, X): what `ReFL` decodes in the middle of a walk.
     pub clean: Tensor,
 }
 
@@ -50,9 +50,9 @@ impl Walk<'_, Arc<Denoiser>> {
 /// The prediction, whose activations are computed again in the backward pass, with adapters switched as they are now.
 fn recomputed(network: &Guided<Arc<Denoiser>>, input: &Tensor, timesteps: Vec<f32>) -> diptych_tensor::Result<Tensor> {
     let network = network.clone();
-    let is_enabled = network.denoiser().unet().adapter_switch().is_enabled();
+    let is_enabled = network.denoiser().adapter_switch().is_enabled();
     checkpoint(&[input], move |inputs| {
-        let switch = network.denoiser().unet().adapter_switch();
+        let switch = network.denoiser().adapter_switch();
         let _as_in_the_forward_pass = (!is_enabled).then(|| switch.disable());
         network.predict(&inputs[0], &timesteps).map_err(of_tensors)
     })

@@ -110,7 +110,14 @@ impl World {
 
     fn train_red(&self, output: &str, text: &str) -> Vec<MetricsRow> {
         let (method, config) = self.rewarded(output, text, Arc::new(Redness));
-        train(&method, &config, &mut Silent, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+        train(
+            &method,
+            &config,
+            &mut Silent,
+            &AtomicBool::new(false),
+            ResumeMode::Fresh,
+        )
+        .unwrap();
         rows(&config.output)
     }
 }
@@ -135,7 +142,10 @@ fn a_run_stopped_between_updates_on_what_it_sampled_goes_on_bit_for_bit() {
         let report = verify_resume(build, &config, &verify, &mut Silent).unwrap();
         assert!(report.is_exact(), "{name}: {report:#?}");
         // Three updates on each batch: step 7 is the first on the third, which is not done with then.
-        let keeps = report.comparisons.iter().any(|comparison| comparison.what == "state of the method");
+        let keeps = report
+            .comparisons
+            .iter()
+            .any(|comparison| comparison.what == "state of the method");
         assert_eq!(keeps, name != "direct_reward", "{name}");
     }
 }
@@ -151,7 +161,13 @@ fn accumulation_changes_nothing() {
         let (whole, parts) = (run("whole", 2, 1), run("parts", 1, 2));
         for (a, b) in whole.iter().zip(&parts) {
             let relative = |a: f64, b: f64| (a - b).abs() / a.abs().max(1e-3);
-            assert!(relative(a.loss, b.loss) < 1e-3, "{name} step {}: {} {}", a.step, a.loss, b.loss);
+            assert!(
+                relative(a.loss, b.loss) < 1e-3,
+                "{name} step {}: {} {}",
+                a.step,
+                a.loss,
+                b.loss
+            );
             assert!(
                 relative(a.grad_norm, b.grad_norm) < 5e-3,
                 "{name} step {}: {} {}",
@@ -204,17 +220,22 @@ fn the_first_update_starts_where_the_formulas_do() {
 fn rewards_rise() {
     let world = World::new();
     let cases = [
-        ("trajectory_pairs", 0.003, 60, format!("{DPO}[method.trajectory_pairs]\n{ROLLOUT}reuse = {{ updates = 4 }}\n")),
+        (
+            "trajectory_pairs",
+            1e-3,
+            120,
+            format!("{DPO}[method.trajectory_pairs]\n{ROLLOUT}reuse = {{ updates = 4 }}\n"),
+        ),
         (
             "step_aware",
-            0.003,
-            30,
+            1e-3,
+            40,
             format!("{DPO}[method.step_aware]\n{ROLLOUT}threshold = 0.0\nstart_step = 0\n"),
         ),
         (
             "policy_gradient",
-            0.003,
-            40,
+            1e-3,
+            60,
             format!(
                 "{SFT}[method.policy_gradient]\n{ROLLOUT}images_per_prompt = 4\nclip_range = 0.1\nreuse = {{ updates = 2 }}\n\
                  advantages.batch = {{}}\n"
@@ -222,25 +243,25 @@ fn rewards_rise() {
         ),
         (
             "direct_last",
-            0.003,
+            1e-3,
             15,
             format!("{SFT}[method.direct_reward]\n{ROLLOUT}gradient.last = {{ steps = 2 }}\n"),
         ),
         (
             "direct_low_variance",
-            0.003,
+            1e-3,
             15,
             format!("{SFT}[method.direct_reward]\n{ROLLOUT}gradient.low_variance = {{ draws = 2 }}\n"),
         ),
         (
             "direct_single",
-            0.003,
+            1e-3,
             15,
             format!("{SFT}[method.direct_reward]\n{ROLLOUT}gradient.single = {{ first = 2, last = 3 }}\n"),
         ),
     ];
     for (name, lr, steps, method) in cases {
-        let method = format!("adapter.lora.rank = 4\n{method}");
+        let method = format!("adapter.full = {{}}\n{method}");
         let run = |kind: &str, lr| {
             let text = format!("{method}{}", settings(steps, 3, 1, lr));
             let rewards: Vec<f64> = world
@@ -252,12 +273,19 @@ fn rewards_rise() {
         };
         let (idle, trained) = (run("idle", 0.0), run("trained", lr));
         assert_eq!(idle.len(), trained.len());
-        let gains: Vec<f64> = idle.iter().zip(&trained).map(|(idle, trained)| trained - idle).collect();
+        let gains: Vec<f64> = idle
+            .iter()
+            .zip(&trained)
+            .map(|(idle, trained)| trained - idle)
+            .collect();
         let late = &gains[gains.len() * 2 / 3..];
         let mean = late.iter().sum::<f64>() / late.len() as f64;
         let deviation = (late.iter().map(|gain| (gain - mean).powi(2)).sum::<f64>() / late.len() as f64).sqrt();
         println!("{name}: gain {mean:.4} ± {deviation:.4}, idle {:.4}", idle[0]);
-        assert!(mean > 2.0 * deviation / (late.len() as f64).sqrt() && mean > 0.0, "{name}: {gains:?}");
+        assert!(
+            mean > 2.0 * deviation / (late.len() as f64).sqrt() && mean > 0.0,
+            "{name}: {gains:?}"
+        );
     }
 }
 
@@ -268,13 +296,29 @@ fn what_no_judge_tells_apart_teaches_nothing() {
         let text = format!("{method}{}", settings(3, 2, 1, 0.01));
         let (method, config) = world.rewarded(name, &text, Arc::new(Indifference));
         let before = method.params().snapshot().unwrap();
-        train(&method, &config, &mut Silent, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+        train(
+            &method,
+            &config,
+            &mut Silent,
+            &AtomicBool::new(false),
+            ResumeMode::Fresh,
+        )
+        .unwrap();
         for (parameter, tensor) in method.params().snapshot().unwrap() {
-            let difference = (tensor - &before[&parameter]).unwrap().abs().unwrap().max_all().unwrap();
+            let difference = (tensor - &before[&parameter])
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap();
             assert_eq!(difference.to_scalar::<f32>().unwrap(), 0.0, "{name}: {parameter}");
         }
         let last = &rows(&config.output)[2];
-        assert_eq!((last.loss, last.grad_norm, last.metrics["pairs"]), (0.0, 0.0, 0.0), "{name}");
+        assert_eq!(
+            (last.loss, last.grad_norm, last.metrics["pairs"]),
+            (0.0, 0.0, 0.0),
+            "{name}"
+        );
         let unlike = if name == "trajectory_pairs" { "ties" } else { "unsure" };
         assert!(last.metrics[unlike] > 0.0, "{name}");
     }
@@ -309,26 +353,56 @@ fn what_makes_no_sense_is_refused_by_key() {
     let gradient = "[method.policy_gradient]\njudge = \"verifier\"\n";
     let direct = "[method.direct_reward]\n";
     let cases = [
-        (format!("{DPO}{pairs}rollout.eta = 0.0\n"), "method.trajectory_pairs.rollout.eta"),
-        (format!("{DPO}{pairs}rollout.steps = 0\n"), "method.trajectory_pairs.rollout.steps"),
-        (format!("{DPO}{pairs}clip_range = 1.0\n"), "method.trajectory_pairs.clip_range"),
-        (format!("{DPO}{pairs}reuse.updates = 0\n"), "method.trajectory_pairs.reuse.updates"),
-        (format!("{DPO}{pairs}reuse.fraction = 0.0\n"), "method.trajectory_pairs.reuse.fraction"),
+        (
+            format!("{DPO}{pairs}rollout.eta = 0.0\n"),
+            "method.trajectory_pairs.rollout.eta",
+        ),
+        (
+            format!("{DPO}{pairs}rollout.steps = 0\n"),
+            "method.trajectory_pairs.rollout.steps",
+        ),
+        (
+            format!("{DPO}{pairs}clip_range = 1.0\n"),
+            "method.trajectory_pairs.clip_range",
+        ),
+        (
+            format!("{DPO}{pairs}reuse.updates = 0\n"),
+            "method.trajectory_pairs.reuse.updates",
+        ),
+        (
+            format!("{DPO}{pairs}reuse.fraction = 0.0\n"),
+            "method.trajectory_pairs.reuse.fraction",
+        ),
         (format!("objective.mapo = {{}}\n{pairs}"), "objective.mapo"),
         (format!("{SFT}{pairs}"), "objective.sft"),
-        (format!("objective.hinge.beta = 1.0\n{pairs}[reference.cached]\n"), "reference.cached"),
+        (
+            format!("objective.hinge.beta = 1.0\n{pairs}[reference.cached]\n"),
+            "reference.cached",
+        ),
         (format!("{DPO}{aware}candidates = 1\n"), "method.step_aware.candidates"),
         (format!("{DPO}{aware}start_step = 20\n"), "method.step_aware.start_step"),
-        (format!("{DPO}{aware}inner_steps = 0\n"), "method.step_aware.inner_steps"),
+        (
+            format!("{DPO}{aware}inner_steps = 0\n"),
+            "method.step_aware.inner_steps",
+        ),
         (format!("{DPO}{aware}threshold = 1.0\n"), "method.step_aware.threshold"),
         (format!("{DPO}{gradient}"), "objective.dpo"),
-        (format!("{SFT}{gradient}[reference.adapter_off]\n"), "reference.adapter_off"),
-        (format!("{SFT}{gradient}clip_range = 0.0\n"), "method.policy_gradient.clip_range"),
+        (
+            format!("{SFT}{gradient}[reference.adapter_off]\n"),
+            "reference.adapter_off",
+        ),
+        (
+            format!("{SFT}{gradient}clip_range = 0.0\n"),
+            "method.policy_gradient.clip_range",
+        ),
         (
             format!("{SFT}{gradient}advantages.per_prompt = {{ buffer_size = 4, min_count = 1 }}\n"),
             "method.policy_gradient.advantages.per_prompt.min_count",
         ),
-        (format!("{SFT}{direct}judge = \"verifier\"\n"), "method.direct_reward.judge"),
+        (
+            format!("{SFT}{direct}judge = \"verifier\"\n"),
+            "method.direct_reward.judge",
+        ),
         (
             format!("{SFT}{direct}gradient.last.steps = 21\n"),
             "method.direct_reward.gradient.last.steps",
@@ -345,7 +419,10 @@ fn what_makes_no_sense_is_refused_by_key() {
             format!("{SFT}{direct}regularization = 0.1\n[reference.none]\n"),
             "reference.none",
         ),
-        (format!("{SFT}{direct}loss.hinge = {{ target = 2.0, weight = 0.0 }}\n"), "method.direct_reward.loss.hinge.weight"),
+        (
+            format!("{SFT}{direct}loss.hinge = {{ target = 2.0, weight = 0.0 }}\n"),
+            "method.direct_reward.loss.hinge.weight",
+        ),
         (format!("{DPO}{pairs}unknown = 1\n"), "unknown"),
     ];
     for (text, key) in cases {
@@ -356,12 +433,21 @@ fn what_makes_no_sense_is_refused_by_key() {
     }
     // What needs the files, but no network.
     let prepared = [
-        (format!("{DPO}[method.trajectory_pairs]\n"), "method.trajectory_pairs.judge"),
+        (
+            format!("{DPO}[method.trajectory_pairs]\n"),
+            "method.trajectory_pairs.judge",
+        ),
         (format!("{DPO}{pairs}rollout.sampler = \"euler\"\n"), "eta"),
-        (format!("{DPO}{pairs}rollout = {{ sampler = \"euler\", eta = 0.0 }}\n"), "euler"),
+        (
+            format!("{DPO}{pairs}rollout = {{ sampler = \"euler\", eta = 0.0 }}\n"),
+            "euler",
+        ),
     ];
     for (text, named) in prepared {
-        let recipe = world.recipe("unprepared", &format!("{DATA}{text}[train]\nsteps = 1\nsample_every = 0\n"));
+        let recipe = world.recipe(
+            "unprepared",
+            &format!("{DATA}{text}[train]\nsteps = 1\nsample_every = 0\n"),
+        );
         let error = diptych_diffusion::prepare(&recipe, &mut Reporter::silent()).unwrap_err();
         assert!(error.to_string().contains(named), "{named}: {error}");
     }

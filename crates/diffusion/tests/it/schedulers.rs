@@ -1,7 +1,7 @@
 //! Noise schedules and samplers against values computed by the `diffusers` package (`tests/golden/schedulers`).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diptych_diffusion::sampler::{History, SamplerConfig, SamplerKind};
 use diptych_diffusion::schedule::{FlowSpacing, NoiseSchedule};
@@ -16,7 +16,7 @@ pub(crate) fn golden(name: &str) -> Value {
 }
 
 pub(crate) fn schedule(case: &Value) -> NoiseSchedule {
-    NoiseSchedule::from_value(PathBuf::from("scheduler_config.json"), &case["config"]).unwrap()
+    NoiseSchedule::from_value(Path::new("scheduler_config.json"), &case["config"]).unwrap()
 }
 
 pub(crate) fn numbers(value: &Value) -> Vec<f64> {
@@ -184,12 +184,66 @@ fn sampling_schedule(case: &Value) -> NoiseSchedule {
     }
 }
 
+#[test]
+fn variants_that_are_not_implemented_are_refused_by_the_sampler_they_belong_to() {
+    let cases = [
+        ("dpm_solver_pp_2m", r#"{"solver_order": 3}"#, "solver_order"),
+        (
+            "dpm_solver_pp_2m",
+            r#"{"algorithm_type": "sde-dpmsolver++"}"#,
+            "algorithm_type",
+        ),
+        ("dpm_solver_pp_2m", r#"{"solver_type": "rk4"}"#, "solver_type"),
+        ("dpm_solver_pp_2m", r#"{"use_lu_lambdas": true}"#, "use_lu_lambdas"),
+        (
+            "dpm_solver_pp_2m",
+            r#"{"use_exponential_sigmas": true}"#,
+            "use_exponential_sigmas",
+        ),
+        (
+            "dpm_solver_pp_2m",
+            r#"{"lambda_min_clipped": -5.1}"#,
+            "lambda_min_clipped",
+        ),
+        ("euler", r#"{"use_karras_sigmas": true}"#, "use_karras_sigmas"),
+        ("ddpm", r#"{"variance_type": "fixed_large_log"}"#, "variance_type"),
+        ("lcm", r#"{"original_inference_steps": 4}"#, "original_inference_steps"),
+        (
+            "lcm",
+            r#"{"original_inference_steps": 2000}"#,
+            "original_inference_steps",
+        ),
+    ];
+    for (sampler, json, key) in cases {
+        let schedule = schedule(&serde_json::json!({"config": serde_json::from_str::<Value>(json).unwrap()}));
+        let kind: SamplerKind = sampler.parse().unwrap();
+        let error = kind.prepare(&schedule, 10).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            error.is_configuration() && message.contains(key) && message.contains(sampler),
+            "{message}"
+        );
+        SamplerKind::Ddim.prepare(&schedule, 10).unwrap();
+    }
+}
+
+/// As `save_pretrained` writes it, which is not JSON.
+#[test]
+fn the_solvers_own_file_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("scheduler_config.json");
+    let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity, "solver_order": 2}"#;
+    std::fs::write(&file, text).unwrap();
+    let schedule = NoiseSchedule::read(directory.path()).unwrap();
+    SamplerKind::DpmSolverPp2m.prepare(&schedule, 10).unwrap();
+}
+
 fn counts(expected: &[(&str, usize)]) -> BTreeMap<String, usize> {
     expected.iter().map(|&(name, num)| (name.to_owned(), num)).collect()
 }
 
 #[test]
-fn deterministic_trajectories() {
+fn sampling_trajectories() {
     assert_eq!(
         check_trajectories("sampling.json"),
         counts(&[("ddim", 19), ("euler", 13)])

@@ -26,7 +26,6 @@ use tempfile::TempDir;
 
 use crate::world::image;
 
-#[expect(clippy::duplicate_mod, reason = "the reader stands beside the program that writes")]
 #[path = "../../../../tests/golden/named_values.rs"]
 mod named_values;
 
@@ -187,6 +186,7 @@ fn write_adapter(world: &Sdxl, lora: &Value) -> PathBuf {
             down: value(name, var.dims()),
             up: value(&up, params.get(&up).unwrap().dims()),
             scale: lora.scale(),
+            magnitude: None,
         };
         adapter.modules.insert(module.to_owned(), module_params);
     }
@@ -216,6 +216,8 @@ fn write_latents(world: &Sdxl, golden: &Value) {
         time_ids: Some(HostTensor::new(vec![num_records, 6], time_ids.collect()).unwrap()),
         noise: Some(drawn("noise", &LATENT)),
         timesteps: Some((0..num_records as u32).map(|row| (37 * row + 11) % 1000).collect()),
+        chosen_score: None,
+        rejected_score: None,
     };
     write_latent_pairs(&world.path("latents"), &LatentPairs::new(tensors).unwrap(), num_records).unwrap();
 }

@@ -196,6 +196,37 @@ fn candidates_of_a_step_differ_and_the_first_is_the_walk_itself() {
     }
 }
 
+/// Pairs of trajectories, as D3PO compares them: one start, other noise in every step.
+#[test]
+fn trajectories_from_one_start_part_and_a_branch_keeps_what_was_before() {
+    let world = World::new();
+    let pipeline = Pipeline::load(&world.path("model"), None, &options(DType::F32)).unwrap();
+    let network = guided(&pipeline, &pipeline.denoiser);
+    let sampler = ddim(pipeline.denoiser.schedule(), 3, 1.0);
+    let walk = |set| Walk {
+        sampler: &sampler,
+        network: &network,
+        noise: noise(set),
+        images: &IMAGES,
+        latent_shape: pipeline.denoiser.latent_shape().unwrap(),
+    };
+    let start = walk(0).start().unwrap();
+    let [first, second] = [0, 1].map(|set| walk(set).trajectory_from(&start, 2).unwrap());
+    assert_close(&first.steps[0].before, &second.steps[0].before, 0.0);
+    assert_ne!(f64s(&first.steps[0].after), f64s(&second.steps[0].after));
+    assert_close(
+        first.latents().unwrap(),
+        walk(0).trajectory(2).unwrap().latents().unwrap(),
+        0.0,
+    );
+    let branch = State::new(first.steps[0].after.clone(), 1);
+    let rest = walk(0).trajectory_from(&branch, 2).unwrap();
+    assert_eq!(rest.steps.iter().map(|step| step.step_idx).collect::<Vec<_>>(), [1, 2]);
+    assert_close(rest.latents().unwrap(), first.latents().unwrap(), 0.0);
+    let too_few = State::new(first.steps[0].after.narrow(0, 0, 2).unwrap(), 1);
+    assert!(matches!(walk(0).trajectory_from(&too_few, 2), Err(Error::Shape { .. })));
+}
+
 /// A trained network in f64 with three steps, of which the last two carry a graph.
 struct TailCase {
     pipeline: Pipeline,

@@ -138,6 +138,21 @@ impl Judge {
         Ok(judge)
     }
 
+    /// Every file and directory the judge reads.
+    pub fn paths(&self) -> Vec<&PathBuf> {
+        match self {
+            Self::Verifier => Vec::new(),
+            Self::ClipScore(config) => vec![&config.path],
+            Self::PickScore(config) => vec![&config.path],
+            Self::Hps(config) => vec![&config.path, &config.tokenizer],
+            Self::ImageReward(config) => vec![&config.path],
+            Self::Aesthetic(config) => vec![&config.path, &config.head],
+            Self::StepAware(config) => std::iter::once(&config.path).chain(&config.weights).collect(),
+            Self::Stored(config) => vec![&config.path],
+            Self::Combined(config) => config.judges.iter().flat_map(Self::paths).collect(),
+        }
+    }
+
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Self::Verifier => Vec::new(),

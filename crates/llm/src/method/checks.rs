@@ -65,7 +65,7 @@ pub(super) fn check_judge_scores(recipe: &Recipe<Language>, records: &[EncodedRe
             .check_judge_scores(&scores)
             .map_err(|source| Error::JudgeScores {
                 id: record.id.clone(),
-                source,
+                source: Box::new(source),
             })?;
     }
     Ok(())

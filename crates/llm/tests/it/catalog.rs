@@ -141,6 +141,7 @@ fn of_pairs() -> Vec<Value> {
         json!({ "cal_dpo": { "beta": 0.1 } }),
         json!({ "cpo": { "beta": 0.1 } }),
         json!({ "discopop": { "beta": 0.1 } }),
+        json!({ "dft": { "normalization": "tokens" } }),
         json!({ "dpo": { "beta": 0.1 } }),
         json!({ "dpo_shift": { "beta": 0.1, "lambda": 0.5 } }),
         json!({ "dpop": { "beta": 0.1, "lambda": 5.0 } }),
@@ -231,7 +232,7 @@ fn every_objective_trains_or_is_refused_with_a_reason() {
         assert_eq!(rows[0].loss.to_bits(), idle[0].loss.to_bits(), "{}", subject.name());
         assert_ne!(rows[2].loss.to_bits(), idle[2].loss.to_bits(), "{}", subject.name());
     }
-    assert_eq!(subjects.len(), 52);
+    assert_eq!(subjects.len(), 53);
 }
 
 #[test]
@@ -269,5 +270,5 @@ fn accumulation_changes_nothing_unless_examples_are_coupled() {
         }
     }
     // Coupled: aot, aot_unpaired, kto, and the running shifts of bco and bco_pair.
-    assert_eq!((num_alike, num_coupled), (47, 5));
+    assert_eq!((num_alike, num_coupled), (48, 5));
 }

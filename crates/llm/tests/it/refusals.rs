@@ -121,21 +121,6 @@ fn columns_that_do_not_serve_the_objective() {
     spans[1]["chosen_spans"] = json!([{ "start": 0, "end": 4, "weight": 0.5 }]);
     let spans = bench.rows("spans.jsonl", &spans);
     bench.method(&json!({ "data": { "path": spans } }));
-    let mut some_margins = rows_of("pairs.jsonl");
-    some_margins[0]["margin"] = json!(1.0);
-    some_margins[1]["margin"] = json!(2.0);
-    let some_margins = bench.rows("some_margins.jsonl", &some_margins);
-    let mut unordered = rows_of("pairs.jsonl");
-    for (at, row) in unordered.iter_mut().enumerate() {
-        let (chosen, rejected) = if at == 1 { (1.0, 3.0) } else { (3.0, 1.0) };
-        (row["chosen_score"], row["rejected_score"]) = (json!(chosen), json!(rejected));
-    }
-    let unordered = bench.rows("unordered.jsonl", &unordered);
-    let mut graded = rows_of("unpaired.jsonl");
-    for row in &mut graded {
-        row["score"] = json!(7.5);
-    }
-    let graded = bench.rows("graded.jsonl", &graded);
     let cases = [
         (
             json!({ "data": { "path": spans }, "objective": { "ld_dpo": { "beta": 0.1, "alpha": 0.5 } } }),
@@ -158,6 +143,38 @@ fn columns_that_do_not_serve_the_objective() {
             vec!["2 of 96", "ref_chosen_logps"],
         ),
         (
+            json!({
+                "objective": { "sft": {} },
+                "method": { "sft": { "loss_on": "everything" } },
+                "data": { "path": spans },
+            }),
+            vec!["spans.jsonl:2", "loss_on"],
+        ),
+    ];
+    assert_files_refused(&bench, &cases, 6);
+}
+
+#[test]
+fn what_a_judge_gave_is_checked_before_the_first_step() {
+    let bench = Bench::new();
+    let odpo = json!({ "odpo": { "beta": 0.1, "alpha": 1.0 } });
+    let mut some_margins = rows_of("pairs.jsonl");
+    some_margins[0]["margin"] = json!(1.0);
+    some_margins[1]["margin"] = json!(2.0);
+    let some_margins = bench.rows("some_margins.jsonl", &some_margins);
+    let mut unordered = rows_of("pairs.jsonl");
+    for (at, row) in unordered.iter_mut().enumerate() {
+        let (chosen, rejected) = if at == 1 { (1.0, 3.0) } else { (3.0, 1.0) };
+        (row["chosen_score"], row["rejected_score"]) = (json!(chosen), json!(rejected));
+    }
+    let unordered = bench.rows("unordered.jsonl", &unordered);
+    let mut graded = rows_of("unpaired.jsonl");
+    for row in &mut graded {
+        row["score"] = json!(7.5);
+    }
+    let graded = bench.rows("graded.jsonl", &graded);
+    let cases = [
+        (
             json!({ "objective": { "copg": { "beta": 0.1 } }, "data": { "path": some_margins } }),
             vec!["some_margins.jsonl:3", "margin"],
         ),
@@ -177,16 +194,8 @@ fn columns_that_do_not_serve_the_objective() {
             json!({ "objective": { "nft": {} }, "method": { "unpaired": {} }, "data": { "path": graded } }),
             vec!["graded.jsonl:1", "nft.judge_scores = 7.5", "0 to 1"],
         ),
-        (
-            json!({
-                "objective": { "sft": {} },
-                "method": { "sft": { "loss_on": "everything" } },
-                "data": { "path": spans },
-            }),
-            vec!["spans.jsonl:2", "loss_on"],
-        ),
     ];
-    assert_files_refused(&bench, &cases, 10);
+    assert_files_refused(&bench, &cases, 4);
 }
 
 #[test]

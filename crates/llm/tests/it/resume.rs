@@ -37,6 +37,11 @@ fn cases() -> Vec<Case> {
         ),
         of("frozen", true, json!({ "reference": { "frozen": {} } })),
         of("adapter_off", true, lora(json!({ "adapter_off": {} }))),
+        of("magnitudes of an adapter", true, {
+            let mut changes = lora(json!({ "adapter_off": {} }));
+            changes["adapter"]["lora"]["use_dora"] = json!(true);
+            changes
+        }),
         of("cached", true, json!({ "reference": { "cached": {} } })),
         of("ema", true, json!({ "reference": moving })),
         of("ema of an adapter", true, lora(moving.clone())),
@@ -104,5 +109,5 @@ fn resumed_runs_are_uninterrupted_ones_bit_for_bit() {
         assert!(report.comparisons.len() >= 14, "{}", report.comparisons.len());
         num += 1;
     }
-    assert_eq!(num, 13);
+    assert_eq!(num, 14);
 }

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// Configuration of a `CLIPModel`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClipConfig {
-    /// The text half.
+    /// The text half, with its projection.
     pub text: ClipTextConfig,
     /// The image half.
     pub vision: ClipVisionConfig,
@@ -51,10 +51,17 @@ impl ClipConfig {
                 .cloned()
                 .unwrap_or_else(|| json!({}))
         };
+        let projection_dim = file.count("projection_dim", 512)?;
+        let text = ClipTextConfig::from_json(only_of_networks(section("text_config"), path)?, path)?;
         let config = Self {
-            text: ClipTextConfig::from_json(only_of_networks(section("text_config"), path)?, path)?,
+            // The width of the whole counts, whatever the half says.
+            text: ClipTextConfig {
+                has_projection: true,
+                projection_dim,
+                ..text
+            },
             vision: ClipVisionConfig::from_json(section("vision_config"), path)?,
-            projection_dim: file.count("projection_dim", 512)?,
+            projection_dim,
             logit_scale_init_value: file.number("logit_scale_init_value", 2.6592)?,
         };
         file.any(&WITHOUT_EFFECT);

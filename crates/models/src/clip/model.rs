@@ -8,9 +8,9 @@ use diptych_tensor::{Result as TensorResult, Tensor};
 
 use super::ClipConfig;
 use crate::layers::{Linear, LinearConfig};
-use crate::text_encoder::ClipTextModel;
+use crate::text_encoder::{ClipTextConfig, ClipTextModel};
 use crate::vision::ClipVisionModel;
-use crate::{Builder, Init, Result};
+use crate::{Builder, Error, Init, Result};
 
 /// transformers' `CLIPModel`.
 #[derive(Debug)]
@@ -19,7 +19,6 @@ pub struct ClipModel {
     pub text: ClipTextModel,
     /// The image half.
     pub vision: ClipVisionModel,
-    text_projection: Linear,
     visual_projection: Linear,
     logit_scale: Tensor,
 }
@@ -31,17 +30,20 @@ impl ClipModel {
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(builder: &Builder<'_>, config: &ClipConfig) -> Result<Self> {
-        let projection = |name: &str, from: usize| {
-            let std = (from as f64).powf(-0.5);
-            let linear = LinearConfig::new(from, config.projection_dim).without_bias();
-            Linear::load(&builder.child(name), linear.init(Init::Normal { std }, Init::Zeros))
+        let width = config.vision.hidden_size;
+        let std = (width as f64).powf(-0.5);
+        let visual = LinearConfig::new(width, config.projection_dim).without_bias();
+        let visual = visual.init(Init::Normal { std }, Init::Zeros);
+        let text = ClipTextConfig {
+            has_projection: true,
+            projection_dim: config.projection_dim,
+            ..config.text.clone()
         };
         let value = config.logit_scale_init_value;
         Ok(Self {
-            text: ClipTextModel::load(builder, &config.text)?,
+            text: ClipTextModel::load(builder, &text)?,
             vision: ClipVisionModel::load(builder, &config.vision)?,
-            text_projection: projection("text_projection", config.text.hidden_size)?,
-            visual_projection: projection("visual_projection", config.vision.hidden_size)?,
+            visual_projection: Linear::load(&builder.child("visual_projection"), visual)?,
             logit_scale: builder.get("logit_scale", &[], Init::Constant { value })?,
         })
     }
@@ -54,9 +56,10 @@ impl ClipModel {
     /// # Errors
     /// As [`ClipTextModel::forward`].
     pub fn text_features(&self, input_ids: &Tensor) -> Result<Tensor> {
-        Ok(self
-            .text_projection
-            .forward(&self.text.forward(input_ids)?.pooler_output)?)
+        self.text.forward(input_ids)?.text_embeds.ok_or(Error::Condition {
+            name: "text_projection",
+            problem: "is missing: the text encoder was built without it",
+        })
     }
 
     /// Images in the joint space, not normalized.

@@ -44,7 +44,7 @@ fn text_config(
         hidden_size: width,
         intermediate_size: 4 * width,
         projection_dim,
-        has_projection: false,
+        has_projection: true,
         num_hidden_layers: layers,
         num_attention_heads: heads,
         max_position_embeddings: context,

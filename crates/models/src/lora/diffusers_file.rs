@@ -166,6 +166,7 @@ pub fn save_diffusers(path: impl AsRef<Path>, adapters: &[(&str, &LoraAdapter)])
     }
     let (mut tensors, mut configs) = (BTreeMap::new(), BTreeMap::new());
     for (component, adapter) in adapters {
+        adapter.refuse_magnitudes("diffusers")?;
         for (name, module) in &adapter.modules {
             tensors.insert(format!("{component}.{name}.lora_A.weight"), module.down.clone());
             tensors.insert(format!("{component}.{name}.lora_B.weight"), module.up.clone());

@@ -21,6 +21,7 @@ pub fn save_kohya(file: impl AsRef<Path>, adapters: &[(&str, &LoraAdapter)]) -> 
     }
     let mut tensors = BTreeMap::new();
     for (component, adapter) in adapters {
+        adapter.refuse_magnitudes("kohya")?;
         let prefix = match *component {
             "unet" => "lora_unet_",
             "text_encoder" => "lora_te_",

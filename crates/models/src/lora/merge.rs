@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use diptych_tensor::{DType, Device, Result as TensorResult, Tensor, Weights};
 
-use super::{LoraAdapter, LoraModule};
+use super::{LoraAdapter, LoraModule, MAGNITUDE};
 use crate::nearest::nearest;
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ impl LoraAdapter {
     }
 }
 
-/// Every tensor of `weights` in `dtype`, with `W + scale * B * A` in place of each adapted layer's weight. Sums are taken in f32.
+/// Every tensor of `weights` in `dtype`, with `W + scale * B * A` in place of each adapted layer's weight (its rows scaled, for `DoRA`). Sums are taken in f32.
 ///
 /// # Errors
 /// [`Error::UnknownModule`] for a layer that the weights do not have, [`Error::AdapterShape`] for one of another shape,
@@ -105,6 +105,16 @@ fn check(module: &str, update: &LoraModule, weight: &[usize]) -> Result<()> {
             expected: vec![0, 0],
         });
     }
+    if let Some(magnitude) = &update.magnitude
+        && (weight.len() != 2 || magnitude.dims() != &weight[..1])
+    {
+        return Err(Error::AdapterShape {
+            module: module.to_owned(),
+            what: MAGNITUDE,
+            found: magnitude.dims().to_vec(),
+            expected: weight[..1].to_vec(),
+        });
+    }
     down[0] = rank;
     (up[0], up[1]) = (weight[0], rank);
     for (what, tensor, expected) in [("lora_A", &update.down, down), ("lora_B", &update.up, up)] {
@@ -120,10 +130,16 @@ fn check(module: &str, update: &LoraModule, weight: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// `W + scale * B * A`; a convolution's `B` is 1x1, so its product with `A` is over the channels in between.
+/// `W + scale * B * A`, its rows scaled to their magnitudes where there are any; a convolution's `B` is 1x1, so its product with `A` is over the channels in between.
 fn add(weight: &Tensor, update: &LoraModule, dtype: DType) -> TensorResult<Tensor> {
     let down = update.down.to_dtype(DType::F32)?.flatten_from(1)?;
     let up = update.up.to_dtype(DType::F32)?.flatten_from(1)?;
     let delta = (up.matmul(&down)? * update.scale)?.reshape(weight.shape())?;
-    Ok((weight + delta)?.to_dtype(dtype)?)
+    let sum = (weight + delta)?;
+    let Some(magnitude) = &update.magnitude else {
+        return sum.to_dtype(dtype).map_err(Into::into);
+    };
+    let lengths = sum.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?;
+    let factors = (magnitude.to_dtype(DType::F32)? / lengths)?.unsqueeze(1)?;
+    Ok(sum.broadcast_mul(&factors)?.to_dtype(dtype)?)
 }

@@ -20,6 +20,8 @@ pub(super) struct Scales {
     alpha_pattern: Vec<(Regex, f64)>,
     /// Whether the factor is `alpha / sqrt(rank)`.
     pub(super) use_rslora: bool,
+    /// Whether layers have magnitudes.
+    pub(super) use_dora: bool,
     pub(super) targets: Option<Targets>,
     pub(super) init_weights: LoraInit,
 }
@@ -59,6 +61,7 @@ impl Scales {
                 value.as_f64().ok_or_else(|| error("alpha_pattern", "numbers"))
             })?,
             use_rslora: config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+            use_dora: config.get("use_dora").and_then(Value::as_bool).unwrap_or(false),
             targets,
             init_weights: if gaussian {
                 LoraInit::Gaussian
@@ -129,7 +132,6 @@ fn refuse_variants(config: &Map<String, Value>, file: &Path) -> Result<()> {
         _ => false,
     };
     let variants = [
-        "use_dora",
         "fan_in_fan_out",
         "lora_bias",
         "modules_to_save",
@@ -212,7 +214,7 @@ pub(super) fn to_json(adapter: &LoraAdapter) -> Map<String, Value> {
             Value::Object(differing(&|m| (m.rank() != rank).then(|| json!(m.rank())))),
         ),
         ("target_modules", targets),
-        ("use_dora", json!(false)),
+        ("use_dora", json!(adapter.is_dora())),
         ("use_rslora", json!(adapter.use_rslora)),
     ];
     fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()

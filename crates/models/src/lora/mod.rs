@@ -48,7 +48,12 @@ pub struct LoraModule {
     pub up: Tensor,
     /// `alpha / rank`.
     pub scale: f64,
+    /// PEFT's `lora_magnitude_vector`, (out), of a `DoRA` adapter: the length that each row of the adapted weight is scaled to.
+    pub magnitude: Option<Tensor>,
 }
+
+/// What a magnitude is called below its layer.
+pub(crate) const MAGNITUDE: &str = "lora_magnitude_vector";
 
 impl LoraModule {
     /// The inner width of the update.
@@ -150,11 +155,31 @@ impl LoraAdapter {
         peft::save(self, dir.as_ref(), base_model)
     }
 
+    /// Whether the lengths of adapted weights' rows are trained by themselves: see [`LoraModule::magnitude`].
+    pub fn is_dora(&self) -> bool {
+        self.modules.values().any(|module| module.magnitude.is_some())
+    }
+
+    /// Refuses an adapter with magnitudes, for layouts that have no place for them.
+    fn refuse_magnitudes(&self, layout: &'static str) -> Result<()> {
+        if !self.is_dora() {
+            return Ok(());
+        }
+        Err(Error::AdapterSetting {
+            key: "use_dora",
+            found: format!("true, for a {layout} file"),
+            expected: "an adapter without magnitudes; a PEFT directory and merged weights hold them",
+        })
+    }
+
     /// Number of scalars.
     pub fn num_elements(&self) -> usize {
         self.modules
             .values()
-            .map(|module| module.down.elem_count() + module.up.elem_count())
+            .map(|module| {
+                let magnitude = module.magnitude.as_ref().map_or(0, Tensor::elem_count);
+                module.down.elem_count() + module.up.elem_count() + magnitude
+            })
             .sum()
     }
 }
@@ -212,6 +237,7 @@ fn no_adapter(path: &Path) -> Error {
 struct Halves {
     down: BTreeMap<String, Tensor>,
     up: BTreeMap<String, Tensor>,
+    magnitude: BTreeMap<String, Tensor>,
 }
 
 impl Halves {
@@ -220,6 +246,10 @@ impl Halves {
         for (half, endings) in [
             (&mut self.down, [".lora_A.weight", ".lora_A.default.weight"]),
             (&mut self.up, [".lora_B.weight", ".lora_B.default.weight"]),
+            (
+                &mut self.magnitude,
+                [".lora_magnitude_vector", ".lora_magnitude_vector.default.weight"],
+            ),
         ] {
             if let Some(module) = endings.iter().find_map(|ending| name.strip_suffix(ending)) {
                 half.insert(with_text_prefix(module), tensor);
@@ -256,11 +286,31 @@ impl Halves {
                     expected,
                 });
             }
+            let magnitude = self.magnitude.remove(&module);
+            if let Some(magnitude) = &magnitude
+                && magnitude.dims() != &up.dims()[..1]
+            {
+                return Err(Error::AdapterShape {
+                    module,
+                    what: MAGNITUDE,
+                    found: magnitude.dims().to_vec(),
+                    expected: up.dims()[..1].to_vec(),
+                });
+            }
             let scale = scale(&module, rank)?;
-            adapter.modules.insert(module, LoraModule { down, up, scale });
+            let module_of = LoraModule {
+                down,
+                up,
+                scale,
+                magnitude,
+            };
+            adapter.modules.insert(module, module_of);
         }
-        match self.up.into_keys().next() {
-            Some(module) => Err(missing(path, module, "lora_B", "lora_A")),
+        if let Some(module) = self.up.into_keys().next() {
+            return Err(missing(path, module, "lora_B", "lora_A"));
+        }
+        match self.magnitude.into_keys().next() {
+            Some(module) => Err(missing(path, module, MAGNITUDE, "lora_A")),
             None => Ok(adapter),
         }
     }

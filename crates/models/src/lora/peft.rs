@@ -8,7 +8,7 @@ use diptych_tensor::{Weights, files, save_tensors};
 use serde_json::{Value, json};
 
 use super::metadata::{Scales, to_json};
-use super::{Halves, LoraAdapter, read, short_name};
+use super::{Halves, LoraAdapter, MAGNITUDE, read, short_name};
 use crate::config_json::read_json;
 use crate::{Error, Result};
 
@@ -51,6 +51,16 @@ pub(super) fn load(dir: &Path) -> Result<LoraAdapter> {
         }
     }
     let mut adapter = halves.pair(&weights_path, |module, rank| scales.scale(module, rank))?;
+    for (module, parts) in &adapter.modules {
+        if parts.magnitude.is_some() != scales.use_dora {
+            let (found, missing) = if scales.use_dora {
+                ("use_dora", MAGNITUDE)
+            } else {
+                (MAGNITUDE, "use_dora")
+            };
+            return Err(super::missing(&weights_path, module.clone(), found, missing));
+        }
+    }
     adapter.targets = scales.targets;
     adapter.init_weights = scales.init_weights;
     adapter.use_rslora = scales.use_rslora;
@@ -118,6 +128,9 @@ pub(super) fn save(adapter: &LoraAdapter, dir: &Path, base_model: Option<&str>) 
         let name = short_name(name);
         tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), module.down.clone());
         tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), module.up.clone());
+        if let Some(magnitude) = &module.magnitude {
+            tensors.insert(format!("{PREFIX}{name}.{MAGNITUDE}"), magnitude.clone());
+        }
     }
     save_tensors(
         &dir.join(WEIGHTS),

@@ -241,12 +241,12 @@ impl ImageProcessor {
         let x = match self.arithmetic {
             ResizeArithmetic::Float => resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?,
             ResizeArithmetic::FloatClamped => {
-                resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?.clamp(0.0, 1.0)?
+                in_range(&resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?)?
             }
             // PIL keeps to the range after each pass.
             ResizeArithmetic::Rounded => {
-                let wide = resize_tensor(pixels_bcyx, (to_width, height), self.filter)?.clamp(0.0, 1.0)?;
-                resize_tensor(&wide, (to_width, to_height), self.filter)?.clamp(0.0, 1.0)?
+                let wide = in_range(&resize_tensor(pixels_bcyx, (to_width, height), self.filter)?)?;
+                in_range(&resize_tensor(&wide, (to_width, to_height), self.filter)?)?
             }
         };
         self.framed(&x)
@@ -318,6 +318,13 @@ impl ImageProcessor {
         let x = (x * self.rescale_factor)?.broadcast_sub(&channels(self.mean)?)?;
         Ok(x.broadcast_mul(&channels(self.std.map(f64::recip))?)?)
     }
+}
+
+/// Clamped to `[0, 1]`. A hair is left on both sides: in an even white area, rounding alone puts pixels beyond 1 or not, and would
+/// take the gradient of half of them.
+fn in_range(x: &Tensor) -> TensorResult<Tensor> {
+    const HAIR: f64 = 1e-5;
+    Ok(x.clamp(-HAIR, 1.0 + HAIR)?)
 }
 
 fn shape_error(found: &[usize], expected: &str) -> Error {

@@ -3,7 +3,7 @@
 use diptych_models::Builder;
 use diptych_tensor::{Gradients, Params, Weights};
 
-use super::{read, values};
+use crate::support::{read, values};
 
 #[path = "../../../../tests/golden/named_values.rs"]
 mod named_values;

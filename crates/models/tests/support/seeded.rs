@@ -1,4 +1,5 @@
 //! Checkpoints of `tests/golden/judges`: every value is a function of its tensor's name and place, so that none is stored.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,6 @@
 
 use diptych_data::{LatentPairs, LatentTensors};
 use diptych_models::Trainable;
-use diptych_models::unet::UNet2DConditionConfig;
 
 use super::{Encoded, Settings};
 use diptych_train::Reporter;
@@ -15,7 +14,7 @@ use crate::method::records::Latents;
 use crate::method::showcase::texts;
 use crate::method::timesteps::TimestepConfig;
 use crate::method::trained::TextTraining;
-use crate::pipeline::{PromptEmbeddings, TextConditioner, load_vae, sizes};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, TextConditioner, denoiser_component, load_vae, sizes};
 use crate::schedule::NoiseSchedule;
 use crate::{Error, Result};
 
@@ -101,7 +100,8 @@ impl Preparation<'_> {
 
     /// Refuses tensors that the denoiser cannot take, which its first step would find out otherwise.
     fn check_fit(&self, pairs: &LatentPairs) -> Result<()> {
-        let config = UNet2DConditionConfig::from_file(self.pipeline.component("unet")?.config())?;
+        let config = DenoiserConfig::read(self.pipeline)?;
+        let file = format!("{}/config.json", denoiser_component(self.pipeline));
         let tensors = pairs.tensors();
         let misfit = |record: usize, name: &'static str, found: String, expected: String| Error::Record {
             id: pairs.record_id(record),
@@ -111,8 +111,9 @@ impl Preparation<'_> {
         };
         let (latents, text) = (tensors.latents_chosen.shape(), tensors.encoder_hidden_states.shape());
         // All shards agree in shapes, so that the first record stands for all.
-        if latents[1] != config.in_channels {
-            let expected = format!("{}, `in_channels` of unet/config.json", config.in_channels);
+        let (channels, key) = config.latent_channels();
+        if latents[1] != channels {
+            let expected = format!("{channels}, {key} of {file}");
             return Err(misfit(
                 0,
                 "latents_chosen",
@@ -120,8 +121,9 @@ impl Preparation<'_> {
                 expected,
             ));
         }
-        if let Some(&width) = config.cross_attention_dim.first().filter(|&&width| width != text[2]) {
-            let expected = format!("{width}, `cross_attention_dim` of unet/config.json");
+        let (width, key) = config.text_dim();
+        if text[2] != width {
+            let expected = format!("{width}, `{key}` of {file}");
             let found = format!("{} values a token", text[2]);
             return Err(misfit(0, "encoder_hidden_states", found, expected));
         }
@@ -139,24 +141,45 @@ impl Preparation<'_> {
     }
 }
 
-/// Refuses data with or without SDXL's added conditions for a denoiser that does not take them, or needs them.
-fn check_added(config: &UNet2DConditionConfig, tensors: &LatentTensors) -> Result<()> {
-    let problem = match (config.addition_embed, &tensors.pooled) {
+/// Refuses data with or without pooled texts, sizes and crops for a denoiser that does not take them, or needs them.
+fn check_added(config: &DenoiserConfig, tensors: &LatentTensors) -> Result<()> {
+    let pooled = tensors.pooled.as_ref().map(|pooled| pooled.shape()[1]);
+    let Some(unet) = config.unet() else {
+        return check_pooled(config, pooled, tensors.time_ids.is_some());
+    };
+    let problem = match (unet.addition_embed, pooled) {
         (None, None) => return Ok(()),
-        (Some(added), Some(pooled)) if sizes::fit(added, pooled.shape()[1]) => return Ok(()),
+        (Some(_), Some(_)) if tensors.time_ids.is_none() => "has no `time_ids`, which this denoiser needs".to_owned(),
+        (Some(added), Some(pooled)) if sizes::fit(added, pooled) => return Ok(()),
         (None, Some(_)) => "has `pooled` and `time_ids`, which this denoiser does not take".to_owned(),
         (Some(_), None) => "has no `pooled` and `time_ids`, which this denoiser needs".to_owned(),
         (Some(added), Some(pooled)) => format!(
-            "has `pooled` of {} values; with 6 times {} (`addition_time_embed_dim`) they do not make {} \
+            "has `pooled` of {pooled} values; with 6 times {} (`addition_time_embed_dim`) they do not make {} \
              (`projection_class_embeddings_input_dim`)",
-            pooled.shape()[1],
-            added.addition_time_embed_dim,
-            added.projection_class_embeddings_input_dim
+            added.addition_time_embed_dim, added.projection_class_embeddings_input_dim
         ),
     };
-    Err(Error::Recipe {
+    Err(misencoded(problem))
+}
+
+/// The same for a transformer, which takes pooled texts and no sizes.
+fn check_pooled(config: &DenoiserConfig, pooled: Option<usize>, has_time_ids: bool) -> Result<()> {
+    let problem = match (pooled, config.pooled_dim(), has_time_ids) {
+        (_, _, true) => "has `time_ids`, which this denoiser does not take".to_owned(),
+        (Some(found), Some(expected), false) if found != expected => {
+            format!("has `pooled` of {found} values, and this denoiser takes {expected}")
+        }
+        (None, Some(_), false) => "has no `pooled`, which this denoiser needs".to_owned(),
+        (Some(_), None, false) => "has `pooled`, which this denoiser does not take".to_owned(),
+        (Some(_), Some(_), false) | (None, None, false) => return Ok(()),
+    };
+    Err(misencoded(problem))
+}
+
+fn misencoded(problem: String) -> Error {
+    Error::Recipe {
         key: "data.path".into(),
         problem,
         hint: "use data encoded for this denoiser's text encoders".into(),
-    })
+    }
 }

@@ -60,7 +60,12 @@ fn step_aware(recipe: &Recipe<Diffusion>, config: &StepAwareConfig) -> Result<()
     ensure(
         recipe,
         [
-            Rule::new("candidates", config.candidates, (2..=254).contains(&config.candidates), "a number from 2 to 254"),
+            Rule::new(
+                "candidates",
+                config.candidates,
+                (2..=254).contains(&config.candidates),
+                "a number from 2 to 254",
+            ),
             Rule::new(
                 "threshold",
                 config.threshold,
@@ -86,20 +91,33 @@ fn policy_gradient(recipe: &Recipe<Diffusion>, config: &PolicyGradientConfig) ->
     ensure(
         recipe,
         [
-            Rule::new("images_per_prompt", config.images_per_prompt, config.images_per_prompt >= 1, AT_LEAST_1),
+            Rule::new(
+                "images_per_prompt",
+                config.images_per_prompt,
+                config.images_per_prompt >= 1,
+                AT_LEAST_1,
+            ),
             Rule::new(
                 "clip_range",
                 config.clip_range,
                 config.clip_range > 0.0 && config.clip_range < 1.0,
                 "a number above 0 and below 1",
             ),
-            Rule::new("advantage_clip", config.advantage_clip, is_positive(config.advantage_clip), ABOVE_0),
+            Rule::new(
+                "advantage_clip",
+                config.advantage_clip,
+                is_positive(config.advantage_clip),
+                ABOVE_0,
+            ),
         ],
     )?;
     if let AdvantageConfig::PerPrompt { buffer_size, min_count } = config.advantages {
         let expected = "a number from 2 to `buffer_size`: one reward has no deviation";
         let holds = min_count >= 2 && min_count <= buffer_size;
-        ensure(recipe, [Rule::new("advantages.per_prompt.min_count", min_count, holds, expected)])?;
+        ensure(
+            recipe,
+            [Rule::new("advantages.per_prompt.min_count", min_count, holds, expected)],
+        )?;
     }
     scores_alone(recipe)
 }
@@ -143,7 +161,11 @@ fn judge(recipe: &Recipe<Diffusion>, judge: Option<&Judge>) -> Result<()> {
         return Ok(());
     }
     let key = format!("method.{}.judge", recipe.method.name());
-    Err(recipe.invalid(&key, "`stored` scores, which new images do not have", "a judge that looks at images"))
+    Err(recipe.invalid(
+        &key,
+        "`stored` scores, which new images do not have",
+        "a judge that looks at images",
+    ))
 }
 
 fn span(recipe: &Recipe<Diffusion>, span: GradientSpan, steps: usize) -> Result<()> {
@@ -159,9 +181,10 @@ fn span(recipe: &Recipe<Diffusion>, span: GradientSpan, steps: usize) -> Result<
                 "a number from 1 to `rollout.steps`",
             )],
         ),
-        GradientSpan::LowVariance { draws } => {
-            ensure(recipe, [Rule::new("gradient.low_variance.draws", draws, draws >= 1, AT_LEAST_1)])
-        }
+        GradientSpan::LowVariance { draws } => ensure(
+            recipe,
+            [Rule::new("gradient.low_variance.draws", draws, draws >= 1, AT_LEAST_1)],
+        ),
         GradientSpan::Truncated { mean, deviation } => ensure(
             recipe,
             [
@@ -171,14 +194,24 @@ fn span(recipe: &Recipe<Diffusion>, span: GradientSpan, steps: usize) -> Result<
                     mean >= 1.0 && mean < steps as f64,
                     "a number from 1 to below `rollout.steps`",
                 ),
-                Rule::new("gradient.truncated.deviation", deviation, is_positive(deviation), ABOVE_0),
+                Rule::new(
+                    "gradient.truncated.deviation",
+                    deviation,
+                    is_positive(deviation),
+                    ABOVE_0,
+                ),
             ],
         ),
         GradientSpan::Single { first, last: end } => ensure(
             recipe,
             [
                 Rule::new("gradient.single.first", first, first <= end, "a number, at most `last`"),
-                Rule::new("gradient.single.last", end, end <= last, "a number below `rollout.steps`"),
+                Rule::new(
+                    "gradient.single.last",
+                    end,
+                    end <= last,
+                    "a number below `rollout.steps`",
+                ),
             ],
         ),
     }
@@ -194,11 +227,21 @@ enum Density {
 fn rollout(recipe: &Recipe<Diffusion>, config: &RolloutConfig, density: Density) -> Result<()> {
     // Which eta a sampler takes is the sampler's to say; without noise there is no density with any.
     let (eta, expected) = match density {
-        Density::Needed if matches!(config.sampler, SamplerKind::Auto | SamplerKind::Ddim | SamplerKind::FlowEuler) => (
-            config.eta.is_finite() && config.eta > 0.0,
-            "a number above 0: transitions without noise have no density",
+        Density::Needed
+            if matches!(
+                config.sampler,
+                SamplerKind::Auto | SamplerKind::Ddim | SamplerKind::FlowEuler
+            ) =>
+        {
+            (
+                config.eta.is_finite() && config.eta > 0.0,
+                "a number above 0: transitions without noise have no density",
+            )
+        }
+        _ => (
+            config.eta.is_finite() && config.eta >= 0.0,
+            "a finite number, at least 0",
         ),
-        _ => (config.eta.is_finite() && config.eta >= 0.0, "a finite number, at least 0"),
     };
     ensure(
         recipe,
@@ -241,7 +284,8 @@ fn pairs(recipe: &Recipe<Diffusion>, clip_range: f64) -> Result<()> {
         return Err(recipe.invalid(&key, found, "an objective of pairs"));
     }
     if needs.score != ScoreKind::Any || needs.mismatched || needs.reward_shift || needs.prompt_distances {
-        let expected = "an objective that log-densities of transitions, of a reference and scores of a judge are enough for";
+        let expected =
+            "an objective that log-densities of transitions, of a reference and scores of a judge are enough for";
         return Err(recipe.invalid(&key, found, expected));
     }
     let range = Rule::new(
@@ -255,7 +299,10 @@ fn pairs(recipe: &Recipe<Diffusion>, clip_range: f64) -> Result<()> {
         return comparable(recipe);
     }
     let expected = "0: without a reference there is no ratio to limit";
-    ensure(recipe, [Rule::new("clip_range", clip_range, clip_range == 0.0, expected)])
+    ensure(
+        recipe,
+        [Rule::new("clip_range", clip_range, clip_range == 0.0, expected)],
+    )
 }
 
 /// Scores that no other is compared with.
@@ -275,7 +322,10 @@ fn scores_alone(recipe: &Recipe<Diffusion>) -> Result<()> {
 fn comparable(recipe: &Recipe<Diffusion>) -> Result<()> {
     let name = recipe.reference.name();
     let (found, expected) = match recipe.reference {
-        ReferenceConfig::None {} => ("nothing to compare with", "`adapter_off`, `frozen`, `ema` or `checkpoint`"),
+        ReferenceConfig::None {} => (
+            "nothing to compare with",
+            "`adapter_off`, `frozen`, `ema` or `checkpoint`",
+        ),
         ReferenceConfig::Cached { .. } => (
             "`cached` scores, which images that are not sampled yet cannot have",
             "`adapter_off`, `frozen`, `ema` or `checkpoint`",

@@ -107,13 +107,7 @@ impl DirectReward {
     }
 
     /// Steps from `start` to before `end` with a graph, and their reward.
-    pub(super) fn rewarded(
-        &self,
-        party: &Party<'_>,
-        start: &State,
-        end: usize,
-        what: Rewardable,
-    ) -> Result<Rewarded> {
+    pub(super) fn rewarded(&self, party: &Party<'_>, start: &State, end: usize, what: Rewardable) -> Result<Rewarded> {
         let studio = party.studio;
         let checkpointing: Checkpointing = (end - start.step_idx > 1).into();
         let walk = studio.walk(&party.network, party.batch, &party.images);
@@ -193,7 +187,11 @@ impl<'a> Party<'a> {
         let noise = Studio::noise(self.batch);
         let noise = noise.of_step(last + 1, draw, &self.images, &studio.latent_shape, studio.device())?;
         let timesteps = vec![studio.timestep(last); self.images.len()];
-        let noisy = studio.policy.denoiser.schedule().add_noise(finished, &noise, &timesteps)?;
+        let noisy = studio
+            .policy
+            .denoiser
+            .schedule()
+            .add_noise(finished, &noise, &timesteps)?;
         Ok(State::new(noisy, last))
     }
 }

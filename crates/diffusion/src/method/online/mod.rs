@@ -33,12 +33,12 @@ use diptych_tensor::{Params, Tensor, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput, Weighted};
 
 pub(crate) use checks::validate;
-pub(super) use prepare::check_reward;
-pub(crate) use prepare::judge_files;
 pub use config::{
     AdvantageConfig, DirectRewardConfig, GradientSpan, PolicyGradientConfig, ReuseConfig, RewardLoss, RolloutConfig,
     StepAwareConfig, TrajectoryPairsConfig,
 };
+pub(super) use prepare::check_reward;
+pub(crate) use prepare::judge_files;
 pub use reward::{JudgeReward, Reward};
 
 use direct_reward::DirectReward;

@@ -44,7 +44,10 @@ impl PairLoss {
         if pairs.is_empty() {
             let zeros = StepOutput::empty(batch.items.len(), studio.device(), BTreeMap::new())?;
             // Its records count in the mean of the effective batch, with nothing.
-            return Ok(StepOutput { is_empty: false, ..zeros });
+            return Ok(StepOutput {
+                is_empty: false,
+                ..zeros
+            });
         }
         let (logps, divergences, clip_share) = self.scores(studio, kept, &pairs, 2 * batch.items.len())?;
         let output = self.objective.pair_losses(&logps)?;
@@ -107,7 +110,10 @@ impl PairLoss {
             reference = Some(scores);
         }
         let halves = |scores: &Tensor| -> diptych_tensor::Result<(Tensor, Tensor)> {
-            Ok((scores.narrow(0, 0, pairs.len())?, scores.narrow(0, pairs.len(), pairs.len())?))
+            Ok((
+                scores.narrow(0, 0, pairs.len())?,
+                scores.narrow(0, pairs.len(), pairs.len())?,
+            ))
         };
         let (chosen, rejected) = halves(&policy_scores)?;
         let mut logps = PairLogps::new(chosen, rejected);
@@ -137,7 +143,10 @@ impl PairLoss {
 /// Kullback-Leibler divergences of normal distributions with the same deviations, a component.
 fn divergence(policy: &Transition, reference: &Transition) -> Result<Vec<f64>> {
     let squares = || -> diptych_tensor::Result<Tensor> {
-        Ok((policy.mean.detach() - &reference.mean)?.sqr()?.flatten_from(1)?.mean(1)?)
+        Ok((policy.mean.detach() - &reference.mean)?
+            .sqr()?
+            .flatten_from(1)?
+            .mean(1)?)
     };
     let squares = host_f64(&squares()?)?;
     Ok(squares

@@ -119,7 +119,10 @@ impl<'a> Party<'a> {
             walk.advance(&mut state, self.config.start_step)?;
             state
         };
-        let mut transition = self.studio.walk(&network, self.batch, &self.images).transition(&mut state)?;
+        let mut transition = self
+            .studio
+            .walk(&network, self.batch, &self.images)
+            .transition(&mut state)?;
         while state.step_idx < num_steps {
             let end = (state.step_idx + self.config.inner_steps).min(num_steps);
             let branch = self.branch(&state, &transition, end)?;
@@ -184,7 +187,8 @@ impl<'a> Party<'a> {
             return Ok(None);
         }
         let source = Studio::noise(self.batch);
-        let of_candidate = |candidate| source.of_step(step, candidate, &self.images, &studio.latent_shape, studio.device());
+        let of_candidate =
+            |candidate| source.of_step(step, candidate, &self.images, &studio.latent_shape, studio.device());
         let noise: Vec<Tensor> = (0..self.config.candidates)
             .map(of_candidate)
             .collect::<diptych_tensor::Result<_>>()?;
@@ -216,19 +220,21 @@ impl<'a> Party<'a> {
             let to = found.push(gather(latents, ranked.iter().flat_map(|(_, sides)| *sides))?);
             let step = branch.first_step + offset;
             if self.studio.sampler.std(step) > 0.0 {
-                found.pairs.extend(ranked.iter().enumerate().map(|(at, (place, sides))| {
-                    let side = |side: usize| Move {
-                        from: if offset == 0 { from + at } else { from + 2 * at + side },
-                        to: to + 2 * at + side,
-                    };
-                    TransitionPair {
-                        position: self.items[*place].position,
-                        step,
-                        chosen: side(0),
-                        rejected: side(1),
-                        scores: sides.map(|candidate| branch.scores[candidate]),
-                    }
-                }));
+                found
+                    .pairs
+                    .extend(ranked.iter().enumerate().map(|(at, (place, sides))| {
+                        let side = |side: usize| Move {
+                            from: if offset == 0 { from + at } else { from + 2 * at + side },
+                            to: to + 2 * at + side,
+                        };
+                        TransitionPair {
+                            position: self.items[*place].position,
+                            step,
+                            chosen: side(0),
+                            rejected: side(1),
+                            scores: sides.map(|candidate| branch.scores[candidate]),
+                        }
+                    }));
             }
             from = to;
         }

@@ -90,7 +90,9 @@ impl Studio {
         let conditioning = prompts.embeddings.gather(&rows, self.device())?;
         let [_, height, width] = self.latent_shape;
         let factor = self.vae.downscale();
-        let conditioning = denoiser.borrow().sized(conditioning, [height * factor, width * factor])?;
+        let conditioning = denoiser
+            .borrow()
+            .sized(conditioning, [height * factor, width * factor])?;
         Ok(Guided::stacked(denoiser, conditioning, self.guidance_scale))
     }
 
@@ -152,7 +154,11 @@ impl Studio {
         let at_once = at_once.max(1);
         let checkpointing: Checkpointing = (starts.visits.len() > at_once).into();
         let means = starts.visits.chunks(at_once).map(|chunk| {
-            let (network, steps, before) = (self.policy_for(&records(chunk))?, steps(chunk), befores(latents, chunk)?);
+            let (network, steps, before) = (
+                self.policy_for(&records(chunk))?,
+                steps(chunk),
+                befores(latents, chunk)?,
+            );
             let sampler = self.sampler.clone();
             let mean = move |before: &Tensor| Ok(trajectory::transitions(&sampler, &network, &steps, before)?.mean);
             match checkpointing {
@@ -175,9 +181,11 @@ impl Studio {
             let means = starts.visits.chunks(at_once.max(1)).map(|chunk| {
                 let network = self.network(denoiser, &records(chunk))?;
                 let before = befores(latents, chunk)?;
-                Ok(trajectory::transitions(&self.sampler, &network, &steps(chunk), &before)?
-                    .mean
-                    .detach())
+                Ok(
+                    trajectory::transitions(&self.sampler, &network, &steps(chunk), &before)?
+                        .mean
+                        .detach(),
+                )
             });
             joined(&means.collect::<Result<Vec<_>>>()?)
         })?;
@@ -242,7 +250,9 @@ fn recomputed(input: &Tensor, work: impl Fn(&Tensor) -> Result<Tensor> + Send + 
         Error::Tensor(error) => error,
         other => OperationError::wrap(other).into(),
     };
-    Ok(checkpoint(&[input], move |inputs| work(&inputs[0]).map_err(of_tensors))?)
+    Ok(checkpoint(&[input], move |inputs| {
+        work(&inputs[0]).map_err(of_tensors)
+    })?)
 }
 
 /// Rows of a tensor, in this order.

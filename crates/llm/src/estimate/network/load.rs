@@ -143,6 +143,7 @@ impl Loader<'_> {
             Lora {
                 a: self.variable(of, lora.rank * from),
                 b: self.variable(of, lora.rank * to),
+                magnitude: lora.use_dora.then(|| self.variable(of, to)),
                 rank: lora.rank,
                 is_scaled: lora.scale() != 1.0,
             }

@@ -56,6 +56,8 @@ struct Linear {
 struct Lora {
     a: Shadow,
     b: Shadow,
+    /// The lengths of the rows of the adapted weight, where they are trained by themselves.
+    magnitude: Option<Shadow>,
     rank: usize,
     is_scaled: bool,
 }
@@ -287,13 +289,26 @@ impl Linear {
             None => y,
             Some(lora) => {
                 let ax = lora.down(tape, x, self.from);
-                add(tape, &y, &product(tape, &ax, &lora.b, None, (lora.rank, self.to)))
+                let sum = add(tape, &y, &product(tape, &ax, &lora.b, None, (lora.rank, self.to)));
+                let Some(factors) = lora.row_factors(tape, (self.from, self.to)) else {
+                    return sum;
+                };
+                tape.candle(Pull::Fresh, sum.elements(), &[&sum, &factors])
             }
         }
     }
 }
 
 impl Lora {
+    /// What the rows are multiplied by, where they have magnitudes: the adapted weight and its squares exist for their lengths.
+    fn row_factors(&self, tape: &Tape, (from, to): (usize, usize)) -> Option<Shadow> {
+        let magnitude = self.magnitude.as_ref()?;
+        let matrices = [0, 1, 2].map(|_| tape.heap.take(tape.results, from * to * WIDE));
+        let lengths = tape.leaf(tape.results, to, WIDE);
+        drop(matrices);
+        Some(tape.candle(Pull::Fresh, to, &[magnitude, &lengths]))
+    }
+
     /// The input at the rank's width.
     fn down(&self, tape: &Tape, x: &Shadow, from: usize) -> Shadow {
         let ax = product(tape, x, &self.a, None, (from, self.rank));

@@ -48,7 +48,11 @@ fn assert_gradients(found: &Gradients, expected: &Value, what: &str) {
     for (name, gradient) in found.iter() {
         let values = host_f64(gradient).unwrap();
         let norm = values.iter().map(|value| value * value).sum::<f64>().sqrt();
-        let product: f64 = values.iter().enumerate().map(|(at, value)| value * (at as f64).cos()).sum();
+        let product: f64 = values
+            .iter()
+            .enumerate()
+            .map(|(at, value)| value * (at as f64).cos())
+            .sum();
         let [of_norm, of_product] = [0, 1].map(|at| expected[name][at].as_f64().unwrap());
         assert_close(norm, of_norm, 1e-12, &format!("{what}: norm of {name}"));
         assert_close(product, of_product, of_norm, &format!("{what}: product of {name}"));
@@ -92,7 +96,10 @@ fn method(directory: &Path, run: &Value) -> Online {
             advantages: AdvantageConfig::Batch {},
             ..PolicyGradientConfig::default()
         };
-        Way::PolicyGradient(PolicyGradient::new(config, Objective::Sft(diptych_core::Sft::default())))
+        Way::PolicyGradient(PolicyGradient::new(
+            config,
+            Objective::Sft(diptych_core::Sft::default()),
+        ))
     } else {
         Way::Pairs(PairWay {
             source: PairSource::Trajectories,
@@ -109,7 +116,9 @@ fn method(directory: &Path, run: &Value) -> Online {
         way,
         showcase: None,
     };
-    method.load_state(&golden().join(format!("{name}.safetensors"))).unwrap();
+    method
+        .load_state(&golden().join(format!("{name}.safetensors")))
+        .unwrap();
     method
 }
 
@@ -136,7 +145,14 @@ fn twenty_updates_on_stored_transitions_equal_pytorch() {
         let mut config = LoopConfig::new(directory.path().join("run"), settings);
         config.shuffle = false;
         config.optimizer = serde_json::from_value::<OptimizerConfig>(run["optimizer"].clone()).unwrap();
-        train(&method, &config, &mut Silent, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+        train(
+            &method,
+            &config,
+            &mut Silent,
+            &AtomicBool::new(false),
+            ResumeMode::Fresh,
+        )
+        .unwrap();
         let rows = read_metrics(&RunDirectory::new(&config.output).metrics()).unwrap();
         let records = run["records"].as_array().unwrap();
         assert_eq!((rows.len(), records.len()), (20, 20), "{name}");
