@@ -8,7 +8,7 @@ use diptych_data::{Layout, LintConfig, PairRule};
 use diptych_diffusion::PairsConfig;
 use diptych_eval::Judge;
 
-use super::{EncodingArguments, RecipeArguments, SamplingArguments, one_of};
+use super::{EncodingArguments, RecipeArguments, SamplingArguments};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {

@@ -70,8 +70,13 @@ pub(super) fn validate<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
     objective(recipe)?;
     optimizer(recipe)?;
     train(recipe)?;
-    if recipe.data.path.as_slice().is_empty() {
-        return Err(recipe.invalid("data.path", "an empty list", "at least one path"));
+    match (recipe.data.path.as_slice().is_empty(), M::needs_data(recipe)) {
+        (true, true) => return Err(recipe.invalid("data.path", "an empty list", "at least one path")),
+        (false, false) => {
+            let found = "a path that is unused: nothing of this recipe reads data";
+            return Err(recipe.invalid("data.path", found, "an empty list, `path = []`"));
+        }
+        (true, false) | (false, true) => {}
     }
     if recipe.run.output.as_os_str().is_empty() {
         return Err(recipe.invalid("run.output", "an empty path", "a directory"));
@@ -94,7 +99,7 @@ fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
         ReferenceConfig::Ema { sync_steps: 0, .. } => {
             Err(recipe.invalid("reference.ema.sync_steps", "0", "a number, at least 1"))
         }
-        ReferenceConfig::None {} if recipe.objective.requirements().reference => {
+        ReferenceConfig::None {} if M::needs_reference(recipe) => {
             let expected = format!(
                 "{}: objective `{name}` needs a reference",
                 one_of(
@@ -112,7 +117,7 @@ fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
         | ReferenceConfig::Cached { .. }
         | ReferenceConfig::Ema { .. }
         | ReferenceConfig::Checkpoint { .. }
-            if !recipe.objective.requirements().reference =>
+            if !M::needs_reference(recipe) =>
         {
             let found = format!(
                 "`{}`, which is unused: objective `{name}` needs no reference",
