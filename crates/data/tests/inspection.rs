@@ -92,7 +92,8 @@ fn rows_with_problems() {
         (2, -2.0, -0.75, 0.5)
     );
     assert_eq!((found.num_duplicate_ids, found.num_identical_pairs), (1, 1));
-    assert_eq!(found.sha256, None, "the rows cannot all be read");
+    // Wrong rows are covered by the hash of their file.
+    assert_eq!(found.sha256.as_ref().map(String::len), Some(64));
     assert_eq!(found.previews.len(), 3);
     assert_eq!(found.previews[0].id, "x");
 

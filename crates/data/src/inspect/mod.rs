@@ -36,7 +36,7 @@ pub struct Inspection {
     pub num_good_records: usize,
     /// Well-formed rows that training leaves out unless the recipe says otherwise, by reason. They are not decoded.
     pub left_out: BTreeMap<LeftOut, usize>,
-    /// [`crate::ContentHash::sha256`]; absent when a problem kept a file from being hashed.
+    /// [`crate::ContentHash::sha256`]; absent when a file could not be read for it.
     pub sha256: Option<String>,
     /// Keys of the rows, in order of first appearance. Empty for latents.
     pub fields: Vec<FieldSummary>,

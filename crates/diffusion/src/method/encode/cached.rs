@@ -61,13 +61,11 @@ impl<'a> LazyVae<'a> {
     }
 
     pub(super) fn take(&mut self) -> Result<AutoencoderKl> {
-        match self.vae.take() {
-            Some(vae) => Ok(vae),
-            None => {
-                let Preparation { pipeline, options, .. } = self.preparation;
-                Ok(load_vae(pipeline, options, Trainable::None)?.0)
-            }
+        if let Some(vae) = self.vae.take() {
+            return Ok(vae);
         }
+        let Preparation { pipeline, options, .. } = self.preparation;
+        Ok(load_vae(pipeline, options, Trainable::None)?.0)
     }
 
     fn encoder(&mut self, size: (u32, u32), posterior: PosteriorUse) -> Result<LatentEncoder<'_>> {
@@ -97,12 +95,11 @@ impl<'a> LazyText<'a> {
     }
 
     pub(super) fn get(&mut self) -> Result<&TextConditioner> {
-        let text = match self.text.take() {
-            Some(text) => text,
-            None => {
-                let Preparation { pipeline, options, .. } = self.preparation;
-                TextConditioner::load(pipeline, options, Trainable::None, None)?.0
-            }
+        let text = if let Some(text) = self.text.take() {
+            text
+        } else {
+            let Preparation { pipeline, options, .. } = self.preparation;
+            TextConditioner::load(pipeline, options, Trainable::None, None)?.0
         };
         Ok(self.text.insert(text))
     }
@@ -190,7 +187,9 @@ pub(super) fn embeddings(
     let mut all: Option<PromptEmbeddings> = None;
     for (number, shard) in different.chunks(SHARD).enumerate() {
         let mut rows = RowHash::default();
-        shard.iter().for_each(|prompt| rows.add(prompt.as_bytes()));
+        for prompt in shard {
+            rows.add(prompt.as_bytes());
+        }
         let tensors = cache.shard("text", number, &rows, || encode(text.get()?, shard))?;
         let states = host(part("text", &tensors, "encoder_hidden_states")?)?;
         let pooled = tensors.get("pooled").map(host).transpose()?;
