@@ -37,6 +37,14 @@ UNETS = {
         attention_head_dim=2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     ),
+}
+SDXL = dict(
+    sample_size=8, block_out_channels=(4, 8, 16), layers_per_block=2, norm_num_groups=2, cross_attention_dim=6, attention_head_dim=(1, 2, 4),
+    use_linear_projection=True, transformer_layers_per_block=(1, 2, 3), addition_embed_type="text_time", addition_time_embed_dim=4,
+    projection_class_embeddings_input_dim=29, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+)
+BY_NAME = {
     # The options of Stable Diffusion 2.x, heads for each level, an odd size and other numbers wherever there is one.
     "unet_sd2": dict(
         sample_size=7, in_channels=3, out_channels=5, block_out_channels=(8, 16, 8), layers_per_block=(1, 2, 1), norm_num_groups=4,
@@ -46,14 +54,6 @@ UNETS = {
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     ),
-}
-SDXL = dict(
-    sample_size=8, block_out_channels=(4, 8, 16), layers_per_block=2, norm_num_groups=2, cross_attention_dim=6, attention_head_dim=(1, 2, 4),
-    use_linear_projection=True, transformer_layers_per_block=(1, 2, 3), addition_embed_type="text_time", addition_time_embed_dim=4,
-    projection_class_embeddings_input_dim=29, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-)
-BY_NAME = {
     # The blocks, depths and conditions of SDXL's base, three levels.
     "unet_sdxl": SDXL,
     # Of its refiner: attention in the middle levels only, one depth for all, five numbers instead of six.
@@ -83,17 +83,18 @@ VAES = {
         block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         layers_per_block=1, norm_num_groups=4, latent_channels=3, sample_size=8, scaling_factor=0.5,
     ),
-    "vae_bare": dict(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=2, norm_num_groups=2, latent_channels=2, sample_size=8, scaling_factor=0.3611, shift_factor=0.1159,
-        use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False, force_upcast=False,
-    ),
 }
 VAE = dict(
     block_out_channels=(4, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
     layers_per_block=2, norm_num_groups=2, sample_size=8,
 )
 VAES_BY_NAME = {
+    # None of what can be left out.
+    "vae_bare": dict(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=2, norm_num_groups=2, latent_channels=2, sample_size=8, scaling_factor=0.3611, shift_factor=0.1159,
+        use_quant_conv=False, use_post_quant_conv=False, mid_block_add_attention=False, force_upcast=False,
+    ),
     "vae_sdxl": dict(VAE, latent_channels=4, scaling_factor=0.13025, force_upcast=True),
     "vae_sd3": dict(
         VAE, latent_channels=16, scaling_factor=1.5305, shift_factor=0.0609, use_quant_conv=False, use_post_quant_conv=False,
@@ -196,8 +197,9 @@ def unets_by_name():
     for name, options in BY_NAME.items():
         model = fill(UNet2DConditionModel(**options)).double()
         size = options["sample_size"]
-        sample, text = randn(1, 2, 4, size, size).double(), randn(2, 2, 3, options["cross_attention_dim"]).double()
-        timesteps, weight = torch.tensor([3.0, 817.0]), randn(3, 2, 4, size, size)
+        channels, out_channels = options.get("in_channels", 4), options.get("out_channels", 4)
+        sample, text = randn(1, 2, channels, size, size).double(), randn(2, 2, 3, options["cross_attention_dim"]).double()
+        timesteps, weight = torch.tensor([3.0, 817.0]), randn(3, 2, out_channels, size, size)
         vectors = {"sample": sample, "timesteps": timesteps, "encoder_hidden_states": text, "loss_weight": weight}
         added = {}
         if "addition_embed_type" in options:

@@ -13,7 +13,7 @@ use pairs::{Pairs, Property, Scores, Subject, host, vector};
 use pairs_table::subjects;
 
 /// Subjects in the table.
-const NUM_SUBJECTS: usize = 66;
+const NUM_SUBJECTS: usize = 68;
 
 /// Fails with a sentence unless a condition holds.
 macro_rules! ensure {
@@ -135,7 +135,7 @@ fn the_start_of_training_is_as_the_formula_says() {
 
 #[test]
 fn a_policy_equal_to_its_reference_has_the_starting_loss_at_any_scores() {
-    on_subjects_with(Property::RatiosOnly, 45, |subject| {
+    on_subjects_with(Property::RatiosOnly, 47, |subject| {
         let [chosen, rejected, ..] = Pairs::scattered(16, subject.scale).scores;
         let pairs = Pairs::at_start([chosen.clone(), rejected.clone(), chosen, rejected]);
         let found = subject.evaluate(&pairs, DType::F32);
@@ -180,7 +180,7 @@ fn descent_moves_what_is_compared_and_nothing_else() {
 
 #[test]
 fn descent_never_lowers_a_chosen_score() {
-    on_subjects_with(Property::ChosenRises, 51, |subject| {
+    on_subjects_with(Property::ChosenRises, 53, |subject| {
         let found = subject.evaluate(&Pairs::scattered(64, subject.scale), DType::F64);
         ensure!(found.grads[0].iter().all(|&grad| grad <= 0.0), "a chosen score falls");
         Ok(())
@@ -189,7 +189,7 @@ fn descent_never_lowers_a_chosen_score() {
 
 #[test]
 fn descent_never_raises_a_rejected_score() {
-    on_subjects_with(Property::RejectedFalls, 52, |subject| {
+    on_subjects_with(Property::RejectedFalls, 54, |subject| {
         let found = subject.evaluate(&Pairs::scattered(64, subject.scale), DType::F64);
         ensure!(found.grads[1].iter().all(|&grad| grad >= 0.0), "a rejected score rises");
         Ok(())
@@ -198,7 +198,7 @@ fn descent_never_raises_a_rejected_score() {
 
 #[test]
 fn gradients_are_the_slopes_of_the_losses() {
-    on_subjects_with(Property::GradientIsSlope, 64, |subject| {
+    on_subjects_with(Property::GradientIsSlope, 66, |subject| {
         let pairs = Pairs::scattered(10, subject.scale);
         let found = subject.evaluate(&pairs, DType::F64);
         let step = subject.scale * 1e-6;
@@ -410,7 +410,7 @@ fn falling_rejected(subject: &Subject) -> Pairs {
 
 #[test]
 fn a_lower_rejected_score_is_a_lower_loss() {
-    on_subjects_with(Property::Monotone, 45, |subject| {
+    on_subjects_with(Property::Monotone, 46, |subject| {
         let losses = subject.evaluate(&falling_rejected(subject), DType::F64).losses;
         ensure!(losses.is_sorted_by(|a, b| a >= b), "{losses:?}");
         ensure!(losses[0] > losses[49], "constant at {}", losses[0]);
@@ -498,7 +498,20 @@ fn recipes_name_objectives_as_the_listing_does() {
 fn an_empty_table_is_enough_only_where_nothing_must_be_chosen() {
     let parses = |name: &&str| serde_json::from_str::<Objective>(&format!(r#"{{ "{name}": {{}} }}"#)).is_ok();
     let found: Vec<&str> = Objective::NAMES.iter().copied().filter(|name| parses(name)).collect();
-    assert_eq!(found, ["dft", "dso_dro", "mapo", "nft", "pro", "rrhf", "sft", "simper"]);
+    assert_eq!(
+        found,
+        [
+            "dft",
+            "dso_dro",
+            "mapo",
+            "nft",
+            "online_kl",
+            "pro",
+            "rrhf",
+            "sft",
+            "simper"
+        ]
+    );
 }
 
 #[test]

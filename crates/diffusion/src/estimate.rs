@@ -10,12 +10,13 @@ use diptych_models::diffusers::{ComponentDir, PipelineDir};
 use diptych_models::vae::AutoencoderKlConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Weights;
-use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, process_component};
+use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, Reporter, process_component};
 
 use crate::Result;
-use crate::method::{MethodConfig, PosteriorUse};
+use crate::method::{MethodConfig, PosteriorUse, load_records};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
+use crate::rounds::refuse_rounds;
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;
@@ -34,7 +35,8 @@ struct Counts {
 /// # Errors
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer.
 pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
-    let dataset = Dataset::load(&recipe.data_paths()?, recipe.data.layout)?;
+    refuse_rounds(recipe, "what later rounds need is not known before the first")?;
+    let dataset = load_records(recipe, &mut Reporter::silent())?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let process = process_component(format!("program and {} records: measured now", dataset.len()));
     let counts = networks(recipe, &pipeline)?;
@@ -171,7 +173,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         _ => dataset.len() * sides,
     };
     let vae = AutoencoderKlConfig::from_file(pipeline.component("vae")?.config())?;
-    let [y, x] = match resolution {
+    let [y, x] = match resolution.or(recipe.data.resolution) {
         Some(side) => [side as usize / vae.downscale(); 2],
         // A run without a size ends before its first step, and says why.
         None => DenoiserConfig::read(pipeline)?.sample_size().unwrap_or([0; 2]),
@@ -190,15 +192,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
 
 /// Number of different prompts.
 fn distinct_prompts(dataset: &Dataset) -> usize {
-    let prompts: BTreeSet<&str> = match dataset {
-        Dataset::LatentPairs(_) => BTreeSet::new(),
-        Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
-        Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
-        Dataset::Ranked(lists) => lists.iter().map(|list| list.prompt.as_str()).collect(),
-        Dataset::Labels(labels) => labels.iter().map(|label| label.prompt.as_str()).collect(),
-        Dataset::Prompts(prompts) => prompts.iter().map(|prompt| prompt.prompt.as_str()).collect(),
-    };
-    prompts.len()
+    BTreeSet::from_iter(dataset.prompts()).len()
 }
 
 /// Bytes of the embeddings of so many prompts.

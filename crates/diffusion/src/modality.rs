@@ -9,8 +9,9 @@ use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::method::{CHECKPOINT, MethodConfig, judge_files, validate_method};
+use crate::method::{CHECKPOINT, MethodConfig, judge_files, validate_data, validate_method};
 use crate::pipeline::SampleConfig;
+use crate::rounds::{RoundsConfig, round_inputs, validate_rounds};
 use crate::sampler::SamplerKind;
 use crate::{Error, Result};
 
@@ -119,6 +120,7 @@ impl Modality for Diffusion {
     type Method = MethodConfig;
     type Samples = SamplesConfig;
     type Evaluation = EvaluationConfig;
+    type Rounds = RoundsConfig;
 
     fn can_switch_off(adapter: &Adapter) -> bool {
         matches!(adapter.0, AdapterConfig::Lora(_))
@@ -126,6 +128,10 @@ impl Modality for Diffusion {
 
     fn references() -> &'static [&'static str] {
         &["none", "frozen", "adapter_off", "cached", "ema", "checkpoint"]
+    }
+
+    fn needs_data(recipe: &Recipe<Self>) -> bool {
+        recipe.rounds.as_ref().is_none_or(RoundsConfig::needs_data)
     }
 
     fn needs_reference(recipe: &Recipe<Self>) -> bool {
@@ -153,7 +159,8 @@ impl Modality for Diffusion {
             (CHECKPOINT, checkpoint),
             (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
         ];
-        let mut inputs = judge_files(recipe)?;
+        let mut inputs = round_inputs(recipe)?;
+        inputs.extend(judge_files(recipe)?);
         for (key, path) in named {
             if let Some(path) = path {
                 inputs.push((key.to_owned(), recipe.resolve_path(key, path)?));
@@ -180,10 +187,12 @@ impl Modality for Diffusion {
         if let Some((key, _)) = of_text.iter().find(|(_, is_given)| *is_given) {
             return Err(recipe.invalid(key, "a value that is unused: images have no tokens", "no such key"));
         }
+        validate_data(recipe)?;
         validate_adapter(recipe)?;
         validate_method(recipe)?;
         validate_samples(recipe)?;
-        validate_evaluation(recipe)
+        validate_evaluation(recipe)?;
+        validate_rounds(recipe)
     }
 }
 

@@ -6,7 +6,7 @@ use diptych_core::{Kind, ScoreKind};
 use diptych_data::TurnMask;
 use diptych_models::{AdapterConfig, FullConfig, LoraConfig, LoraInit, Targets};
 use diptych_tensor::Precision;
-use diptych_train::{Modality, Recipe, ReferenceConfig};
+use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -65,10 +65,9 @@ struct GivenLora {
 
 impl Default for GivenLora {
     fn default() -> Self {
-        Self {
-            targets: None,
-            ..LoraConfig::default().into()
-        }
+        let mut given = Self::from(LoraConfig::default());
+        given.targets = None;
+        given
     }
 }
 
@@ -136,6 +135,7 @@ impl Modality for Language {
     type Method = MethodConfig;
     type Samples = SamplesConfig;
     type Evaluation = TextEvaluationConfig;
+    type Rounds = NoSection;
 
     fn can_switch_off(adapter: &LanguageAdapter) -> bool {
         // With an adapter to start from, the network it started from is the one with that adapter.
@@ -169,6 +169,9 @@ impl Modality for Language {
         if recipe.run.precision == Precision::F16 {
             let expected = "f32 or bf16: gradients of a mean underflow in f16";
             return Err(recipe.invalid("run.precision", "f16", expected));
+        }
+        if let Some(key) = recipe.data.key_of_images() {
+            return Err(recipe.invalid(key, "a value that is unused: this data is text", "no such key"));
         }
         validate_adapter(recipe)?;
         validate_method(recipe)?;

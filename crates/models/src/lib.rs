@@ -6,12 +6,12 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x |
+//! | [`unet`] | the conditional denoiser of Stable Diffusion 1.x, 2.x and XL |
 //! | [`mmdit`] | the conditional denoiser of Stable Diffusion 3 and 3.5 |
 //! | [`flux`] | the conditional denoiser of Flux |
 //! | [`pixart`] | the conditional denoiser of `PixArt` |
-//! | [`vae`] | the image autoencoder |
-//! | [`text_encoder`] | the CLIP text model and its tokenizer |
+//! | [`vae`] | the image autoencoders of Stable Diffusion 1 to 3 and Flux |
+//! | [`text_encoder`] | the CLIP text models and their tokenizer |
 //! | [`t5`] | the T5 text encoder and its tokenizer |
 //! | [`vision`] | preprocessing of images and the vision tower of CLIP |
 //! | [`clip`] | CLIP as a whole, from transformers' and `OpenCLIP`'s files, and with a time in its image half |

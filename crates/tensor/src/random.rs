@@ -31,6 +31,12 @@ pub enum Stream {
     Records = 16,
     /// Trajectories sampled to learn from: their initial latents, then the noise of their transitions.
     Rollout = 17,
+    /// Which images of a ranked list become pairs: example is the number of the list.
+    Pairs = 24,
+    /// Which records are mirrored: example is the number of the record, or tells its prompt.
+    Mirror = 25,
+    /// What rounds of training draw: step is the round, example says what for.
+    Rounds = 64,
 }
 
 /// Where the numbers of one [`generator`] come from.

@@ -35,12 +35,12 @@ pub use error::{Error, RecipeError, Result};
 pub use estimate::{Component, Estimate, MachineRates, MemoryEstimate, TimeEstimate, process_component};
 pub use memory::{peak_memory_bytes, resident_memory_bytes};
 pub use method::{Item, Method, MicroBatch, StepOutput, Weighted};
-pub use modality::{Modality, Section};
+pub use modality::{Modality, NoSection, Section};
 pub use observer::{Event, Observer, Silent};
 pub use plan::{Input, Plan};
 pub use progress::{Progress, Reporter, Stopped};
 pub use recipe::{
-    DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig, TrainConfig,
+    CacheConfig, DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig, TrainConfig,
     known_modality_of, modality_of, string_override,
 };
 pub use report::{EvaluationTable, Repetitions, RunComparison, compare_runs, write_evaluation, write_report};

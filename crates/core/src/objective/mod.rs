@@ -34,6 +34,7 @@ pub mod nca_pair;
 pub mod nft;
 pub mod odpo;
 pub mod omni_dpo;
+pub mod online_kl;
 pub mod orpo;
 pub mod plackett_luce;
 pub mod pmpo;
@@ -43,6 +44,7 @@ pub mod rank_dpo;
 pub mod robust_dpo;
 pub mod rpo;
 pub mod rrhf;
+pub mod seppo;
 pub mod sft;
 pub mod sigmoid_norm;
 pub mod simper;
@@ -88,6 +90,7 @@ pub use nca_pair::NcaPair;
 pub use nft::{Nft, NftPromptWeight};
 pub use odpo::{Odpo, OdpoOffset};
 pub use omni_dpo::OmniDpo;
+pub use online_kl::OnlineKl;
 pub use orpo::{LikelihoodOf, Orpo};
 pub use plackett_luce::PlackettLuce;
 pub use pmpo::Pmpo;
@@ -97,6 +100,7 @@ pub use rank_dpo::{RankDpo, Ranking};
 pub use robust_dpo::RobustDpo;
 pub use rpo::Rpo;
 pub use rrhf::{Rrhf, RrhfNormalization};
+pub use seppo::Seppo;
 pub use sft::{Sft, SftNormalization};
 pub use sigmoid_norm::SigmoidNorm;
 pub use simper::SimPer;
@@ -398,6 +402,8 @@ objectives! {
     "odpo" => Odpo,
     /// DPO weighted by a judge's scores and the policy's margin.
     "omni_dpo" => OmniDpo,
+    /// Divergence from the reference on the policy's own samples: the second term of `HyPO`.
+    "online_kl" => OnlineKl,
     /// Odds Ratio Preference Optimization, without a reference.
     "orpo" => Orpo,
     /// DPO over ranked lists.
@@ -416,6 +422,8 @@ objectives! {
     "rpo" => Rpo,
     /// RRHF: ranking by mean log-probabilities, and supervised fine-tuning on the best.
     "rrhf" => Rrhf,
+    /// Semi-Policy Preference Optimization: sampled images that count for or against, by the anchor.
+    "seppo" => Seppo,
     /// Supervised fine-tuning on the chosen responses.
     "sft" => Sft,
     /// Length-normalized DPO.

@@ -1,6 +1,7 @@
 //! Methods: how the numbers for an objective are obtained.
 
 mod autoencoder;
+mod cache;
 mod checks;
 mod complete;
 mod config;
@@ -21,6 +22,7 @@ mod sft;
 mod shift;
 mod showcase;
 mod single_images;
+mod source;
 mod timesteps;
 mod trained;
 mod unpaired;
@@ -32,6 +34,7 @@ use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
 pub use autoencoder::Autoencoder;
 pub(crate) use checks::{CHECKPOINT, validate_method};
+pub(crate) use complete::complete;
 pub use config::{
     AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
     OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
@@ -44,12 +47,13 @@ pub use online::{
     RewardLoss, RolloutConfig, StepAwareConfig, TrajectoryPairsConfig,
 };
 pub(crate) use prepare::network_options;
-pub use prepare::{prepare, prepare_with_reward};
+pub use prepare::{cache_records, prepare, prepare_with_reward};
 pub use ranked::Ranked;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
+pub(crate) use source::{load as load_records, validate as validate_data};
 pub use timesteps::TimestepConfig;
-pub(crate) use trained::TrainedDenoiser;
+pub(crate) use trained::{TextTraining, TrainedDenoiser};
 pub use unpaired::Unpaired;
 
 use crate::{Error, Result};

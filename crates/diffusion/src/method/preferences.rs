@@ -38,6 +38,9 @@ impl Preparation<'_> {
     ) -> Result<DiffusionMethod> {
         let needs_scores = self.recipe.objective.requirements().judge_scores;
         let judge_scores = needs_scores.then(|| self.pair_scores(&dataset)).transpose()?;
+        for (record, scores) in judge_scores.iter().flatten().enumerate() {
+            self.check_judge(&dataset.record_id(record), "chosen_score", scores)?;
+        }
         let curriculum = match &config.curriculum {
             Some(curriculum) => Some(Curriculum::new(
                 curriculum,
@@ -161,6 +164,12 @@ impl Preparation<'_> {
         reporter: &mut Reporter<'_>,
     ) -> Result<DiffusionMethod> {
         let (SingleImages { dataset, ids, .. }, lists) = listed(dataset, config.scores)?;
+        for list in lists
+            .iter()
+            .filter(|_| self.recipe.objective.requirements().judge_scores)
+        {
+            self.check_judge(&list.id, "score", &list.scores)?;
+        }
         let settings = settings(
             "ranked",
             config.prompt_dropout,
@@ -317,6 +326,17 @@ impl Preparation<'_> {
         };
         let scored = |(prompt, scores)| ScoredPair { prompt, scores };
         Ok(prompts.into_iter().zip(scores).map(scored).collect())
+    }
+
+    /// Scores that the objective has no use for are found before anything is encoded.
+    fn check_judge(&self, id: &str, name: &'static str, scores: &[f64]) -> Result<()> {
+        let refused = |source: diptych_core::Error| Error::Record {
+            id: id.to_owned(),
+            name,
+            found: format!("{scores:?} with that of the other images"),
+            expected: format!("what the objective can use: {source}"),
+        };
+        self.recipe.objective.check_judge_scores(scores).map_err(refused)
     }
 
     fn missing_score(&self, id: &str, name: &'static str) -> Error {

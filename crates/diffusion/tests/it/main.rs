@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod cached;
+mod catalog;
 mod flows;
 mod invariants;
 mod online;
+mod preferences;
 mod replay;
 mod result;
+mod rounds;
 mod runs;
 mod schedulers;
 mod sdxl;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use crate::preferences::Preferences;
 use crate::world::World;
 use diptych_diffusion::pipeline::export;
 use diptych_diffusion::shapes_pipeline::{ShapesPipelineConfig, initialize};
@@ -133,8 +134,25 @@ fn pretraining_writes_whole_pipelines() {
 #[test]
 fn a_resumed_run_is_the_same_run() {
     let world = World::new();
+    world.write_preferences();
     for (name, text) in [
         ("lora", "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 100.0\n"),
+        (
+            "moving",
+            "data.path = \"pairs.jsonl\"\nobjective.dpo.beta = 100.0\nreference.ema = { mixup_alpha = 0.5, sync_steps = 2 }\n",
+        ),
+        (
+            "curriculum",
+            "data.path = \"scored.jsonl\"\nobjective.dpo.beta = 100.0\nmethod.offline_pairs.curriculum.update_every = 1\n",
+        ),
+        (
+            "balance",
+            "data.path = \"labels.jsonl\"\nobjective.bco = { beta = 100.0, running_shift = true }\nmethod.unpaired.positive_ratio = 0.6\n",
+        ),
+        (
+            "lists",
+            "data.path = \"ranked.jsonl\"\nobjective.rank_dpo.beta = 100.0\nmethod.ranked = {}\nreference.ema.sync_steps = 1\n",
+        ),
         (
             "full",
             "data.path = \"captions.jsonl\"\nobjective.sft = {}\nmethod.sft.train_text_encoder = true\nadapter.full = {}\n",

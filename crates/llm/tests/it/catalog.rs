@@ -92,6 +92,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
         [
             json!({ "copg": { "beta": 0.1 } }),
             json!({ "odpo": { "beta": 0.1, "alpha": 0.5 } }),
+            json!({ "smpo": { "beta": 0.1, "min_score": 0.0, "max_score": 10.0 } }),
             json!({ "omni_dpo": {
                 "beta": 2.0, "eta": 0.7, "tau_ref": 1.0, "gamma": 3.0, "sft_weight": 0.1, "tau_good": 7.0,
             } }),
@@ -159,6 +160,7 @@ fn of_pairs() -> Vec<Value> {
         json!({ "r_dpo": { "beta": 0.1, "alpha": 0.02 } }),
         json!({ "robust_dpo": { "beta": 0.1, "label_smoothing": 0.1 } }),
         json!({ "sft": { "normalization": "tokens" } }),
+        json!({ "seppo": { "beta": 0.1 } }),
         json!({ "sigmoid_norm": { "beta": 2.0 } }),
         json!({ "simper": {} }),
         json!({ "simpo": { "beta": 2.0, "gamma": 1.0 } }),
@@ -232,7 +234,7 @@ fn every_objective_trains_or_is_refused_with_a_reason() {
         assert_eq!(rows[0].loss.to_bits(), idle[0].loss.to_bits(), "{}", subject.name());
         assert_ne!(rows[2].loss.to_bits(), idle[2].loss.to_bits(), "{}", subject.name());
     }
-    assert_eq!(subjects.len(), 53);
+    assert_eq!(subjects.len(), 55);
 }
 
 #[test]
@@ -270,5 +272,5 @@ fn accumulation_changes_nothing_unless_examples_are_coupled() {
         }
     }
     // Coupled: aot, aot_unpaired, kto, and the running shifts of bco and bco_pair.
-    assert_eq!((num_alike, num_coupled), (48, 5));
+    assert_eq!((num_alike, num_coupled), (50, 5));
 }

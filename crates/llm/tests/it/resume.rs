@@ -13,14 +13,22 @@ struct Case {
     has_state: bool,
 }
 
-fn cases() -> Vec<Case> {
-    let qwen2 = golden().join("qwen2");
-    let judged = golden().join("data/unpaired.jsonl");
-    let of = |name, has_state, changes| Case {
+fn of(name: &'static str, has_state: bool, changes: Value) -> Case {
+    Case {
         name,
         changes,
         has_state,
-    };
+    }
+}
+
+fn with_magnitudes(mut changes: Value) -> Value {
+    changes["adapter"]["lora"]["use_dora"] = json!(true);
+    changes
+}
+
+fn cases() -> Vec<Case> {
+    let qwen2 = golden().join("qwen2");
+    let judged = golden().join("data/unpaired.jsonl");
     let lora =
         |reference: Value| json!({ "model": { "path": qwen2 }, "adapter": fresh_adapter(), "reference": reference });
     let moving = json!({ "ema": { "mixup_alpha": 0.6, "sync_steps": 1 } });
@@ -37,11 +45,11 @@ fn cases() -> Vec<Case> {
         ),
         of("frozen", true, json!({ "reference": { "frozen": {} } })),
         of("adapter_off", true, lora(json!({ "adapter_off": {} }))),
-        of("magnitudes of an adapter", true, {
-            let mut changes = lora(json!({ "adapter_off": {} }));
-            changes["adapter"]["lora"]["use_dora"] = json!(true);
-            changes
-        }),
+        of(
+            "magnitudes of an adapter",
+            true,
+            with_magnitudes(lora(json!({ "adapter_off": {} }))),
+        ),
         of("cached", true, json!({ "reference": { "cached": {} } })),
         of("ema", true, json!({ "reference": moving })),
         of("ema of an adapter", true, lora(moving.clone())),

@@ -4,6 +4,7 @@ mod config;
 pub(crate) mod layer;
 mod model;
 mod processor;
+mod processor_config;
 mod resample;
 
 pub use self::config::ClipVisionConfig;

@@ -226,7 +226,7 @@ impl Preparation<'_> {
         let factor = vae.downscale();
         if side == 0 || !(side as usize).is_multiple_of(factor) {
             let method = format!("{}.rollout", self.recipe.method.name());
-            return Err(not_a_multiple(&method, side, factor as u32));
+            return Err(not_a_multiple(&method, None, side, factor as u32));
         }
         let side = side as usize / factor;
         Ok([vae.config().latent_channels, side, side])
