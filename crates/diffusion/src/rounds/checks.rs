@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use diptych_core::Kind;
 use diptych_eval::{Judge, PromptSource};
 use diptych_train::{Recipe, ReferenceConfig, Result};
 
@@ -87,12 +86,12 @@ fn validate_counts(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result<
 
 /// The method must train on what the rounds make.
 fn validate_method(recipe: &Recipe<Diffusion>, records: &RoundRecords) -> Result<()> {
-    let serves = match (records, &recipe.method) {
-        (RoundRecords::Candidates(_) | RoundRecords::SelfPlay(_), MethodConfig::OfflinePairs(_)) => true,
-        // Takes pairs apart.
-        (RoundRecords::Candidates(_) | RoundRecords::SelfPlay(_), MethodConfig::Unpaired(_)) => true,
-        (RoundRecords::Curated(_), MethodConfig::Sft(_)) => true,
-        _ => false,
+    // `unpaired` takes pairs apart.
+    let serves = match records {
+        RoundRecords::Candidates(_) | RoundRecords::SelfPlay(_) => {
+            matches!(recipe.method, MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_))
+        }
+        RoundRecords::Curated(_) => matches!(recipe.method, MethodConfig::Sft(_)),
     };
     let (name, method) = (records.name(), recipe.method.name());
     if !serves {
@@ -105,8 +104,7 @@ fn validate_method(recipe: &Recipe<Diffusion>, records: &RoundRecords) -> Result
         let found = format!("`{method}` with `[rounds.records.{name}]`, which makes {made}");
         return Err(recipe.invalid(&format!("method.{method}"), found, expected));
     }
-    let needs = recipe.objective.requirements();
-    if records.judge().is_none() && needs.judge_scores && needs.kind != Kind::Chosen {
+    if records.judge().is_none() && recipe.objective.requirements().judge_scores {
         let found = format!(
             "`{}`, which needs a judge's scores, with `[rounds.records.{name}]`, which has none",
             recipe.objective.name()
