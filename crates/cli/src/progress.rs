@@ -51,6 +51,7 @@ impl Progress {
         match progress {
             diptych_train::Progress::Training(event) => self.event(event),
             diptych_train::Progress::Stage { stage, done, total } => self.advance(stage, *done, *total, ""),
+            diptych_train::Progress::Note(line) => self.line(line),
             _ => {}
         }
     }

@@ -80,6 +80,8 @@ pub struct Requirements {
     pub prompt_distances: bool,
     /// The running mean of the rewards, a [`RunningShift`](crate::RunningShift).
     pub reward_shift: bool,
+    /// Whether the responses must be samples of the policy as it is now: no stored data has them.
+    pub own_samples: bool,
     /// Whether the loss of an example depends on the others of its micro batch, so that cutting an effective batch into
     /// micro batches changes the result.
     pub couples_examples: bool,
@@ -110,6 +112,7 @@ impl Requirements {
             mismatched: false,
             prompt_distances: false,
             reward_shift: false,
+            own_samples: false,
             couples_examples: false,
         }
     }
@@ -205,6 +208,14 @@ impl Requirements {
         }
     }
 
+    /// The responses must be samples of the policy as it is now.
+    pub const fn of_own_samples(self) -> Self {
+        Self {
+            own_samples: true,
+            ..self
+        }
+    }
+
     /// The scores must be log-probabilities.
     pub const fn of_log_probabilities(self) -> Self {
         Self {
@@ -252,6 +263,7 @@ impl Requirements {
             mismatched: self.mismatched || other.mismatched,
             prompt_distances: self.prompt_distances || other.prompt_distances,
             reward_shift: self.reward_shift || other.reward_shift,
+            own_samples: self.own_samples || other.own_samples,
             couples_examples: self.couples_examples || other.couples_examples,
         }
     }
@@ -275,6 +287,7 @@ impl Requirements {
             self.mismatched.then_some("mismatched responses"),
             self.prompt_distances.then_some("distances of prompts"),
             self.reward_shift.then_some("running mean of rewards"),
+            self.own_samples.then_some("the policy's own samples"),
         ];
         named.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }

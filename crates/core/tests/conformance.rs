@@ -189,7 +189,7 @@ fn descent_never_lowers_a_chosen_score() {
 
 #[test]
 fn descent_never_raises_a_rejected_score() {
-    on_subjects_with(Property::RejectedFalls, 53, |subject| {
+    on_subjects_with(Property::RejectedFalls, 54, |subject| {
         let found = subject.evaluate(&Pairs::scattered(64, subject.scale), DType::F64);
         ensure!(found.grads[1].iter().all(|&grad| grad >= 0.0), "a rejected score rises");
         Ok(())
@@ -498,7 +498,20 @@ fn recipes_name_objectives_as_the_listing_does() {
 fn an_empty_table_is_enough_only_where_nothing_must_be_chosen() {
     let parses = |name: &&str| serde_json::from_str::<Objective>(&format!(r#"{{ "{name}": {{}} }}"#)).is_ok();
     let found: Vec<&str> = Objective::NAMES.iter().copied().filter(|name| parses(name)).collect();
-    assert_eq!(found, ["dft", "dso_dro", "mapo", "nft", "pro", "rrhf", "sft", "simper"]);
+    assert_eq!(
+        found,
+        [
+            "dft",
+            "dso_dro",
+            "mapo",
+            "nft",
+            "online_kl",
+            "pro",
+            "rrhf",
+            "sft",
+            "simper"
+        ]
+    );
 }
 
 #[test]

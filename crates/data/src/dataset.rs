@@ -197,42 +197,45 @@ impl Reading {
             Ok(read) => read,
             Err(error) => return self.report.skip(self.policy.on_error, error),
         };
-        let tie = || Error::Row {
-            path: path.to_path_buf(),
-            row: number,
-            problem: RowProblem::Tie,
-        };
+        let Err(problem) = self.add(row) else { return Ok(()) };
+        let is_tie = problem == RowProblem::Tie;
+        let (path, row) = (path.to_path_buf(), number);
+        let error = Error::Row { path, row, problem };
+        // Ties have a policy of their own.
+        let policy = if is_tie { OnError::Fail } else { self.policy.on_error };
+        self.report.skip(policy, error)
+    }
+
+    fn add(&mut self, row: ImageRow) -> std::result::Result<(), RowProblem> {
         match (row, &mut self.records) {
             (ImageRow::Pair(pair), Dataset::Pairs(pairs)) => pairs.push(pair),
             (ImageRow::Caption(caption), Dataset::Captions(captions)) => captions.push(caption),
             (ImageRow::Label(label), Dataset::Labels(labels)) => labels.push(label),
             (ImageRow::Ranked(list), Dataset::Ranked(lists)) => lists.push(list),
             (ImageRow::Prompt(prompt), Dataset::Prompts(prompts)) => prompts.push(prompt),
-            (ImageRow::Member(member), Dataset::Ranked(lists)) => {
-                if let Some(problem) = add(member, lists, &mut self.groups) {
-                    let (path, row) = (path.to_path_buf(), number);
-                    return self
-                        .report
-                        .skip(self.policy.on_error, Error::Row { path, row, problem });
-                }
-            }
+            (ImageRow::Member(member), Dataset::Ranked(lists)) => add_member(member, lists, &mut self.groups)?,
             (ImageRow::LeftOut(reason), _) => self.report.leave_out(reason, 1),
-            (ImageRow::Tie(_) | ImageRow::UnclearLabel(_), _) if self.policy.ties == TiePolicy::Drop => {
-                self.report.leave_out(LeftOut::Tie, 1);
+            (row @ (ImageRow::Tie(_) | ImageRow::UnclearLabel(_)), _) => self.add_tie(row)?,
+            // One file may hold rows of train.json and one of test.json.
+            (row, records) => {
+                return Err(RowProblem::OtherForm {
+                    found: row.describe().to_owned(),
+                    expected: records.records().to_string(),
+                });
             }
-            (ImageRow::Tie(_) | ImageRow::UnclearLabel(_), _) if self.policy.ties == TiePolicy::Fail => {
-                return Err(tie());
-            }
-            (ImageRow::Tie(pair), Dataset::Pairs(pairs)) => {
-                let swapped = ImagePair::new(
-                    format!("{}#swapped", pair.id),
-                    &pair.prompt,
-                    pair.rejected.clone(),
-                    pair.chosen.clone(),
-                );
+        }
+        Ok(())
+    }
+
+    fn add_tie(&mut self, row: ImageRow) -> std::result::Result<(), RowProblem> {
+        match (self.policy.ties, row, &mut self.records) {
+            (TiePolicy::Fail, ..) => return Err(RowProblem::Tie),
+            (TiePolicy::Both, ImageRow::Tie(pair), Dataset::Pairs(pairs)) => {
+                let id = format!("{}#swapped", pair.id);
+                let swapped = ImagePair::new(id, &pair.prompt, pair.rejected.clone(), pair.chosen.clone());
                 pairs.extend([pair, swapped]);
             }
-            (ImageRow::UnclearLabel(label), Dataset::Labels(labels)) => {
+            (TiePolicy::Both, ImageRow::UnclearLabel(label), Dataset::Labels(labels)) => {
                 let other = ImageLabel {
                     id: format!("{}#swapped", label.id),
                     label: !label.label,
@@ -240,17 +243,7 @@ impl Reading {
                 };
                 labels.extend([label, other]);
             }
-            // One file may hold rows of train.json and one of test.json.
-            (row, records) => {
-                let problem = RowProblem::OtherForm {
-                    found: row.describe().to_owned(),
-                    expected: records.records().to_string(),
-                };
-                let (path, row) = (path.to_path_buf(), number);
-                return self
-                    .report
-                    .skip(self.policy.on_error, Error::Row { path, row, problem });
-            }
+            _ => self.report.leave_out(LeftOut::Tie, 1),
         }
         Ok(())
     }
@@ -273,7 +266,11 @@ impl Reading {
 }
 
 /// Adds an image to the list of its group.
-fn add(member: Member, lists: &mut Vec<RankedImages>, groups: &mut BTreeMap<String, usize>) -> Option<RowProblem> {
+fn add_member(
+    member: Member,
+    lists: &mut Vec<RankedImages>,
+    groups: &mut BTreeMap<String, usize>,
+) -> std::result::Result<(), RowProblem> {
     let Member {
         group,
         prompt,
@@ -282,7 +279,7 @@ fn add(member: Member, lists: &mut Vec<RankedImages>, groups: &mut BTreeMap<Stri
     match groups.get(&group) {
         Some(&at) if lists[at].prompt == prompt => lists[at].responses.push(response),
         Some(_) => {
-            return Some(RowProblem::Conflict {
+            return Err(RowProblem::Conflict {
                 key: "prompt".to_owned(),
                 reason: format!("is not the prompt of the rows before with the `prompt_id` {group}"),
             });
@@ -296,7 +293,7 @@ fn add(member: Member, lists: &mut Vec<RankedImages>, groups: &mut BTreeMap<Stri
             });
         }
     }
-    None
+    Ok(())
 }
 
 /// Records that are decoded together: enough for every core, few enough to be small.

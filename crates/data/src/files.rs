@@ -306,7 +306,7 @@ fn first_records(path: &Path, layout: Layout) -> Option<RecordKind> {
 /// What the records of a layout are where no row could be read.
 fn usual_records(layout: Layout) -> RecordKind {
     match layout {
-        Layout::Preference => RecordKind::ImagePair,
+        Layout::Preference | Layout::PickAPic | Layout::Hpdv2 => RecordKind::ImagePair,
         Layout::ImageCaption => RecordKind::ImageCaption,
         Layout::LatentPairs | Layout::Auto => RecordKind::LatentPair,
         Layout::Unpaired => RecordKind::UnpairedText,
@@ -316,7 +316,6 @@ fn usual_records(layout: Layout) -> RecordKind {
         Layout::LlamaFactory | Layout::MsSwift | Layout::Axolotl | Layout::Openrlhf | Layout::Hh => {
             RecordKind::TextPair
         }
-        Layout::PickAPic | Layout::Hpdv2 => RecordKind::ImagePair,
         Layout::ImageRewardDb => RecordKind::RankedImages,
         Layout::RichHf => RecordKind::ImageLabel,
         Layout::SpoPrompts => RecordKind::ImagePrompt,

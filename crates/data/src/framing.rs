@@ -1,4 +1,4 @@
-//! From an image of any size to the pixels a model is trained on, and what SDXL is told about how they came about.
+//! From an image of any size to the pixels a model is trained on.
 
 use image::RgbImage;
 use image::imageops;
@@ -122,8 +122,6 @@ pub struct FramedImage {
     pub image: RgbImage,
     /// Height and width before anything was done.
     pub original_size: (u32, u32),
-    /// Top and left of the crop, in pixels of the image after scaling.
-    pub crop_top_left: (u32, u32),
 }
 
 impl FramedImage {
@@ -137,24 +135,10 @@ impl FramedImage {
         if mirror == Mirror::Flip {
             imageops::flip_horizontal_in_place(&mut framed);
         }
-        let scale = (f64::from(width) / f64::from(from_width)).max(f64::from(height) / f64::from(from_height));
-        let offset = |from: u32, to: u32| {
-            let beyond = (f64::from(from) * scale).round() - f64::from(to);
-            (beyond / 2.0).round_ties_even().max(0.0) as u32
-        };
         Ok(Self {
             image: framed,
             original_size: (from_height, from_width),
-            // A centered crop is as far from the right as from the left, so that mirroring leaves it where it is.
-            crop_top_left: (offset(from_height, height), offset(from_width, width)),
         })
-    }
-
-    /// What SDXL is told: original height and width, top and left of the crop, height and width it was brought to.
-    pub fn time_ids(&self) -> [f32; 6] {
-        let (width, height) = self.image.dimensions();
-        let ((from_height, from_width), (top, left)) = (self.original_size, self.crop_top_left);
-        [from_height, from_width, top, left, height, width].map(|value| value as f32)
     }
 }
 
@@ -192,23 +176,6 @@ mod tests {
         assert_eq!(SizeBuckets::single(8, 16).nearest(3, 1), 0);
     }
 
-    /// By hand: the shorter side is scaled to the bucket's, the rest is cut off evenly on both sides.
-    #[test]
-    fn crops_are_told_in_pixels_of_the_scaled_image() {
-        let cases = [
-            ((100, 50), (64, 64), (0, 32)),
-            ((50, 100), (64, 64), (32, 0)),
-            ((64, 64), (64, 64), (0, 0)),
-            ((640, 480), (512, 512), (0, 86)),
-        ];
-        for ((width, height), size, crop) in cases {
-            let framed = FramedImage::new(&RgbImage::new(width, height), size, Mirror::Keep).unwrap();
-            assert_eq!(framed.crop_top_left, crop, "{width}x{height}");
-            let ids = [height, width, crop.0, crop.1, size.1, size.0].map(|value| value as f32);
-            assert_eq!(framed.time_ids(), ids);
-        }
-    }
-
     #[test]
     fn mirroring_turns_left_to_right_and_twice_is_not_at_all() {
         let image = RgbImage::from_fn(9, 6, |x, y| Rgb([x as u8 * 20, y as u8 * 40, 7]));
@@ -216,6 +183,6 @@ mod tests {
         let flipped = FramedImage::new(&image, (6, 6), Mirror::Flip).unwrap();
         assert_ne!(kept.image, flipped.image);
         assert_eq!(imageops::flip_horizontal(&flipped.image), kept.image);
-        assert_eq!(kept.crop_top_left, flipped.crop_top_left);
+        assert_eq!(flipped.original_size, (6, 9));
     }
 }

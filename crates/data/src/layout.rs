@@ -42,7 +42,7 @@ pub enum Layout {
     PickAPic,
     /// HPD v2: `prompt`, `file_path`, `human_preference`, or `prompt`, `image_path`, `rank`.
     Hpdv2,
-    /// ImageRewardDB: `prompt_id`, `prompt`, `rank`, `image_path`, one image a row.
+    /// `ImageRewardDB`: `prompt_id`, `prompt`, `rank`, `image_path`, one image a row.
     ImageRewardDb,
     /// Scores of RichHF-18K joined with prompts and images: `prompt`, `image`, `overall_score`, ….
     RichHf,

@@ -11,7 +11,7 @@
 //! | [`Layout::Unpaired`] | JSON lines with `prompt`, `image`, `label` | [`ImageLabel`] |
 //! | [`Layout::PickAPic`] | Parquet of Pick-a-Pic v1 and v2, Pick-Style, Pick-Safety | [`ImagePair`] |
 //! | [`Layout::Hpdv2`] | `train.json` and `test.json` of HPD v2 | [`ImagePair`], [`RankedImages`] |
-//! | [`Layout::ImageRewardDb`] | JSON or Parquet of ImageRewardDB | [`RankedImages`] |
+//! | [`Layout::ImageRewardDb`] | JSON or Parquet of `ImageRewardDB` | [`RankedImages`] |
 //! | [`Layout::RichHf`] | RichHF-18K joined with its images | [`ImageLabel`] |
 //! | [`Layout::SpoPrompts`] | prompts of SPO | [`ImagePrompt`] |
 //! | [`Layout::LatentPairs`] | safetensors shards of latents and text states | a row of [`LatentPairs`] |
@@ -119,4 +119,4 @@ pub use text::{
 pub use text_dataset::{TextDataset, unpair};
 pub use text_layout::extract_prompt::extract_prompt;
 pub use text_record::{RankedText, SampleBody, ScoredText, TextPair, TextPrompt, TextSample, UnpairedText};
-pub use write::{write_captions, write_latent_pairs, write_pairs, write_text};
+pub use write::{write_captions, write_latent_pairs, write_pairs, write_ranked, write_text};

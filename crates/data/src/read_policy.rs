@@ -1,7 +1,7 @@
 //! What becomes of rows that are no clear preference, or no record at all; and what became of them.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::RecordKind;
 use crate::error::{Error, Result};
 use crate::inspect::MAX_PROBLEMS;
 
-/// What becomes of a row that prefers neither side: Pick-a-Pic's labels of one half, two equal preferences of HPDv2.
+/// What becomes of a row that prefers neither side: Pick-a-Pic's labels of one half, two equal preferences of HPD v2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TiePolicy {
@@ -17,7 +17,7 @@ pub enum TiePolicy {
     #[default]
     Drop,
     /// It becomes two records, each image chosen once. The mean of their two losses is the loss with the soft label ½, whatever the
-    /// objective: PickScore trains on ties like this.
+    /// objective: `PickScore` trains on ties like this.
     Both,
     /// It is an error.
     Fail,
@@ -134,12 +134,13 @@ impl ReadReport {
     fn rest(&self) -> String {
         let mut text = String::new();
         for (reason, count) in &self.left_out {
-            text.push_str(&format!("; left out {count} {}", reason.description()));
+            // Writing to a string cannot fail.
+            let _ = write!(text, "; left out {count} {}", reason.description());
         }
         if self.num_unreadable > 0 {
-            text.push_str(&format!("; skipped {} unreadable", self.num_unreadable));
+            let _ = write!(text, "; skipped {} unreadable", self.num_unreadable);
             if let Some(first) = self.unreadable.first() {
-                text.push_str(&format!(", the first: {first}"));
+                let _ = write!(text, ", the first: {first}");
             }
         }
         text

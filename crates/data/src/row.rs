@@ -157,14 +157,14 @@ impl Row {
             }
         }
         let base = self.path.parent().unwrap_or(Path::new(""));
-        let paths = folders.iter().map(|folder| base.join(folder).join(found));
+        let mut paths = folders.iter().map(|folder| base.join(folder).join(found));
         // A null byte, a missing file and a folder all end here: none of them is an image file.
         let is_file = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
         match paths.clone().find(is_file) {
             Some(path) => Ok(ImageSource::Path(path)),
             None => Err(self.error(RowProblem::MissingImage {
                 key: key.to_owned(),
-                path: paths.last().unwrap_or_default(),
+                path: paths.next_back().unwrap_or_default(),
             })),
         }
     }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::latent_pairs::LatentTensors;
-use crate::{ImageCaption, ImagePair, ImageSource, LatentPairs};
+use crate::{ImageCaption, ImagePair, ImageSource, LatentPairs, RankedImages, ScoredImage};
 
 pub(crate) use text::checked_row;
 pub use text::write_text;
@@ -38,6 +38,19 @@ struct CaptionRow<'a> {
     id: &'a str,
     prompt: &'a str,
     image: EmbeddedImage,
+}
+
+#[derive(Serialize)]
+struct RankedRow<'a> {
+    id: &'a str,
+    prompt: &'a str,
+    responses: Vec<RankedResponse>,
+}
+
+#[derive(Serialize)]
+struct RankedResponse {
+    image: EmbeddedImage,
+    score: f64,
 }
 
 #[derive(Serialize)]
@@ -102,6 +115,37 @@ pub fn write_captions(path: &Path, captions: &[ImageCaption]) -> Result<()> {
             id: &caption.id,
             prompt: &caption.prompt,
             image,
+        })
+    })
+}
+
+/// Writes one JSON lines file of the `ranked` layout, images embedded. An existing file is replaced.
+///
+/// # Errors
+/// As [`write_pairs`]; [`Error::InvalidRecord`] also for a list of fewer than two images.
+pub fn write_ranked(path: &Path, lists: &[RankedImages]) -> Result<()> {
+    write_rows(path, lists, |list| {
+        check_id(&list.id)?;
+        let invalid = |reason: &str| Error::InvalidRecord {
+            id: list.id.clone(),
+            reason: reason.to_owned(),
+        };
+        if list.responses.len() < 2 {
+            return Err(invalid("it has fewer than two images"));
+        }
+        let response = |response: &ScoredImage| {
+            if !response.score.is_finite() {
+                return Err(invalid("a score is not a finite number, which JSON cannot hold"));
+            }
+            Ok(RankedResponse {
+                image: EmbeddedImage::new(&list.id, "responses", &response.image)?,
+                score: response.score,
+            })
+        };
+        Ok(RankedRow {
+            id: &list.id,
+            prompt: &list.prompt,
+            responses: list.responses.iter().map(response).collect::<Result<_>>()?,
         })
     })
 }

@@ -212,7 +212,7 @@ fn paths_and_layouts() {
     says(
         &texts,
         Layout::Auto,
-        "text.jsonl: these are text pairs; expected image pairs, captioned images or latent pairs",
+        "text.jsonl: these are text pairs; expected records of images, prompts or latent pairs",
     );
     let unknown = folder.write(
         "unknown.jsonl",
@@ -301,8 +301,8 @@ fn images() {
     let mut flipped = png.clone();
     flipped[45] ^= 0xff;
     let cases: [(&str, Vec<u8>, &str); 9] = [
-        ("empty", vec![], "neither PNG nor JPEG"),
-        ("text", b"not an image".to_vec(), "neither PNG nor JPEG"),
+        ("empty", vec![], "neither PNG, JPEG nor WebP"),
+        ("text", b"not an image".to_vec(), "neither PNG, JPEG nor WebP"),
         ("gif", b"GIF89a\x01\x00\x01\x00\x00\x00\x00;".to_vec(), "not"),
         ("png cut in the header", png[..20].to_vec(), ""),
         ("png cut in the data", png[..png.len() - 20].to_vec(), ""),

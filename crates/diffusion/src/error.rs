@@ -181,6 +181,14 @@ pub enum Error {
         /// The part: `vae`, `text_encoder`.
         component: &'static str,
     },
+    /// A cache that was made of something else, or that is none.
+    #[error("{path} {problem}; name another directory in `data.cache.path`, or remove this one", path = path.display())]
+    Cache {
+        /// The directory or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The data does not suit the method.
     #[error("method `{method}` cannot use {found}; expected {expected}")]
     DataKind {
@@ -207,6 +215,7 @@ impl Error {
             Self::Eval(error) => error.is_configuration(),
             Self::Recipe { .. }
             | Self::Steps { .. }
+            | Self::Cache { .. }
             | Self::DataKind { .. }
             | Self::Setting { .. }
             | Self::Sampler { .. }

@@ -10,10 +10,10 @@ use diptych_models::diffusers::{ComponentDir, PipelineDir};
 use diptych_models::vae::AutoencoderKlConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Weights;
-use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, process_component};
+use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, Reporter, process_component};
 
 use crate::Result;
-use crate::method::{MethodConfig, PosteriorUse};
+use crate::method::{MethodConfig, PosteriorUse, load_records};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
 use crate::rounds::refuse_rounds;
@@ -36,7 +36,7 @@ struct Counts {
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer.
 pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
     refuse_rounds(recipe, "what later rounds need is not known before the first")?;
-    let dataset = Dataset::load(&recipe.data_paths()?, recipe.data.layout)?;
+    let dataset = load_records(recipe, &mut Reporter::silent())?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let process = process_component(format!("program and {} records: measured now", dataset.len()));
     let counts = networks(recipe, &pipeline)?;
@@ -157,11 +157,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
     let prompts: BTreeSet<&str> = match dataset {
         // They are read as they are, and the process holds them already.
         Dataset::LatentPairs(_) => return Ok([0; 2]),
-        Dataset::Pairs(pairs) => pairs.iter().map(|pair| pair.prompt.as_str()).collect(),
-        Dataset::Captions(captions) => captions.iter().map(|caption| caption.prompt.as_str()).collect(),
-        Dataset::Ranked(lists) => lists.iter().map(|list| list.prompt.as_str()).collect(),
-        Dataset::Labels(labels) => labels.iter().map(|label| label.prompt.as_str()).collect(),
-        Dataset::Prompts(prompts) => prompts.iter().map(|prompt| prompt.prompt.as_str()).collect(),
+        dataset => dataset.prompts().into_iter().collect(),
     };
     let sides = match (&recipe.method, dataset) {
         (MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_), Dataset::Pairs(_)) => 2,
@@ -172,7 +168,7 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
         _ => dataset.len() * sides,
     };
     let vae = AutoencoderKlConfig::from_file(pipeline.component("vae")?.config())?;
-    let [y, x] = match resolution {
+    let [y, x] = match resolution.or(recipe.data.resolution) {
         Some(side) => [side as usize / vae.downscale(); 2],
         // A run without a size ends before its first step, and says why.
         None => DenoiserConfig::read(pipeline)?.sample_size().unwrap_or([0; 2]),

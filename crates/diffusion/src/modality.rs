@@ -9,7 +9,7 @@ use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::method::{CHECKPOINT, MethodConfig, validate_method};
+use crate::method::{CHECKPOINT, MethodConfig, validate_data, validate_method};
 use crate::pipeline::SampleConfig;
 use crate::rounds::{RoundsConfig, round_inputs, validate_rounds};
 use crate::sampler::SamplerKind;
@@ -178,6 +178,7 @@ impl Modality for Diffusion {
         if let Some((key, _)) = of_text.iter().find(|(_, is_given)| *is_given) {
             return Err(recipe.invalid(key, "a value that is unused: images have no tokens", "no such key"));
         }
+        validate_data(recipe)?;
         validate_adapter(recipe)?;
         validate_method(recipe)?;
         validate_samples(recipe)?;

@@ -1,71 +1,30 @@
-//! Preference pairs that a model makes of itself: sample, judge, keep the best and a worse one.
+//! Preference data that a model makes of itself: sample, judge, and keep pairs or ranked lists.
 
-use std::str::FromStr;
-
-use diptych_data::{ImagePair, ImageSource};
+use diptych_data::{ImagePair, ImageSource, PairRule, PairSelection, RankedImages, ScoredImage};
 use diptych_eval::Judge;
+use diptych_tensor::random::{Stream, generator};
 use diptych_train::Reporter;
+use rand::Rng as _;
 
 use crate::evaluation::repeat_each;
 use crate::pipeline::{Pipeline, SampleConfig, generate_candidates};
 use crate::stage::Stage;
 use crate::{Error, Result};
 
-/// How pairs are built.
+/// How pairs and lists are built.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairsConfig {
     /// Who gives the scores.
     pub judge: Judge,
     /// Images sampled for each prompt, at least 2.
     pub candidates: usize,
-    /// Which image is rejected.
-    pub rejected: RejectedRule,
-    /// How much lower the rejected image's score must be; a prompt without such an image gives no pair.
+    /// Which images become pairs.
+    pub rule: PairRule,
+    /// How much lower the rejected image's score must be; a prompt without such an image gives no pair. A list is kept if its worst
+    /// image is as much lower than its best.
     pub min_margin: f64,
-    /// A prompt whose best image scores lower gives no pair: the better of two failures teaches little.
+    /// A prompt whose best image scores lower gives nothing: the better of two failures teaches little.
     pub min_chosen: f64,
-}
-
-/// Which of the worse images of a prompt is rejected; the best one is always chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RejectedRule {
-    /// The one with the lowest score: the clearest difference, often of quality rather than of what the prompt asks for.
-    #[default]
-    Worst,
-    /// The best one that is at least the margin worse: a hard negative, which differs in little else.
-    Closest,
-}
-
-impl RejectedRule {
-    /// The names of the rules.
-    pub const NAMES: [&'static str; 2] = ["worst", "closest"];
-}
-
-impl std::fmt::Display for RejectedRule {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Worst => "worst",
-            Self::Closest => "closest",
-        })
-    }
-}
-
-impl FromStr for RejectedRule {
-    type Err = Error;
-
-    /// # Errors
-    /// [`Error::Setting`] for a name that is none of [`RejectedRule::NAMES`].
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "worst" => Ok(Self::Worst),
-            "closest" => Ok(Self::Closest),
-            _ => Err(Error::Setting {
-                key: "rejected",
-                found: name.to_owned(),
-                expected: "worst or closest",
-            }),
-        }
-    }
 }
 
 impl Default for PairsConfig {
@@ -73,7 +32,7 @@ impl Default for PairsConfig {
         Self {
             judge: Judge::Verifier,
             candidates: 6,
-            rejected: RejectedRule::Worst,
+            rule: PairRule::Worst,
             min_margin: 0.2,
             min_chosen: 0.0,
         }
@@ -100,8 +59,8 @@ impl PairsConfig {
     }
 }
 
-/// At most one pair for each prompt: of its candidates, the one with the highest score is chosen and a worse one rejected, by
-/// the rule; the earlier wins a tie. Prompts whose images are too close or all too bad are left out.
+/// The pairs of each prompt's candidates, by the rule; of images with equal scores the earlier counts as the better, and no two of
+/// them are a pair. Prompts whose images are too close or all too bad are left out.
 ///
 /// # Errors
 /// [`PairsConfig::validate`]; a sampler or the judge fails; [`Error::Stopped`].
@@ -112,85 +71,123 @@ pub fn build_pairs(
     config: &PairsConfig,
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<ImagePair>> {
+    let lists = candidates(pipeline, prompts, sampling, config, reporter)?;
+    Ok(pairs_of(&lists, config, sampling.seed))
+}
+
+/// The candidates of each prompt as one ranked list, as RankDPO takes them. Prompts whose images are too close or all too bad are
+/// left out.
+///
+/// # Errors
+/// As [`build_pairs`].
+pub fn build_ranked(
+    pipeline: &Pipeline,
+    prompts: &[String],
+    sampling: &SampleConfig,
+    config: &PairsConfig,
+    reporter: &mut Reporter<'_>,
+) -> Result<Vec<RankedImages>> {
+    let mut lists = candidates(pipeline, prompts, sampling, config, reporter)?;
+    let ends = PairSelection {
+        rule: PairRule::Worst,
+        min_margin: config.min_margin,
+    };
+    lists.retain(|list| is_good_enough(list, config) && !list.pairs(&ends, |_| 0).is_empty());
+    Ok(lists)
+}
+
+/// Every prompt's images with their scores.
+fn candidates(
+    pipeline: &Pipeline,
+    prompts: &[String],
+    sampling: &SampleConfig,
+    config: &PairsConfig,
+    reporter: &mut Reporter<'_>,
+) -> Result<Vec<RankedImages>> {
     config.validate()?;
-    let candidates = config.candidates;
-    let repeated = repeat_each(prompts, candidates);
+    let repeated = repeat_each(prompts, config.candidates);
     let images = generate_candidates(pipeline, &repeated, sampling, reporter)?;
     let scores = config.judge.score(&repeated, &images)?;
     reporter.advance(Stage::Judging, 1, 1)?;
-    let mut pairs = Vec::new();
-    for (number, prompt) in prompts.iter().enumerate() {
-        let first = number * candidates;
-        let Some((chosen, rejected)) = select(&scores[first..first + candidates], config) else {
-            continue;
-        };
-        let source = |which: usize| ImageSource::from_image(&images[first + which]);
-        let mut pair = ImagePair::new(number.to_string(), prompt, source(chosen)?, source(rejected)?);
-        pair.chosen_score = Some(scores[first + chosen]);
-        pair.rejected_score = Some(scores[first + rejected]);
-        pairs.push(pair);
-    }
-    Ok(pairs)
+    let groups = images.chunks(config.candidates).zip(scores.chunks(config.candidates));
+    let list = |(number, (images, scores)): (usize, (&[image::RgbImage], &[f64]))| {
+        let scored = images.iter().zip(scores).map(|(image, &score)| {
+            Ok(ScoredImage {
+                image: ImageSource::from_image(image)?,
+                score,
+            })
+        });
+        Ok(RankedImages {
+            id: number.to_string(),
+            prompt: prompts[number].clone(),
+            responses: scored.collect::<Result<_>>()?,
+        })
+    };
+    groups.enumerate().map(list).collect()
 }
 
-/// Places of the chosen and the rejected score, if two are far enough apart and not equal; the earlier wins a tie.
-fn select(scores: &[f64], config: &PairsConfig) -> Option<(usize, usize)> {
-    // `min_by` keeps the first of equals, so the highest is found as the least in descending order.
-    let ascending = |&a: &usize, &b: &usize| scores[a].total_cmp(&scores[b]);
-    let descending = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]);
-    let chosen = (0..scores.len())
-        .min_by(descending)
-        .filter(|&best| scores[best] >= config.min_chosen)?;
-    let worse = (0..scores.len()).filter(|&place| {
-        let margin = scores[chosen] - scores[place];
-        margin > 0.0 && margin >= config.min_margin
-    });
-    let rejected = match config.rejected {
-        RejectedRule::Worst => worse.min_by(ascending),
-        RejectedRule::Closest => worse.min_by(descending),
-    }?;
-    Some((chosen, rejected))
+fn pairs_of(lists: &[RankedImages], config: &PairsConfig, seed: u64) -> Vec<ImagePair> {
+    let selection = PairSelection {
+        rule: config.rule,
+        min_margin: config.min_margin,
+    };
+    let lists = lists.iter().enumerate();
+    let good = lists.filter(|(_, list)| is_good_enough(list, config));
+    good.flat_map(|(number, list)| {
+        let draw = |below: usize| generator(seed, Stream::Pairs, 0, number as u64).random_range(0..below);
+        list.pairs(&selection, draw)
+    })
+    .filter(|pair| pair.chosen_score.is_some_and(|score| score >= config.min_chosen))
+    .collect()
+}
+
+/// Whether the best image is good enough.
+fn is_good_enough(list: &RankedImages, config: &PairsConfig) -> bool {
+    list.responses
+        .iter()
+        .any(|response| response.score >= config.min_chosen)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PairsConfig, RejectedRule, select};
+    use diptych_data::{ImageSource, PairRule, RankedImages, ScoredImage};
 
-    #[test]
-    fn the_best_and_a_worse_one_are_kept_and_close_calls_are_not() {
-        let pair = |scores: &[f64], rejected, min_margin| {
-            let config = PairsConfig {
-                rejected,
-                min_margin,
-                ..PairsConfig::default()
-            };
-            select(scores, &config)
+    use super::{PairsConfig, pairs_of};
+
+    fn list(scores: &[f64]) -> RankedImages {
+        let response = |&score: &f64| ScoredImage {
+            image: ImageSource::Bytes(Vec::new().into()),
+            score,
         };
-        let scores = [0.5, 0.9, 0.1, 0.9, 0.1, 0.8];
-        assert_eq!(pair(&scores, RejectedRule::Worst, 0.2), Some((1, 2)));
-        assert_eq!(pair(&scores, RejectedRule::Closest, 0.2), Some((1, 0)));
-        assert_eq!(pair(&scores, RejectedRule::Closest, 0.0), Some((1, 5)));
-        assert_eq!(pair(&scores, RejectedRule::Closest, 0.7), Some((1, 2)));
-        for (min_chosen, expected) in [(0.9, Some((1, 2))), (0.91, None)] {
-            let config = PairsConfig {
-                min_chosen,
-                ..PairsConfig::default()
-            };
-            assert_eq!(select(&scores, &config), expected);
-        }
-        for rejected in [RejectedRule::Worst, RejectedRule::Closest] {
-            assert_eq!(pair(&[0.5, 0.6], rejected, 0.2), None);
-            assert_eq!(pair(&[0.5, 0.5], rejected, 0.0), None);
-            assert_eq!(pair(&[], rejected, 0.0), None);
+        RankedImages {
+            id: "0".into(),
+            prompt: "a red square".into(),
+            responses: scores.iter().map(response).collect(),
         }
     }
 
     #[test]
-    fn rules_are_read_by_the_name_they_are_written_with() {
-        for name in RejectedRule::NAMES {
-            assert_eq!(name.parse::<RejectedRule>().unwrap().to_string(), name);
-        }
-        assert!("best".parse::<RejectedRule>().is_err());
+    fn pairs_follow_the_rule_and_bad_ones_are_not_chosen() {
+        let lists = [list(&[0.5, 0.9, 0.1]), list(&[0.2, 0.1, 0.0])];
+        let scores = |rule, min_chosen| -> Vec<(f64, f64)> {
+            let config = PairsConfig {
+                rule,
+                min_chosen,
+                min_margin: 0.0,
+                ..PairsConfig::default()
+            };
+            let pairs = pairs_of(&lists, &config, 3).into_iter();
+            pairs
+                .map(|pair| (pair.chosen_score.unwrap(), pair.rejected_score.unwrap()))
+                .collect()
+        };
+        assert_eq!(scores(PairRule::Worst, 0.0), [(0.9, 0.1), (0.2, 0.0)]);
+        assert_eq!(scores(PairRule::Closest, 0.3), [(0.9, 0.5)]);
+        assert_eq!(scores(PairRule::All, 0.3), [(0.9, 0.5), (0.9, 0.1), (0.5, 0.1)]);
+        assert_eq!(scores(PairRule::All, 0.6), [(0.9, 0.5), (0.9, 0.1)]);
+        let random = scores(PairRule::Random, 0.0);
+        assert_eq!(random, scores(PairRule::Random, 0.0));
+        assert_eq!((random[0].0, random[1].0), (0.9, 0.2));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Judges, win rates and their intervals.
 //!
 //! A [`Judge`] gives each image a score for its prompt: the verifier of the shapes world, the published networks (CLIP score,
-//! `PickScore`, HPSv2, `ImageReward`, LAION's aesthetic predictor, the step-aware preference model), stored scores, or a [`Combiner`] of
+//! `PickScore`, `HPSv2`, `ImageReward`, LAION's aesthetic predictor, the step-aware preference model), stored scores, or a [`Combiner`] of
 //! several. [`Judge::load`] reads its networks; a [`LoadedJudge`] scores images, and pixels differentiably. [`Agreement`] says how often
 //! it ranks as people did, [`SwappedOutcome`] what a [`PairwiseJudge`] finds when asked in both orders. [`GenevalTable`] is a benchmark of
 //! single abilities. [`WinRate::compare`] sets the scores of an aligned model

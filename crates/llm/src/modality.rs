@@ -170,6 +170,9 @@ impl Modality for Language {
             let expected = "f32 or bf16: gradients of a mean underflow in f16";
             return Err(recipe.invalid("run.precision", "f16", expected));
         }
+        if let Some(key) = recipe.data.key_of_images() {
+            return Err(recipe.invalid(key, "a value that is unused: this data is text", "no such key"));
+        }
         validate_adapter(recipe)?;
         validate_method(recipe)?;
         validate_reference(recipe)?;

@@ -40,7 +40,7 @@ pub use observer::{Event, Observer, Silent};
 pub use plan::{Input, Plan};
 pub use progress::{Progress, Reporter, Stopped};
 pub use recipe::{
-    DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig, TrainConfig,
+    CacheConfig, DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig, TrainConfig,
     known_modality_of, modality_of, string_override,
 };
 pub use report::{EvaluationTable, Repetitions, RunComparison, compare_runs, write_evaluation, write_report};

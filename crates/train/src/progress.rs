@@ -19,6 +19,8 @@ pub enum Progress<'a> {
         /// Parts in all.
         total: u64,
     },
+    /// Something that a user should know, in one line.
+    Note(&'a str),
 }
 
 /// The user asked to stop while nothing was under way that is to be saved.
@@ -63,6 +65,11 @@ impl<'a> Reporter<'a> {
             Some(stop) if stop.load(Ordering::Relaxed) => Err(Stopped { during: stage }),
             _ => Ok(()),
         }
+    }
+
+    /// Says one line that a user should know.
+    pub fn note(&mut self, line: &str) {
+        (self.progress)(&Progress::Note(line));
     }
 
     /// The training loop says something.

@@ -375,4 +375,30 @@ class Vpo(LogRatios):
             yield from logratio_cases(rng, settings)
 
 
-FORMULAS = [RobustDpo, Ipo, Hinge, ExoPair, NcaPair, BcoPair, SppoHard, Seppo, ApoZero, ApoDown, Discopop, SigmoidNorm, Vpo]
+class OnlineKl:
+    """arXiv:2406.01462, Algorithm 1: the gradient is that of log pi(y) sg(r) with the log-ratio r, and the value is r. The chosen
+    responses are the samples. Rewards are the log-ratios. The gradient is not the slope of the value."""
+
+    name, kind = "online_kl", "chosen"
+
+    @staticmethod
+    def torch(p, s):
+        published = s.c * s.a.detach()
+        return published - published.detach() + s.a.detach(), s.a, s.b
+
+    @staticmethod
+    def numpy(p, s):
+        return np.subtract(s.c, s.ref_c)
+
+    @staticmethod
+    def cases(rng):
+        def case(name, ratios):
+            (rc, rr), moved = (scores(rng, len(ratios)) for _ in range(2)), np.round(rng.normal(0, 8, len(ratios)), 2)
+            return Case(name, {}, pairs(np.round(rc + ratios, 9), np.round(rr + moved, 9), rc, rr), smooth=False)
+
+        yield case("random", np.round(rng.normal(0, 8, 6), 2))
+        yield case("extremes", MARGINS)
+        yield case("policy_equals_reference", np.zeros(3))
+
+
+FORMULAS = [RobustDpo, Ipo, Hinge, ExoPair, NcaPair, BcoPair, SppoHard, Seppo, ApoZero, ApoDown, Discopop, SigmoidNorm, Vpo, OnlineKl]

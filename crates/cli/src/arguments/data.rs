@@ -4,11 +4,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use diptych_data::{Layout, LintConfig};
-use diptych_diffusion::{PairsConfig, RejectedRule};
+use diptych_data::{Layout, LintConfig, PairRule};
+use diptych_diffusion::PairsConfig;
 use diptych_eval::Judge;
 
-use super::{EncodingArguments, SamplingArguments, one_of};
+use super::{EncodingArguments, RecipeArguments, SamplingArguments};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
@@ -20,8 +20,10 @@ pub(crate) enum DataCommand {
     Convert(ConvertArguments),
     /// Write data of the shapes world: captioned images, or scenes as text with captions
     Shapes(ShapesArguments),
-    /// Generate preference pairs: sample from a model, let a judge score, keep the best and the worst
+    /// Generate preference data: sample from a model, let a judge score, keep pairs or ranked lists
     Build(BuildArguments),
+    /// Encode a recipe's images and prompts once, into its [data.cache]; a stopped call goes on where it was
+    Cache(CacheArguments),
 }
 
 #[derive(Debug, Args)]
@@ -147,7 +149,8 @@ pub(crate) struct BuildArguments {
     /// Who judges: verifier, or a TOML file that describes a judge
     #[arg(long, value_name = "NAME|FILE", default_value = "verifier")]
     pub(crate) judge: Judge,
-    /// File with one prompt a line; by default training captions of the shapes world
+    /// File with one prompt a line, or data of any layout of images (.json, .jsonl, .parquet) for its different prompts; by default
+    /// training captions of the shapes world
     #[arg(long, value_name = "FILE", conflicts_with = "scenes")]
     pub(crate) prompts: Option<PathBuf>,
     /// TOML file that narrows the captions of the shapes world
@@ -156,12 +159,16 @@ pub(crate) struct BuildArguments {
     /// How many prompts; by default all of the file, or 512 captions
     #[arg(long)]
     pub(crate) num_prompts: Option<usize>,
-    /// Images for each prompt, of which the best and a worse one become a pair
+    /// Images for each prompt
     #[arg(long, default_value_t = PairsConfig::default().candidates)]
     pub(crate) candidates: usize,
-    /// Which image is rejected: the worst, or the closest one that is at least --min-margin worse than the best
-    #[arg(long, default_value_t, value_parser = one_of::<RejectedRule, _>(RejectedRule::NAMES))]
-    pub(crate) rejected: RejectedRule,
+    /// Which image is rejected: the worst, the closest one that is at least --min-margin worse than the best, or a random one of
+    /// those; or all pairs of a better and a worse image
+    #[arg(long, value_name = "RULE", default_value_t)]
+    pub(crate) rejected: PairRule,
+    /// What a prompt's images become
+    #[arg(long, value_enum, default_value_t = BuildKind::Pairs)]
+    pub(crate) kind: BuildKind,
     /// Pairs whose scores are closer than this are dropped
     #[arg(long, default_value_t = PairsConfig::default().min_margin)]
     pub(crate) min_margin: f64,
@@ -171,4 +178,19 @@ pub(crate) struct BuildArguments {
     /// The JSONL file to write
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+/// What `data build` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BuildKind {
+    /// One image preferred over another
+    Pairs,
+    /// All images of a prompt with their scores
+    Ranked,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheArguments {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArguments,
 }

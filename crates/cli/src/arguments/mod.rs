@@ -15,8 +15,8 @@ use diptych_eval::Judge;
 use diptych_tensor::{DType, DeviceChoice};
 
 pub(crate) use self::data::{
-    BuildArguments, ConvertArguments, DataCommand, InspectArguments, LintArguments, ShapesArguments, ShapesKind,
-    SplitName,
+    BuildArguments, BuildKind, CacheArguments, ConvertArguments, DataCommand, InspectArguments, LintArguments,
+    ShapesArguments, ShapesKind, SplitName,
 };
 pub(crate) use self::language::{EncodingArguments, GenerateArguments, ScoreArguments, TextOptions};
 

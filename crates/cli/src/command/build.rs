@@ -1,11 +1,14 @@
-//! `diptych data build`: preference pairs that a model makes of itself.
+//! `diptych data build`: preference data that a model makes of itself.
 
-use diptych_data::write_pairs;
-use diptych_diffusion::{PairsConfig, build_pairs};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use diptych_data::{DataFiles, Dataset, Layout, PairRule, write_pairs, write_ranked};
+use diptych_diffusion::{PairsConfig, build_pairs, build_ranked};
 use diptych_shapes::{Example, Split};
 use diptych_train::Reporter;
 
-use crate::arguments::BuildArguments;
+use crate::arguments::{BuildArguments, BuildKind};
 use crate::command::sampling;
 use crate::command::shapes::read_scenes;
 use crate::failure::usage;
@@ -20,27 +23,55 @@ pub(crate) fn run(arguments: &BuildArguments) -> anyhow::Result<()> {
     let config = PairsConfig {
         judge: arguments.judge.clone(),
         candidates: arguments.candidates,
-        rejected: arguments.rejected,
+        rule: arguments.rejected,
         min_margin: arguments.min_margin,
         min_chosen: arguments.min_chosen,
     };
     config.validate().map_err(as_argument)?;
+    if arguments.kind == BuildKind::Ranked && arguments.rejected != PairRule::default() {
+        return Err(usage(
+            "--rejected is unused with --kind ranked: a list keeps all images",
+        ));
+    }
     let sampling = sampling::config(&arguments.sampling)?;
     let prompts = prompts(arguments)?;
     let pipeline = sampling::load(&arguments.sampling)?;
     let stop = stop_flag()?;
     let mut progress = Progress::new();
     let mut reporter = Reporter::new(|event| progress.show(event), &stop);
-    let pairs = build_pairs(&pipeline, &prompts, &sampling, &config, &mut reporter)?;
-    drop(reporter);
     create_parent(&arguments.out)?;
-    write_pairs(&arguments.out, &pairs)?;
-    print(format!(
-        "wrote {} pairs of {} prompts to {}",
-        pairs.len(),
-        prompts.len(),
-        arguments.out.display()
-    ))
+    let (num, what) = match arguments.kind {
+        BuildKind::Pairs => {
+            let pairs = build_pairs(&pipeline, &prompts, &sampling, &config, &mut reporter)?;
+            write_pairs(&arguments.out, &pairs)?;
+            (pairs.len(), "pairs")
+        }
+        BuildKind::Ranked => {
+            let lists = build_ranked(&pipeline, &prompts, &sampling, &config, &mut reporter)?;
+            write_ranked(&arguments.out, &lists)?;
+            (lists.len(), "ranked lists")
+        }
+    };
+    drop(reporter);
+    let (num_prompts, out) = (prompts.len(), arguments.out.display());
+    print(format!("wrote {num} {what} of {num_prompts} prompts to {out}"))
+}
+
+/// The different prompts of a dataset, in its order.
+fn prompts_of_data(file: &Path, num: Option<usize>) -> anyhow::Result<Vec<String>> {
+    let dataset = Dataset::read(&DataFiles::find(&[file.to_path_buf()], Layout::Auto)?)?;
+    let mut seen = BTreeSet::new();
+    let different = dataset.prompts().into_iter().filter(|prompt| seen.insert(*prompt));
+    let prompts: Vec<String> = different.take(num.unwrap_or(usize::MAX)).map(str::to_owned).collect();
+    match num {
+        Some(wanted) if prompts.len() < wanted => Err(usage(format!(
+            "--num-prompts is {wanted}, but {} has {} different prompts",
+            file.display(),
+            prompts.len()
+        ))),
+        _ if prompts.is_empty() => Err(usage(format!("--prompts {}: this data has no prompts", file.display()))),
+        _ => Ok(prompts),
+    }
 }
 
 /// A setting by the name of its argument.
@@ -57,7 +88,12 @@ fn as_argument(error: diptych_diffusion::Error) -> anyhow::Error {
 fn prompts(arguments: &BuildArguments) -> anyhow::Result<Vec<String>> {
     sampling::check_num_prompts(arguments.num_prompts)?;
     let prompts = if let Some(file) = &arguments.prompts {
-        diptych_eval::read_first_prompts(file, arguments.num_prompts)?
+        let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        if ["json", "jsonl", "ndjson", "parquet"].contains(&extension.as_str()) {
+            prompts_of_data(file, arguments.num_prompts)?
+        } else {
+            diptych_eval::read_first_prompts(file, arguments.num_prompts)?
+        }
     } else {
         let scenes = read_scenes(arguments.scenes.as_deref())?;
         let caption = |index| Example::generate(arguments.sampling.seed, index, Split::Train, &scenes);

@@ -1,6 +1,7 @@
 //! One file a command.
 
 mod build;
+mod cache;
 mod compare;
 mod convert;
 mod doctor;
@@ -42,6 +43,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Data(DataCommand::Convert(arguments)) => convert::run(&arguments),
         Command::Data(DataCommand::Shapes(arguments)) => shapes::run(&arguments),
         Command::Data(DataCommand::Build(arguments)) => build::run(&arguments),
+        Command::Data(DataCommand::Cache(arguments)) => cache::run(arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::VerifyResume(arguments) => verify_resume::run(arguments),

@@ -34,6 +34,7 @@ pub mod nca_pair;
 pub mod nft;
 pub mod odpo;
 pub mod omni_dpo;
+pub mod online_kl;
 pub mod orpo;
 pub mod plackett_luce;
 pub mod pmpo;
@@ -89,6 +90,7 @@ pub use nca_pair::NcaPair;
 pub use nft::{Nft, NftPromptWeight};
 pub use odpo::{Odpo, OdpoOffset};
 pub use omni_dpo::OmniDpo;
+pub use online_kl::OnlineKl;
 pub use orpo::{LikelihoodOf, Orpo};
 pub use plackett_luce::PlackettLuce;
 pub use pmpo::Pmpo;
@@ -400,6 +402,8 @@ objectives! {
     "odpo" => Odpo,
     /// DPO weighted by a judge's scores and the policy's margin.
     "omni_dpo" => OmniDpo,
+    /// Divergence from the reference on the policy's own samples: the second term of `HyPO`.
+    "online_kl" => OnlineKl,
     /// Odds Ratio Preference Optimization, without a reference.
     "orpo" => Orpo,
     /// DPO over ranked lists.

@@ -4,9 +4,9 @@ use Property::{ChosenRises, GradientIsSlope, Monotone, RatiosOnly, RejectedFalls
 use diptych_core::{
     AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, Asft, BcoPair, CalDpo, Copg, Cpo, Dft, Discopop, Divergence, Dpo,
     DpoShift, Dpop, ExoPair, FDpo, FlexDpo, Gpo, GpoLoss, HDpo, Hinge, Ipo, IpoNormalization, LdDpo, LikelihoodOf,
-    MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, Orpo, RDpo, RobustDpo, Rpo, Seppo, Sft, SftNormalization,
-    SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection,
-    WeightedSum, Wpo,
+    MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, OnlineKl, Orpo, RDpo, RobustDpo, Rpo, Seppo, Sft,
+    SftNormalization, SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration,
+    VpoDirection, WeightedSum, Wpo,
 };
 
 use crate::pairs::{Property, Start, Subject};
@@ -350,6 +350,14 @@ fn of_supervision() -> Vec<Subject> {
         sft(60.0, SftNormalization::Tokens, 0.5, 0.25),
         sft(60.0, SftNormalization::BatchTokens, 0.5, 0.25),
         dft(),
+        // The chosen responses stand for samples: what the policy says more than the reference falls.
+        by_ratios(
+            60.0,
+            OnlineKl {},
+            0.0,
+            [0.0; 2],
+            &[ChosenRises, Monotone, GradientIsSlope],
+        ),
     ]
 }
 

@@ -1,6 +1,6 @@
-//! ImageRewardDB.
+//! `ImageRewardDB`.
 //!
-//! Xu et al., "ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation", NeurIPS 2023, arXiv:2304.05977.
+//! Xu et al., "`ImageReward`: Learning and Evaluating Human Preferences for Text-to-Image Generation", NeurIPS 2023, arXiv:2304.05977.
 //! One image a row: `prompt_id`, `prompt`, `rank` (1 the best; equal ranks are ties), and where the image is: `image_path` in the
 //! JSON files beside the unpacked archives and in the metadata tables, `image` where the loading script's rows were saved.
 //!

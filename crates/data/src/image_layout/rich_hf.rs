@@ -1,6 +1,6 @@
 //! Scores of single images as RichHF-18K has them.
 //!
-//! Liang et al., "Rich Human Feedback for Text-to-Image Generation", CVPR 2024, arXiv:2312.10240. The publishers' TFRecord files name images and
+//! Liang et al., "Rich Human Feedback for Text-to-Image Generation", CVPR 2024, arXiv:2312.10240. The publishers' `TFRecord` files name images and
 //! prompts of Pick-a-Pic by file name and hold neither; they are not read. What is read are rows, JSON or Parquet, of that data joined with
 //! them: `prompt` (or `caption`), `image`, and `overall_score`, `aesthetics_score`, `artifact_score`, `misalignment_score`, all from 0 to 1,
 //! higher is better.

@@ -66,9 +66,10 @@ impl Record {
             ImageRow::Tie(_) | ImageRow::UnclearLabel(_) => return Err(LeftOut::Tie),
             ImageRow::Caption(caption) => Self::of_one(caption.id, caption.prompt, Some(caption.image)),
             ImageRow::Label(label) => {
-                match label.label {
-                    true => inspection.num_desirable += 1,
-                    false => inspection.num_undesirable += 1,
+                if label.label {
+                    inspection.num_desirable += 1;
+                } else {
+                    inspection.num_undesirable += 1;
                 }
                 Self::of_one(label.id, label.prompt, Some(label.image))
             }

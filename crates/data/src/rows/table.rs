@@ -219,8 +219,11 @@ fn value(path: &Path, number: usize, key: &str, field: Field) -> Result<Value> {
         Field::Bool(value) => Value::Bool(value),
         Field::Byte(value) => Value::Number(value.into()),
         Field::Short(value) => Value::Number(value.into()),
-        Field::Int(value) => Value::Number(value.into()),
-        Field::Long(value) => Value::Number(value.into()),
+        Field::Int(value) | Field::Date(value) | Field::TimeMillis(value) => Value::Number(value.into()),
+        Field::Long(value)
+        | Field::TimeMicros(value)
+        | Field::TimestampMillis(value)
+        | Field::TimestampMicros(value) => Value::Number(value.into()),
         Field::UByte(value) => Value::Number(value.into()),
         Field::UShort(value) => Value::Number(value.into()),
         Field::UInt(value) => Value::Number(value.into()),
@@ -229,10 +232,6 @@ fn value(path: &Path, number: usize, key: &str, field: Field) -> Result<Value> {
         Field::Float(value) => float(path, number, key, value.into())?,
         Field::Double(value) => float(path, number, key, value)?,
         Field::Str(value) => Value::String(value),
-        Field::Date(value) | Field::TimeMillis(value) => Value::Number(value.into()),
-        Field::TimeMicros(value) | Field::TimestampMillis(value) | Field::TimestampMicros(value) => {
-            Value::Number(value.into())
-        }
         Field::Group(row) => Value::Object(Object(fields_of(path, number, &format!("{key}."), row)?)),
         Field::ListInternal(list) => {
             let elements = list.elements().iter().cloned().enumerate();

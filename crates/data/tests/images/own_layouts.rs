@@ -28,6 +28,16 @@ fn ranked_rows_are_lists_and_become_pairs_by_a_rule() {
     };
     assert_eq!(lists[0].ranking(), [1, 0, 2]);
     assert_eq!(lists[0].decode().unwrap().len(), 3);
+    let copy = path.with_file_name("copy.jsonl");
+    diptych_data::write_ranked(&copy, lists).unwrap();
+    let Dataset::Ranked(again) = read(&copy, Layout::Auto, ReadPolicy::default()).unwrap().0 else {
+        panic!("lists")
+    };
+    assert_eq!(again[0].decode().unwrap(), lists[0].decode().unwrap());
+    assert_eq!(
+        (&again[0].id, &again[0].prompt, again[0].ranking()),
+        (&lists[0].id, &lists[0].prompt, lists[0].ranking())
+    );
     let pairs = |rule, min_margin| {
         let selection = PairSelection { rule, min_margin };
         match dataset

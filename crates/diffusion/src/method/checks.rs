@@ -10,6 +10,9 @@ use crate::modality::Diffusion;
 /// The recipe key of another network as reference.
 pub(crate) const CHECKPOINT: &str = "reference.checkpoint.path";
 
+/// The recipe key of the share of desirable images.
+const POSITIVE_RATIO: &str = "method.unpaired.positive_ratio";
+
 /// Refuses a method's settings that are out of their range or that nothing would use, and objectives that compare something else than the
 /// method has.
 pub(crate) fn validate_method(recipe: &Recipe<Diffusion>) -> Result<()> {
@@ -122,9 +125,9 @@ fn validate_unpaired(recipe: &Recipe<Diffusion>, config: &UnpairedConfig) -> Res
     };
     const KEY: &str = "method.unpaired.positive_ratio";
     if !(ratio > 0.0 && ratio < 1.0) {
-        return Err(recipe.invalid(KEY, ratio, "a number above 0 and below 1"));
+        return Err(recipe.invalid(POSITIVE_RATIO, ratio, "a number above 0 and below 1"));
     }
-    refuse_order(recipe, KEY)
+    refuse_order(recipe, POSITIVE_RATIO)
 }
 
 /// A method that draws its records has no use for their order.

@@ -243,7 +243,7 @@ pub struct RankedConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListNoise {
-    /// One draw each, as in RankDPO.
+    /// One draw each, as in `RankDPO`.
     #[default]
     Independent,
     /// One draw for all.
@@ -254,7 +254,7 @@ pub enum ListNoise {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListScores {
-    /// The share of the list's other images that it is better than: RankDPO's preference probability of one judge.
+    /// The share of the list's other images that it is better than: `RankDPO`'s preference probability of one judge.
     #[default]
     Wins,
     /// The score that the data has: preference probabilities averaged over several judges, say.

@@ -1,27 +1,30 @@
 //! Images and prompts of records, encoded once with frozen networks.
 
+mod cached;
 mod given;
 
-use std::cell::RefCell;
+use diptych_data::{Dataset, HostTensor, ImageSource, Mirror};
+use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
+use diptych_tensor::random::{Stream, generator};
+use rand::Rng as _;
+use sha2::{Digest as _, Sha256};
 
-use diptych_data::{Dataset, HostTensor, ImageSource};
-use diptych_models::Trainable;
-use diptych_models::vae::AutoencoderKl;
-use image::RgbImage;
-
+use self::cached::{LazyText, LazyVae, SideJob};
+use super::cache::Cache;
 use super::config::PosteriorUse;
 use super::denoising_records::{DenoisingRecords, Prompts};
 use super::draws::Draws;
 use super::prepare::{Preparation, not_a_multiple};
-use super::records::{LatentEncoder, Latents};
+use super::records::{ImageSide, Latents};
 use super::showcase::texts;
 use super::timesteps::TimestepConfig;
 use super::trained::TextTraining;
 use diptych_train::Reporter;
 
 use crate::modality::SamplesConfig;
-use crate::pipeline::{DenoiserConfig, PromptEmbeddings, SampleConfig, TextConditioner, load_vae, sizes};
+use crate::pipeline::{DenoiserConfig, PromptEmbeddings, SampleConfig};
 use crate::schedule::NoiseSchedule;
+use crate::stage::Stage;
 use crate::{Error, Result};
 
 /// What a denoising method asks of its records.
@@ -44,6 +47,18 @@ struct Source {
     rejected: Vec<ImageSource>,
 }
 
+impl Source {
+    fn new(chosen_key: &'static str) -> Self {
+        Self {
+            ids: vec![],
+            prompts: vec![],
+            chosen: vec![],
+            chosen_key,
+            rejected: vec![],
+        }
+    }
+}
+
 /// Everything computed before the denoiser is loaded.
 pub(super) struct Encoded {
     pub(super) records: DenoisingRecords,
@@ -59,13 +74,7 @@ impl Preparation<'_> {
         match dataset {
             Dataset::LatentPairs(pairs) => self.encode_given(settings, pairs, reporter),
             Dataset::Pairs(pairs) => {
-                let mut source = Source {
-                    ids: vec![],
-                    prompts: vec![],
-                    chosen: vec![],
-                    chosen_key: "chosen_image",
-                    rejected: vec![],
-                };
+                let mut source = Source::new("chosen_image");
                 for pair in pairs {
                     source.ids.push(pair.id);
                     source.prompts.push(pair.prompt);
@@ -74,19 +83,8 @@ impl Preparation<'_> {
                 }
                 self.encode_images(settings, source, reporter)
             }
-            other @ (Dataset::Ranked(_) | Dataset::Labels(_) | Dataset::Prompts(_)) => Err(Error::DataKind {
-                method: settings.method,
-                found: other.records().name(),
-                expected: "image pairs, captioned images or latent pairs",
-            }),
             Dataset::Captions(captions) => {
-                let mut source = Source {
-                    ids: vec![],
-                    prompts: vec![],
-                    chosen: vec![],
-                    chosen_key: "image",
-                    rejected: vec![],
-                };
+                let mut source = Source::new("image");
                 for caption in captions {
                     source.ids.push(caption.id);
                     source.prompts.push(caption.prompt);
@@ -94,72 +92,90 @@ impl Preparation<'_> {
                 }
                 self.encode_images(settings, source, reporter)
             }
+            other => Err(Error::DataKind {
+                method: settings.method,
+                found: other.records().name(),
+                expected: "image pairs, captioned images or latent pairs",
+            }),
         }
     }
 
     fn encode_images(&self, settings: &Settings, source: Source, reporter: &mut Reporter<'_>) -> Result<Encoded> {
         let samples = self.samples(&source.prompts)?;
-        let (vae, _) = load_vae(self.pipeline, &self.options, Trainable::None)?;
-        let latent_size = self.latent_size(settings, vae.downscale())?;
-        let factor = vae.downscale() as u32;
-        let encoder = LatentEncoder {
-            vae: &vae,
-            device: &self.options.device,
-            size: (latent_size[1] as u32 * factor, latent_size[0] as u32 * factor),
-            posterior: settings.posterior,
-        };
-        let sizes = RefCell::new(vec![[0; 2]; source.chosen.len()]);
+        let config = AutoencoderKlConfig::from_file(self.pipeline.component("vae")?.config())?;
+        let factor = config.downscale();
+        let [y, x] = self.latent_size(settings, factor)?;
+        let size = ((x * factor) as u32, (y * factor) as u32);
+        let cache = self.cache(settings, size)?;
+        let mirrors = self.mirrors(&source);
+        let mut vae = LazyVae::new(self);
         let total = source.chosen.len() + source.rejected.len();
-        let chosen = |index: usize| {
-            let image = decode(&source.ids[index], source.chosen_key, &source.chosen[index])?;
-            sizes.borrow_mut()[index] = [image.height() as usize, image.width() as usize];
-            Ok(image)
+        let mut encode = |key, images: &[ImageSource], before: usize| {
+            let side = ImageSide {
+                ids: &source.ids,
+                key,
+                images,
+                mirrors: &mirrors,
+            };
+            let mut done = |num: usize| Ok(reporter.advance(Stage::Latents, (before + num) as u64, total as u64)?);
+            let job = SideJob { side, size, settings };
+            job.encode(&mut vae, cache.as_ref(), &mut done)
         };
-        let latents = Latents::encode(&encoder, source.chosen.len(), chosen, reporter, (0, total))?;
+        let chosen = encode(source.chosen_key, &source.chosen, 0)?;
         let rejected = if source.rejected.is_empty() {
             None
         } else {
-            let rejected = |index: usize| decode(&source.ids[index], "rejected_image", &source.rejected[index]);
-            let done = (source.chosen.len(), total);
-            Some(Latents::encode(
-                &encoder,
-                source.rejected.len(),
-                rejected,
-                reporter,
-                done,
-            )?)
+            Some(encode("rejected_image", &source.rejected, source.chosen.len())?.latents)
         };
-        let (prompts, sample_embeddings) = self.embed(settings, source.prompts, samples.as_ref(), reporter)?;
-        let draws = self.draws(settings, &latents)?;
+        let (prompts, sample_embeddings) =
+            self.embed(settings, source.prompts, samples.as_ref(), cache.as_ref(), reporter)?;
+        let draws = self.draws(settings, &chosen.latents)?;
+        let time_ids = if self.is_told_sizes()? {
+            Some(HostTensor::new(vec![source.ids.len(), 6], chosen.time_ids)?)
+        } else {
+            None
+        };
         let records = DenoisingRecords {
             ids: source.ids,
-            latents,
+            latents: chosen.latents,
             prompts,
-            time_ids: self.time_ids(&sizes.into_inner(), latent_size.map(|side| side * factor as usize))?,
+            time_ids,
             draws,
         };
         Ok(Encoded {
             records,
             rejected,
-            vae: samples.is_some().then_some(vae),
+            vae: samples.is_some().then(|| vae.take()).transpose()?,
             sample_embeddings,
             samples,
         })
     }
 
-    /// Sizes and crops of each record, where the denoiser takes them: those of its image, of a pair the chosen one's, as both sides share
-    /// what the denoiser is told.
-    fn time_ids(&self, originals: &[[usize; 2]], target: [usize; 2]) -> Result<Option<HostTensor>> {
+    /// Which records are mirrored. The two sides of a pair are one record; the images of a list or of a labelled pair lie in records
+    /// of their own, and are mirrored alike because their prompt is the same.
+    fn mirrors(&self, source: &Source) -> Vec<Mirror> {
+        let probability = self.recipe.data.flip.unwrap_or(0.0);
+        let mirror = |record: usize| {
+            let example = if source.rejected.is_empty() {
+                prompt_number(&source.prompts[record])
+            } else {
+                record as u64
+            };
+            let drawn: f64 = generator(self.recipe.run.seed, Stream::Mirror, 0, example).random();
+            if drawn < probability {
+                Mirror::Flip
+            } else {
+                Mirror::Keep
+            }
+        };
+        (0..source.ids.len()).map(mirror).collect()
+    }
+
+    /// Whether the denoiser is told sizes and crops, as SDXL's is: those of its image, of a pair the chosen one's, as both sides share what
+    /// the denoiser is told.
+    fn is_told_sizes(&self) -> Result<bool> {
         let config = DenoiserConfig::read(self.pipeline)?;
-        if config.unet().is_none_or(|unet| unet.addition_embed.is_none()) {
-            return Ok(None);
-        }
-        let numbers = originals
-            .iter()
-            .flat_map(|&original| sizes::of_cropped(original, target))
-            .collect();
-        let shape = vec![originals.len(), sizes::NUM_NUMBERS];
-        Ok(Some(HostTensor::new(shape, numbers)?))
+        Ok(config.unet().is_some_and(|unet| unet.addition_embed.is_some()))
     }
 
     /// Embeddings of all prompts, or their texts where the encoder is trained.
@@ -168,19 +184,25 @@ impl Preparation<'_> {
         settings: &Settings,
         prompts: Vec<String>,
         samples: Option<&(Vec<String>, SampleConfig)>,
+        cache: Option<&Cache>,
         reporter: &mut Reporter<'_>,
     ) -> Result<(Prompts, Option<PromptEmbeddings>)> {
         if settings.text == TextTraining::Trained {
             return Ok((Prompts::Texts(prompts), None));
         }
-        let (text, _) = TextConditioner::load(self.pipeline, &self.options, Trainable::None, None)?;
-        let is_dropping = settings.prompt_dropout > 0.0;
-        let own = prompts.iter().map(String::as_str).chain(is_dropping.then_some(""));
-        let embeddings = PromptEmbeddings::encode(&text, own, reporter)?;
+        let mut text = LazyText::new(self);
+        let mut embeddings = match cache {
+            Some(cache) => cached::embeddings(cache, &prompts, &mut text, reporter)?,
+            None => PromptEmbeddings::encode(text.get()?, prompts.iter().map(String::as_str), reporter)?,
+        };
         let rows = prompts.iter().filter_map(|prompt| embeddings.row(prompt)).collect();
-        let empty = if is_dropping { embeddings.row("") } else { None };
+        let empty = if settings.prompt_dropout > 0.0 {
+            Some(embeddings.append(&PromptEmbeddings::encode(text.get()?, [""], reporter)?)?)
+        } else {
+            None
+        };
         let sample_embeddings = samples
-            .map(|(prompts, config)| PromptEmbeddings::encode(&text, texts(prompts, config), reporter))
+            .map(|(prompts, config)| PromptEmbeddings::encode(text.get()?, texts(prompts, config), reporter))
             .transpose()?;
         Ok((
             Prompts::Embedded {
@@ -206,12 +228,13 @@ impl Preparation<'_> {
     /// Height and width of the latents.
     fn latent_size(&self, settings: &Settings, factor: usize) -> Result<[usize; 2]> {
         let config = DenoiserConfig::read(self.pipeline)?;
-        if let Some(side) = settings.resolution {
+        let of_data = self.recipe.data.resolution;
+        if let Some(side) = settings.resolution.or(of_data) {
             let multiple = factor * config.latent_multiple();
             return if side > 0 && (side as usize).is_multiple_of(multiple) {
                 Ok([side as usize / factor; 2])
             } else {
-                Err(not_a_multiple(settings.method, side, multiple as u32))
+                Err(not_a_multiple(settings.method, of_data, side, multiple as u32))
             };
         }
         config.sample_size().map_err(|error| match error {
@@ -238,12 +261,8 @@ impl Preparation<'_> {
     }
 }
 
-/// The pixels of a record's image; `key` is what the record calls it.
-fn decode(id: &str, key: &'static str, image: &ImageSource) -> Result<RgbImage> {
-    let named = |source| diptych_data::Error::Record {
-        id: id.to_owned(),
-        key,
-        source: Box::new(source),
-    };
-    Ok(image.decode().map_err(named)?)
+/// A number that tells a prompt, and says nothing about where it stands.
+fn prompt_number(prompt: &str) -> u64 {
+    let hash = Sha256::digest(prompt);
+    u64::from_le_bytes(std::array::from_fn(|at| hash[at]))
 }

@@ -1,6 +1,7 @@
 //! Methods: how the numbers for an objective are obtained.
 
 mod autoencoder;
+mod cache;
 mod checks;
 mod complete;
 mod config;
@@ -20,6 +21,7 @@ mod sft;
 mod shift;
 mod showcase;
 mod single_images;
+mod source;
 mod timesteps;
 mod trained;
 mod unpaired;
@@ -39,10 +41,11 @@ pub use config::{
 };
 pub use offline_pairs::OfflinePairs;
 pub(crate) use prepare::network_options;
-pub use prepare::prepare;
+pub use prepare::{cache_records, prepare};
 pub use ranked::Ranked;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
+pub(crate) use source::{load as load_records, validate as validate_data};
 pub use timesteps::TimestepConfig;
 pub(crate) use trained::{TextTraining, TrainedDenoiser};
 pub use unpaired::Unpaired;

@@ -4,9 +4,8 @@ use diptych_data::Dataset;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterConfig, LoraConfig, Trainable};
-use diptych_train::{Recipe, Reporter};
+use diptych_train::{Method as _, Recipe, Reporter};
 
-use super::DiffusionMethod;
 use super::autoencoder::Autoencoder;
 use super::config::{AutoencoderConfig, MethodConfig, SftConfig};
 use super::denoising_records::DenoisingRecords;
@@ -14,6 +13,7 @@ use super::encode::{Encoded, Settings};
 use super::sft::Sft;
 use super::showcase::Showcase;
 use super::trained::{TextTraining, TrainedDenoiser};
+use super::{DiffusionMethod, source};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{NetworkOptions, TextConditioner, denoiser_component, load_adapter, load_vae};
 use crate::rounds::refuse_rounds;
@@ -25,7 +25,7 @@ use crate::{Error, Result, evaluation};
 /// Files that are missing, damaged or do not fit each other, settings that contradict the data, [`Error::Stopped`].
 pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
     refuse_rounds(recipe, "this is for one of them")?;
-    let dataset = Dataset::load(&recipe.data_paths()?, recipe.data.layout)?;
+    let dataset = source::load(recipe, reporter)?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let options = network_options(recipe)?;
     evaluation::check_inputs(recipe, &pipeline)?;
@@ -47,6 +47,22 @@ pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Resul
         MethodConfig::Sft(config) => preparation.sft(config, dataset, reporter),
         MethodConfig::Autoencoder(config) => preparation.autoencoder(config, dataset),
     }
+}
+
+/// Fills the recipe's `[data.cache]`, as a run would before its first step, and gives the number of records. The run that follows
+/// needs neither autoencoder nor text encoder for them. Whatever is there already is kept, so that a stopped call can be repeated.
+///
+/// # Errors
+/// As [`prepare`]; [`Error::Recipe`] for a recipe without `[data.cache]`.
+pub fn cache_records(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Result<usize> {
+    if recipe.data.cache.is_none() {
+        return Err(Error::Recipe {
+            key: "data.cache.path".into(),
+            problem: "is missing".into(),
+            hint: "name the directory that is to hold the cache".into(),
+        });
+    }
+    Ok(prepare(recipe, reporter)?.num_records())
 }
 
 /// Where and how the recipe's networks are built.
@@ -113,18 +129,26 @@ impl Preparation<'_> {
                     ]
                 })
                 .collect(),
-            other => {
-                let expected = "captioned images or image pairs";
+            Dataset::Labels(labels) => labels.into_iter().map(|label| (label.id, label.image)).collect(),
+            Dataset::Ranked(lists) => lists
+                .into_iter()
+                .flat_map(|list| {
+                    let id = list.id;
+                    let images = list.responses.into_iter().enumerate();
+                    images.map(move |(number, response)| (format!("{id} (response {number})"), response.image))
+                })
+                .collect(),
+            other @ (Dataset::LatentPairs(_) | Dataset::Prompts(_)) => {
                 return Err(Error::DataKind {
                     method: "autoencoder",
                     found: other.records().name(),
-                    expected,
+                    expected: "captioned images or image pairs",
                 });
             }
         };
         let (mut vae, params) = load_vae(self.pipeline, &self.options, Trainable::All)?;
         vae.gradient_checkpointing = self.recipe.train.gradient_checkpointing;
-        let size = self.autoencoder_size(config.resolution, &vae)?;
+        let size = self.autoencoder_size(config.resolution.or(self.recipe.data.resolution), &vae)?;
         Ok(DiffusionMethod::Autoencoder(Box::new(Autoencoder {
             vae,
             params,
@@ -141,7 +165,7 @@ impl Preparation<'_> {
         let factor = vae.downscale() as u32;
         match (resolution, vae.config().sample_size) {
             (Some(side), _) if side > 0 && side.is_multiple_of(factor) => Ok((side, side)),
-            (Some(side), _) => Err(not_a_multiple("autoencoder", side, factor)),
+            (Some(side), _) => Err(not_a_multiple("autoencoder", self.recipe.data.resolution, side, factor)),
             (None, Some([height, width])) => Ok((width as u32, height as u32)),
             (None, None) => Err(Error::Config {
                 file: self.pipeline.component("vae")?.config(),
@@ -194,9 +218,13 @@ fn chosen_only(dataset: Dataset) -> Dataset {
     }
 }
 
-pub(super) fn not_a_multiple(method: &str, side: u32, factor: u32) -> Error {
+/// `of_data` is the size that `[data]` asks for, where it does.
+pub(super) fn not_a_multiple(method: &str, of_data: Option<u32>, side: u32, factor: u32) -> Error {
     Error::Recipe {
-        key: format!("method.{method}.resolution"),
+        key: match of_data {
+            Some(_) => "data.resolution".to_owned(),
+            None => format!("method.{method}.resolution"),
+        },
         problem: format!("is {side}"),
         hint: format!("expected a multiple of {factor}, the autoencoder's factor"),
     }

@@ -132,6 +132,13 @@ impl PromptEmbeddings {
         }
     }
 
+    /// The same, its rows reached by these prompts, as many and in the same order.
+    pub(crate) fn named(mut self, prompts: &[String]) -> Self {
+        let rows = prompts.iter().enumerate();
+        self.rows = rows.map(|(row, prompt)| (prompt.clone(), row)).collect();
+        self
+    }
+
     /// Adds the rows of another set and returns the number of its first row.
     pub(crate) fn append(&mut self, other: &Self) -> Result<usize> {
         self.states.append(&other.states, "encoder_hidden_states")?;

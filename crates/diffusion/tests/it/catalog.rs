@@ -61,9 +61,10 @@ const COMPOSED: [(&str, &str); 2] = [
 ];
 
 /// What images cannot give: tokens, lengths, probabilities.
-const REFUSED: [&str; 14] = [
+const REFUSED: [&str; 15] = [
     "alpha_po = { beta = 2.0, gamma = 0.5, alpha = 0.25 }",
     "asft.lambda = 0.5",
+    "dft.normalization = \"tokens\"",
     "ld_dpo = { beta = 0.1, alpha = 0.5 }",
     "list_mle.beta = 1.0",
     "nft.epsilon = 0.1",

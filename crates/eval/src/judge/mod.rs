@@ -21,6 +21,7 @@ pub use self::config::{
     AestheticConfig, ClipScoreConfig, ClipScoreConvention, CombinedConfig, HpsConfig, HpsConvention, HpsResize,
     ImageRewardConfig, PickScoreConfig, PickScoreConvention, StepAwareConfig, StoredConfig,
 };
+pub(crate) use self::content::hex;
 pub use self::loaded::{ImageRole, JudgeRequest, LoadedJudge};
 use crate::error::{Error, Result};
 

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use diptych_data::EncodingConfig;
-use diptych_data::Layout;
+use diptych_data::{EncodingConfig, Layout, OnError, PairRule, TiePolicy};
 use diptych_tensor::{DeviceChoice, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +57,52 @@ pub struct DataConfig {
     /// How rows become tokens; for text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<EncodingConfig>,
+    /// What becomes of rows that prefer neither side; for images. By default they are dropped, and counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ties: Option<TiePolicy>,
+    /// What becomes of rows that are wrong and of images that cannot be read; for images. By default the first is an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<OnError>,
+    /// Which images of a ranked list become pairs, where a method needs pairs; for images. By default the best against the worst.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PairRule>,
+    /// How much lower the score of a pair's rejected image must be; for ranked lists of images. By default any difference will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_margin: Option<f64>,
+    /// Width and height that images are brought to, pixels; by default what the network was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<u32>,
+    /// Probability that the images of a record are mirrored left to right, all alike, from 0 to 1; drawn once a record. By default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flip: Option<f64>,
+    /// Keeps what the frozen networks make of the images and prompts, for the next run; for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheConfig>,
+}
+
+/// `[data.cache]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// The directory, from the working directory; made where there is none. What lies there is read back when everything it
+    /// depends on is unchanged, and refused otherwise.
+    pub path: PathBuf,
+}
+
+impl DataConfig {
+    /// The first key that is given and says something about images.
+    pub fn key_of_images(&self) -> Option<&'static str> {
+        let given = [
+            ("data.ties", self.ties.is_some()),
+            ("data.on_error", self.on_error.is_some()),
+            ("data.pairs", self.pairs.is_some()),
+            ("data.min_margin", self.min_margin.is_some()),
+            ("data.resolution", self.resolution.is_some()),
+            ("data.flip", self.flip.is_some()),
+            ("data.cache", self.cache.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(key, _)| key)
+    }
 }
 
 fn yes() -> bool {
