@@ -201,7 +201,7 @@ impl<'a> Play<'a> {
             return Ok(made);
         }
         let (seed, round) = (self.recipe.run.seed, beginning.round);
-        let (prompts, real) = self.sources()?.of_round(round)?;
+        let (prompts, real) = self.sources(reporter)?.of_round(round)?;
         let (num_samplers, per_prompt) = (cast.samplers.len(), self.rounds.records.images_per_prompt());
         let wanted = wanted((seed, round), prompts.len(), per_prompt, num_samplers);
         let batch_size = self.rounds.sampling.batch_size;
@@ -232,9 +232,9 @@ impl<'a> Play<'a> {
         Ok(made)
     }
 
-    fn sources(&mut self) -> Result<&Sources> {
+    fn sources(&mut self, reporter: &mut Reporter<'_>) -> Result<&Sources> {
         if self.sources.is_none() {
-            self.sources = Some(Sources::open(self.recipe, &self.rounds)?);
+            self.sources = Some(Sources::open(self.recipe, &self.rounds, reporter)?);
         }
         // Set just now, if it was not before.
         self.sources.as_ref().ok_or(Error::MissingComponent {
