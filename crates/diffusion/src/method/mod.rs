@@ -44,7 +44,6 @@ pub(crate) use prepare::network_options;
 pub use prepare::{cache_records, prepare};
 pub use ranked::Ranked;
 pub use sft::Sft;
-pub(crate) use source::load as load_records;
 pub(crate) use showcase::texts;
 pub(crate) use source::{load as load_records, validate as validate_data};
 pub use timesteps::TimestepConfig;

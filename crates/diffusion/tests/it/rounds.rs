@@ -254,7 +254,7 @@ fn a_stop_says_so_and_is_gone_on_from() {
         stop.store(false, Ordering::Relaxed);
         let progress = |progress: &Progress<'_>| {
             let now = match progress {
-                Progress::Stage { stage, .. } => stage,
+                Progress::Stage { stage, .. } => *stage,
                 Progress::Training(Event::Step { .. }) => "training",
                 _ => return,
             };
