@@ -498,7 +498,20 @@ fn recipes_name_objectives_as_the_listing_does() {
 fn an_empty_table_is_enough_only_where_nothing_must_be_chosen() {
     let parses = |name: &&str| serde_json::from_str::<Objective>(&format!(r#"{{ "{name}": {{}} }}"#)).is_ok();
     let found: Vec<&str> = Objective::NAMES.iter().copied().filter(|name| parses(name)).collect();
-    assert_eq!(found, ["dft", "dso_dro", "mapo", "nft", "online_kl", "pro", "rrhf", "sft", "simper"]);
+    assert_eq!(
+        found,
+        [
+            "dft",
+            "dso_dro",
+            "mapo",
+            "nft",
+            "online_kl",
+            "pro",
+            "rrhf",
+            "sft",
+            "simper"
+        ]
+    );
 }
 
 #[test]

@@ -36,6 +36,14 @@ pub trait Modality: Debug + Clone + Sized + 'static {
         &["none", "frozen", "adapter_off"]
     }
 
+    /// What compares the policy with a reference, as messages name it: the objective, if it does, unless a method does so itself. A
+    /// reference that nothing uses is refused, and so is none where one is needed.
+    fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
+        let objective = &recipe.objective;
+        let needs = objective.requirements().reference;
+        needs.then(|| format!("objective `{}`", objective.name()))
+    }
+
     /// Files and directories that a run reads besides `model.path` and `data.path`, with the recipe keys that name them
     /// (an adapter to start from): they are hashed into the plan.
     ///

@@ -149,13 +149,21 @@ mod tests {
     fn it_needs_a_reference_and_samples_of_the_policy() {
         let bare = Responses::new(Tensor::new(&[-1.0f64], &Device::Cpu).unwrap());
         let error = Objective::from(OnlineKl {}).chosen_losses(&bare).unwrap_err();
-        assert!(matches!(error, Error::MissingReference { objective: "online_kl" }), "{error}");
+        assert!(
+            matches!(error, Error::MissingReference { objective: "online_kl" }),
+            "{error}"
+        );
         let needs = Objective::from(OnlineKl {}).requirements();
         assert_eq!(needs.needs(), "reference, log-probabilities, the policy's own samples");
         let sum = r#"{ "weighted_sum": { "terms": [
             { "weight": 1.0, "objective": { "dpo": { "beta": 0.1 } } },
             { "weight": 0.1, "objective": { "online_kl": {} } }
         ] } }"#;
-        assert!(serde_json::from_str::<Objective>(sum).unwrap().requirements().own_samples);
+        assert!(
+            serde_json::from_str::<Objective>(sum)
+                .unwrap()
+                .requirements()
+                .own_samples
+        );
     }
 }

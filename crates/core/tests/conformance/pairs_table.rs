@@ -343,7 +343,13 @@ fn of_supervision() -> Vec<Subject> {
         sft(60.0, SftNormalization::BatchTokens, 0.5, 0.25),
         dft(),
         // The chosen responses stand for samples: what the policy says more than the reference falls.
-        by_ratios(60.0, OnlineKl {}, 0.0, [0.0; 2], &[ChosenRises, Monotone, GradientIsSlope]),
+        by_ratios(
+            60.0,
+            OnlineKl {},
+            0.0,
+            [0.0; 2],
+            &[ChosenRises, Monotone, GradientIsSlope],
+        ),
     ]
 }
 
