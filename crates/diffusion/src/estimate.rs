@@ -101,24 +101,20 @@ fn elements(weights: &Weights) -> u64 {
 
 /// Scalars of the networks that are there while training.
 fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts> {
-    let mut counts = match &recipe.method {
-        MethodConfig::Autoencoder(_) => {
-            let trained = count(pipeline, "vae")?;
-            return Ok(Counts { frozen: 0, trained });
-        }
-        _ => {
-            let network = pipeline.component(denoiser_component(pipeline))?;
-            match adapter_of(recipe)? {
-                AdapterConfig::Full(_) => Counts {
-                    frozen: 0,
-                    trained: elements(&network.weights()?),
-                },
-                AdapterConfig::Lora(lora) => Counts {
-                    frozen: elements(&network.weights()?),
-                    trained: adapter_elements(&network, &lora)?,
-                },
-            }
-        }
+    if matches!(recipe.method, MethodConfig::Autoencoder(_)) {
+        let trained = count(pipeline, "vae")?;
+        return Ok(Counts { frozen: 0, trained });
+    }
+    let network = pipeline.component(denoiser_component(pipeline))?;
+    let mut counts = match adapter_of(recipe)? {
+        AdapterConfig::Full(_) => Counts {
+            frozen: 0,
+            trained: elements(&network.weights()?),
+        },
+        AdapterConfig::Lora(lora) => Counts {
+            frozen: elements(&network.weights()?),
+            trained: adapter_elements(&network, &lora)?,
+        },
     };
     if matches!(&recipe.method, MethodConfig::Sft(config) if config.train_text_encoder) {
         counts.trained += count(pipeline, "text_encoder")?;

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use diptych_core::Kind;
 use diptych_eval::{Judge, PromptSource};
 use diptych_train::{Recipe, ReferenceConfig, Result};
 
@@ -44,6 +43,7 @@ pub(crate) fn validate_rounds(recipe: &Recipe<Diffusion>) -> Result<()> {
     validate_counts(recipe, rounds)?;
     validate_method(recipe, &rounds.records)?;
     validate_prompts(recipe, rounds)?;
+    validate_data(recipe, rounds)?;
     validate_policies(recipe, rounds)?;
     match &rounds.records {
         RoundRecords::Candidates(config) => validate_candidates(recipe, config)?,
@@ -87,12 +87,12 @@ fn validate_counts(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result<
 
 /// The method must train on what the rounds make.
 fn validate_method(recipe: &Recipe<Diffusion>, records: &RoundRecords) -> Result<()> {
-    let serves = match (records, &recipe.method) {
-        (RoundRecords::Candidates(_) | RoundRecords::SelfPlay(_), MethodConfig::OfflinePairs(_)) => true,
-        // Takes pairs apart.
-        (RoundRecords::Candidates(_) | RoundRecords::SelfPlay(_), MethodConfig::Unpaired(_)) => true,
-        (RoundRecords::Curated(_), MethodConfig::Sft(_)) => true,
-        _ => false,
+    // `unpaired` takes pairs apart.
+    let serves = match records {
+        RoundRecords::Candidates(_) | RoundRecords::SelfPlay(_) => {
+            matches!(recipe.method, MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_))
+        }
+        RoundRecords::Curated(_) => matches!(recipe.method, MethodConfig::Sft(_)),
     };
     let (name, method) = (records.name(), recipe.method.name());
     if !serves {
@@ -105,8 +105,7 @@ fn validate_method(recipe: &Recipe<Diffusion>, records: &RoundRecords) -> Result
         let found = format!("`{method}` with `[rounds.records.{name}]`, which makes {made}");
         return Err(recipe.invalid(&format!("method.{method}"), found, expected));
     }
-    let needs = recipe.objective.requirements();
-    if records.judge().is_none() && needs.judge_scores && needs.kind != Kind::Chosen {
+    if records.judge().is_none() && recipe.objective.requirements().judge_scores {
         let found = format!(
             "`{}`, which needs a judge's scores, with `[rounds.records.{name}]`, which has none",
             recipe.objective.name()
@@ -135,6 +134,28 @@ fn validate_prompts(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result
         return Err(recipe.invalid(key, "nothing", "a number: scenes have no end"));
     }
     Ok(())
+}
+
+/// Keys of `[data]` must say something about data that is read, or about the images of every round.
+fn validate_data(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result<()> {
+    let data = &recipe.data;
+    if data.cache.is_some() {
+        let found = "a section that rounds cannot use: each of them trains on other records";
+        return Err(recipe.invalid("data.cache", found, "no such section"));
+    }
+    let of_reading = [
+        ("data.ties", data.ties.is_some()),
+        ("data.on_error", data.on_error.is_some()),
+        ("data.pairs", data.pairs.is_some()),
+        ("data.min_margin", data.min_margin.is_some()),
+    ];
+    match of_reading.into_iter().find(|(_, is_given)| *is_given) {
+        Some((key, _)) if !rounds.needs_data() => {
+            let found = "a value that is unused: nothing of this recipe reads data";
+            Err(recipe.invalid(key, found, "no such key"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn validate_policies(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result<()> {

@@ -1,15 +1,16 @@
 //! What a round makes its records of: fresh prompts, and images of the data.
 
-use diptych_data::{Dataset, ImageCaption};
+use diptych_data::ImageCaption;
 use diptych_eval::{PromptPool, PromptSource};
 use diptych_tensor::random::{Stream, generator};
-use diptych_train::{Order, Recipe};
+use diptych_train::{Order, Recipe, Reporter};
 use rand::Rng as _;
 
 use super::checks::PROMPTS;
 use super::config::{RoundRecords, RoundsConfig};
 use super::draws;
 use super::records::{images_of, num_real, prompts_of};
+use crate::method::load_records;
 use crate::modality::Diffusion;
 use crate::{Error, Result};
 
@@ -35,9 +36,13 @@ enum Kind {
 
 impl Sources {
     /// Reads the data, if the rounds need any, and the file of prompts.
-    pub(super) fn open(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result<Self> {
+    pub(super) fn open(
+        recipe: &Recipe<Diffusion>,
+        rounds: &RoundsConfig,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Self> {
         let seed = recipe.run.seed;
-        let data = || -> Result<Dataset> { Ok(Dataset::load(&recipe.data_paths()?, recipe.data.layout)?) };
+        let mut data = || load_records(recipe, reporter);
         let real_share = match &rounds.records {
             RoundRecords::SelfPlay(_) => {
                 let images = images_of(data()?)?;

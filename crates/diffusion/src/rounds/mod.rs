@@ -40,6 +40,7 @@ mod recipe;
 mod records;
 mod sampling;
 mod scores;
+mod start;
 mod summary;
 
 use std::sync::atomic::AtomicBool;

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 
 use diptych_data::ImageSource;
 use diptych_eval::JudgeOptions;
-use diptych_models::diffusers::PipelineDir;
 use diptych_tensor::files::{write_directory, write_file};
 use diptych_train::{LoopConfig, Recipe, Reporter, ResumeMode, RunDirectory, Summary, compare_runs};
 
@@ -16,20 +15,19 @@ use super::material::Sources;
 use super::place::{
     PolicyRecord, RoundBeginning, RoundDirectory, RoundsDirectory, create, read_json, remove, write_json,
 };
-use super::policies::{Cast, History, Policy, absolute, cast};
+use super::policies::{Cast, History, Policy, cast};
 use super::records::{Material, SUMMARY};
 use super::sampling::{Part, PartSampler, parts, wanted};
 use super::scores::Examination;
 use super::summary::{MadeRecords, RoundSummary, RoundsOutcome, RoundsSummary};
-use super::{checks, recipe as round_recipe};
+use super::recipe as round_recipe;
+use super::start::{check, refuse_other_length, resolved};
 use crate::method::{complete, network_options};
 use crate::modality::Diffusion;
 use crate::pipeline::NetworkOptions;
 use crate::run::{publish_win_rate, run_reported};
-use crate::sampler::SamplerConfig;
-use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
-use crate::{Error, Result, evaluation};
+use crate::{Error, Result};
 
 /// A run of several rounds.
 pub(super) struct Play<'a> {
@@ -203,7 +201,7 @@ impl<'a> Play<'a> {
             return Ok(made);
         }
         let (seed, round) = (self.recipe.run.seed, beginning.round);
-        let (prompts, real) = self.sources()?.of_round(round)?;
+        let (prompts, real) = self.sources(reporter)?.of_round(round)?;
         let (num_samplers, per_prompt) = (cast.samplers.len(), self.rounds.records.images_per_prompt());
         let wanted = wanted((seed, round), prompts.len(), per_prompt, num_samplers);
         let batch_size = self.rounds.sampling.batch_size;
@@ -234,9 +232,9 @@ impl<'a> Play<'a> {
         Ok(made)
     }
 
-    fn sources(&mut self) -> Result<&Sources> {
+    fn sources(&mut self, reporter: &mut Reporter<'_>) -> Result<&Sources> {
         if self.sources.is_none() {
-            self.sources = Some(Sources::open(self.recipe, &self.rounds)?);
+            self.sources = Some(Sources::open(self.recipe, &self.rounds, reporter)?);
         }
         // Set just now, if it was not before.
         self.sources.as_ref().ok_or(Error::MissingComponent {
@@ -360,56 +358,4 @@ fn used_images(sampler: &PartSampler<'_>, parts: &[Part], used: &[usize]) -> Res
 
 fn lost(part: &Part) -> Error {
     super::place::io("read", part.path())(std::io::Error::from(std::io::ErrorKind::NotFound))
-}
-
-/// The section with the judge's files resolved as the recipe's other paths are.
-fn resolved(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result<RoundsConfig> {
-    let mut rounds = rounds.clone();
-    let key = checks::judge_key(&rounds.records);
-    if let Some(judge) = rounds.records.judge_mut() {
-        *judge = judge.map_paths(&mut |path: &Path| -> Result<PathBuf> {
-            let path = recipe.resolve_path(&key, path)?;
-            absolute(&path)
-        })?;
-    }
-    Ok(rounds)
-}
-
-/// Refuses what would fail after minutes: too many denoising steps, a judge that cannot be read.
-fn check(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Result<()> {
-    let pipeline = PipelineDir::open(recipe.model_path()?)?;
-    evaluation::check_inputs(recipe, &pipeline)?;
-    let schedule = NoiseSchedule::read(pipeline.component("scheduler")?.path())?;
-    SamplerConfig::new(rounds.sampling.sampler, rounds.sampling.steps).check(&schedule)?;
-    if let Some(judge) = rounds.records.judge() {
-        judge.load(&JudgeOptions::default())?;
-    }
-    Ok(())
-}
-
-/// Rounds that are done would not have been what they are with another length of training.
-fn refuse_other_length(recipe: &Recipe<Diffusion>, output: &RunDirectory) -> Result<()> {
-    let path = output.plan();
-    let text = std::fs::read_to_string(&path).map_err(super::place::io("read", &path))?;
-    let started: toml::Table = text.parse().map_err(|error: toml::de::Error| Error::Config {
-        file: path.clone(),
-        key: ".".into(),
-        found: error.message().to_owned(),
-        expected: "TOML".into(),
-    })?;
-    let now = recipe.to_table()?;
-    let changes: Vec<String> = ["steps", "num_epochs"]
-        .into_iter()
-        .filter_map(|key| {
-            let of = |table: Option<&toml::Value>| Some(table?.get("train")?.get(key)?.to_string());
-            let before = of(started.get("recipe"));
-            let after = now.get("train").and_then(|train| Some(train.get(key)?.to_string()));
-            let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".into());
-            (before != after).then(|| format!("train.{key}: was {}, is {}", shown(&before), shown(&after)))
-        })
-        .collect();
-    if changes.is_empty() {
-        return Ok(());
-    }
-    Err(diptych_train::Error::Changed { path, changes }.into())
 }

@@ -139,17 +139,15 @@ pub(super) fn cast(
         PastPolicy::RandomPast => Ok(past[drawn].clone()),
         PastPolicy::Extrapolated => extrapolated(history, rounds.extrapolation.unwrap_or(0.0), directory, first),
     };
-    let reference = match first.objective.requirements().reference {
-        true => Some(find(rounds.reference.unwrap_or_default())?),
-        false => None,
-    };
+    let needs_reference = first.objective.requirements().reference;
+    let reference = needs_reference.then(|| find(rounds.reference.unwrap_or_default()));
     Ok(Cast {
         start: find(match rounds.start {
             RoundStart::Initial => PastPolicy::Initial,
             RoundStart::Previous => PastPolicy::Previous,
             RoundStart::Extrapolated => PastPolicy::Extrapolated,
         })?,
-        reference,
+        reference: reference.transpose()?,
         samplers: match rounds.sampler {
             RoundSampler::Initial => vec![find(PastPolicy::Initial)?],
             RoundSampler::Previous => vec![find(PastPolicy::Previous)?],

@@ -37,6 +37,8 @@ pub(super) fn of_round(
     };
     let files = data.iter().map(|place| absolute(&place.records().join(records::FILE)));
     own.data.path = OneOrMany::Many(files.collect::<Result<_>>()?);
+    // These say how given data is read; what a round writes has nothing to leave out.
+    (own.data.ties, own.data.on_error, own.data.pairs, own.data.min_margin) = (None, None, None, None);
     own.reference = reference(&own, cast);
     start_from(&mut own, &cast.start);
     own.evaluation = None;

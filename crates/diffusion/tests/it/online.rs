@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use diptych_diffusion::{DiffusionMethod, Reward, prepare_with_reward};
+use diptych_diffusion::{DiffusionMethod, Reward, prepare_with_reward, run};
 use diptych_tensor::Tensor;
 use diptych_train::{
-    LoopConfig, Method, MetricsRow, Reporter, ResumeMode, RunDirectory, Silent, VerifyConfig, read_metrics, train,
-    verify_resume,
+    LoopConfig, Method, MetricsRow, Recipe, Reporter, ResumeMode, RunDirectory, Silent, VerifyConfig, read_metrics,
+    train, verify_resume,
 };
 
 use crate::world::{World, batch};
@@ -215,55 +215,46 @@ fn the_first_update_starts_where_the_formulas_do() {
     }
 }
 
+/// Name, optimizer steps, prompts of a step, and sections of runs that are long enough to learn.
+fn learners() -> Vec<(&'static str, u64, usize, String)> {
+    let rollout = "rollout = { steps = 4, guidance_scale = 1.0 }\n";
+    let pairs = "objective.dpo.beta = 10.0\n";
+    let direct = |gradient: &str| format!("{SFT}[method.direct_reward]\n{rollout}gradient.{gradient}\n");
+    vec![
+        (
+            "trajectory_pairs",
+            15,
+            12,
+            format!("{pairs}[method.trajectory_pairs]\n{rollout}reuse = {{ updates = 1 }}\n"),
+        ),
+        (
+            "step_aware",
+            10,
+            6,
+            format!("{pairs}[method.step_aware]\n{rollout}threshold = 0.0\nstart_step = 0\n"),
+        ),
+        (
+            "policy_gradient",
+            9,
+            3,
+            format!(
+                "{SFT}[method.policy_gradient]\n{rollout}images_per_prompt = 32\nclip_range = 0.1\nadvantages.batch = {{}}\n"
+            ),
+        ),
+        ("direct_last", 6, 3, direct("last = { steps = 2 }")),
+        ("direct_low_variance", 6, 3, direct("low_variance = { draws = 2 }")),
+        ("direct_single", 6, 3, direct("single = { first = 2, last = 3 }")),
+    ]
+}
+
 /// Each method makes images redder than they are without training, from the same noise: the gain is of the method, not of the draw.
 #[test]
 fn rewards_rise() {
     let world = World::new();
-    let cases = [
-        (
-            "trajectory_pairs",
-            1e-3,
-            120,
-            format!("{DPO}[method.trajectory_pairs]\n{ROLLOUT}reuse = {{ updates = 4 }}\n"),
-        ),
-        (
-            "step_aware",
-            1e-3,
-            40,
-            format!("{DPO}[method.step_aware]\n{ROLLOUT}threshold = 0.0\nstart_step = 0\n"),
-        ),
-        (
-            "policy_gradient",
-            1e-3,
-            60,
-            format!(
-                "{SFT}[method.policy_gradient]\n{ROLLOUT}images_per_prompt = 4\nclip_range = 0.1\nreuse = {{ updates = 2 }}\n\
-                 advantages.batch = {{}}\n"
-            ),
-        ),
-        (
-            "direct_last",
-            1e-3,
-            15,
-            format!("{SFT}[method.direct_reward]\n{ROLLOUT}gradient.last = {{ steps = 2 }}\n"),
-        ),
-        (
-            "direct_low_variance",
-            1e-3,
-            15,
-            format!("{SFT}[method.direct_reward]\n{ROLLOUT}gradient.low_variance = {{ draws = 2 }}\n"),
-        ),
-        (
-            "direct_single",
-            1e-3,
-            15,
-            format!("{SFT}[method.direct_reward]\n{ROLLOUT}gradient.single = {{ first = 2, last = 3 }}\n"),
-        ),
-    ];
-    for (name, lr, steps, method) in cases {
+    for (name, steps, prompts, method) in learners() {
         let method = format!("adapter.full = {{}}\n{method}");
         let run = |kind: &str, lr| {
-            let text = format!("{method}{}", settings(steps, 3, 1, lr));
+            let text = format!("{method}{}", settings(steps, prompts, 1, lr));
             let rewards: Vec<f64> = world
                 .train_red(&format!("{name}-{kind}"), &text)
                 .iter()
@@ -271,7 +262,7 @@ fn rewards_rise() {
                 .collect();
             rewards
         };
-        let (idle, trained) = (run("idle", 0.0), run("trained", lr));
+        let (idle, trained) = (run("idle", 0.0), run("trained", 1e-3));
         assert_eq!(idle.len(), trained.len());
         let gains: Vec<f64> = idle
             .iter()
@@ -345,14 +336,14 @@ fn every_reference_serves_and_follows() {
     assert!(rows[0].metrics["penalty"] == 0.0 && rows[2].metrics["penalty"] > 0.0);
 }
 
-#[test]
-fn what_makes_no_sense_is_refused_by_key() {
-    let world = World::new();
+/// Sections that contradict themselves or each other, and the key at fault.
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn nonsense() -> Vec<(String, &'static str)> {
     let pairs = "[method.trajectory_pairs]\njudge = \"verifier\"\n";
     let aware = "[method.step_aware]\njudge = \"verifier\"\n";
     let gradient = "[method.policy_gradient]\njudge = \"verifier\"\n";
     let direct = "[method.direct_reward]\n";
-    let cases = [
+    vec![
         (
             format!("{DPO}{pairs}rollout.eta = 0.0\n"),
             "method.trajectory_pairs.rollout.eta",
@@ -424,8 +415,14 @@ fn what_makes_no_sense_is_refused_by_key() {
             "method.direct_reward.loss.hinge.weight",
         ),
         (format!("{DPO}{pairs}unknown = 1\n"), "unknown"),
-    ];
-    for (text, key) in cases {
+    ]
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_key() {
+    let world = World::new();
+    let pairs = "[method.trajectory_pairs]\njudge = \"verifier\"\n";
+    for (text, key) in nonsense() {
         let text = format!("{DATA}{text}[train]\nsteps = 1\n");
         let error = world.try_recipe("refused", &text).unwrap_err();
         assert!(error.is_configuration(), "{key}: {error}");
@@ -450,5 +447,36 @@ fn what_makes_no_sense_is_refused_by_key() {
         );
         let error = diptych_diffusion::prepare(&recipe, &mut Reporter::silent()).unwrap_err();
         assert!(error.to_string().contains(named), "{named}: {error}");
+    }
+}
+
+/// The recipes of these methods begin on the checkpoint they name: sampled, judged, updated, evaluated.
+#[test]
+#[ignore = "about a minute on the shipped checkpoint: cargo test -p diptych-diffusion --test it -- --ignored recipes_begin"]
+fn recipes_begin() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["d3po", "spo", "tailorpo", "ddpo"] {
+        let recipe = root.join(format!("examples/recipes/shapes_diffusion_{name}.toml"));
+        let overrides = [
+            format!("model.path={}", root.join("models/shapes-diffusion").display()),
+            format!("data.path={}", root.join("datasets/shapes-pairs/pairs.jsonl").display()),
+            format!("run.output={}", directory.path().join(name).display()),
+            "run.device=cpu".into(),
+            "train.steps=3".into(),
+            "train.micro_batch=4".into(),
+            "train.sample_every=0".into(),
+            "eval.win_rate.num_prompts=4".into(),
+        ];
+        let recipe = Recipe::read(&recipe, &overrides).unwrap();
+        let outcome = run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+        let rows = rows(&outcome.output);
+        assert_eq!((rows.len(), outcome.win_rate.is_some()), (3, true), "{name}");
+        println!(
+            "{name}: {:?} in {:.1} s",
+            rows[0].metrics, outcome.summary.wall_time_secs
+        );
+        assert!(rows[0].metrics["reward_std"] > 0.0, "{name}");
+        assert!(rows.iter().any(|row| row.grad_norm > 0.0), "{name}");
     }
 }

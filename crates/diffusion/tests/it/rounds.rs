@@ -254,7 +254,7 @@ fn a_stop_says_so_and_is_gone_on_from() {
         stop.store(false, Ordering::Relaxed);
         let progress = |progress: &Progress<'_>| {
             let now = match progress {
-                Progress::Stage { stage, .. } => stage,
+                Progress::Stage { stage, .. } => *stage,
                 Progress::Training(Event::Step { .. }) => "training",
                 _ => return,
             };
@@ -552,6 +552,15 @@ fn what_rounds_cannot_do_is_refused_by_key_before_anything_is_loaded() {
             text("").replace("guidance_scale = 1.0", "guidance_scale = -1.0"),
             "rounds.sampling.guidance_scale",
         ),
+        (
+            text("").replace("data.path", "data.cache.path = \"cache\"\ndata.path"),
+            "data.cache",
+        ),
+        (
+            candidates("").replace("\"captions.jsonl\"", "[]\ndata.min_margin = 0.1")
+                + "[rounds.prompts.file]\npath = \"captions.jsonl\"\n",
+            "data.min_margin",
+        ),
     ];
     let mut num_refused = 0;
     for (text, key) in cases {
@@ -559,7 +568,7 @@ fn what_rounds_cannot_do_is_refused_by_key_before_anything_is_loaded() {
         assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
         num_refused += 1;
     }
-    assert_eq!(num_refused, 20);
+    assert_eq!(num_refused, 22);
 
     // One run of many is not what was asked for, and no run is there to be made many of.
     let recipe = world.recipe("several", &text(""));

@@ -22,6 +22,10 @@ struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and words read alike where it is called"
+    )]
     fn new(key: &'a str, found: impl ToString, holds: bool, expected: &'static str) -> Self {
         Self {
             key,

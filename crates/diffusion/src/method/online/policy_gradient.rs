@@ -155,7 +155,11 @@ impl PolicyGradient {
             });
         }
         let ends = afters(&kept.latents, &visits)?;
-        let transitions = studio.policy_transitions(&kept.latents, &visits, batch.items.len())?;
+        let transitions = studio.policy_transitions(
+            &kept.latents,
+            &visits,
+            batch.items.len() * self.config.images_per_prompt,
+        )?;
         let densities = transitions.log_probs(&ends)?;
         let (scores, log_ratios) = self.surrogate(&densities, &actions)?;
         let losses = self.objective.chosen_losses(&Responses::new(scores))?;

@@ -51,10 +51,9 @@ pub(super) fn read(file: &str, name: &str, dtype: DType) -> Tensor {
     weights.read(name, dtype, &Device::Cpu).unwrap()
 }
 
-/// The model and the adapter of `replay/` with the autoencoder, the schedule and the prompts of `online/`.
-pub(super) fn studio(directory: &Path, rollout: &RolloutConfig) -> Studio {
+/// A pipeline of the networks of `replay/` and `online/`.
+fn assemble(model: &Path) {
     let replay = golden().join("../replay");
-    let model = directory.join("model");
     for (from, to) in [
         (replay.join("model/unet/config.json"), "unet/config.json"),
         (
@@ -79,7 +78,14 @@ pub(super) fn studio(directory: &Path, rollout: &RolloutConfig) -> Studio {
         ("unet", "diffusers", "UNet2DConditionModel"),
         ("vae", "diffusers", "AutoencoderKL"),
     ];
-    diptych_models::diffusers::save_model_index(&model, "StableDiffusionPipeline", &components).unwrap();
+    diptych_models::diffusers::save_model_index(model, "StableDiffusionPipeline", &components).unwrap();
+}
+
+/// The model and the adapter of `replay/` with the autoencoder, the schedule and the prompts of `online/`.
+pub(super) fn studio(directory: &Path, rollout: &RolloutConfig) -> Studio {
+    let replay = golden().join("../replay");
+    let model = directory.join("model");
+    assemble(&model);
     let pipeline = PipelineDir::open(&model).unwrap();
     let options = NetworkOptions {
         device: Device::Cpu,
