@@ -504,7 +504,7 @@ fn what_rounds_cannot_do_is_refused_by_key_before_anything_is_loaded() {
             text("start = \"extrapolated\"\nextrapolation = -1.0\n"),
             "rounds.extrapolation",
         ),
-        (text("start = \"random_past\"\n"), "rounds.start"),
+        (text("start = \"random_past\"\n"), "rounds.start.random_past"),
         (text("num_past = 3\n"), "rounds.num_past"),
         (text("oponent = \"initial\"\n"), "rounds.oponent"),
         (text("prompts.file.path = \"captions.jsonl\"\n"), "rounds.prompts"),
