@@ -9,7 +9,7 @@ use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::method::{CHECKPOINT, MethodConfig, validate_data, validate_method};
+use crate::method::{CHECKPOINT, MethodConfig, judge_files, validate_data, validate_method};
 use crate::pipeline::SampleConfig;
 use crate::rounds::{RoundsConfig, round_inputs, validate_rounds};
 use crate::sampler::SamplerKind;
@@ -134,6 +134,12 @@ impl Modality for Diffusion {
         recipe.rounds.as_ref().is_none_or(RoundsConfig::needs_data)
     }
 
+    fn needs_reference(recipe: &Recipe<Self>) -> bool {
+        let is_regularized =
+            matches!(&recipe.method, MethodConfig::DirectReward(config) if config.regularization > 0.0);
+        is_regularized || recipe.objective.requirements().reference
+    }
+
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
         let init = match &recipe.adapter.0 {
             AdapterConfig::Lora(lora) => lora.init.as_ref(),
@@ -148,17 +154,20 @@ impl Modality for Diffusion {
             ReferenceConfig::Checkpoint { path } => Some(path),
             _ => None,
         };
-        let mut inputs = round_inputs(recipe)?;
         let named = [
             (ADAPTER_INIT, init),
             (CHECKPOINT, checkpoint),
             (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
-        ]
-        .into_iter()
-        .filter_map(|(key, path)| Some((key, path?)))
-        .chain(judge.into_iter().map(|path| (WIN_RATE_JUDGE, path)));
+        ];
+        let mut inputs = round_inputs(recipe)?;
+        inputs.extend(judge_files(recipe)?);
         for (key, path) in named {
-            inputs.push((key.to_owned(), recipe.resolve_path(key, path)?));
+            if let Some(path) = path {
+                inputs.push((key.to_owned(), recipe.resolve_path(key, path)?));
+            }
+        }
+        for path in judge {
+            inputs.push((WIN_RATE_JUDGE.to_owned(), recipe.resolve_path(WIN_RATE_JUDGE, path)?));
         }
         Ok(inputs)
     }

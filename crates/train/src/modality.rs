@@ -44,6 +44,11 @@ pub trait Modality: Debug + Clone + Sized + 'static {
         true
     }
 
+    /// Whether something of the recipe is compared with a reference network; by default when its objective is.
+    fn needs_reference(recipe: &Recipe<Self>) -> bool {
+        recipe.objective.requirements().reference
+    }
+
     /// Files and directories that a run reads besides `model.path` and `data.path`, with the recipe keys that name them
     /// (an adapter to start from): they are hashed into the plan.
     ///

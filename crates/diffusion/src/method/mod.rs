@@ -11,6 +11,7 @@ mod draws;
 mod encode;
 mod inverted_noise;
 mod offline_pairs;
+mod online;
 mod preferences;
 mod prepare;
 mod ranked;
@@ -40,8 +41,13 @@ pub use config::{
     UnpairedConfig,
 };
 pub use offline_pairs::OfflinePairs;
+pub(crate) use online::judge_files;
+pub use online::{
+    AdvantageConfig, DirectRewardConfig, GradientSpan, JudgeReward, Online, PolicyGradientConfig, ReuseConfig, Reward,
+    RewardLoss, RolloutConfig, StepAwareConfig, TrajectoryPairsConfig,
+};
 pub(crate) use prepare::network_options;
-pub use prepare::{cache_records, prepare};
+pub use prepare::{cache_records, prepare, prepare_with_reward};
 pub use ranked::Ranked;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
@@ -65,6 +71,8 @@ pub enum DiffusionMethod {
     Sft(Box<Sft>),
     /// See [`Autoencoder`].
     Autoencoder(Box<Autoencoder>),
+    /// See [`Online`].
+    Online(Box<Online>),
 }
 
 impl DiffusionMethod {
@@ -76,6 +84,7 @@ impl DiffusionMethod {
             Self::Ranked(method) => Some(&method.policy),
             Self::Sft(method) => Some(&method.policy),
             Self::Autoencoder(_) => None,
+            Self::Online(method) => Some(method.policy()),
         }
     }
 }
@@ -89,6 +98,7 @@ macro_rules! forward {
             DiffusionMethod::Ranked($method) => $call,
             DiffusionMethod::Sft($method) => $call,
             DiffusionMethod::Autoencoder($method) => $call,
+            DiffusionMethod::Online($method) => $call,
         }
     };
 }
@@ -110,6 +120,10 @@ impl Method for DiffusionMethod {
 
     fn choose(&self, seed: u64, step: u64, item: Item) -> usize {
         forward!(self, method => method.choose(seed, step, item))
+    }
+
+    fn updates_per_batch(&self) -> u64 {
+        forward!(self, method => method.updates_per_batch())
     }
 
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {

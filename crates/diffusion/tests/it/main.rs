@@ -6,6 +6,7 @@ mod cached;
 mod catalog;
 mod flows;
 mod invariants;
+mod online;
 mod preferences;
 mod replay;
 mod result;

@@ -114,7 +114,7 @@ impl<M: Modality> Recipe<M> {
     }
 
     fn default_reference(&self) -> ReferenceConfig {
-        if !self.objective.requirements().reference {
+        if !M::needs_reference(self) {
             ReferenceConfig::None {}
         } else if M::can_switch_off(&self.adapter) {
             ReferenceConfig::AdapterOff {}

@@ -99,7 +99,7 @@ fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
         ReferenceConfig::Ema { sync_steps: 0, .. } => {
             Err(recipe.invalid("reference.ema.sync_steps", "0", "a number, at least 1"))
         }
-        ReferenceConfig::None {} if recipe.objective.requirements().reference => {
+        ReferenceConfig::None {} if M::needs_reference(recipe) => {
             let expected = format!(
                 "{}: objective `{name}` needs a reference",
                 one_of(
@@ -117,7 +117,7 @@ fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
         | ReferenceConfig::Cached { .. }
         | ReferenceConfig::Ema { .. }
         | ReferenceConfig::Checkpoint { .. }
-            if !recipe.objective.requirements().reference =>
+            if !M::needs_reference(recipe) =>
         {
             let found = format!(
                 "`{}`, which is unused: objective `{name}` needs no reference",

@@ -208,11 +208,11 @@ fn everything_but_the_essentials_has_a_default() {
 
 #[test]
 fn rounds_are_refused_where_there_are_none_and_data_where_it_is_missing() {
-    let message = message(MINIMAL, &["rounds.num_rounds=2"]);
+    let rounds = message(MINIMAL, &["rounds.num_rounds=2"]);
     let expected = "`rounds`: found a section that this modality does not have, expected no such section";
-    assert!(message.contains(expected), "{message}");
-    let message = message(MINIMAL, &["data.path=[]"]);
-    assert!(message.contains("`data.path`: found an empty list"), "{message}");
+    assert!(rounds.contains(expected), "{rounds}");
+    let data = message(MINIMAL, &["data.path=[]"]);
+    assert!(data.contains("`data.path`: found an empty list"), "{data}");
 }
 
 #[test]
