@@ -112,9 +112,9 @@ pub use text::{
     Affix, ChatEnding, ChatRequest, ChatTemplate, CompletionPart, Encoded, EncodedCompletion, EncodedPair,
     EncodedPrompt, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, EncodingConfig, EncodingConvention,
     EncodingProblem, EosRule, Finding, LintConfig, LintReport, LintRule, LintSeverity, LintSplit, MAX_FINDINGS,
-    MAX_TEXT_BYTES, PrefixRule, RenderedChat, RowParts, ShownRow, ShownSequence, ShownToken, SkipReason, SkippedRow,
-    SpecialTokens, SplitSummary, TemplateDate, TextRow, TokenSummary, TokenizedText, Tokenizer, Truncation, TurnMask,
-    lint, prefix_spans, step_ranges, step_spans, tokens_in,
+    MAX_TEXT_BYTES, PrefixRule, RationaleTemplate, RenderedChat, RowParts, ShownRow, ShownSequence, ShownToken,
+    SkipReason, SkippedRow, SpecialTokens, SplitSummary, TemplateDate, TextRow, TokenSummary, TokenizedText, Tokenizer,
+    Truncation, TurnMask, lint, prefix_spans, step_ranges, step_spans, tokens_in,
 };
 pub use text_dataset::{TextDataset, unpair};
 pub use text_layout::extract_prompt::extract_prompt;

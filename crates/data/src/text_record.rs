@@ -25,6 +25,8 @@ pub struct TextPair {
     pub reference_rejected_logps: Option<f64>,
     /// By how much the preferred completion is better, for objectives with a margin.
     pub margin: Option<f64>,
+    /// Why the preferred completion is better, in words: something to learn of its own, beside the completions.
+    pub rationale: Option<String>,
     /// Weights on parts of the preferred completion.
     pub chosen_spans: Vec<CharSpan>,
     /// Weights on parts of the other completion.
@@ -142,6 +144,7 @@ impl TextPair {
             reference_chosen_logps: None,
             reference_rejected_logps: None,
             margin: None,
+            rationale: None,
             chosen_spans: Vec::new(),
             rejected_spans: Vec::new(),
             tools: Vec::new(),
@@ -155,7 +158,7 @@ impl TextPair {
     }
 
     /// The pair as two labelled completions, chosen first, as TRL's `unpair_preference_dataset` makes them for KTO. Ids
-    /// get `/chosen` and `/rejected` appended. The margin belongs to the pair and is dropped.
+    /// get `/chosen` and `/rejected` appended. Margin and rationale belong to the pair and are dropped.
     pub fn unpair(self) -> [UnpairedText; 2] {
         let rejected = UnpairedText {
             id: format!("{}/rejected", self.id),

@@ -134,10 +134,13 @@ impl Modality for Diffusion {
         recipe.rounds.as_ref().is_none_or(RoundsConfig::needs_data)
     }
 
-    fn needs_reference(recipe: &Recipe<Self>) -> bool {
-        let is_regularized =
-            matches!(&recipe.method, MethodConfig::DirectReward(config) if config.regularization > 0.0);
-        is_regularized || recipe.objective.requirements().reference
+    fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
+        if matches!(&recipe.method, MethodConfig::DirectReward(config) if config.regularization > 0.0) {
+            return Some("`method.direct_reward.regularization`".to_owned());
+        }
+        let objective = &recipe.objective;
+        let needs = objective.requirements().reference;
+        needs.then(|| format!("objective `{}`", objective.name()))
     }
 
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {

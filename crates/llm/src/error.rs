@@ -103,6 +103,20 @@ pub enum Error {
         /// The first record without.
         id: String,
     },
+    /// Rationales are to be learned, and a record has none.
+    #[error("record {id}: no `rationale`, which `[method.offline_pairs.rationale]` needs of every row")]
+    MissingRationale {
+        /// The first record without.
+        id: String,
+    },
+    /// No rationale can be learned.
+    #[error(
+        "of none of the {num} rationales is anything left within `data.max_len`; raise it, or shorten the template"
+    )]
+    NoRationale {
+        /// Records.
+        num: usize,
+    },
     /// Weights on parts of an answer where every token is learned.
     #[error(
         "record {id}: weights on parts of the answer, which `method.sft.loss_on = \"everything\"` would not look at; use \
@@ -232,6 +246,8 @@ impl Error {
             | Self::MissingJudgeScore { .. }
             | Self::JudgeScores { .. }
             | Self::MissingMargin { .. }
+            | Self::MissingRationale { .. }
+            | Self::NoRationale { .. }
             | Self::UnusedSpans { .. }
             | Self::RewardBeta { .. }
             | Self::TokenWeight { .. }

@@ -146,6 +146,15 @@ impl Modality for Language {
         &["none", "frozen", "adapter_off", "cached", "ema", "checkpoint"]
     }
 
+    fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
+        if recipe.objective.requirements().reference {
+            Some(format!("objective `{}`", recipe.objective.name()))
+        } else {
+            let term = recipe.method.online_kl();
+            term.map(|_| "`method.offline_pairs.online_kl`".to_owned())
+        }
+    }
+
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
         let init = match &recipe.adapter.0 {
             AdapterConfig::Lora(lora) => lora.init.as_ref(),
@@ -210,9 +219,15 @@ fn validate_adapter(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
 /// The objective must compare what the method gives it.
 fn validate_method(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
     let needs = recipe.objective.requirements();
+    if needs.own_samples {
+        let name = recipe.objective.name();
+        let found = format!("`{name}`, whose responses must be the policy's own samples, which no data has");
+        let expected = "an objective of stored responses, with `[method.offline_pairs.online_kl]` beside it";
+        return Err(recipe.invalid(&format!("objective.{name}"), found, expected));
+    }
     let (given, fits) = match (&recipe.method, needs.kind) {
         // A pair is a list of two, and its chosen side a response alone.
-        (MethodConfig::OfflinePairs(_), Kind::Pairs | Kind::Lists | Kind::Chosen) => return validate_watch(recipe),
+        (MethodConfig::OfflinePairs(_), Kind::Pairs | Kind::Lists | Kind::Chosen) => return validate_pairs(recipe),
         (MethodConfig::Unpaired(_), Kind::Unpaired)
         | (MethodConfig::Ranked(_), Kind::Lists)
         | (MethodConfig::Sft(_), Kind::Chosen) => return Ok(()),
@@ -230,10 +245,13 @@ fn validate_method(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
     Err(recipe.invalid(&format!("objective.{objective}"), found, expected))
 }
 
-fn validate_watch(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
+fn validate_pairs(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
     let MethodConfig::OfflinePairs(config) = &recipe.method else {
         return Ok(());
     };
+    if let Some((key, found, expected)) = config.problem() {
+        return Err(recipe.invalid(&format!("method.offline_pairs.{key}"), found, expected));
+    }
     let refuse = |key: &str, found: String, expected: &str| {
         Err(recipe.invalid(&format!("method.offline_pairs.watch.{key}"), found, expected))
     };
@@ -279,16 +297,20 @@ fn validate_batch(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
 
 fn validate_reference(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
     let needs = recipe.objective.requirements();
-    let reason = if needs.mismatched {
-        "compares responses to other prompts of the batch"
+    let objective = || format!("objective `{}`", recipe.objective.name());
+    let (user, reason) = if needs.mismatched {
+        (objective(), "compares responses to other prompts of the batch")
     } else if needs.whole_texts {
-        "scores prompts too"
+        (objective(), "scores prompts too")
+    } else if recipe.method.online_kl().is_some() {
+        let user = "`method.offline_pairs.online_kl`".to_owned();
+        (user, "compares answers that the policy gives while it is trained")
     } else {
         return Ok(());
     };
     match recipe.reference {
         ReferenceConfig::Cached { .. } => {
-            let found = format!("`cached` with objective `{}`, which {reason}", recipe.objective.name());
+            let found = format!("`cached` with {user}, which {reason}");
             Err(recipe.invalid("reference.cached", found, "`adapter_off` or `frozen`"))
         }
         _ => Ok(()),

@@ -1,8 +1,10 @@
 //! Records in tokens, ready to be scored.
 
+use std::collections::BTreeMap;
+
 use diptych_data::{
-    Encoded, EncodedCompletion, EncodedPair, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, RecordKind,
-    SkipReason, TextDataset, TextPair,
+    Encoded, EncodedCompletion, EncodedPair, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, RationaleTemplate,
+    RecordKind, SkipReason, TextDataset, TextPair,
 };
 
 use crate::{Error, Result};
@@ -15,12 +17,16 @@ use crate::{Error, Result};
 pub struct EncodedRecord {
     /// Names the record in messages.
     pub id: String,
+    /// Index of the record in the data set.
+    pub row: usize,
     /// Its responses, at least one.
     pub responses: Vec<EncodedResponse>,
     /// Whether the response is desirable, of an unpaired record.
     pub label: Option<bool>,
     /// By how much the chosen response of a pair is better, where the data says so.
     pub margin: Option<f64>,
+    /// Why the chosen response of a pair is better, behind a prompt of its own, where that is learned.
+    pub rationale: Option<EncodedResponse>,
 }
 
 /// A response with its prompt, in tokens.
@@ -55,19 +61,23 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
                     reference_logps: records[row.row].reference_logps,
                     ..response(&row.prompt_ids, row.completion)
                 }],
+                row: row.row,
                 id: row.id,
                 label: Some(row.label),
                 margin: None,
+                rationale: None,
             };
             kept(encoder.unpaired(records)?).into_iter().map(record).collect()
         }
         TextDataset::Ranked(records) => kept(encoder.ranked(records)?).into_iter().map(ranked).collect(),
         TextDataset::Samples(samples) => {
             let record = |row: EncodedSample| EncodedRecord {
+                row: row.row,
                 id: row.id,
                 responses: vec![response(&row.prompt_ids, row.completion)],
                 label: None,
                 margin: None,
+                rationale: None,
             };
             kept(encoder.samples(samples)?)
                 .into_iter()
@@ -125,10 +135,50 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
             side(row.chosen, source.chosen_score, source.reference_chosen_logps),
             side(row.rejected, source.rejected_score, source.reference_rejected_logps),
         ],
+        row: row.row,
         id: row.id,
         label: None,
         margin: source.margin,
+        rationale: None,
     }
+}
+
+/// Encodes the rationales of pairs for their records. Those that cannot be learned are left out, and a warning says how many: their
+/// prompt leaves no room for them, or none of their tokens counts.
+///
+/// # Errors
+/// [`Error::MissingRationale`] for the first record that has none; the first that cannot be encoded; [`Error::NoRationale`] when none is
+/// left.
+pub(crate) fn add_rationales(
+    records: &mut [EncodedRecord],
+    pairs: &[TextPair],
+    encoder: &Encoder<'_>,
+    template: &RationaleTemplate,
+) -> Result<()> {
+    if let Some(record) = records.iter().find(|record| pairs[record.row].rationale.is_none()) {
+        return Err(Error::MissingRationale { id: record.id.clone() });
+    }
+    let encoded = encoder.rationales(pairs, template)?;
+    let samples = encoded.rows.into_iter();
+    let mut responses: BTreeMap<usize, EncodedResponse> = samples
+        .map(|sample| (sample.row, response(&sample.prompt_ids, sample.completion)))
+        .filter(|(_, rationale)| rationale.is_scored())
+        .collect();
+    for record in records.iter_mut() {
+        record.rationale = responses.remove(&record.row);
+    }
+    let mut without = records.iter().filter(|record| record.rationale.is_none());
+    if let Some(first) = without.next() {
+        let num = 1 + without.count();
+        if num == records.len() {
+            return Err(Error::NoRationale { num });
+        }
+        tracing::warn!(
+            "the rationales of {num} records are left out, {} first: nothing of them is left within `data.max_len`",
+            first.id
+        );
+    }
+    Ok(())
 }
 
 /// From best to worst; of equal scores the one that stands first.
@@ -148,10 +198,12 @@ fn ranked(row: EncodedRanked) -> EncodedRecord {
             .unwrap_or(std::cmp::Ordering::Equal)
     });
     EncodedRecord {
+        row: row.row,
         id: row.id,
         responses,
         label: None,
         margin: None,
+        rationale: None,
     }
 }
 

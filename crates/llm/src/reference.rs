@@ -56,15 +56,22 @@ impl Reference {
     /// # Errors
     /// As [`score`](crate::scoring::score).
     pub fn score(&self, policy: &CausalLm, arranged: &Arranged, places: &[ResponsePlace]) -> Result<Option<Scored>> {
+        match self {
+            Self::Cached(cached) => cached.scored(places, policy.device()).map(Some),
+            Self::None | Self::AdapterOff | Self::Frozen(_) | Self::Moving(_) => self.score_live(policy, arranged),
+        }
+    }
+
+    /// Scores of texts that need not be of the data, under a network that is there, without a graph; `None` without one.
+    pub(crate) fn score_live(&self, policy: &CausalLm, arranged: &Arranged) -> Result<Option<Scored>> {
         let scored = match self {
-            Self::None => return Ok(None),
+            Self::None | Self::Cached(_) => return Ok(None),
             Self::AdapterOff => {
                 let _off = policy.adapter_switch().disable();
                 score_detached(policy, arranged)?
             }
             Self::Frozen(model) => score_detached(model, arranged)?,
             Self::Moving(moving) => score_detached(&moving.copy.model, arranged)?,
-            Self::Cached(cached) => cached.scored(places, policy.device())?,
         };
         Ok(Some(scored))
     }

@@ -44,9 +44,12 @@ pub trait Modality: Debug + Clone + Sized + 'static {
         true
     }
 
-    /// Whether something of the recipe is compared with a reference network; by default when its objective is.
-    fn needs_reference(recipe: &Recipe<Self>) -> bool {
-        recipe.objective.requirements().reference
+    /// What compares the policy with a reference, as messages name it: the objective, if it does, unless a method does so itself. A
+    /// reference that nothing uses is refused, and so is none where one is needed.
+    fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
+        let objective = &recipe.objective;
+        let needs = objective.requirements().reference;
+        needs.then(|| format!("objective `{}`", objective.name()))
     }
 
     /// Files and directories that a run reads besides `model.path` and `data.path`, with the recipe keys that name them

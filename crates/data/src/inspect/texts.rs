@@ -34,6 +34,11 @@ pub(super) trait Judged {
         [None, None]
     }
 
+    /// Why the chosen completion is better.
+    fn rationale(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether the completion is desirable.
     fn label(&self) -> Option<bool> {
         None
@@ -43,6 +48,10 @@ pub(super) trait Judged {
 impl Judged for TextPair {
     fn scores(&self) -> [Option<f64>; 2] {
         [self.chosen_score, self.rejected_score]
+    }
+
+    fn rationale(&self) -> Option<&str> {
+        self.rationale.as_deref()
     }
 }
 
@@ -108,6 +117,9 @@ fn inspect_row<T: TextRecord + Judged>(row: Row, inspection: &mut Inspection, ta
     }
     for (key, completion) in &completions {
         tally.count_len(key, len(completion));
+    }
+    if let Some(rationale) = record.rationale() {
+        tally.count_len("rationale", rationale.chars().count());
     }
     if inspection.previews.len() < MAX_PREVIEWS {
         inspection.previews.push(RecordPreview {

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::branch::{Branch, common_prefix};
 use super::encoding_config::{EncodingConfig, EncodingConvention, Truncation};
 use super::encoding_problem::EncodingProblem;
+use super::rationale::RationaleTemplate;
 use super::rendering::Renderer;
 use super::rows::TextRow;
 use super::tokenizer::Tokenizer;
@@ -233,6 +234,31 @@ impl<'a> Encoder<'a> {
             prompt_ids,
             completion: only(completions),
         })
+    }
+
+    /// Encodes the rationales of pairs behind the prompts that a template makes of these, by the rule of samples. Pairs without a
+    /// rationale are passed over; the rows say which pairs they are of.
+    ///
+    /// # Errors
+    /// As [`Encoder::pairs`]; [`Error::Encoding`] for a pair whose sides are tokens.
+    pub fn rationales(&self, records: &[TextPair], template: &RationaleTemplate) -> Result<Encoded<EncodedSample>> {
+        let mut places = Vec::new();
+        let mut samples = Vec::new();
+        for (place, record) in records.iter().enumerate() {
+            if let Some(sample) = template
+                .sample(record)
+                .map_err(|problem| row_error(&record.id, problem))?
+            {
+                places.push(place);
+                samples.push(sample);
+            }
+        }
+        let mut encoded = self.samples(&samples)?;
+        let rows = encoded.rows.iter_mut().map(|row| &mut row.row);
+        for row in rows.chain(encoded.skipped.iter_mut().map(|skipped| &mut skipped.row)) {
+            *row = places[*row];
+        }
+        Ok(encoded)
     }
 
     /// Encodes prompts to answer.

@@ -85,6 +85,9 @@ pub enum EncodingProblem {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
+    /// A rationale is to be learned of a row that brings its own tokens.
+    #[error("the prompt of a rationale is composed of texts, but the sides of this row are tokens")]
+    TokenizedRationale,
     /// A prompt that nothing can answer, in the convention of CPO and ORPO.
     #[error("the last message of the prompt is by `{role}`; expected `user`, `tool` or `assistant`")]
     LastRole {

@@ -8,6 +8,7 @@ mod encoding_problem;
 mod generation_blocks;
 mod lint;
 mod python_json;
+mod rationale;
 mod rendering;
 mod rows;
 mod template_date;
@@ -28,6 +29,7 @@ pub use lint::{
     Finding, LintConfig, LintReport, LintRule, LintSeverity, LintSplit, MAX_FINDINGS, ShownRow, ShownSequence,
     ShownToken, SplitSummary, TokenSummary, lint,
 };
+pub use rationale::RationaleTemplate;
 pub use rows::{CompletionPart, RowParts, TextRow};
 pub use template_date::TemplateDate;
 pub use token_weights::{prefix_spans, step_ranges, step_spans, tokens_in};

@@ -19,6 +19,8 @@ pub struct RowParts<'a> {
     pub prompt: Option<&'a Text>,
     /// What is scored; for a pair, chosen first.
     pub completions: Vec<CompletionPart<'a>>,
+    /// Why the first completion is better than the second, where the record says so.
+    pub rationale: Option<&'a str>,
     /// JSON schemas of functions; empty is none.
     pub tools: &'a [Value],
     /// Further variables of the chat template.
@@ -53,6 +55,7 @@ impl TextRow for TextPair {
                 part("chosen", &self.chosen, &self.chosen_spans),
                 part("rejected", &self.rejected, &self.rejected_spans),
             ],
+            rationale: self.rationale.as_deref(),
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -65,6 +68,7 @@ impl TextRow for UnpairedText {
             id: &self.id,
             prompt: Some(&self.prompt),
             completions: vec![part("completion", &self.completion, &self.completion_spans)],
+            rationale: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -84,6 +88,7 @@ impl TextRow for RankedText {
                 .map(name)
                 .map(|(side, response)| part(&side, &response.completion, &[]))
                 .collect(),
+            rationale: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -102,6 +107,7 @@ impl TextRow for TextSample {
             id: &self.id,
             prompt,
             completions: vec![completion],
+            rationale: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -114,6 +120,7 @@ impl TextRow for TextPrompt {
             id: &self.id,
             prompt: Some(&self.prompt),
             completions: Vec::new(),
+            rationale: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }

@@ -10,7 +10,7 @@ use crate::text_layout::extract_prompt::extract_prompt;
 use crate::text_layout::message_json::Dialect;
 use crate::{Text, TextKind, TextPair, UnpairedText};
 
-const PAIR: [&str; 26] = [
+const PAIR: [&str; 27] = [
     "prompt",
     "chosen",
     "rejected",
@@ -19,6 +19,7 @@ const PAIR: [&str; 26] = [
     "ref_chosen_logps",
     "ref_rejected_logps",
     "margin",
+    "rationale",
     "chosen_spans",
     "rejected_spans",
     "tools",
@@ -82,6 +83,7 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
         }
     };
     let mut pair = TextPair::new(String::new(), prompt, chosen, rejected);
+    pair.rationale = row.take_optional_string("rationale")?;
     finish(row, &mut pair, part)?;
     Ok((pair, Form::new(kind, part)))
 }

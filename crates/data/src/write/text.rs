@@ -72,6 +72,9 @@ impl TextPair {
         ] {
             put_number(&mut row, key, value);
         }
+        if let Some(rationale) = &self.rationale {
+            row.insert("rationale".to_owned(), rationale.as_str().into());
+        }
         put_spans(&mut row, "chosen_spans", &self.chosen_spans);
         put_spans(&mut row, "rejected_spans", &self.rejected_spans);
         put_template(&mut row, &self.tools, &self.chat_template_kwargs);

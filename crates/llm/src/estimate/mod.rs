@@ -63,6 +63,7 @@ pub fn estimate(recipe: &Recipe<Language>) -> Result<Estimate> {
             .sum(),
         samples: samples(recipe, &tokenizer, &records)?,
         evaluation: truth(recipe, &tokenizer)?,
+        answers: answers(recipe, &records),
         sizes,
     };
     let counted = count(&parts)?;
@@ -163,6 +164,13 @@ fn assumptions(parts: &Parts<'_>, on_cpu: bool) -> Vec<String> {
         );
     }
     assumptions.extend(coupling_note(parts.recipe));
+    if parts.answers.is_some() {
+        assumptions.push(
+            "Answers of `method.offline_pairs.online_kl` are taken to have `max_new_tokens` each; the time counts scoring them, and not \
+             giving them token by token."
+                .to_owned(),
+        );
+    }
     assumptions
         .push("Sizes of logs and samples on disk are typical ones; the others are exact but for headers.".to_owned());
     assumptions
@@ -232,6 +240,19 @@ fn samples(recipe: &Recipe<Language>, tokenizer: &Tokenizer, records: &[EncodedR
         max_new_tokens: config.max_new_tokens,
         num_prompts,
     }))
+}
+
+/// What the policy answers in a micro batch.
+fn answers(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Option<Sampling> {
+    let term = recipe.method.online_kl()?;
+    let batch = recipe.train.micro_batch;
+    let longest = records.iter().map(|record| record.responses[0].prompt.len()).max()?;
+    Some(Sampling {
+        batch,
+        longest,
+        max_new_tokens: term.max_new_tokens,
+        num_prompts: batch,
+    })
 }
 
 /// What is sampled for an evaluation of truth.

@@ -29,6 +29,8 @@ pub(super) struct Parts<'a> {
     pub(super) num_scores: usize,
     pub(super) samples: Option<Sampling>,
     pub(super) evaluation: Option<Sampling>,
+    /// The policy's answers in every micro batch, where a term needs them.
+    pub(super) answers: Option<Sampling>,
 }
 
 /// How texts are sampled.
@@ -212,6 +214,9 @@ impl Run<'_> {
             if needs.mismatched {
                 self.mismatched(sizes);
             }
+            if let Some(answers) = self.parts.answers {
+                answers.run(&self.heap, &self.policy);
+            }
             let gradients = self.forward_backward(sizes);
             match &mut total {
                 None => total = Some(gradients),
@@ -238,9 +243,9 @@ impl Run<'_> {
             heap: self.heap.clone(),
             results: Use::Activations,
         };
-        let needs = self.parts.recipe.objective.requirements();
+        let needs_reference = <Language as diptych_train::Modality>::needs_reference(self.parts.recipe);
         let _input = self.heap.take(Use::Activations, 32 * sizes.tokens());
-        let reference = if needs.reference {
+        let reference = if needs_reference.is_some() {
             self.reference.pass(&self.heap, &self.policy, sizes)
         } else {
             None

@@ -31,6 +31,20 @@ impl BatchSizes {
         self.rows * self.row_len
     }
 
+    /// Both batches, each in a pass of its own, whose results are kept beside each other.
+    fn beside(self, other: Self) -> Self {
+        if other.responses == 0 {
+            return self;
+        }
+        Self {
+            rows: 1,
+            row_len: self.tokens() + other.tokens(),
+            targets: self.targets + other.targets,
+            responses: self.responses + other.responses,
+            visible: self.visible + other.visible,
+        }
+    }
+
     /// Prompts to be continued.
     pub(super) fn prompts(batch: usize, longest: usize) -> Self {
         Self {
@@ -108,7 +122,11 @@ impl RunSizes {
                     .iter()
                     .flat_map(|item| responses(&recipe.method, &records[item.index]))
                     .collect();
-                let sizes = BatchSizes::of(arrangement, &sequences);
+                let of_items = batch.items.iter().map(|item| &records[item.index]);
+                let [answers, rationales] = terms(&recipe.method, of_items);
+                let sizes = BatchSizes::of(arrangement, &sequences)
+                    .beside(BatchSizes::of(arrangement, &answers))
+                    .beside(BatchSizes::of(arrangement, &rationales));
                 for (largest, by) in largest.iter_mut().zip(by) {
                     if by(&sizes) > by(largest) {
                         *largest = sizes;
@@ -139,6 +157,22 @@ fn responses<'a>(method: &MethodConfig, record: &'a EncodedRecord) -> impl Itera
     };
     let of = |response: &'a crate::records::EncodedResponse| (response.prompt.as_slice(), response.ids.len());
     record.responses.iter().take(count).map(of)
+}
+
+/// What the terms beside the objective score of some records: answers of the policy, taken to be as long as they may be, and rationales.
+fn terms<'a>(
+    method: &MethodConfig,
+    records: impl Iterator<Item = &'a EncodedRecord> + Clone,
+) -> [Vec<(&'a [u32], usize)>; 2] {
+    let answers = method.online_kl().map_or_else(Vec::new, |term| {
+        let answer = |record: &'a EncodedRecord| (record.responses[0].prompt.as_slice(), term.max_new_tokens);
+        records.clone().map(answer).collect()
+    });
+    let rationale = |record: &'a EncodedRecord| {
+        let rationale = record.rationale.as_ref()?;
+        Some((rationale.prompt.as_slice(), rationale.ids.len()))
+    };
+    [answers, records.filter_map(rationale).collect()]
 }
 
 /// The largest batch when all responses of a data set are scored in their order, so many at a time.

@@ -140,7 +140,9 @@ pub(crate) fn coupling_note(recipe: &Recipe<Language>) -> Option<String> {
         return None;
     }
     Some(format!(
-        "objective `{}`: the loss of an example depends on the other examples of its micro batch. Each step is the mean over          {accumulation} micro batches of {micro_batch}, each computed by itself, which is not the loss of one batch of {};          only `train.accumulation = 1` gives that.",
+        "objective `{}`: the loss of an example depends on the other examples of its micro batch. Each step is the mean over \
+         {accumulation} micro batches of {micro_batch}, each computed by itself, which is not the loss of one batch of {}; \
+         only `train.accumulation = 1` gives that.",
         recipe.objective.name(),
         micro_batch * accumulation,
     ))
@@ -179,11 +181,15 @@ pub(super) fn check_tokens(recipe: &Recipe<Language>, records: &[EncodedRecord],
         return Ok(());
     }
     let other = Tokenizer::from_dir(&path)?;
-    let ids: BTreeSet<u32> = records
+    let of_data = records
         .iter()
         .flat_map(|record| &record.responses)
-        .flat_map(|response| response.prompt.iter().chain(&response.ids).copied())
-        .collect();
+        .flat_map(|response| response.prompt.iter().chain(&response.ids).copied());
+    let ids: BTreeSet<u32> = match recipe.method.online_kl() {
+        // The policy may answer with any of its tokens.
+        Some(_) => (0..tokenizer.vocab_size() as u32).collect(),
+        None => of_data.collect(),
+    };
     let name = |tokenizer: &Tokenizer, id| {
         tokenizer
             .token(id)
@@ -207,6 +213,7 @@ pub(super) fn warn_of_long(records: &[EncodedRecord], max_positions: usize) {
         let mut lens = record
             .responses
             .iter()
+            .chain(&record.rationale)
             .map(|response| response.prompt.len() + response.ids.len());
         lens.any(|len| len > max_positions)
     };
@@ -218,6 +225,13 @@ pub(super) fn warn_of_long(records: &[EncodedRecord], max_positions: usize) {
              cuts them",
             long.count()
         );
+    }
+}
+
+/// Rationales that the data has and the recipe does not use.
+pub(super) fn warn_of_unused_rationales(pairs: &[TextPair]) {
+    if pairs.iter().any(|pair| pair.rationale.is_some()) {
+        tracing::warn!("the column `rationale` of the data is not used; `[method.offline_pairs.rationale]` learns it");
     }
 }
 

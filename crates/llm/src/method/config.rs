@@ -1,12 +1,13 @@
 //! `[method.*]` of a recipe for text.
 
+use diptych_data::RationaleTemplate;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostics::WatchConfig;
 use crate::arrangement::Arrangement;
 
 /// How the objective's numbers are obtained.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodConfig {
     /// Log-probabilities of stored pairs.
@@ -56,6 +57,22 @@ impl MethodConfig {
         }
     }
 
+    /// The term of the policy's own answers, where there is one.
+    pub(crate) fn online_kl(&self) -> Option<OnlineKlConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.online_kl,
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
+
+    /// The term of rationales, where there is one.
+    pub(crate) fn rationale(&self) -> Option<&RationaleConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.rationale.as_ref(),
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
+
     /// What all methods have.
     pub fn batch(&self) -> BatchConfig {
         match self {
@@ -92,7 +109,7 @@ impl Default for BatchConfig {
 }
 
 /// `[method.offline_pairs]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OfflinePairsConfig {
     /// How prompts and answers are laid out. All give the same numbers.
@@ -101,6 +118,58 @@ pub struct OfflinePairsConfig {
     pub statistics: bool,
     /// Rules that warn or stop.
     pub watch: WatchConfig,
+    /// A term beside the objective: the divergence from the reference on the policy's own answers (HyPO).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub online_kl: Option<OnlineKlConfig>,
+    /// A term beside the objective: the likelihood of the pairs' rationales (RDPO).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rationale: Option<RationaleConfig>,
+}
+
+/// `[method.offline_pairs.online_kl]`: needs a reference whose network is there.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnlineKlConfig {
+    /// Factor of the divergence, the paper's lambda, at least 0. With 0 it is only measured.
+    pub weight: f64,
+    /// Tokens of an answer, at most; at least 1. The divergence is that of answers up to there.
+    pub max_new_tokens: usize,
+}
+
+/// `[method.offline_pairs.rationale]`: every row of the data needs the column `rationale`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RationaleConfig {
+    /// Factor of minus the log-probability of a rationale, summed over its tokens: the paper's gamma, at least 0. With 0 it is only
+    /// measured.
+    pub weight: f64,
+    /// The prompt that a rationale follows.
+    #[serde(default)]
+    pub template: RationaleTemplate,
+}
+
+impl OfflinePairsConfig {
+    /// The first value of a term that is out of its range: key, what was found, what was expected.
+    pub(crate) fn problem(&self) -> Option<(&'static str, String, &'static str)> {
+        let is_weight = |weight: f64| weight.is_finite() && weight >= 0.0;
+        let expected = "a finite number, at least 0";
+        match (&self.online_kl, &self.rationale) {
+            (Some(term), _) if !is_weight(term.weight) => Some(("online_kl.weight", term.weight.to_string(), expected)),
+            (Some(term), _) if term.max_new_tokens == 0 => {
+                Some(("online_kl.max_new_tokens", "0".to_owned(), "a number, at least 1"))
+            }
+            (_, Some(term)) if !is_weight(term.weight) => Some(("rationale.weight", term.weight.to_string(), expected)),
+            (_, Some(term)) => term.template.missing().map(|part| {
+                let found = format!("a text without `{part}`");
+                (
+                    "rationale.template",
+                    found,
+                    "`{prompt}`, `{chosen}` and `{rejected}` in it",
+                )
+            }),
+            (_, None) => None,
+        }
+    }
 }
 
 impl Default for OfflinePairsConfig {
@@ -109,6 +178,8 @@ impl Default for OfflinePairsConfig {
             arrangement: Arrangement::default(),
             statistics: true,
             watch: WatchConfig::default(),
+            online_kl: None,
+            rationale: None,
         }
     }
 }

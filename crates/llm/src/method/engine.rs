@@ -1,5 +1,7 @@
 //! What every method does with a batch: lay it out, score it under policy and reference, and say what was seen.
 
+use std::collections::BTreeMap;
+
 use diptych_core::{Objective, Responses};
 use diptych_tensor::Tensor;
 use diptych_train::{MicroBatch, StepOutput, Weighted};
@@ -35,7 +37,55 @@ pub(crate) struct Batch {
     pub(crate) reference: Option<Scored>,
 }
 
+/// What a term beside the objective gives a micro batch of B records.
+pub(super) struct Term {
+    /// Added to the losses, (B).
+    pub(super) losses: Tensor,
+    pub(super) metrics: BTreeMap<&'static str, Vec<f64>>,
+    /// Tokens of its texts, prompts included.
+    pub(super) num_tokens: f64,
+}
+
+impl Term {
+    pub(super) fn weighted(losses: &Tensor, weight: f64) -> diptych_tensor::Result<Tensor> {
+        Ok((losses * weight)?)
+    }
+
+    pub(super) fn count(sequences: &[Sequence<'_>]) -> f64 {
+        let len = |sequence: &Sequence<'_>| sequence.prompt.len() + sequence.response.len();
+        sequences.iter().map(len).sum::<usize>() as f64
+    }
+
+    /// Adds the term to what the objective gave.
+    pub(super) fn add_to(self, step: &mut StepOutput) -> Result<()> {
+        let sum = || -> diptych_tensor::Result<Tensor> { Ok((&step.losses + &self.losses)?) };
+        step.losses = sum()?;
+        step.metrics.extend(self.metrics);
+        *step.totals.entry("num_tokens").or_default() += self.num_tokens;
+        Ok(())
+    }
+}
+
 impl Engine {
+    /// Texts that need not be responses of the data, as the network takes them.
+    pub(super) fn arranged(&self, sequences: &[Sequence<'_>]) -> Result<Arranged> {
+        self.arrangement
+            .arrange(sequences, self.pad_token_id, self.policy.model.device())
+    }
+
+    /// The scores of such texts, summed over their tokens with the weights of these.
+    pub(super) fn summed(
+        &self,
+        arranged: &Arranged,
+        weights: &[Option<&[f32]>],
+        policy: &Scored,
+        reference: Option<&Scored>,
+    ) -> Result<Responses> {
+        let dtype = policy.per_token_logps.dtype();
+        let gathering = Gathering::try_new(arranged, weights, dtype, self.policy.model.device())?;
+        gathering.responses(policy, reference, TokenScores::Summed)
+    }
+
     /// The responses at `places`, as the objective wants them.
     pub(crate) fn score(&self, places: &[ResponsePlace]) -> Result<Batch> {
         let needs = self.objective.requirements();
@@ -47,9 +97,7 @@ impl Engine {
         });
         let (sequences, weights) = self.parts(places, texts.as_deref());
         let model = &self.policy.model;
-        let arranged = self
-            .arrangement
-            .arrange(&sequences, self.pad_token_id, model.device())?;
+        let arranged = self.arranged(&sequences)?;
         let reference = if needs.reference {
             self.reference.score(model, &arranged, places)?
         } else {
@@ -251,11 +299,7 @@ pub(crate) fn start_logps(
     let mut done = 0;
     for places in places.chunks(batch_size.max(1)) {
         let sequences: Vec<Sequence<'_>> = places.iter().map(|place| engine.sequence(*place)).collect();
-        let model = &engine.policy.model;
-        let arranged = engine
-            .arrangement
-            .arrange(&sequences, engine.pad_token_id, model.device())?;
-        let scored = score_detached(model, &arranged)?;
+        let scored = score_detached(&engine.policy.model, &engine.arranged(&sequences)?)?;
         logps.extend(host(&scored.per_token_logps)?.into_iter().map(|logp| logp as f32));
         done += places.len();
         advance(done)?;

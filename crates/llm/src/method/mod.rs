@@ -5,8 +5,10 @@ mod config;
 mod diagnostics;
 mod engine;
 mod offline_pairs;
+mod online_kl;
 mod prepare;
 mod ranked;
+mod rationale;
 mod sft;
 mod shift;
 mod unpaired;
@@ -17,10 +19,13 @@ use diptych_tensor::{Params, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput};
 
 pub(crate) use self::checks::coupling_note;
-pub use self::config::{BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, SftConfig};
+pub use self::config::{
+    BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, OnlineKlConfig, RationaleConfig, SftConfig,
+};
 use self::diagnostics::SharedWatch;
 pub use self::diagnostics::{WatchAction, WatchConfig};
 use self::engine::Engine;
+use self::online_kl::OnlineKlTerm;
 pub use self::prepare::{MAX_LEN, network_options, pad_token_id, prepare};
 pub(crate) use self::prepare::{learn, load_records};
 use self::shift::SharedShift;
@@ -40,10 +45,19 @@ pub struct LanguageMethod {
 /// Which method it is.
 #[derive(Debug)]
 enum Work {
-    OfflinePairs(SharedWatch),
+    OfflinePairs(PairWork),
     Unpaired,
     Ranked,
     Sft,
+}
+
+/// What comes beside the objective of pairs.
+#[derive(Debug)]
+struct PairWork {
+    watch: SharedWatch,
+    online_kl: Option<OnlineKlTerm>,
+    /// The factor of the rationales' term.
+    rationale_weight: Option<f64>,
 }
 
 impl LanguageMethod {
@@ -70,9 +84,17 @@ impl Method for LanguageMethod {
 
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {
         match &self.work {
-            Work::OfflinePairs(watch) => {
-                let output = offline_pairs::step(&self.engine, &self.shift, batch)?;
-                watch.lock()?.look(batch, &output)?;
+            Work::OfflinePairs(work) => {
+                let mut output = offline_pairs::step(&self.engine, &self.shift, batch)?;
+                if let Some(online_kl) = &work.online_kl {
+                    online_kl.term(&self.engine, batch)?.add_to(&mut output)?;
+                }
+                if let Some(weight) = work.rationale_weight
+                    && let Some(term) = rationale::term(&self.engine, batch, weight)?
+                {
+                    term.add_to(&mut output)?;
+                }
+                work.watch.lock()?.look(batch, &output)?;
                 Ok(output)
             }
             Work::Unpaired => unpaired::step(&self.engine, &self.shift, batch),
@@ -83,16 +105,16 @@ impl Method for LanguageMethod {
 
     fn after_step(&self, step: u64) -> Result<()> {
         self.shift.lock()?.commit();
-        if let Work::OfflinePairs(watch) = &self.work {
-            watch.lock()?.commit();
+        if let Work::OfflinePairs(work) = &self.work {
+            work.watch.lock()?.commit();
         }
         self.engine.reference.after_step(self.params(), step)
     }
 
     fn save_state(&self, path: &Path) -> Result<bool> {
         let mut state = self.shift.lock()?.tensors()?;
-        if let Work::OfflinePairs(watch) = &self.work {
-            state.extend(watch.lock()?.tensors()?);
+        if let Work::OfflinePairs(work) = &self.work {
+            state.extend(work.watch.lock()?.tensors()?);
         }
         state.extend(self.engine.reference.state()?);
         save_state(path, &state)
@@ -101,8 +123,8 @@ impl Method for LanguageMethod {
     fn load_state(&self, path: &Path) -> Result<()> {
         let weights = Weights::open(path)?;
         self.engine.reference.restore(&weights)?;
-        if let Work::OfflinePairs(watch) = &self.work {
-            watch.lock()?.restore(&weights)?;
+        if let Work::OfflinePairs(work) = &self.work {
+            work.watch.lock()?.restore(&weights)?;
         }
         self.shift.lock()?.restore(&weights)
     }

@@ -10,18 +10,19 @@ use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use super::checks::{
     CHECKPOINT, check_judge_scores, check_judged, check_spans, check_tokens, check_weights, coupling_note,
-    take_margins, warn_of_long, warn_of_unused_scores,
+    take_margins, warn_of_long, warn_of_unused_rationales, warn_of_unused_scores,
 };
 use super::config::{LossOn, MethodConfig};
 use super::diagnostics::SharedWatch;
 use super::engine::{Engine, start_logps};
+use super::online_kl::OnlineKlTerm;
 use super::shift::SharedShift;
-use super::{LanguageMethod, Work};
+use super::{LanguageMethod, PairWork, Work};
 use crate::answers::end_tokens;
 use crate::cached_logps::{CachedLogps, Origin, hash_network, hash_records};
 use crate::modality::{Language, adapter_of};
 use crate::policy::{NetworkOptions, TrainedLm, load_checkpoint, load_frozen, start_adapter};
-use crate::records::{EncodedRecord, encode};
+use crate::records::{EncodedRecord, add_rationales, encode};
 use crate::reference::{MovingReference, Reference};
 use crate::samples::{AnswerConfig, TextSamples, TokenizedPrompt};
 use crate::scoring::Statistics;
@@ -67,11 +68,16 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
     if let ReferenceConfig::Cached { path } = &recipe.reference {
         engine.reference = Reference::Cached(cached(recipe, &engine, path.as_deref(), reporter)?);
     }
+    let end_tokens = end_tokens(&engine.policy.model, &tokenizer);
     let samples = sampled
         .map(|prompts| text_samples(recipe, &engine, tokenizer, prompts))
         .transpose()?;
     let work = match &recipe.method {
-        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(SharedWatch::new(config.watch)),
+        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(PairWork {
+            watch: SharedWatch::new(config.watch),
+            online_kl: config.online_kl.map(|config| OnlineKlTerm::new(config, end_tokens)),
+            rationale_weight: config.rationale.as_ref().map(|config| config.weight),
+        }),
         MethodConfig::Unpaired(_) => Work::Unpaired,
         MethodConfig::Ranked(_) => Work::Ranked,
         MethodConfig::Sft(_) => Work::Sft,
@@ -101,7 +107,14 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
     check_kind(recipe, &dataset)?;
     check_spans(recipe, &dataset)?;
     let dataset = prepared_dataset(recipe, dataset);
-    let mut records = encode(&dataset, &Encoder::try_new(tokenizer, encoding_of(recipe))?)?;
+    let encoder = Encoder::try_new(tokenizer, encoding_of(recipe))?;
+    let mut records = encode(&dataset, &encoder)?;
+    if let TextDataset::Pairs(pairs) = &dataset {
+        match recipe.method.rationale() {
+            Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
+            None => warn_of_unused_rationales(pairs),
+        }
+    }
     take_margins(recipe, &mut records)?;
     check_judged(recipe, &records)?;
     check_judge_scores(recipe, &records)?;

@@ -16,7 +16,7 @@ use crate::Result;
 use crate::arrangement::Sequence;
 use crate::records::EncodedResponse;
 use crate::reference::ResponsePlace;
-use crate::scoring::{Gathering, TokenScores, score_detached};
+use crate::scoring::score_detached;
 
 /// Losses and metrics of a micro batch of judged responses.
 pub(super) fn step(engine: &Engine, shift: &SharedShift, batch: &MicroBatch) -> Result<StepOutput> {
@@ -52,13 +52,10 @@ fn mismatched(engine: &Engine, places: &[ResponsePlace]) -> Result<Responses> {
         weights.push(response.weights.as_ref().map(|weights| &weights[..len]));
     }
     let model = &engine.policy.model;
-    let arranged = engine
-        .arrangement
-        .arrange(&sequences, engine.pad_token_id, model.device())?;
-    let reference = engine.reference.score(model, &arranged, places)?;
+    let arranged = engine.arranged(&sequences)?;
+    let reference = engine.reference.score_live(model, &arranged)?;
     let policy = score_detached(model, &arranged)?;
-    let gathering = Gathering::try_new(&arranged, &weights, policy.per_token_logps.dtype(), model.device())?;
-    gathering.responses(&policy, reference.as_ref(), TokenScores::Summed)
+    engine.summed(&arranged, &weights, &policy, reference.as_ref())
 }
 
 /// The response of the nearest record before the one at `at`, the last standing before the first, that has another prompt; of the

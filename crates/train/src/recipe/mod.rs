@@ -114,7 +114,7 @@ impl<M: Modality> Recipe<M> {
     }
 
     fn default_reference(&self) -> ReferenceConfig {
-        if !M::needs_reference(self) {
+        if M::needs_reference(self).is_none() {
             ReferenceConfig::None {}
         } else if M::can_switch_off(&self.adapter) {
             ReferenceConfig::AdapterOff {}

@@ -92,6 +92,7 @@ fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
         let found = format!("`{}`", recipe.reference.name());
         return Err(recipe.invalid(&key, found, format!("{} for `{}`", one_of(supported), M::NAME)));
     }
+    let user = M::needs_reference(recipe);
     match &recipe.reference {
         ReferenceConfig::Ema { mixup_alpha, .. } if !(*mixup_alpha > 0.0 && *mixup_alpha <= 1.0) => {
             Err(recipe.invalid("reference.ema.mixup_alpha", mixup_alpha, "a number above 0, at most 1"))
@@ -99,9 +100,9 @@ fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
         ReferenceConfig::Ema { sync_steps: 0, .. } => {
             Err(recipe.invalid("reference.ema.sync_steps", "0", "a number, at least 1"))
         }
-        ReferenceConfig::None {} if M::needs_reference(recipe) => {
+        ReferenceConfig::None {} if let Some(user) = &user => {
             let expected = format!(
-                "{}: objective `{name}` needs a reference",
+                "{}: {user} needs a reference",
                 one_of(
                     &supported
                         .iter()
@@ -117,7 +118,7 @@ fn reference<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
         | ReferenceConfig::Cached { .. }
         | ReferenceConfig::Ema { .. }
         | ReferenceConfig::Checkpoint { .. }
-            if !M::needs_reference(recipe) =>
+            if user.is_none() =>
         {
             let found = format!(
                 "`{}`, which is unused: objective `{name}` needs no reference",

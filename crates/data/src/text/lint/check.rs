@@ -21,6 +21,8 @@ pub(super) struct RowReport {
     pub(super) prompt_len: Option<usize>,
     /// Tokens of each completion, in the order of the record; empty if it cannot be encoded.
     pub(super) completion_lens: Vec<(String, usize)>,
+    /// Tokens of the rationale by itself, where there is one.
+    pub(super) rationale_len: Option<usize>,
     pub(super) is_kept: bool,
 }
 
@@ -32,8 +34,15 @@ pub(super) fn check_row<R: TextRow>(encoder: &Encoder, config: &LintConfig, reco
         digests: Digests::of(&parts),
         prompt_len: None,
         completion_lens: Vec::new(),
+        rationale_len: None,
         is_kept: false,
     };
+    if let Some(rationale) = parts.rationale {
+        match encoder.tokenizer().encode(rationale, SpecialTokens::Omit) {
+            Ok(tokens) => report.rationale_len = Some(tokens.ids.len()),
+            Err(problem) => report.findings.push((LintRule::CannotEncode, problem.to_string())),
+        }
+    }
     let branches = match encoder.renderer(&parts).branches() {
         Ok(branches) => branches,
         Err(problem) => {
@@ -93,6 +102,9 @@ fn texts(parts: &RowParts) -> Vec<(LintRule, String)> {
                 format!("{} and {} are the same", same.side, part.side),
             ));
         }
+    }
+    if parts.rationale.is_some_and(|rationale| rationale.trim().is_empty()) {
+        findings.push((LintRule::EmptyAnswer, "the rationale is empty".to_owned()));
     }
     findings
 }

@@ -45,6 +45,10 @@ impl Digests {
         for part in &parts.completions {
             feed(&mut hash, part.text, part.spans);
         }
+        if let Some(rationale) = parts.rationale {
+            hash.update("rationale");
+            hash.update(rationale);
+        }
         Self { row: key(hash), prompt }
     }
 }

@@ -80,6 +80,8 @@ pub struct SplitSummary {
     pub prompt_len: Option<TokenSummary>,
     /// Tokens of each side's completions, before truncation.
     pub completion_len: BTreeMap<String, TokenSummary>,
+    /// Tokens of the rationales by themselves, where there are any.
+    pub rationale_len: Option<TokenSummary>,
     /// For pairs: share of rows whose chosen completion has more tokens, ties counting one half.
     pub chosen_longer: Option<f64>,
     /// For pairs: median of chosen by rejected length, in tokens.
@@ -133,6 +135,8 @@ pub enum LintRule {
     OverLong,
     /// One completion is many times as long as the other.
     LengthRatio,
+    /// Some rows of a split have a rationale and some do not.
+    MissingRationale,
     /// Chosen completions are nearly always longer (or shorter): the length alone tells the sides apart.
     LengthBias,
     /// The same row again in its split.
@@ -235,6 +239,10 @@ pub fn lint<R: TextRow>(tokenizer: &Tokenizer, config: &LintConfig, splits: &[Li
                 });
             }
         }
+        if let Some((row, message)) = missing_rationale(&rows) {
+            let id = split.records[row].parts().id.to_owned();
+            report.add(LintRule::MissingRationale, split.name, Some((row, &id)), message);
+        }
         let summary = summarize(split.name, &rows);
         if let Some(message) = length_bias(&summary) {
             report.add(LintRule::LengthBias, split.name, None, message);
@@ -280,6 +288,7 @@ impl LintRule {
             | Self::Skipped
             | Self::OverLong
             | Self::LengthRatio
+            | Self::MissingRationale
             | Self::LengthBias
             | Self::DuplicateRow
             | Self::SharedPrompt => LintSeverity::Warning,
@@ -327,9 +336,23 @@ fn summarize(name: &str, rows: &[RowReport]) -> SplitSummary {
             .into_iter()
             .filter_map(|(side, lengths)| Some((side, TokenSummary::of(lengths)?)))
             .collect(),
+        rationale_len: TokenSummary::of(rows.iter().filter_map(|row| row.rationale_len).collect()),
         chosen_longer: (!ratios.is_empty()).then(|| chosen_longer / ratios.len() as f64),
         median_length_ratio: ratios.get(ratios.len() / 2).copied(),
     }
+}
+
+/// The first row without a rationale, where others have one.
+fn missing_rationale(rows: &[RowReport]) -> Option<(usize, String)> {
+    let num = rows.iter().filter(|row| row.rationale_len.is_none()).count();
+    let first = rows.iter().position(|row| row.rationale_len.is_none())?;
+    (num < rows.len()).then(|| {
+        let message = format!(
+            "no `rationale`, as {num} of {} rows have none: `[method.offline_pairs.rationale]` needs one of every row",
+            rows.len()
+        );
+        (first, message)
+    })
 }
 
 /// Fewer rows than this say nothing about a split.

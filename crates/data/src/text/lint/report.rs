@@ -38,6 +38,9 @@ impl fmt::Display for SplitSummary {
         for (side, lengths) in &self.completion_len {
             write!(f, "; {side} {lengths}")?;
         }
+        if let Some(rationale) = &self.rationale_len {
+            write!(f, "; rationale {rationale}")?;
+        }
         match (self.chosen_longer, self.median_length_ratio) {
             (Some(share), Some(ratio)) => write!(
                 f,
@@ -123,6 +126,7 @@ impl LintRule {
             Self::Skipped => "skipped",
             Self::OverLong => "over-long",
             Self::LengthRatio => "length-ratio",
+            Self::MissingRationale => "missing-rationale",
             Self::LengthBias => "length-bias",
             Self::DuplicateRow => "duplicate-row",
             Self::SharedRow => "shared-row",
