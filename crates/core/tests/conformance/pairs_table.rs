@@ -25,6 +25,7 @@ const LIKELIHOODS: &[Property] = &[RatiosOnly];
 /// The table.
 pub(crate) fn subjects() -> Vec<Subject> {
     let mut subjects = of_margins();
+    subjects.extend(of_other_pairs());
     subjects.extend(of_calibrations());
     subjects.extend(of_functions_and_divergences());
     subjects.extend(of_sides());
@@ -69,6 +70,15 @@ fn of_margins() -> Vec<Subject> {
         by_ratios(60.0, Hinge { beta: 0.1 }, 1.0, [-0.1, 0.1], &[]),
         exo_pair(),
         by_ratios(60.0, SigmoidNorm { beta: 2.0 }, LN_2, [-0.25, 0.5], &[]),
+        by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
+        discopop(0.05, PULLS_BACK),
+        discopop(1.0, &[]),
+    ]
+}
+
+/// Losses of one margin whose pairs are made anew, or whose sides change their meaning.
+fn of_other_pairs() -> Vec<Subject> {
+    vec![
         by_ratios(
             60.0,
             Aot {
@@ -108,9 +118,6 @@ fn of_margins() -> Vec<Subject> {
             [-0.05, 0.05],
             &[RejectedFalls, Monotone],
         ),
-        by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
-        discopop(0.05, PULLS_BACK),
-        discopop(1.0, &[]),
     ]
 }
 

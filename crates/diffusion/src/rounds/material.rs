@@ -36,11 +36,7 @@ enum Kind {
 
 impl Sources {
     /// Reads the data, if the rounds need any, and the file of prompts.
-    pub(super) fn open(
-        recipe: &Recipe<Diffusion>,
-        rounds: &RoundsConfig,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<Self> {
+    pub(super) fn open(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig, reporter: &mut Reporter<'_>) -> Result<Self> {
         let seed = recipe.run.seed;
         let mut data = || load_records(recipe, reporter);
         let real_share = match &rounds.records {

@@ -16,12 +16,12 @@ use super::place::{
     PolicyRecord, RoundBeginning, RoundDirectory, RoundsDirectory, create, read_json, remove, write_json,
 };
 use super::policies::{Cast, History, Policy, cast};
+use super::recipe as round_recipe;
 use super::records::{Material, SUMMARY};
 use super::sampling::{Part, PartSampler, parts, wanted};
 use super::scores::Examination;
-use super::summary::{MadeRecords, RoundSummary, RoundsOutcome, RoundsSummary};
-use super::recipe as round_recipe;
 use super::start::{check, refuse_other_length, resolved};
+use super::summary::{MadeRecords, RoundSummary, RoundsOutcome, RoundsSummary};
 use crate::method::{complete, network_options};
 use crate::modality::Diffusion;
 use crate::pipeline::NetworkOptions;

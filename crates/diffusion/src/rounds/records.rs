@@ -280,6 +280,8 @@ fn not_usable(dataset: &Dataset, expected: &'static str) -> Error {
 mod tests {
     use super::*;
 
+    const DRAWS: usize = 40_000;
+
     #[test]
     fn curation_prefers_good_images_as_the_bradley_terry_model_says() {
         let config = CuratedConfig {
@@ -289,7 +291,6 @@ mod tests {
         let scores = [0.2, 0.9, 0.4];
         let mut rng = generator(3, Stream::Rounds, 1, draws::SELECTION);
         let mut counts = [0.0; 3];
-        const DRAWS: usize = 40_000;
         for _ in 0..DRAWS {
             counts[curated(&config, &scores, &mut rng)] += 1.0;
         }

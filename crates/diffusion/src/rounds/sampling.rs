@@ -139,7 +139,8 @@ impl PartSampler<'_> {
 
     /// The images of a part; `None` when it is not there, or is not this part.
     pub(super) fn read(&self, part: &Part) -> Option<Vec<ImageCaption>> {
-        let Ok(Dataset::Captions(images)) = Dataset::load(&[part.path.clone()], Layout::ImageCaption) else {
+        let Ok(Dataset::Captions(images)) = Dataset::load(std::slice::from_ref(&part.path), Layout::ImageCaption)
+        else {
             return None;
         };
         let is_this = images.len() == part.images.len()
