@@ -2,7 +2,7 @@
 //!
 //! # Paper
 //! Song et al., "The Importance of Online Data: Understanding Preference Fine-tuning via Coverage", Neural Information Processing
-//! Systems 2024, arXiv:2406.01462, the second term of HyPO (Algorithm 1).
+//! Systems 2024, arXiv:2406.01462, the second term of `HyPO` (Algorithm 1).
 //!
 //! # Formula
 //! ```text
