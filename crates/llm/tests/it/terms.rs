@@ -358,23 +358,29 @@ fn rationales_that_are_not_there_or_do_not_fit() {
     // One answer fills the prompt of its rationale: the record counts with the preference alone.
     let mut rows = with_rationales();
     rows[1]["chosen"] = json!(" the tide".repeat(60));
-    let limited = |weight: f64, max_len: usize| {
+    let limited = |weight: f64| {
         let mut changes = reasoned(&bench, &rows, weight);
         changes["method"]["offline_pairs"]["rationale"]["template"] = json!("{prompt}{chosen}{rejected}\n");
-        changes["data"]["max_len"] = json!(max_len);
+        changes["data"]["max_len"] = json!(120);
         changes
     };
-    let of = |weight: f64| compute(&bench.method(&limited(weight, 120)), 4, 4);
+    let of = |weight: f64| compute(&bench.method(&limited(weight)), 4, 4);
     let (without, with) = (of(0.0), of(0.5));
     let added = added(&with, &without);
     let logps = &with.outputs[0].metrics["logps/rationale"];
     assert_eq!(logps.len(), 3);
     assert!(difference(&added, &[-0.5 * logps[0], 0.0, -0.5 * logps[1], -0.5 * logps[2]]) < 1e-5);
-    let alone = bench.method(&limited(0.5, 120));
+    let alone = bench.method(&limited(0.5));
     let output = alone
         .step(&MicroBatch::whole(0, 1, vec![Item { index: 1, position: 0 }]))
         .unwrap();
     assert!(!output.metrics.contains_key("logps/rationale"));
-    let error = message(bench.try_method(&limited(0.5, 12)));
-    assert!(error.contains("data.max_len"), "{error}");
+    let mut none = limited(0.5);
+    let template = format!("{{prompt}}{{chosen}}{{rejected}}{}\n", " the tide".repeat(60));
+    none["method"]["offline_pairs"]["rationale"]["template"] = json!(template);
+    let error = message(bench.try_method(&none));
+    assert!(
+        error.contains("none of the 48 rationales") && error.contains("data.max_len"),
+        "{error}"
+    );
 }
