@@ -94,9 +94,12 @@ def save_configurations(pipeline, directory):
             continue
         config = component.config if isinstance(component.config, dict) else component.config.to_dict()
         config = {key: value for key, value in dict(config).items() if value is not None and key != "transformers_version"}
-        config = {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"}
+        config = {key: value for key, value in config.items() if not key.startswith("_")}
         if name.startswith("text_encoder"):
             config["architectures"] = [type(component).__name__]
+        else:
+            # As `save_pretrained` does: it is the class that says what a scheduler's numbers mean.
+            config = {"_class_name": type(component).__name__} | config
         file = directory / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(config, indent=1, default=list) + "\n")
@@ -166,7 +169,7 @@ def train(name, dtype):
         mse = errors()
         with torch.no_grad(), policy.disable_adapter():
             reference_mse = errors()
-        losses, margins = losses_and_margins(OBJECTIVE, mse, reference_mse)
+        losses, margins = losses_and_margins({"name": "dpo", "objective": OBJECTIVE}, mse, reference_mse, None)
         optimizer.zero_grad()
         losses.mean().backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, ADAMW["max_grad_norm"])

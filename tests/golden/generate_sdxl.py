@@ -140,7 +140,7 @@ def train(dtype):
         mse = errors()
         with torch.no_grad(), policy.disable_adapter():
             reference_mse = errors()
-        losses, margins = losses_and_margins(OBJECTIVE, mse, reference_mse)
+        losses, margins = losses_and_margins({"name": "dpo", "objective": OBJECTIVE}, mse, reference_mse, None)
         optimizer.zero_grad()
         losses.mean().backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, ADAMW["max_grad_norm"])

@@ -180,7 +180,7 @@ fn descent_moves_what_is_compared_and_nothing_else() {
 
 #[test]
 fn descent_never_lowers_a_chosen_score() {
-    on_subjects_with(Property::ChosenRises, 52, |subject| {
+    on_subjects_with(Property::ChosenRises, 53, |subject| {
         let found = subject.evaluate(&Pairs::scattered(64, subject.scale), DType::F64);
         ensure!(found.grads[0].iter().all(|&grad| grad <= 0.0), "a chosen score falls");
         Ok(())
@@ -198,7 +198,7 @@ fn descent_never_raises_a_rejected_score() {
 
 #[test]
 fn gradients_are_the_slopes_of_the_losses() {
-    on_subjects_with(Property::GradientIsSlope, 65, |subject| {
+    on_subjects_with(Property::GradientIsSlope, 66, |subject| {
         let pairs = Pairs::scattered(10, subject.scale);
         let found = subject.evaluate(&pairs, DType::F64);
         let step = subject.scale * 1e-6;

@@ -141,7 +141,8 @@ fn methods(repo: &Repo) -> Vec<(&str, &str, &str)> {
     repo.texts("crates/", ".rs")
         .filter_map(|(path, source)| {
             let (modality, file) = path.split_once("/src/method/")?;
-            let name = file.strip_suffix(".rs")?;
+            // Methods that share a folder are known by the file alone.
+            let name = file.strip_suffix(".rs")?.rsplit('/').next()?;
             let config = repo.text(&format!("{modality}/src/method/config.rs"))?;
             config.contains(&format!("\"{name}\",")).then_some((name, path, source))
         })

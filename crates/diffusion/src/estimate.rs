@@ -16,6 +16,7 @@ use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse, load_records};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
+use crate::rounds::refuse_rounds;
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;
@@ -34,6 +35,7 @@ struct Counts {
 /// # Errors
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer.
 pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
+    refuse_rounds(recipe, "what later rounds need is not known before the first")?;
     let dataset = load_records(recipe, &mut Reporter::silent())?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let process = process_component(format!("program and {} records: measured now", dataset.len()));
@@ -68,14 +70,20 @@ pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
         .into_iter()
         .filter(|(_, bytes, _)| *bytes > 0)
         .map(|(name, bytes, note)| Component::new(name, bytes, note));
+    let mut missing = vec!["activations of the denoiser, and of the encoders before training".to_owned()];
+    let mut num_records = dataset.len();
+    if recipe.method.is_online() {
+        missing.push("the judge's networks, and what was sampled".to_owned());
+        num_records = distinct_prompts(&dataset);
+    }
     Ok(Estimate {
         memory: MemoryEstimate {
             components: process.into_iter().chain(counted).collect(),
             moment: "training".into(),
-            missing: vec!["activations of the denoiser, and of the encoders before training".into()],
+            missing,
         },
         time: None,
-        disk: disk(recipe, dataset.len(), trained, average),
+        disk: disk(recipe, num_records, trained, average),
         assumptions: vec!["Sizes of logs are typical ones; checkpoints are exact but for headers.".into()],
     })
 }
@@ -93,29 +101,25 @@ fn elements(weights: &Weights) -> u64 {
 
 /// Scalars of the networks that are there while training.
 fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts> {
-    let mut counts = match &recipe.method {
-        MethodConfig::Autoencoder(_) => {
-            let trained = count(pipeline, "vae")?;
-            return Ok(Counts { frozen: 0, trained });
-        }
-        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
-            let network = pipeline.component(denoiser_component(pipeline))?;
-            match adapter_of(recipe)? {
-                AdapterConfig::Full(_) => Counts {
-                    frozen: 0,
-                    trained: elements(&network.weights()?),
-                },
-                AdapterConfig::Lora(lora) => Counts {
-                    frozen: elements(&network.weights()?),
-                    trained: adapter_elements(&network, &lora)?,
-                },
-            }
-        }
+    if matches!(recipe.method, MethodConfig::Autoencoder(_)) {
+        let trained = count(pipeline, "vae")?;
+        return Ok(Counts { frozen: 0, trained });
+    }
+    let network = pipeline.component(denoiser_component(pipeline))?;
+    let mut counts = match adapter_of(recipe)? {
+        AdapterConfig::Full(_) => Counts {
+            frozen: 0,
+            trained: elements(&network.weights()?),
+        },
+        AdapterConfig::Lora(lora) => Counts {
+            frozen: elements(&network.weights()?),
+            trained: adapter_elements(&network, &lora)?,
+        },
     };
     if matches!(&recipe.method, MethodConfig::Sft(config) if config.train_text_encoder) {
         counts.trained += count(pipeline, "text_encoder")?;
     }
-    if recipe.train.sample_every > 0 {
+    if recipe.train.sample_every > 0 || recipe.method.is_online() {
         counts.frozen += count(pipeline, "vae")?;
     }
     Ok(counts)
@@ -145,17 +149,20 @@ fn adapter_elements(network: &ComponentDir, lora: &LoraConfig) -> Result<u64> {
 
 /// Bytes of the latents of all images and of the embeddings of all prompts.
 fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset) -> Result<[u64; 2]> {
+    // They are read as they are, and the process holds them already.
+    if matches!(dataset, Dataset::LatentPairs(_)) {
+        return Ok([0; 2]);
+    }
     let (posterior, resolution) = match &recipe.method {
         MethodConfig::OfflinePairs(config) => (config.posterior, config.resolution),
         MethodConfig::Unpaired(config) => (config.posterior, config.resolution),
         MethodConfig::Ranked(config) => (config.posterior, config.resolution),
         MethodConfig::Sft(config) => (config.posterior, config.resolution),
         MethodConfig::Autoencoder(_) => return Ok([0; 2]),
-    };
-    let prompts: BTreeSet<&str> = match dataset {
-        // They are read as they are, and the process holds them already.
-        Dataset::LatentPairs(_) => return Ok([0; 2]),
-        dataset => dataset.prompts().into_iter().collect(),
+        MethodConfig::TrajectoryPairs(_)
+        | MethodConfig::StepAware(_)
+        | MethodConfig::PolicyGradient(_)
+        | MethodConfig::DirectReward(_) => return Ok([0, embeddings(pipeline, distinct_prompts(dataset))?]),
     };
     let sides = match (&recipe.method, dataset) {
         (MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_), Dataset::Pairs(_)) => 2,
@@ -180,14 +187,23 @@ fn cached(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir, dataset: &Dataset)
     if trains_text {
         return Ok([latents * WIDE, 0]);
     }
-    let embeddings = (prompts.len() * TextConditioner::num_values(pipeline)?) as u64;
-    Ok([latents * WIDE, embeddings * WIDE])
+    Ok([latents * WIDE, embeddings(pipeline, distinct_prompts(dataset))?])
+}
+
+/// Number of different prompts.
+fn distinct_prompts(dataset: &Dataset) -> usize {
+    BTreeSet::from_iter(dataset.prompts()).len()
+}
+
+/// Bytes of the embeddings of so many prompts.
+fn embeddings(pipeline: &PipelineDir, num_prompts: usize) -> Result<u64> {
+    Ok((num_prompts * TextConditioner::num_values(pipeline)?) as u64 * WIDE)
 }
 
 /// Checkpoints, the result and logs.
 fn disk(recipe: &Recipe<Diffusion>, num_records: usize, trained: u64, average: u64) -> Vec<Component> {
     let train = &recipe.train;
-    let num_steps = train.num_steps(num_records, 1);
+    let num_steps = train.num_steps(num_records, recipe.method.updates_per_batch());
     let times = |every: u64| if every == 0 { 0 } else { num_steps.div_ceil(every) };
     let written = times(train.checkpoint_every);
     let kept = match train.keep_checkpoints as u64 {
@@ -222,9 +238,7 @@ fn other_parts(recipe: &Recipe<Diffusion>) -> Option<u64> {
     let trained: &[&str] = match &recipe.method {
         MethodConfig::Autoencoder(_) => &["vae"],
         MethodConfig::Sft(config) if config.train_text_encoder => &[denoiser, "text_encoder"],
-        MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) | MethodConfig::Sft(_) => {
-            &[denoiser]
-        }
+        _ => &[denoiser],
     };
     let others = pipeline.names().filter(|name| !trained.contains(name));
     Some(others.map(|name| directory_bytes(&pipeline.path().join(name))).sum())

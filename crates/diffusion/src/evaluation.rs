@@ -185,7 +185,7 @@ pub(crate) fn table(win_rate: &WinRate, config: &WinRateConfig) -> EvaluationTab
 }
 
 /// The section with its file resolved as the recipe's other paths are.
-fn resolved(recipe: &Recipe<Diffusion>, config: &WinRateConfig) -> Result<WinRateConfig> {
+pub(crate) fn resolved(recipe: &Recipe<Diffusion>, config: &WinRateConfig) -> Result<WinRateConfig> {
     let prompts = config
         .prompts
         .as_ref()

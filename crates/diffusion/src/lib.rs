@@ -11,8 +11,9 @@
 //! | [`inversion`] | from latents back to noise |
 //! | [`denoising`] | denoising errors: the score of an image |
 //! | [`pipeline`] | pipelines in diffusers layout, [`generate()`] |
-//! | [`method`] | `offline_pairs`, `sft`, `autoencoder` |
+//! | [`method`] | how the numbers for an objective are obtained: from stored images, or from sampled ones |
 //! | [`estimate()`] | what a run will need, before anything is loaded |
+//! | [`rounds`] | sample, judge, build records, train, and again |
 //! | [`pairs`] | preference pairs that a model makes of itself |
 //! | [`images`] | pixels to tensors and back, grids |
 //! | [`shapes_pipeline`] | an untrained tiny pipeline for the embedded world |
@@ -27,6 +28,7 @@ pub mod method;
 mod modality;
 pub mod pairs;
 pub mod pipeline;
+pub mod rounds;
 mod run;
 pub mod sampler;
 pub mod schedule;
@@ -38,9 +40,10 @@ pub mod trajectory;
 pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use evaluation::{Contest, Judged, Side, contest, contest_with};
-pub use method::{DiffusionMethod, MethodConfig, cache_records, prepare};
+pub use method::{DiffusionMethod, MethodConfig, Reward, cache_records, prepare, prepare_with_reward};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
 pub use pairs::{PairsConfig, build_pairs, build_ranked};
 pub use pipeline::{Conditioning, NetworkOptions, Pipeline, SampleConfig, generate, generate_with};
+pub use rounds::{RoundsConfig, RoundsOutcome, run_rounds};
 pub use run::{Outcome, run};
 pub use stage::Stage;

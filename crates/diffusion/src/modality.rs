@@ -9,8 +9,9 @@ use diptych_tensor::Precision;
 use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::method::{CHECKPOINT, MethodConfig, validate_data, validate_method};
+use crate::method::{CHECKPOINT, MethodConfig, judge_files, validate_data, validate_method};
 use crate::pipeline::SampleConfig;
+use crate::rounds::{RoundsConfig, round_inputs, validate_rounds};
 use crate::sampler::SamplerKind;
 use crate::{Error, Result};
 
@@ -119,6 +120,7 @@ impl Modality for Diffusion {
     type Method = MethodConfig;
     type Samples = SamplesConfig;
     type Evaluation = EvaluationConfig;
+    type Rounds = RoundsConfig;
 
     fn can_switch_off(adapter: &Adapter) -> bool {
         matches!(adapter.0, AdapterConfig::Lora(_))
@@ -126,6 +128,19 @@ impl Modality for Diffusion {
 
     fn references() -> &'static [&'static str] {
         &["none", "frozen", "adapter_off", "cached", "ema", "checkpoint"]
+    }
+
+    fn needs_data(recipe: &Recipe<Self>) -> bool {
+        recipe.rounds.as_ref().is_none_or(RoundsConfig::needs_data)
+    }
+
+    fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
+        if matches!(&recipe.method, MethodConfig::DirectReward(config) if config.regularization > 0.0) {
+            return Some("`method.direct_reward.regularization`".to_owned());
+        }
+        let objective = &recipe.objective;
+        let needs = objective.requirements().reference;
+        needs.then(|| format!("objective `{}`", objective.name()))
     }
 
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
@@ -142,16 +157,22 @@ impl Modality for Diffusion {
             ReferenceConfig::Checkpoint { path } => Some(path),
             _ => None,
         };
-        [
+        let named = [
             (ADAPTER_INIT, init),
             (CHECKPOINT, checkpoint),
             (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
-        ]
-        .into_iter()
-        .filter_map(|(key, path)| Some((key, path?)))
-        .chain(judge.into_iter().map(|path| (WIN_RATE_JUDGE, path)))
-        .map(|(key, path)| Ok((key.to_owned(), recipe.resolve_path(key, path)?)))
-        .collect()
+        ];
+        let mut inputs = round_inputs(recipe)?;
+        inputs.extend(judge_files(recipe)?);
+        for (key, path) in named {
+            if let Some(path) = path {
+                inputs.push((key.to_owned(), recipe.resolve_path(key, path)?));
+            }
+        }
+        for path in judge {
+            inputs.push((WIN_RATE_JUDGE.to_owned(), recipe.resolve_path(WIN_RATE_JUDGE, path)?));
+        }
+        Ok(inputs)
     }
 
     fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
@@ -173,7 +194,8 @@ impl Modality for Diffusion {
         validate_adapter(recipe)?;
         validate_method(recipe)?;
         validate_samples(recipe)?;
-        validate_evaluation(recipe)
+        validate_evaluation(recipe)?;
+        validate_rounds(recipe)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use diptych_eval::WinRate;
+use diptych_eval::{WinRate, WinRateConfig};
 use diptych_tensor::files::write_file;
 use diptych_tensor::thread::on_large_stack;
 use diptych_train::{
@@ -41,30 +41,37 @@ pub fn run(
     resume: ResumeMode,
 ) -> Result<Outcome> {
     // Networks are sampled outside the loop too, and their graphs are as deep there.
-    on_large_stack(|| {
-        let mut reporter = Reporter::new(progress, stop);
-        let config = LoopConfig::from_recipe(recipe)?;
-        // What the loop would refuse after minutes of encoding.
-        check_start(&config, resume)?;
-        let method = prepare(recipe, &mut reporter)?;
-        let mut summary = train(
-            &method,
-            &config,
-            &mut |event: &Event<'_>| reporter.training(event),
-            stop,
-            resume,
-        )?;
-        let output = RunDirectory::new(&config.output);
-        let mut win_rate = None;
-        if !summary.stopped {
-            win_rate = evaluate(recipe, &method, &output, &mut summary, &mut reporter)?;
-        }
-        Ok(Outcome {
-            summary,
-            win_rate,
-            output: config.output,
-        })
-    })?
+    on_large_stack(|| run_reported(recipe, &mut Reporter::new(progress, stop), stop, resume))?
+}
+
+/// [`run`] for a caller with a reporter and a large stack of its own.
+pub(crate) fn run_reported(
+    recipe: &Recipe<Diffusion>,
+    reporter: &mut Reporter<'_>,
+    stop: &AtomicBool,
+    resume: ResumeMode,
+) -> Result<Outcome> {
+    let config = LoopConfig::from_recipe(recipe)?;
+    // What the loop would refuse after minutes of encoding.
+    check_start(&config, resume)?;
+    let method = prepare(recipe, reporter)?;
+    let mut summary = train(
+        &method,
+        &config,
+        &mut |event: &Event<'_>| reporter.training(event),
+        stop,
+        resume,
+    )?;
+    let output = RunDirectory::new(&config.output);
+    let mut win_rate = None;
+    if !summary.stopped {
+        win_rate = evaluate(recipe, &method, &output, &mut summary, reporter)?;
+    }
+    Ok(Outcome {
+        summary,
+        win_rate,
+        output: config.output,
+    })
 }
 
 fn evaluate(
@@ -86,9 +93,20 @@ fn evaluate(
     let Some(win_rate) = evaluation::win_rate(recipe, method, config, reporter)? else {
         return Ok(None);
     };
-    write_evaluation(output.path(), &evaluation::table(&win_rate, config))?;
+    publish_win_rate(&win_rate, config, output, summary)?;
+    Ok(Some(win_rate))
+}
+
+/// Puts an evaluation into the files of a run.
+pub(crate) fn publish_win_rate(
+    win_rate: &WinRate,
+    config: &WinRateConfig,
+    output: &RunDirectory,
+    summary: &mut Summary,
+) -> Result<()> {
+    write_evaluation(output.path(), &evaluation::table(win_rate, config))?;
     if let Some(row) = &mut summary.metrics {
-        row.metrics.extend(metrics(&win_rate));
+        row.metrics.extend(metrics(win_rate));
     }
     let text = serde_json::to_string_pretty(summary).map_err(|source| Error::Json {
         path: output.summary(),
@@ -96,7 +114,7 @@ fn evaluate(
     })?;
     write_file(&output.summary(), format!("{text}\n").as_bytes())?;
     write_report(output.path())?;
-    Ok(Some(win_rate))
+    Ok(())
 }
 
 fn metrics(win_rate: &WinRate) -> impl Iterator<Item = (String, f64)> {

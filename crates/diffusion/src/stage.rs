@@ -17,6 +17,8 @@ pub enum Stage {
     AlignedImages,
     /// Judging images.
     Judging,
+    /// Rounds of sampling, judging and training.
+    Rounds,
 }
 
 impl Stage {
@@ -30,6 +32,7 @@ impl Stage {
             Self::BaseImages => "sampling the base model",
             Self::AlignedImages => "sampling the aligned model",
             Self::Judging => "judging",
+            Self::Rounds => "rounds",
         }
     }
 }

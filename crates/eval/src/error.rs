@@ -94,7 +94,7 @@ pub enum Error {
     },
     /// A network of a judge cannot be read or run.
     #[error(transparent)]
-    Models(#[from] diptych_models::Error),
+    Models(Box<diptych_models::Error>),
     /// Numbers of a combiner that cannot be used.
     #[error("combiner: `{key}` is {found}, expected {expected}")]
     InvalidCombiner {
@@ -160,14 +160,14 @@ pub enum Error {
     },
     /// Records of a dataset cannot be read.
     #[error(transparent)]
-    Data(#[from] diptych_data::Error),
+    Data(Box<diptych_data::Error>),
     /// A record's image cannot be read.
     #[error("record {id:?}: {source}")]
     Image {
         /// The record.
         id: String,
         /// Why.
-        source: diptych_data::Error,
+        source: Box<diptych_data::Error>,
     },
     /// A dataset has no images to score.
     #[error("{records} have no images to judge; expected image pairs, ranked, labelled or captioned images")]
@@ -264,6 +264,18 @@ pub enum Error {
         /// Scores wanted for each prompt.
         images_per_prompt: usize,
     },
+}
+
+impl From<diptych_models::Error> for Error {
+    fn from(error: diptych_models::Error) -> Self {
+        Self::Models(Box::new(error))
+    }
+}
+
+impl From<diptych_data::Error> for Error {
+    fn from(error: diptych_data::Error) -> Self {
+        Self::Data(Box::new(error))
+    }
 }
 
 impl Error {

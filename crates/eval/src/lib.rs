@@ -1,7 +1,7 @@
 //! Judges, win rates and their intervals.
 //!
 //! A [`Judge`] gives each image a score for its prompt: the verifier of the shapes world, the published networks (CLIP score,
-//! `PickScore`, HPSv2, `ImageReward`, LAION's aesthetic predictor, the step-aware preference model), stored scores, or a [`Combiner`] of
+//! `PickScore`, `HPSv2`, `ImageReward`, LAION's aesthetic predictor, the step-aware preference model), stored scores, or a [`Combiner`] of
 //! several. [`Judge::load`] reads its networks; a [`LoadedJudge`] scores images, and pixels differentiably. [`Agreement`] says how often
 //! it ranks as people did, [`SwappedOutcome`] what a [`PairwiseJudge`] finds when asked in both orders. [`GenevalTable`] is a benchmark of
 //! single abilities. [`WinRate::compare`] sets the scores of an aligned model
@@ -27,6 +27,7 @@ mod config;
 mod error;
 mod judge;
 mod pairwise;
+mod prompt_source;
 mod prompts;
 mod scene_truth;
 mod score_dataset;
@@ -43,6 +44,7 @@ pub use judge::{
     StepAwareConfig, StoredConfig,
 };
 pub use pairwise::{PairwiseJudge, ShownFirst, StoredVerdicts, SwappedOutcome, Verdict};
+pub use prompt_source::{PromptPool, PromptSource};
 pub use prompts::{held_out_prompts, read_first_prompts, read_prompts};
 pub use scene_truth::{SceneTruth, Truthfulness, held_out_scene_prompts, scene_truth};
 pub use score_dataset::{ScoredDataset, ScoredImages, ScoringJudge, journal_path, labelled_pairs, score_dataset};

@@ -251,14 +251,14 @@ mod tests {
     impl PairwiseJudge for Rule {
         fn verdict(&self, id: &str, shown_first: ShownFirst) -> Result<Verdict> {
             let is_aligned_first = shown_first == ShownFirst::Aligned;
-            Ok(match &id[..1] {
-                "w" if is_aligned_first => Verdict::First,
-                "l" if !is_aligned_first => Verdict::First,
-                "w" | "l" => Verdict::Second,
-                "f" => Verdict::First,
-                "h" if is_aligned_first => Verdict::First,
-                _ => Verdict::Tie,
-            })
+            let names_first = match &id[..1] {
+                "w" => is_aligned_first,
+                "l" => !is_aligned_first,
+                "f" => true,
+                "h" if is_aligned_first => true,
+                _ => return Ok(Verdict::Tie),
+            };
+            Ok(if names_first { Verdict::First } else { Verdict::Second })
         }
     }
 

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::agreement::LabelledPair;
 use crate::error::{Error, Result};
+use crate::judge::hex;
 use crate::{ImageRole, JudgeRequest, LoadedJudge};
 
 /// A record's scores: one row of the file.
@@ -187,7 +188,7 @@ impl Record<'_> {
             hasher.update(format!("{role:?} {}\n", bytes.len()));
             hasher.update(&bytes);
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(hasher))
     }
 }
 
@@ -233,7 +234,7 @@ fn score_batch(batch: &[(&Record<'_>, String)], scoring: ScoringJudge<'_>) -> Re
         for (role, source) in &record.images {
             let image = source.decode().map_err(|source| Error::Image {
                 id: record.id.clone(),
-                source,
+                source: source.into(),
             })?;
             images.push((&record.id, *role, record.prompt, image));
         }

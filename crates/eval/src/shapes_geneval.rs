@@ -1,6 +1,6 @@
-//! GenEval's questions, asked about the shapes world, where the answer is known.
+//! `GenEval`'s questions, asked about the shapes world, where the answer is known.
 //!
-//! Ghosh et al., "GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment", NeurIPS 2023 Datasets and Benchmarks,
+//! Ghosh et al., "`GenEval`: An Object-Focused Framework for Evaluating Text-to-Image Alignment", NeurIPS 2023 Datasets and Benchmarks,
 //! arXiv:2310.11513. Six kinds of prompts, each image right or wrong; a kind's score is the share of right images, the total is the mean
 //! of the kinds. What stands in for the object detector is the verifier of the shapes world.
 
@@ -132,7 +132,7 @@ pub fn geneval_prompts(seed: u64, per_category: usize) -> Vec<GenevalPrompt> {
 /// What the verifier says about one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenevalAnswer {
-    /// Everything that the prompt names is there as it says; when counting, nothing else is. GenEval's rule.
+    /// Everything that the prompt names is there as it says; when counting, nothing else is. `GenEval`'s rule.
     pub is_correct: bool,
     /// That, and nothing else is there for any kind of prompt.
     pub is_complete: bool,
@@ -247,13 +247,10 @@ impl GenevalTable {
             if groups.is_empty() {
                 continue;
             }
-            let share = |holds: fn(&GenevalAnswer) -> bool| -> Vec<f64> {
-                let share = |group: &&[GenevalAnswer]| {
-                    group.iter().filter(|answer| holds(answer)).count() as f64 / group.len() as f64
-                };
-                groups.iter().map(share).collect()
-            };
-            let (correct, complete) = (share(|answer| answer.is_correct), share(|answer| answer.is_complete));
+            let (correct, complete) = (
+                share_of(&groups, |answer| answer.is_correct),
+                share_of(&groups, |answer| answer.is_complete),
+            );
             let [correct_means, complete_means] = resampled_means([&correct, &complete], bootstrap_samples, &mut rng);
             for (total, mean) in totals.iter_mut().zip(&correct_means) {
                 *total += mean;
@@ -267,7 +264,9 @@ impl GenevalTable {
             });
         }
         let count = categories.len() as f64;
-        totals.iter_mut().for_each(|total| *total /= count);
+        for total in &mut totals {
+            *total /= count;
+        }
         totals.sort_by(f64::total_cmp);
         let overall = Estimate {
             mean: categories.iter().map(|score| score.correct.mean).sum::<f64>() / count,
@@ -281,6 +280,13 @@ impl GenevalTable {
             seed,
         })
     }
+}
+
+/// For each prompt, the share of its images for which `holds`.
+fn share_of(groups: &[&[GenevalAnswer]], holds: fn(&GenevalAnswer) -> bool) -> Vec<f64> {
+    let share =
+        |group: &&[GenevalAnswer]| group.iter().filter(|answer| holds(answer)).count() as f64 / group.len() as f64;
+    groups.iter().map(share).collect()
 }
 
 impl fmt::Display for GenevalTable {

@@ -335,16 +335,18 @@ fn rewrite(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Tensor>)) {
     save_tensors(path, &tensors, &BTreeMap::new()).unwrap();
 }
 
+#[track_caller]
+fn says(judge: &Judge, words: &[&str]) {
+    let message = failure(judge).to_string();
+    for word in words {
+        assert!(message.contains(word), "{message}");
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_named_with_what_would() {
     let checkpoints = Checkpoints::new();
-    let [(_, pick), (_, aesthetic), (_, hps), (_, step_aware), (_, reward)] = checkpoints.networks();
-    let says = |judge: &Judge, words: &[&str]| {
-        let message = failure(judge).to_string();
-        for word in words {
-            assert!(message.contains(word), "{message}");
-        }
-    };
+    let [_, _, _, (_, step_aware), _] = checkpoints.networks();
     // Another judge's directory.
     let swapped = |name: &str| {
         Judge::PickScore(PickScoreConfig {
@@ -381,6 +383,12 @@ fn what_does_not_fit_is_named_with_what_would() {
         resize: HpsResize::Antialiased,
     });
     says(&clip_as_hps, &["clip/model.safetensors", "OpenCLIP"]);
+}
+
+#[test]
+fn files_that_do_not_fit_each_other_are_named() {
+    let checkpoints = Checkpoints::new();
+    let [(_, pick), (_, aesthetic), (_, hps), (_, step_aware), (_, reward)] = checkpoints.networks();
     // A head that is missing, pickled, or of another width.
     let head = |name: &str| {
         Judge::Aesthetic(AestheticConfig {
@@ -417,12 +425,15 @@ fn what_does_not_fit_is_named_with_what_would() {
     .unwrap();
     says(&hps, &["texts of 78", "texts of 77"]);
     // Weights of another shape, and more of them than the network has.
-    rewrite(&checkpoints.path("step_aware/model.safetensors"), |tensors| {
-        tensors.insert(
-            "model.extra.weight".to_owned(),
-            Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap(),
-        );
-    });
+    rewrite(
+        &checkpoints.path("step_aware/step-aware_preference_model.safetensors"),
+        |tensors| {
+            tensors.insert(
+                "model.extra.weight".to_owned(),
+                Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap(),
+            );
+        },
+    );
     says(&step_aware, &["extra.weight"]);
 }
 

@@ -1,4 +1,4 @@
-//! GenEval on shapes: pictures that are drawn as asked pass, others fail where they should.
+//! `GenEval` on shapes: pictures that are drawn as asked pass, others fail where they should.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use diptych_eval::{
@@ -121,7 +121,7 @@ fn pictures_as_asked_pass_and_each_mistake_costs_its_kind() {
     assert_eq!((table.overall.mean, table.overall.high), (0.0, 0.0));
 }
 
-/// GenEval asks only whether what is named is there, except when counting.
+/// `GenEval` asks only whether what is named is there, except when counting.
 #[test]
 fn surplus_objects_are_wrong_only_when_counting() {
     let prompts: Vec<GenevalPrompt> = geneval_prompts(1, 6)

@@ -6,7 +6,7 @@ use diptych_core::{Kind, ScoreKind};
 use diptych_data::TurnMask;
 use diptych_models::{AdapterConfig, FullConfig, LoraConfig, LoraInit, Targets};
 use diptych_tensor::Precision;
-use diptych_train::{Modality, Recipe, ReferenceConfig};
+use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -135,6 +135,7 @@ impl Modality for Language {
     type Method = MethodConfig;
     type Samples = SamplesConfig;
     type Evaluation = TextEvaluationConfig;
+    type Rounds = NoSection;
 
     fn can_switch_off(adapter: &LanguageAdapter) -> bool {
         // With an adapter to start from, the network it started from is the one with that adapter.

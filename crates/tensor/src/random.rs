@@ -27,14 +27,16 @@ pub enum Stream {
     Sampler = 7,
     /// Tokens chosen by a language model: step is the number of the token behind the prompt.
     Tokens = 8,
-    /// Which images of a ranked list become pairs: example is the number of the list.
-    Pairs = 24,
-    /// Which records are mirrored: example is the number of the record, or tells its prompt.
-    Mirror = 25,
     /// Records that a method draws itself, rather than take them in the order of an epoch.
     Records = 16,
     /// Trajectories sampled to learn from: their initial latents, then the noise of their transitions.
     Rollout = 17,
+    /// Which images of a ranked list become pairs: example is the number of the list.
+    Pairs = 24,
+    /// Which records are mirrored: example is the number of the record, or tells its prompt.
+    Mirror = 25,
+    /// What rounds of training draw: step is the round, example says what for.
+    Rounds = 64,
 }
 
 /// Where the numbers of one [`generator`] come from.

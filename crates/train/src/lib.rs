@@ -35,7 +35,7 @@ pub use error::{Error, RecipeError, Result};
 pub use estimate::{Component, Estimate, MachineRates, MemoryEstimate, TimeEstimate, process_component};
 pub use memory::{peak_memory_bytes, resident_memory_bytes};
 pub use method::{Item, Method, MicroBatch, StepOutput, Weighted};
-pub use modality::{Modality, Section};
+pub use modality::{Modality, NoSection, Section};
 pub use observer::{Event, Observer, Silent};
 pub use plan::{Input, Plan};
 pub use progress::{Progress, Reporter, Stopped};

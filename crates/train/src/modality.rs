@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use diptych_core::ScoreKind;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Result;
 use crate::recipe::Recipe;
@@ -26,6 +26,8 @@ pub trait Modality: Debug + Clone + Sized + 'static {
     type Samples: Section;
     /// `[eval]`: what is measured after training.
     type Evaluation: Section;
+    /// `[rounds]`: how records are made anew, round after round. [`NoSection`] where they are not.
+    type Rounds: Section;
 
     /// Whether the policy without this adapter is the network it started from, so that the reference can be the policy
     /// with its adapter switched off.
@@ -34,6 +36,12 @@ pub trait Modality: Debug + Clone + Sized + 'static {
     /// The `[reference.*]` sections it can serve.
     fn references() -> &'static [&'static str] {
         &["none", "frozen", "adapter_off"]
+    }
+
+    /// Whether anything of the data is read; otherwise `data.path` is an empty list.
+    fn needs_data(recipe: &Recipe<Self>) -> bool {
+        let _ = recipe;
+        true
     }
 
     /// What compares the policy with a reference, as messages name it: the objective, if it does, unless a method does so itself. A
@@ -70,3 +78,14 @@ pub trait Modality: Debug + Clone + Sized + 'static {
 pub trait Section: Debug + Clone + PartialEq + Serialize + DeserializeOwned {}
 
 impl<T: Debug + Clone + PartialEq + Serialize + DeserializeOwned> Section for T {}
+
+/// A section that a modality does not have: whatever stands there is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum NoSection {}
+
+impl<'de> Deserialize<'de> for NoSection {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> std::result::Result<Self, D::Error> {
+        let found = de::Unexpected::Other("a section that this modality does not have");
+        Err(de::Error::invalid_value(found, &"no such section"))
+    }
+}

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 const LENGTH_KEYS: [&str; 2] = ["train.steps", "train.num_epochs"];
 
 /// Keys that may change when a run is resumed: they do not change what the steps already taken would have been.
-const FREE_KEYS: [&str; 7] = [
+const FREE_KEYS: [&str; 8] = [
     "run.output",
     "train.log_every",
     "train.checkpoint_every",
@@ -27,6 +27,8 @@ const FREE_KEYS: [&str; 7] = [
     "train.sample_every",
     "samples",
     "eval",
+    // A round does not know how many there are.
+    "rounds.num_rounds",
 ];
 
 /// A resolved run, as `plan.toml`.
@@ -66,7 +68,10 @@ impl Plan {
             paths.push((key.to_owned(), recipe.resolve_path(key, path)?));
         }
         paths.extend(M::inputs(recipe)?);
-        let mut inputs = vec![hash_data(recipe)?];
+        let mut inputs = Vec::new();
+        if !recipe.data.path.as_slice().is_empty() {
+            inputs.push(hash_data(recipe)?);
+        }
         for (key, path) in paths {
             hash_inputs(&key, &path, &mut inputs)?;
         }

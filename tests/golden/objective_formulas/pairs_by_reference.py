@@ -1,5 +1,7 @@
 """Objectives of pairs whose scores are log-ratios of the policy over a reference."""
 
+import dataclasses
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -229,6 +231,30 @@ class SppoHard(LogRatios):
         return peers.Peer([half * loss for loss in made.losses], [half * grad for grad in made.grads])
 
 
+class Seppo(LogRatios):
+    """arXiv:2410.05255, with its Anchor-based Adaptive Flipper, as reviewers quote it: no training code was released."""
+
+    name = "seppo"
+
+    @staticmethod
+    def loss(p, s):
+        sign = torch.where(s.a.detach() >= 0, 1.0, -1.0)
+        return -F.logsigmoid(p["beta"] * (s.a - sign * s.b))
+
+    @staticmethod
+    def numpy(p, s):
+        # In errors, as the paper has it: twice the score is minus the error.
+        won, sampled = -2 * s.a, -2 * s.b
+        return np.where(won <= 0, np.logaddexp(0, p["beta"] / 2 * (won - sampled)), np.logaddexp(0, p["beta"] / 2 * (won + sampled)))
+
+    @staticmethod
+    def cases(rng):
+        # Without the smallest margins: at them the sign is a matter of rounding. At 0 the loss jumps, which finite differences miss.
+        margins = MARGINS[np.abs(MARGINS) != 1e-6]
+        for made in logratio_cases(rng, [("text", {"beta": 0.1}), ("strong", {"beta": 0.5})], margins=margins, sides=True):
+            yield dataclasses.replace(made, smooth=not made.name.endswith("_chosen_extremes"))
+
+
 class ApoZero(LogRatios):
     """arXiv:2408.06266, Eq. 7, plus the constant 1 of TRL 1.16 DPOTrainer, loss_type apo_zero."""
 
@@ -375,4 +401,4 @@ class OnlineKl:
         yield case("policy_equals_reference", np.zeros(3))
 
 
-FORMULAS = [RobustDpo, Ipo, Hinge, ExoPair, NcaPair, BcoPair, SppoHard, ApoZero, ApoDown, Discopop, SigmoidNorm, Vpo, OnlineKl]
+FORMULAS = [RobustDpo, Ipo, Hinge, ExoPair, NcaPair, BcoPair, SppoHard, Seppo, ApoZero, ApoDown, Discopop, SigmoidNorm, Vpo, OnlineKl]

@@ -17,6 +17,7 @@ mod list;
 mod model_kind;
 mod plan;
 mod recipe;
+mod rounds;
 mod sampling;
 mod score;
 mod score_images;

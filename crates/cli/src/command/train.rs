@@ -7,6 +7,7 @@ use diptych_train::{ResumeMode, Summary};
 
 use crate::arguments::TrainArguments;
 use crate::command::recipe::AnyRecipe;
+use crate::command::rounds;
 use crate::interrupt::stop_flag;
 use crate::output::print;
 use crate::progress::Progress;
@@ -24,6 +25,10 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<()> {
     };
     let mut progress = Progress::new();
     print(match recipe {
+        AnyRecipe::Diffusion(recipe) if recipe.rounds.is_some() => {
+            let outcome = diptych_diffusion::run_rounds(&recipe, |event| progress.show(event), &stop, resume)?;
+            rounds::conclusion(&outcome)
+        }
         AnyRecipe::Diffusion(recipe) => {
             let outcome = diptych_diffusion::run(&recipe, |event| progress.show(event), &stop, resume)?;
             conclusion(outcome.win_rate.as_ref(), &outcome.summary, &outcome.output)

@@ -44,6 +44,7 @@ pub mod rank_dpo;
 pub mod robust_dpo;
 pub mod rpo;
 pub mod rrhf;
+pub mod seppo;
 pub mod sft;
 pub mod sigmoid_norm;
 pub mod simper;
@@ -99,6 +100,7 @@ pub use rank_dpo::{RankDpo, Ranking};
 pub use robust_dpo::RobustDpo;
 pub use rpo::Rpo;
 pub use rrhf::{Rrhf, RrhfNormalization};
+pub use seppo::Seppo;
 pub use sft::{Sft, SftNormalization};
 pub use sigmoid_norm::SigmoidNorm;
 pub use simper::SimPer;
@@ -420,6 +422,8 @@ objectives! {
     "rpo" => Rpo,
     /// RRHF: ranking by mean log-probabilities, and supervised fine-tuning on the best.
     "rrhf" => Rrhf,
+    /// Semi-Policy Preference Optimization: sampled images that count for or against, by the anchor.
+    "seppo" => Seppo,
     /// Supervised fine-tuning on the chosen responses.
     "sft" => Sft,
     /// Length-normalized DPO.

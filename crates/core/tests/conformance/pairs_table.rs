@@ -4,9 +4,9 @@ use Property::{ChosenRises, GradientIsSlope, Monotone, RatiosOnly, RejectedFalls
 use diptych_core::{
     AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, Asft, BcoPair, CalDpo, Copg, Cpo, Dft, Discopop, Divergence, Dpo,
     DpoShift, Dpop, ExoPair, FDpo, FlexDpo, Gpo, GpoLoss, HDpo, Hinge, Ipo, IpoNormalization, LdDpo, LikelihoodOf,
-    MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, OnlineKl, Orpo, RDpo, RobustDpo, Rpo, Sft, SftNormalization,
-    SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration, VpoDirection,
-    WeightedSum, Wpo,
+    MaPo, NcaPair, Objective, Odpo, OdpoOffset, OmniDpo, OnlineKl, Orpo, RDpo, RobustDpo, Rpo, Seppo, Sft,
+    SftNormalization, SigmoidNorm, SimPer, SimPo, Slic, Smpo, SppoHard, SppoReduction, Term, Vpo, VpoCalibration,
+    VpoDirection, WeightedSum, Wpo,
 };
 
 use crate::pairs::{Property, Start, Subject};
@@ -99,6 +99,14 @@ fn of_margins() -> Vec<Subject> {
             LN_2,
             [-0.05, 0.05],
             &[Monotone],
+        ),
+        // Behind the reference on the anchor, the other side is drawn near.
+        by_ratios(
+            60.0,
+            Seppo { beta: 0.1 },
+            LN_2,
+            [-0.05, 0.05],
+            &[RejectedFalls, Monotone],
         ),
         by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
         discopop(0.05, PULLS_BACK),

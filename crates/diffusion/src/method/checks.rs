@@ -10,6 +10,9 @@ use crate::modality::Diffusion;
 /// The recipe key of another network as reference.
 pub(crate) const CHECKPOINT: &str = "reference.checkpoint.path";
 
+/// The recipe key of the share of desirable images.
+const POSITIVE_RATIO: &str = "method.unpaired.positive_ratio";
+
 /// Refuses a method's settings that are out of their range or that nothing would use, and objectives that compare something else than the
 /// method has.
 pub(crate) fn validate_method(recipe: &Recipe<Diffusion>) -> Result<()> {
@@ -39,6 +42,10 @@ pub(crate) fn validate_method(recipe: &Recipe<Diffusion>) -> Result<()> {
             }
             0.0
         }
+        MethodConfig::TrajectoryPairs(_)
+        | MethodConfig::StepAware(_)
+        | MethodConfig::PolicyGradient(_)
+        | MethodConfig::DirectReward(_) => return super::online::validate(recipe),
     };
     if !(0.0..=1.0).contains(&dropout) {
         let key = format!("method.{}.prompt_dropout", recipe.method.name());
@@ -60,6 +67,8 @@ fn validate_kind(recipe: &Recipe<Diffusion>) -> Result<()> {
         | (MethodConfig::Unpaired(_), Kind::Unpaired)
         | (MethodConfig::Ranked(_), Kind::Lists)
         | (MethodConfig::Sft(_) | MethodConfig::Autoencoder(_), Kind::Chosen) => return Ok(()),
+        // They say more about what they take than the kind.
+        (method, _) if method.is_online() => return Ok(()),
         (MethodConfig::OfflinePairs(_), Kind::Chosen) => (
             "pairs",
             "an objective that compares two images; `[method.sft]` trains on one",
@@ -70,9 +79,7 @@ fn validate_kind(recipe: &Recipe<Diffusion>) -> Result<()> {
         ),
         (MethodConfig::Unpaired(_), _) => ("images judged good or bad", "an objective of kind `unpaired`"),
         (MethodConfig::Ranked(_), _) => ("ranked lists", "an objective of kind `lists`"),
-        (MethodConfig::Sft(_) | MethodConfig::Autoencoder(_), _) => {
-            ("images alone", "`[objective.sft]`: this method sees no pairs")
-        }
+        _ => ("images alone", "`[objective.sft]`: this method sees no pairs"),
     };
     let (objective, method) = (recipe.objective.name(), recipe.method.name());
     let kind = kind.name();
@@ -120,11 +127,10 @@ fn validate_unpaired(recipe: &Recipe<Diffusion>, config: &UnpairedConfig) -> Res
     let Some(ratio) = config.positive_ratio else {
         return Ok(());
     };
-    const KEY: &str = "method.unpaired.positive_ratio";
     if !(ratio > 0.0 && ratio < 1.0) {
-        return Err(recipe.invalid(KEY, ratio, "a number above 0 and below 1"));
+        return Err(recipe.invalid(POSITIVE_RATIO, ratio, "a number above 0 and below 1"));
     }
-    refuse_order(recipe, KEY)
+    refuse_order(recipe, POSITIVE_RATIO)
 }
 
 /// A method that draws its records has no use for their order.

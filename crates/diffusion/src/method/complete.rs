@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// Copies into `directory` what it lacks of the pipeline `model`. A component that is there already is left as it is.
-pub(super) fn complete(model: &Path, directory: &Path) -> Result<()> {
+pub(crate) fn complete(model: &Path, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).map_err(io("create", directory))?;
     for entry in fs::read_dir(model).map_err(io("read", model))? {
         let source = entry.map_err(io("read", model))?.path();

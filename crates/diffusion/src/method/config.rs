@@ -1,11 +1,13 @@
 //! `[method.*]` of a diffusion recipe.
 
+use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
+use super::online::{DirectRewardConfig, PolicyGradientConfig, StepAwareConfig, TrajectoryPairsConfig};
 use super::timesteps::TimestepConfig;
 
 /// How the objective's numbers are obtained.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodConfig {
     /// Denoising errors of stored pairs, with one timestep shared inside a pair.
@@ -18,6 +20,14 @@ pub enum MethodConfig {
     Sft(SftConfig),
     /// Reconstruction of images by the autoencoder.
     Autoencoder(AutoencoderConfig),
+    /// Pairs of trajectories sampled while training, of which a judge prefers one.
+    TrajectoryPairs(TrajectoryPairsConfig),
+    /// Pairs of candidates for a step of the sampler, ranked by the images that they promise.
+    StepAware(StepAwareConfig),
+    /// Rewarded trajectories and the probabilities of their steps.
+    PolicyGradient(PolicyGradientConfig),
+    /// The gradient of a reward through the sampler.
+    DirectReward(DirectRewardConfig),
 }
 
 impl Default for MethodConfig {
@@ -28,7 +38,7 @@ impl Default for MethodConfig {
 
 impl MethodConfig {
     /// Names in recipes, each with one line.
-    pub const DESCRIPTIONS: [(&'static str, &'static str); 5] = [
+    pub const DESCRIPTIONS: [(&'static str, &'static str); 9] = [
         (
             "offline_pairs",
             "denoising errors of stored pairs, timestep and noise shared inside a pair",
@@ -43,6 +53,19 @@ impl MethodConfig {
         ),
         ("sft", "denoising of captioned images, or of the chosen side of pairs"),
         ("autoencoder", "reconstruction of images by the VAE"),
+        (
+            "trajectory_pairs",
+            "two sampled trajectories a prompt, of which a judge prefers one",
+        ),
+        (
+            "step_aware",
+            "sampled candidates for a step, ranked by the images that they promise",
+        ),
+        (
+            "policy_gradient",
+            "sampled trajectories and the rewards of their images",
+        ),
+        ("direct_reward", "the gradient of a reward through the sampler"),
     ];
 
     /// The name in recipes.
@@ -53,6 +76,39 @@ impl MethodConfig {
             Self::Ranked(_) => "ranked",
             Self::Sft(_) => "sft",
             Self::Autoencoder(_) => "autoencoder",
+            Self::TrajectoryPairs(_) => "trajectory_pairs",
+            Self::StepAware(_) => "step_aware",
+            Self::PolicyGradient(_) => "policy_gradient",
+            Self::DirectReward(_) => "direct_reward",
+        }
+    }
+
+    /// Whether it samples what it learns from, so that records are prompts.
+    pub fn is_online(&self) -> bool {
+        match self {
+            Self::TrajectoryPairs(_) | Self::StepAware(_) | Self::PolicyGradient(_) | Self::DirectReward(_) => true,
+            Self::OfflinePairs(_) | Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) | Self::Autoencoder(_) => false,
+        }
+    }
+
+    /// Who judges what an online method samples, where the recipe says.
+    pub fn judge(&self) -> Option<&Judge> {
+        match self {
+            Self::TrajectoryPairs(config) => config.judge.as_ref(),
+            Self::StepAware(config) => config.judge.as_ref(),
+            Self::PolicyGradient(config) => config.judge.as_ref(),
+            Self::DirectReward(config) => config.judge.as_ref(),
+            Self::OfflinePairs(_) | Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) | Self::Autoencoder(_) => None,
+        }
+    }
+
+    /// Optimizer steps on each batch of records.
+    pub fn updates_per_batch(&self) -> u64 {
+        match self {
+            Self::TrajectoryPairs(config) => config.reuse.updates_per_batch(),
+            Self::StepAware(config) => config.reuse.updates_per_batch(),
+            Self::PolicyGradient(config) => config.reuse.updates_per_batch(),
+            _ => 1,
         }
     }
 }
@@ -243,7 +299,7 @@ pub struct RankedConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListNoise {
-    /// One draw each, as in RankDPO.
+    /// One draw each, as in `RankDPO`.
     #[default]
     Independent,
     /// One draw for all.
@@ -254,7 +310,7 @@ pub enum ListNoise {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListScores {
-    /// The share of the list's other images that it is better than: RankDPO's preference probability of one judge.
+    /// The share of the list's other images that it is better than: `RankDPO`'s preference probability of one judge.
     #[default]
     Wins,
     /// The score that the data has: preference probabilities averaged over several judges, say.

@@ -252,7 +252,7 @@ impl Preparation<'_> {
     }
 
     /// What is sampled while training, if anything.
-    fn samples(&self, prompts: &[String]) -> Result<Option<(Vec<String>, SampleConfig)>> {
+    pub(super) fn samples(&self, prompts: &[String]) -> Result<Option<(Vec<String>, SampleConfig)>> {
         if self.recipe.train.sample_every == 0 {
             return Ok(None);
         }

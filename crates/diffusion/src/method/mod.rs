@@ -11,6 +11,7 @@ mod draws;
 mod encode;
 mod inverted_noise;
 mod offline_pairs;
+mod online;
 mod preferences;
 mod prepare;
 mod ranked;
@@ -33,20 +34,26 @@ use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
 pub use autoencoder::Autoencoder;
 pub(crate) use checks::{CHECKPOINT, validate_method};
+pub(crate) use complete::complete;
 pub use config::{
     AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
     OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
     UnpairedConfig,
 };
 pub use offline_pairs::OfflinePairs;
+pub(crate) use online::judge_files;
+pub use online::{
+    AdvantageConfig, DirectRewardConfig, GradientSpan, JudgeReward, Online, PolicyGradientConfig, ReuseConfig, Reward,
+    RewardLoss, RolloutConfig, StepAwareConfig, TrajectoryPairsConfig,
+};
 pub(crate) use prepare::network_options;
-pub use prepare::{cache_records, prepare};
+pub use prepare::{cache_records, prepare, prepare_with_reward};
 pub use ranked::Ranked;
 pub use sft::Sft;
 pub(crate) use showcase::texts;
 pub(crate) use source::{load as load_records, validate as validate_data};
 pub use timesteps::TimestepConfig;
-pub(crate) use trained::TrainedDenoiser;
+pub(crate) use trained::{TextTraining, TrainedDenoiser};
 pub use unpaired::Unpaired;
 
 use crate::{Error, Result};
@@ -64,6 +71,8 @@ pub enum DiffusionMethod {
     Sft(Box<Sft>),
     /// See [`Autoencoder`].
     Autoencoder(Box<Autoencoder>),
+    /// See [`Online`].
+    Online(Box<Online>),
 }
 
 impl DiffusionMethod {
@@ -75,6 +84,7 @@ impl DiffusionMethod {
             Self::Ranked(method) => Some(&method.policy),
             Self::Sft(method) => Some(&method.policy),
             Self::Autoencoder(_) => None,
+            Self::Online(method) => Some(method.policy()),
         }
     }
 }
@@ -88,6 +98,7 @@ macro_rules! forward {
             DiffusionMethod::Ranked($method) => $call,
             DiffusionMethod::Sft($method) => $call,
             DiffusionMethod::Autoencoder($method) => $call,
+            DiffusionMethod::Online($method) => $call,
         }
     };
 }
@@ -109,6 +120,10 @@ impl Method for DiffusionMethod {
 
     fn choose(&self, seed: u64, step: u64, item: Item) -> usize {
         forward!(self, method => method.choose(seed, step, item))
+    }
+
+    fn updates_per_batch(&self) -> u64 {
+        forward!(self, method => method.updates_per_batch())
     }
 
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {

@@ -200,7 +200,7 @@ impl Preparation<'_> {
     }
 
     /// The recipe's reference. `cached` needs no network of its own: its errors are the policy's before its first step.
-    fn reference(&self, policy: &TrainedDenoiser) -> Result<Reference> {
+    pub(super) fn reference(&self, policy: &TrainedDenoiser) -> Result<Reference> {
         match &self.recipe.reference {
             ReferenceConfig::None {} | ReferenceConfig::Cached { .. } => Ok(Reference::None),
             ReferenceConfig::AdapterOff {} => Ok(Reference::AdapterOff),

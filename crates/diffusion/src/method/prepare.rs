@@ -1,5 +1,7 @@
 //! From a recipe to a method: loads what the run needs, encodes images and prompts once, and drops what is not needed after.
 
+use std::sync::Arc;
+
 use diptych_data::Dataset;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
@@ -10,12 +12,14 @@ use super::autoencoder::Autoencoder;
 use super::config::{AutoencoderConfig, MethodConfig, SftConfig};
 use super::denoising_records::DenoisingRecords;
 use super::encode::{Encoded, Settings};
+use super::online::{Reward, check_reward};
 use super::sft::Sft;
 use super::showcase::Showcase;
 use super::trained::{TextTraining, TrainedDenoiser};
 use super::{DiffusionMethod, source};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{NetworkOptions, TextConditioner, denoiser_component, load_adapter, load_vae};
+use crate::rounds::refuse_rounds;
 use crate::{Error, Result, evaluation};
 
 /// Loads the networks and the data of a recipe and computes what training reads of them.
@@ -23,6 +27,28 @@ use crate::{Error, Result, evaluation};
 /// # Errors
 /// Files that are missing, damaged or do not fit each other, settings that contradict the data, [`Error::Stopped`].
 pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
+    prepare_for(recipe, None, reporter)
+}
+
+/// [`prepare`] for a method that samples what it learns from, rewarded by a program's own reward. The recipe must name no judge.
+///
+/// # Errors
+/// As [`prepare`]; [`Error::Recipe`] for a method that has no use for a reward, or a recipe that names a judge.
+pub fn prepare_with_reward(
+    recipe: &Recipe<Diffusion>,
+    reward: Arc<dyn Reward>,
+    reporter: &mut Reporter<'_>,
+) -> Result<DiffusionMethod> {
+    prepare_for(recipe, Some(reward), reporter)
+}
+
+fn prepare_for(
+    recipe: &Recipe<Diffusion>,
+    reward: Option<Arc<dyn Reward>>,
+    reporter: &mut Reporter<'_>,
+) -> Result<DiffusionMethod> {
+    check_reward(recipe, reward.as_deref())?;
+    refuse_rounds(recipe, "this is for one of them")?;
     let dataset = source::load(recipe, reporter)?;
     let pipeline = PipelineDir::open(recipe.model_path()?)?;
     let options = network_options(recipe)?;
@@ -38,12 +64,16 @@ pub fn prepare(recipe: &Recipe<Diffusion>, reporter: &mut Reporter<'_>) -> Resul
         adapter,
         options,
     };
-    match recipe.method {
+    match recipe.method.clone() {
         MethodConfig::OfflinePairs(config) => preparation.offline_pairs(config, dataset, reporter),
         MethodConfig::Unpaired(config) => preparation.unpaired(config, dataset, reporter),
         MethodConfig::Ranked(config) => preparation.ranked(config, dataset, reporter),
         MethodConfig::Sft(config) => preparation.sft(config, dataset, reporter),
         MethodConfig::Autoencoder(config) => preparation.autoencoder(config, dataset),
+        MethodConfig::TrajectoryPairs(_)
+        | MethodConfig::StepAware(_)
+        | MethodConfig::PolicyGradient(_)
+        | MethodConfig::DirectReward(_) => preparation.online(dataset, reward, reporter),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ranked lists: several images of a prompt, from best to worst.
 //!
-//! Karthik et al., "Scalable Ranked Preference Optimization for Text-to-Image Generation", arXiv:2410.18013 (RankDPO). The images of a list share
+//! Karthik et al., "Scalable Ranked Preference Optimization for Text-to-Image Generation", arXiv:2410.18013 (`RankDPO`). The images of a list share
 //! a timestep; each has a noise of its own, shared by policy and reference. The objective is free: every objective that compares the responses of a
 //! list can be used.
 //!
@@ -60,7 +60,7 @@ impl RankedList {
     }
 }
 
-/// Share of the other images that each is better than, as a judge sees them: RankDPO's preference probabilities of one judge. A tie is
+/// Share of the other images that each is better than, as a judge sees them: `RankDPO`'s preference probabilities of one judge. A tie is
 /// half a win.
 pub(crate) fn shares_of_wins(scores: &[f64]) -> Vec<f64> {
     let wins = |score: f64| -> f64 {

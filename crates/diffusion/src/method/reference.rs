@@ -46,6 +46,25 @@ impl Reference {
         Ok(Some(errors.detach()))
     }
 
+    /// What `answer` gives for the network that the policy is compared with, without a graph; `None` where there is no network to ask:
+    /// without a reference, or with one of cached errors.
+    pub(super) fn ask(
+        &self,
+        policy: &TrainedDenoiser,
+        answer: impl FnOnce(&Denoiser) -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        let answered = match self {
+            Self::None | Self::Cached(_) => return Ok(None),
+            Self::AdapterOff => {
+                let _off = policy.denoiser.adapter_switch().disable();
+                answer(&policy.denoiser)?
+            }
+            Self::Frozen(denoiser) => answer(denoiser)?,
+            Self::Moving(moving) => moving.lend(&policy.params, || answer(&policy.denoiser))?,
+        };
+        Ok(Some(answered.detach()))
+    }
+
     /// Lets a moving reference follow the policy after optimizer step `step`.
     pub(super) fn after_step(&self, policy: &Params, step: u64) -> Result<()> {
         match self {

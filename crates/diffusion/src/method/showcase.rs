@@ -1,6 +1,7 @@
 //! Grids of samples while training: one row a prompt, before on the left, after on the right, at fixed seeds.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diptych_models::vae::AutoencoderKl;
 use image::RgbImage;
@@ -15,7 +16,7 @@ use crate::{Result, images};
 /// What is sampled, and what it looked like before training.
 #[derive(Debug)]
 pub(crate) struct Showcase {
-    vae: AutoencoderKl,
+    vae: Arc<AutoencoderKl>,
     /// `None` where the text encoder is trained: then prompts are encoded anew each time.
     embeddings: Option<PromptEmbeddings>,
     prompts: Vec<String>,
@@ -27,7 +28,7 @@ pub(crate) struct Showcase {
 impl Showcase {
     /// Samples the images before training.
     pub(crate) fn new(
-        vae: AutoencoderKl,
+        vae: impl Into<Arc<AutoencoderKl>>,
         embeddings: Option<PromptEmbeddings>,
         (prompts, config): (Vec<String>, SampleConfig),
         policy: &TrainedDenoiser,
@@ -35,7 +36,7 @@ impl Showcase {
         reporter: &mut Reporter<'_>,
     ) -> Result<Self> {
         let mut showcase = Self {
-            vae,
+            vae: vae.into(),
             embeddings,
             prompts,
             config,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diptych_models::diffusers::{ComponentDir, Library, PipelineDir, save_component};
 use diptych_models::lora::{LoraAdapter, save_diffusers};
@@ -15,7 +16,7 @@ use crate::{Error, Result};
 /// A denoiser, perhaps with its text encoder, and the parameters of both that are trained.
 #[derive(Debug)]
 pub(crate) struct TrainedDenoiser {
-    pub(crate) denoiser: Denoiser,
+    pub(crate) denoiser: Arc<Denoiser>,
     /// Present where it is trained.
     pub(crate) text: Option<TextConditioner>,
     pub(crate) params: Params,
@@ -54,7 +55,7 @@ impl TrainedDenoiser {
             }
         };
         Ok(Self {
-            denoiser,
+            denoiser: Arc::new(denoiser),
             text,
             params,
             adapter: adapter.clone(),

@@ -64,7 +64,7 @@ impl DenoiserConfig {
         &self.file
     }
 
-    /// That of a UNet, for what only UNets have.
+    /// That of a `UNet2DConditionModel`, for what no transformer has.
     pub fn unet(&self) -> Option<&UNet2DConditionConfig> {
         match &self.kind {
             ConfigKind::UNet(config) => Some(config),

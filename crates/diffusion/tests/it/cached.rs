@@ -14,19 +14,33 @@ fn with_cache(text: &str, path: &Path) -> String {
     format!("data.cache.path = '{}'\n{text}", path.display())
 }
 
-/// Losses of two steps on all records.
-fn losses(world: &World, text: &str) -> Vec<f32> {
+/// Denoising errors of all records in two steps: of pairs those of both sides. The loss of a pair says nothing before training.
+fn errors(world: &World, text: &str) -> Vec<f64> {
     let method = world.method(text);
     let items: Vec<(usize, u64)> = (0..method.num_records()).map(|index| (index, index as u64)).collect();
-    let losses = |step| {
-        method
-            .step(&batch(step, &items))
-            .unwrap()
-            .losses
-            .to_vec1::<f32>()
-            .unwrap()
+    let of_step = |step| {
+        let output = method.step(&batch(step, &items)).unwrap();
+        let errors: Vec<f64> = ["mse/chosen", "mse/rejected"]
+            .iter()
+            .filter_map(|key| output.metrics.get(key))
+            .flatten()
+            .copied()
+            .collect();
+        if errors.is_empty() {
+            output
+                .losses
+                .to_vec1::<f32>()
+                .unwrap()
+                .into_iter()
+                .map(f64::from)
+                .collect()
+        } else {
+            errors
+        }
     };
-    [losses(1), losses(2)].concat()
+    let errors: Vec<f64> = [of_step(1), of_step(2)].concat();
+    assert!(errors.windows(2).any(|two| two[0] != two[1]), "{errors:?}");
+    errors
 }
 
 fn failure(world: &World, text: &str) -> String {
@@ -71,11 +85,11 @@ fn cached_records_train_as_live_ones() {
             cache.clone()
         };
         let cached = with_cache(&text, &path);
-        let live = losses(&world, &text);
-        assert!(live.iter().all(|loss| loss.is_finite()));
-        assert_eq!(losses(&world, &cached), live, "written: {text}");
+        let live = errors(&world, &text);
+        assert!(live.iter().all(|error| error.is_finite()));
+        assert_eq!(errors(&world, &cached), live, "written: {text}");
         let written = files(&path);
-        assert_eq!(losses(&world, &cached), live, "read back: {text}");
+        assert_eq!(errors(&world, &cached), live, "read back: {text}");
         assert_eq!(files(&path), written, "a cache that is complete is left alone");
     }
     let names: Vec<String> = files(&cache).into_iter().map(|(name, _)| name).collect();
@@ -96,11 +110,11 @@ fn a_cache_that_is_lost_in_part_is_completed_and_a_stale_one_is_refused_by_name(
     let text = with_cache(PAIRS, &path);
     let recipe: Recipe<diptych_diffusion::Diffusion> = world.recipe("unused", &text);
     assert_eq!(cache_records(&recipe, &mut Reporter::silent()).unwrap(), PROMPTS.len());
-    let live = losses(&world, PAIRS);
+    let live = errors(&world, PAIRS);
     // As a run that was killed between two shards leaves it.
     std::fs::remove_file(path.join("latents-rejected_image-00000.safetensors")).unwrap();
     std::fs::write(path.join(".latents-rejected_image-00000.safetensors.aside"), "half").unwrap();
-    assert_eq!(losses(&world, &text), live);
+    assert_eq!(errors(&world, &text), live);
 
     let other_size = with_cache(&PAIRS.replace("[train]", "data.resolution = 32\n[train]"), &path);
     let message = failure(&world, &other_size);
@@ -145,15 +159,15 @@ fn both_sides_of_a_pair_are_mirrored_alike() {
         .collect();
     diptych_data::write_pairs(&world.path("mirrored.jsonl"), &mirrored).unwrap();
     let flip = |probability: f64| text.replace("[train]", &format!("data.flip = {probability:?}\n[train]"));
-    let (kept, flipped) = (losses(&world, &text), losses(&world, &flip(1.0)));
+    let (kept, flipped) = (errors(&world, &text), errors(&world, &flip(1.0)));
     assert_ne!(kept, flipped);
-    assert_eq!(losses(&world, &text.replace("pairs.jsonl", "mirrored.jsonl")), flipped);
-    assert_eq!(losses(&world, &flip(0.0)), kept);
+    assert_eq!(errors(&world, &text.replace("pairs.jsonl", "mirrored.jsonl")), flipped);
+    assert_eq!(errors(&world, &flip(0.0)), kept);
     // Each record by itself, and the same ones every time.
-    let some = losses(&world, &flip(0.5));
-    assert_eq!(losses(&world, &flip(0.5)), some);
-    for (place, loss) in some.iter().enumerate() {
-        assert!(*loss == kept[place] || *loss == flipped[place], "{place}");
+    let some = errors(&world, &flip(0.5));
+    assert_eq!(errors(&world, &flip(0.5)), some);
+    for (place, error) in some.iter().enumerate() {
+        assert!(*error == kept[place] || *error == flipped[place], "{place}");
     }
 }
 

@@ -6,7 +6,7 @@ use crate::preferences::Preferences;
 use crate::world::World;
 
 /// Objectives that images serve: the recipe's line, and the records it needs.
-const SERVED: [(&str, &str); 38] = [
+const SERVED: [(&str, &str); 39] = [
     ("aot.beta = 50.0", "pairs"),
     ("aot_unpaired.beta = 50.0", "pairs"),
     ("apo_down.beta = 50.0", "pairs"),
@@ -41,6 +41,7 @@ const SERVED: [(&str, &str); 38] = [
     ("rank_dpo.beta = 50.0", "ranked"),
     ("robust_dpo = { beta = 50.0, label_smoothing = 0.1 }", "pairs"),
     ("rpo = { beta = 50.0, tau = 0.5 }", "pairs"),
+    ("seppo.beta = 50.0", "pairs"),
     ("sft = {}", "captions"),
     ("slic = { delta = 1.0, lambda = 0.1 }", "pairs"),
     ("smpo = { beta = 50.0, min_score = 0.0, max_score = 1.0 }", "scored"),
@@ -60,9 +61,10 @@ const COMPOSED: [(&str, &str); 2] = [
 ];
 
 /// What images cannot give: tokens, lengths, probabilities.
-const REFUSED: [&str; 14] = [
+const REFUSED: [&str; 15] = [
     "alpha_po = { beta = 2.0, gamma = 0.5, alpha = 0.25 }",
     "asft.lambda = 0.5",
+    "dft.normalization = \"tokens\"",
     "ld_dpo = { beta = 0.1, alpha = 0.5 }",
     "list_mle.beta = 1.0",
     "nft.epsilon = 0.1",

@@ -209,6 +209,7 @@ impl World {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_cannot_be_kept_or_used_is_refused_by_its_key() {
     let world = world();
     let cases = [
@@ -469,10 +470,10 @@ fn guidance_can_lead_away_from_another_network() {
     assert!(differences.map(|(a, b)| a.abs_diff(*b)).max().unwrap() <= 1);
 }
 
-/// What every method is for: margins of the pairs it trains on grow, from nothing, in the direction of the labels. Four
-/// standard errors of the mean of the later half stand between that and chance.
+/// Where a method moves: after one small update the same draws of the same records have a lower loss, and a margin in the
+/// direction of the labels.
 #[test]
-fn every_method_learns_the_labels() {
+fn one_update_moves_towards_the_labels() {
     let cases = [
         ("pairs", "dpo.beta = 200.0", "offline_pairs = {}"),
         (
@@ -494,28 +495,50 @@ fn every_method_learns_the_labels() {
             "offline_pairs.curriculum.update_every = 10",
         ),
         ("labels", "kto.beta = 200.0", "unpaired = {}"),
-        ("labels", "kto.beta = 200.0", "unpaired.positive_ratio = 0.5"),
         ("ranked", "rank_dpo.beta = 400.0", "ranked = {}"),
         ("ranked", "plackett_luce.beta = 200.0", "ranked.noise = \"shared\""),
     ];
-    assert_eq!(cases.len(), 11);
+    assert_eq!(cases.len(), 10);
     let world = world();
     for (number, (data, objective, method)) in cases.into_iter().enumerate() {
+        // A curriculum draws its records itself.
+        let order = if method.contains("curriculum") {
+            ""
+        } else {
+            "data.shuffle = false\n"
+        };
         let text = format!(
-            "data.path = \"{data}.jsonl\"\nobjective.{objective}\nmethod.{method}\n{}",
-            train(50, 4, 1)
+            "data.path = \"{data}.jsonl\"\n{order}objective.{objective}\nmethod.{method}\n{}",
+            train(1, 4, 1).replace("lr = 0.01", "lr = 0.001")
         );
-        let rows = world.rows(&format!("learn-{number}"), &text);
-        // A micro batch of one label has no margin.
-        let margins: Vec<f64> = rows
-            .iter()
-            .filter_map(|row| row.metrics.get("rewards/margins").copied())
+        let before = &world.rows(&format!("move-{number}"), &text)[0];
+        assert!(
+            before.metrics["rewards/margins"].abs() < 1e-6,
+            "a policy equal to its reference"
+        );
+        let adapter = world.path(&format!("move-{number}/final"));
+        let moved = world.method(&format!("adapter.lora.init = '{}'\n{text}", adapter.display()));
+        let places: Vec<(usize, u64)> = (0..4_u64)
+            .map(|position| {
+                let index = position as usize;
+                (moved.choose(0, 1, Item { index, position }), position)
+            })
             .collect();
-        assert!(margins[0].abs() < 1e-6, "a policy equal to its reference");
-        let late = &margins[margins.len() / 2..];
-        let mean = late.iter().sum::<f64>() / late.len() as f64;
-        let variance = late.iter().map(|margin| (margin - mean).powi(2)).sum::<f64>() / (late.len() - 1) as f64;
-        let error = (variance / late.len() as f64).sqrt();
-        assert!(mean > 4.0 * error, "{objective}, {method}: {mean} ± {error}");
+        let output = moved.step(&batch(1, &places)).unwrap();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let losses: Vec<f64> = output
+            .losses
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .map(f64::from)
+            .collect();
+        assert!(
+            mean(&losses) < before.loss,
+            "{objective}, {method}: {} to {losses:?}",
+            before.loss
+        );
+        let margin = mean(&output.metrics["rewards/margins"]);
+        assert!(margin > 0.0, "{objective}, {method}: {margin}");
     }
 }

@@ -207,3 +207,32 @@ fn errors_computed_once_are_those_of_a_frozen_copy() {
     }
     assert_ne!(cached[2].loss, cached[0].loss);
 }
+
+/// Five times through the same pairs with the same noise: margins of the fifth are above those of the first.
+#[test]
+fn margins_grow_from_epoch_to_epoch() {
+    let golden = golden();
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(golden.join("expected.json")).unwrap()).unwrap();
+    let mut num_learned = 0;
+    for case in expected["runs"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        // Where the reference follows, margins do not grow.
+        if name == "dpo_moving_reference" {
+            continue;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut case = case.clone();
+        case["steps"] = 100.into();
+        let recipe = recipe(&golden, directory.path(), &case);
+        let outcome = run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh).unwrap();
+        let rows = read_metrics(&RunDirectory::new(&outcome.output).metrics()).unwrap();
+        let margin = |rows: &[diptych_train::MetricsRow]| {
+            rows.iter().map(|row| row.metrics["rewards/margins"]).sum::<f64>() / rows.len() as f64
+        };
+        let (first, fifth) = (margin(&rows[..20]), margin(&rows[80..]));
+        assert!(fifth > first, "{name}: {first} to {fifth}");
+        num_learned += 1;
+    }
+    assert_eq!(num_learned, 8);
+}

@@ -276,7 +276,7 @@ fn flatten(error: ModelError) -> diptych_tensor::Error {
 }
 
 fn tensor_error(error: diptych_tensor::OperationError) -> Error {
-    Error::Models(ModelError::Tensor(error.into()))
+    ModelError::Tensor(error.into()).into()
 }
 
 /// The weights without `model.` before every name: published files hold the network as a member of another.

@@ -9,7 +9,7 @@ use crate::Combiner;
 
 /// A CLIP as a judge. In a recipe: `judge.clip_score`.
 ///
-/// Hessel et al., "CLIPScore: A Reference-free Evaluation Metric for Image Captioning", EMNLP 2021, arXiv:2104.08718.
+/// Hessel et al., "`CLIPScore`: A Reference-free Evaluation Metric for Image Captioning", EMNLP 2021, arXiv:2104.08718.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClipScoreConfig {

@@ -21,6 +21,7 @@ pub use self::config::{
     AestheticConfig, ClipScoreConfig, ClipScoreConvention, CombinedConfig, HpsConfig, HpsConvention, HpsResize,
     ImageRewardConfig, PickScoreConfig, PickScoreConvention, StepAwareConfig, StoredConfig,
 };
+pub(crate) use self::content::hex;
 pub use self::loaded::{ImageRole, JudgeRequest, LoadedJudge};
 use crate::error::{Error, Result};
 
@@ -181,6 +182,21 @@ impl Judge {
     /// [`Error::Models`] and [`Error::JudgeSetup`] name the file, what was found and what was expected; [`Error::InvalidCombiner`].
     pub fn load(&self, options: &JudgeOptions) -> Result<LoadedJudge> {
         LoadedJudge::load(self, options)
+    }
+
+    /// Whether it looks scores up, and so knows no image that is made anew.
+    pub fn is_stored(&self) -> bool {
+        match self {
+            Self::Stored(_) => true,
+            Self::Combined(config) => config.judges.iter().any(Self::is_stored),
+            Self::Verifier
+            | Self::ClipScore(_)
+            | Self::PickScore(_)
+            | Self::Hps(_)
+            | Self::ImageReward(_)
+            | Self::Aesthetic(_)
+            | Self::StepAware(_) => false,
+        }
     }
 
     /// Refuses prompts that this judge does not understand, before any image is made for them.

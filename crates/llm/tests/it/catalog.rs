@@ -161,6 +161,7 @@ fn of_pairs() -> Vec<Value> {
         json!({ "r_dpo": { "beta": 0.1, "alpha": 0.02 } }),
         json!({ "robust_dpo": { "beta": 0.1, "label_smoothing": 0.1 } }),
         json!({ "sft": { "normalization": "tokens" } }),
+        json!({ "seppo": { "beta": 0.1 } }),
         json!({ "sigmoid_norm": { "beta": 2.0 } }),
         json!({ "simper": {} }),
         json!({ "simpo": { "beta": 2.0, "gamma": 1.0 } }),
@@ -234,7 +235,7 @@ fn every_objective_trains_or_is_refused_with_a_reason() {
         assert_eq!(rows[0].loss.to_bits(), idle[0].loss.to_bits(), "{}", subject.name());
         assert_ne!(rows[2].loss.to_bits(), idle[2].loss.to_bits(), "{}", subject.name());
     }
-    assert_eq!(subjects.len(), 54);
+    assert_eq!(subjects.len(), 55);
 }
 
 #[test]
@@ -272,5 +273,5 @@ fn accumulation_changes_nothing_unless_examples_are_coupled() {
         }
     }
     // Coupled: aot, aot_unpaired, kto, and the running shifts of bco and bco_pair.
-    assert_eq!((num_alike, num_coupled), (49, 5));
+    assert_eq!((num_alike, num_coupled), (50, 5));
 }

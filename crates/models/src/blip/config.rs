@@ -138,7 +138,7 @@ impl VisionShape {
         let has = |layer: &usize| weights.contains(&name(&format!("blocks.{layer}.norm1.weight")));
         Ok(Self {
             width,
-            layers: (0..).take_while(has).count(),
+            layers: (0..weights.names().count()).take_while(has).count(),
             patch_size,
             patches_per_side,
         })

@@ -99,16 +99,15 @@ impl Attention {
             self.key.forward(others)?,
             self.value.forward(others)?,
         );
-        let seen = match bias {
-            Some(bias) => attend_biased([&q, &k, &v], self.num_heads, bias)?,
-            None => {
-                let heads = AttendConfig {
-                    num_heads: self.num_heads,
-                    mask: ops::AttentionMask::None,
-                    upcast: false,
-                };
-                attend(&q, &k, &v, heads)?
-            }
+        let seen = if let Some(bias) = bias {
+            attend_biased([&q, &k, &v], self.num_heads, bias)?
+        } else {
+            let heads = AttendConfig {
+                num_heads: self.num_heads,
+                mask: ops::AttentionMask::None,
+                upcast: false,
+            };
+            attend(&q, &k, &v, heads)?
         };
         self.norm.forward(&(self.dense.forward(&seen)? + x)?)
     }

@@ -97,7 +97,9 @@ fn antialiased(center: f64, stretch: f64, from: usize, filter: Filter) -> Taps {
         .collect();
     let sum: f64 = weights.iter().sum();
     if sum != 0.0 {
-        weights.iter_mut().for_each(|weight| *weight /= sum);
+        for weight in &mut weights {
+            *weight /= sum;
+        }
     }
     (first, weights)
 }

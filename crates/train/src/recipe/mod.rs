@@ -59,6 +59,9 @@ pub struct Recipe<M: Modality> {
     /// What is measured after training.
     #[serde(default, rename = "eval", skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<M::Evaluation>,
+    /// How records are made anew, round after round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<M::Rounds>,
     /// Where the recipe came from.
     #[serde(skip)]
     pub source: RecipeSource,

@@ -70,8 +70,13 @@ pub(super) fn validate<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
     objective(recipe)?;
     optimizer(recipe)?;
     train(recipe)?;
-    if recipe.data.path.as_slice().is_empty() {
-        return Err(recipe.invalid("data.path", "an empty list", "at least one path"));
+    match (recipe.data.path.as_slice().is_empty(), M::needs_data(recipe)) {
+        (true, true) => return Err(recipe.invalid("data.path", "an empty list", "at least one path")),
+        (false, false) => {
+            let found = "a path that is unused: nothing of this recipe reads data";
+            return Err(recipe.invalid("data.path", found, "an empty list, `path = []`"));
+        }
+        (true, false) | (false, true) => {}
     }
     if recipe.run.output.as_os_str().is_empty() {
         return Err(recipe.invalid("run.output", "an empty path", "a directory"));

@@ -221,7 +221,7 @@ impl<M: Method> Run<'_, M> {
         self.order
             .micro_batches(step, start, train.micro_batch, train.accumulation)
             .into_iter()
-            .map(|batch| MicroBatch { update, ..batch }.with_records(&choose))
+            .map(|batch| MicroBatch { update, ..batch }.with_records(choose))
             .collect()
     }
 

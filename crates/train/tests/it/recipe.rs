@@ -7,8 +7,8 @@ use diptych_core::{Dpo, Objective, ScoreKind};
 use diptych_tensor::optim::{LrSchedule, OptimizerConfig};
 use diptych_tensor::{DeviceChoice, Precision};
 use diptych_train::{
-    LoopConfig, Modality, Plan, Recipe, ReferenceConfig, Result, ResumeMode, RunDirectory, TrainConfig, modality_of,
-    string_override,
+    LoopConfig, Modality, NoSection, Plan, Recipe, ReferenceConfig, Result, ResumeMode, RunDirectory, TrainConfig,
+    modality_of, string_override,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,7 @@ impl Modality for Regression {
     type Method = Fit;
     type Samples = Samples;
     type Evaluation = Samples;
+    type Rounds = NoSection;
 
     fn can_switch_off(adapter: &Adapter) -> bool {
         matches!(adapter, Adapter::LowRank(_))
@@ -203,6 +204,15 @@ fn everything_but_the_essentials_has_a_default() {
         (100, 2, 100)
     );
     assert_eq!((recipe.samples, recipe.evaluation), (None, None));
+}
+
+#[test]
+fn rounds_are_refused_where_there_are_none_and_data_where_it_is_missing() {
+    let rounds = message(MINIMAL, &["rounds.num_rounds=2"]);
+    let expected = "`rounds`: found a section that this modality does not have, expected no such section";
+    assert!(rounds.contains(expected), "{rounds}");
+    let data = message(MINIMAL, &["data.path=[]"]);
+    assert!(data.contains("`data.path`: found an empty list"), "{data}");
 }
 
 #[test]

@@ -3,15 +3,20 @@
 use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
-/// How trajectories are sampled: stochastic DDIM.
+use crate::sampler::{FinalLevel, SamplerConfig, SamplerKind};
+
+/// How trajectories are sampled.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RolloutConfig {
+    /// The sampler: `ddim` for a schedule in discrete time, `flow_euler` for a flow, by default the one of these that fits. Its steps must
+    /// add noise where transitions are scored.
+    pub sampler: SamplerKind,
     /// Denoising steps.
     pub steps: usize,
     /// Strength of classifier-free guidance, while sampling and in the loss; up to 1: none.
     pub guidance_scale: f64,
-    /// Share of the DDPM's noise that a transition adds, above 0 up to 1 where transitions need a density.
+    /// How much noise a step adds, for samplers that leave a choice: for `ddim` the share of the trained chain's, up to 1.
     pub eta: f64,
     /// Width and height of the images, pixels; by default what the denoiser was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,10 +27,22 @@ impl Default for RolloutConfig {
     /// As SPO and D3PO: 20 steps, guidance 5, eta 1.
     fn default() -> Self {
         Self {
+            sampler: SamplerKind::Auto,
             steps: 20,
             guidance_scale: 5.0,
             eta: 1.0,
             resolution: None,
+        }
+    }
+}
+
+impl RolloutConfig {
+    /// The sampler's settings. It ends as in the published code, so that its last step has a density.
+    pub(super) fn sampler(&self) -> SamplerConfig {
+        SamplerConfig {
+            eta: self.eta,
+            final_level: FinalLevel::FirstTimestep,
+            ..SamplerConfig::new(self.sampler, self.steps)
         }
     }
 }
@@ -61,7 +78,7 @@ impl ReuseConfig {
 }
 
 /// `[method.trajectory_pairs]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrajectoryPairsConfig {
     /// Who prefers one of the two images.
@@ -91,7 +108,7 @@ impl Default for TrajectoryPairsConfig {
 }
 
 /// `[method.step_aware]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StepAwareConfig {
     /// Who ranks the candidates of a step by the clean images that they promise.
@@ -104,8 +121,8 @@ pub struct StepAwareConfig {
     /// The probability ratio of policy and reference is held within `1 ± clip_range`; beyond it there is no gradient. From 0 (no
     /// limit) to below 1.
     pub clip_range: f64,
-    /// Candidates drawn from each latent, at least 2.
-    pub candidates: usize,
+    /// Candidates drawn from each latent, 2 to 254.
+    pub candidates: u8,
     /// The best and the worst candidate are kept as a pair where the softmax of their two scores differs by more than this,
     /// from 0 to below 1.
     pub threshold: f64,
@@ -131,7 +148,7 @@ impl Default for StepAwareConfig {
 }
 
 /// `[method.policy_gradient]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyGradientConfig {
     /// Who rewards an image.
@@ -190,7 +207,7 @@ impl Default for AdvantageConfig {
 }
 
 /// `[method.direct_reward]`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DirectRewardConfig {
     /// Who rewards an image, differentiably.
@@ -202,8 +219,8 @@ pub struct DirectRewardConfig {
     pub gradient: GradientSpan,
     /// What a reward is worth.
     pub loss: RewardLoss,
-    /// Weight of the mean squared difference between the predictions of policy and reference on the steps that get a gradient, at
-    /// least 0; above 0 it needs a reference.
+    /// Weight of the mean squared difference between the latents that policy and reference reach by the steps that get a gradient, from
+    /// the same latents and with the same noise; at least 0. Above 0 it needs a reference.
     pub regularization: f64,
 }
 
@@ -221,7 +238,7 @@ pub enum GradientSpan {
     /// The last one, averaged over several draws of noise on the finished latents: DRaFT-LV.
     LowVariance {
         /// Draws, at least 1.
-        draws: usize,
+        draws: u8,
     },
     /// From a step on that is drawn from a normal distribution until it is one of `1` to `steps − 1`, anew for every optimizer step: AlignProp.
     Truncated {
@@ -231,7 +248,7 @@ pub enum GradientSpan {
         deviation: f64,
     },
     /// One step, drawn evenly from `first` to `last` (counted from 0) anew for every optimizer step; the clean image that it promises
-    /// is rewarded, and steps before it have no guidance: ReFL.
+    /// is rewarded: ReFL, which has 40 steps, 30 to 39, and no guidance.
     Single {
         /// The first step that may be drawn.
         first: usize,

@@ -12,8 +12,9 @@ use diptych_train::{MicroBatch, StepOutput, Weighted};
 
 use super::config::ReuseConfig;
 use super::kept::{Kept, TransitionPair};
-use super::studio::{Studio, Visit, gather};
+use super::studio::{Studio, Visit, afters};
 use crate::Result;
+use crate::sampler::Transition;
 use crate::tensors::host_f64;
 
 /// What the two methods have in common.
@@ -43,9 +44,12 @@ impl PairLoss {
         if pairs.is_empty() {
             let zeros = StepOutput::empty(batch.items.len(), studio.device(), BTreeMap::new())?;
             // Its records count in the mean of the effective batch, with nothing.
-            return Ok(StepOutput { is_empty: false, ..zeros });
+            return Ok(StepOutput {
+                is_empty: false,
+                ..zeros
+            });
         }
-        let (logps, divergences, clip_share) = self.scores(studio, kept, &pairs, batch.items.len())?;
+        let (logps, divergences, clip_share) = self.scores(studio, kept, &pairs, 2 * batch.items.len())?;
         let output = self.objective.pair_losses(&logps)?;
         let metrics = pair_metrics(&logps, &output)?;
         let share = batch.step_items.len() as f64 / num_pairs as f64;
@@ -57,7 +61,7 @@ impl PairLoss {
             .collect();
         let timesteps: Vec<f64> = pairs
             .iter()
-            .map(|(pair, _)| f64::from(studio.transitions.timestep(pair.step)))
+            .map(|(pair, _)| f64::from(studio.timestep(pair.step)))
             .collect();
         output.weighted.insert("timesteps/mean", weighted(&timesteps));
         if let Some(divergences) = divergences {
@@ -83,23 +87,18 @@ impl PairLoss {
             })
         };
         let visits: Vec<Visit> = side(|pair| pair.chosen).chain(side(|pair| pair.rejected)).collect();
-        let steps: Vec<usize> = visits.iter().map(|visit| visit.step).collect();
-        let ends = gather(&kept.latents, visits.iter().map(|visit| visit.at.to))?;
+        let ends = afters(&kept.latents, &visits)?;
         // The reference first, so that its activations are gone before the policy's graph grows.
-        let reference_means = studio.reference_means(&kept.latents, &visits, at_once)?;
-        let means = studio.policy_means(&kept.latents, &visits, at_once)?;
-        let policy = studio.transitions.log_densities(&ends, &means, &steps)?;
+        let reference_transitions = studio.reference_transitions(&kept.latents, &visits, at_once)?;
+        let transitions = studio.policy_transitions(&kept.latents, &visits, at_once)?;
+        let policy = transitions.log_probs(&ends)?;
         let mut clip_share = Vec::new();
         let mut divergences = None;
         let mut policy_scores = policy.clone();
         let mut reference = None;
-        if let Some(reference_means) = reference_means {
-            let scores = studio.transitions.log_densities(&ends, &reference_means, &steps)?;
-            divergences = Some(host_f64(&studio.transitions.divergences(
-                &means.detach(),
-                &reference_means,
-                &steps,
-            )?)?);
+        if let Some(of_reference) = reference_transitions {
+            let scores = of_reference.log_probs(&ends)?;
+            divergences = Some(divergence(&transitions, &of_reference)?);
             let ratios = difference(&policy, &scores)?;
             clip_share = host_f64(&ratios)?
                 .iter()
@@ -111,7 +110,10 @@ impl PairLoss {
             reference = Some(scores);
         }
         let halves = |scores: &Tensor| -> diptych_tensor::Result<(Tensor, Tensor)> {
-            Ok((scores.narrow(0, 0, pairs.len())?, scores.narrow(0, pairs.len(), pairs.len())?))
+            Ok((
+                scores.narrow(0, 0, pairs.len())?,
+                scores.narrow(0, pairs.len(), pairs.len())?,
+            ))
         };
         let (chosen, rejected) = halves(&policy_scores)?;
         let mut logps = PairLogps::new(chosen, rejected);
@@ -136,6 +138,22 @@ impl PairLoss {
         };
         Ok(clip()?)
     }
+}
+
+/// Kullback-Leibler divergences of normal distributions with the same deviations, a component.
+fn divergence(policy: &Transition, reference: &Transition) -> Result<Vec<f64>> {
+    let squares = || -> diptych_tensor::Result<Tensor> {
+        Ok((policy.mean.detach() - &reference.mean)?
+            .sqr()?
+            .flatten_from(1)?
+            .mean(1)?)
+    };
+    let squares = host_f64(&squares()?)?;
+    Ok(squares
+        .iter()
+        .zip(&policy.stds)
+        .map(|(square, std)| 0.5 * square / (std * std))
+        .collect())
 }
 
 fn difference(a: &Tensor, b: &Tensor) -> Result<Tensor> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use diptych_eval::Judge;
+use diptych_eval::{Judge, JudgeOptions, LoadedJudge};
 use diptych_tensor::Tensor;
 
 use crate::{Error, Result, images};
@@ -38,22 +38,42 @@ pub trait Reward: Debug + Send + Sync {
     }
 }
 
-/// A judge of images as a reward.
+/// A judge with its networks as a reward.
 #[derive(Debug)]
-pub struct JudgeReward(pub Judge);
+pub struct JudgeReward {
+    judge: Judge,
+    loaded: LoadedJudge,
+}
+
+impl JudgeReward {
+    /// Reads the judge's networks.
+    ///
+    /// # Errors
+    /// Files that are missing or do not fit.
+    pub fn load(judge: Judge, options: &JudgeOptions) -> Result<Self> {
+        let loaded = judge.load(options)?;
+        Ok(Self { judge, loaded })
+    }
+}
 
 impl Reward for JudgeReward {
     fn name(&self) -> &str {
-        self.0.name()
+        self.loaded.name()
     }
 
     fn is_differentiable(&self) -> bool {
-        is_differentiable(&self.0)
+        self.loaded.is_differentiable()
     }
 
-    fn rewards(&self, prompts: &[&str], pixels: &Tensor, _timestep: f32) -> Result<Tensor> {
+    fn rewards(&self, prompts: &[&str], pixels: &Tensor, timestep: f32) -> Result<Tensor> {
         let prompts: Vec<String> = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
-        let scores = self.0.score(&prompts, &images::from_tensor(pixels)?)?;
+        if self.loaded.is_differentiable() {
+            let pixels = to_unit_range(pixels)?;
+            let timesteps = vec![f64::from(timestep); prompts.len()];
+            let timesteps = self.loaded.knows_time().then_some(timesteps.as_slice());
+            return Ok(self.loaded.score_pixels(&prompts, &pixels, timesteps)?);
+        }
+        let scores = self.loaded.score_images(&prompts, &images::from_tensor(pixels)?)?;
         let scores: Vec<f32> = scores.into_iter().map(|score| score as f32).collect();
         let tensor = || -> diptych_tensor::Result<Tensor> {
             let len = scores.len();
@@ -63,14 +83,35 @@ impl Reward for JudgeReward {
     }
 
     fn check_prompts(&self, prompts: &[String]) -> Result<()> {
-        Ok(self.0.check_prompts(prompts)?)
+        Ok(self.judge.check_prompts(prompts)?)
     }
+}
+
+/// `[-1, 1]` to `[0, 1]`.
+fn to_unit_range(pixels: &Tensor) -> diptych_tensor::Result<Tensor> {
+    Ok(pixels.affine(0.5, 0.5)?)
 }
 
 /// Whether a judge's scores have a gradient by the pixels.
 pub(super) fn is_differentiable(judge: &Judge) -> bool {
     match judge {
-        Judge::Verifier => false,
+        Judge::Verifier | Judge::Stored(_) => false,
+        Judge::ClipScore(_)
+        | Judge::PickScore(_)
+        | Judge::Hps(_)
+        | Judge::ImageReward(_)
+        | Judge::Aesthetic(_)
+        | Judge::StepAware(_) => true,
+        Judge::Combined(config) => config.judges.iter().all(is_differentiable),
+    }
+}
+
+/// Whether a judge looks some of its scores up, which images that were just sampled do not have.
+pub(super) fn looks_up(judge: &Judge) -> bool {
+    match judge {
+        Judge::Stored(_) => true,
+        Judge::Combined(config) => config.judges.iter().any(looks_up),
+        _ => false,
     }
 }
 

@@ -1,0 +1,223 @@
+//! The gradient of a reward through the sampler.
+//!
+//! - Clark et al., "Directly Fine-Tuning Diffusion Models on Differentiable Rewards" (DRaFT, DRaFT-K, DRaFT-LV), ICLR 2024, arXiv:2309.17400
+//! - Prabhudesai et al., "Aligning Text-to-Image Diffusion Models with Reward Backpropagation" (AlignProp), arXiv:2310.03739
+//! - Xu et al., "ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation" (ReFL), NeurIPS 2023, arXiv:2304.05977
+//!
+//! They differ in which of the sampler's predictions get a gradient and in what a reward is worth. Latents before the first such
+//! prediction are constants; behind it the gradient goes through the latents, too. Each of several steps computes its activations again
+//! in the backward pass, so that only one of them is there at a time.
+//!
+//! Shape letters: B images, C channels, Y x X spatial.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use diptych_core::{Objective, Responses};
+use diptych_tensor::Tensor;
+use diptych_tensor::random::{Stream, generator, normal_vec};
+use diptych_train::{MicroBatch, StepOutput};
+use rand::Rng;
+
+use super::config::{DirectRewardConfig, GradientSpan, RewardLoss};
+use super::pair_step::{reward_metrics, weighted};
+use super::studio::Studio;
+use crate::pipeline::{Checkpointing, Denoiser, Guided};
+use crate::tensors::host_f64;
+use crate::trajectory::{State, Tail};
+use crate::{Error, Result};
+
+/// The method `direct_reward`.
+#[derive(Debug)]
+pub(super) struct DirectReward {
+    pub(super) config: DirectRewardConfig,
+    pub(super) objective: Objective,
+}
+
+/// Rewards (B,) and, with a reference, the mean squared differences to it (B,), with their graph.
+pub(super) struct Rewarded {
+    pub(super) rewards: Tensor,
+    penalties: Option<Tensor>,
+}
+
+/// Prompts that are sampled together, and the policy that knows them.
+pub(super) struct Party<'a> {
+    studio: &'a Studio,
+    batch: &'a MicroBatch,
+    records: Vec<usize>,
+    images: Vec<u64>,
+    network: Guided<Arc<Denoiser>>,
+}
+
+/// Which of a tail's latents are rewarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rewardable {
+    /// Those behind its last step, which are an image.
+    Finished,
+    /// The clean ones that its last step promises.
+    Promised,
+}
+
+impl DirectReward {
+    pub(super) fn step(&self, studio: &Studio, batch: &MicroBatch) -> Result<StepOutput> {
+        let party = Party::new(studio, batch)?;
+        let num_steps = studio.sampler.num_steps();
+        let first = self.first_step(batch, num_steps);
+        let rewarded = match self.config.gradient {
+            GradientSpan::All {} | GradientSpan::Last { .. } | GradientSpan::Truncated { .. } => {
+                self.rewarded(&party, &party.before(first)?, num_steps, Rewardable::Finished)?
+            }
+            GradientSpan::Single { .. } => {
+                self.rewarded(&party, &party.before(first)?, first + 1, Rewardable::Promised)?
+            }
+            GradientSpan::LowVariance { draws } => {
+                let finished = party.before(num_steps)?.latents;
+                let draws = (0..draws).map(|draw| {
+                    let noisy = party.renoised(&finished, draw)?;
+                    self.rewarded(&party, &noisy, num_steps, Rewardable::Promised)
+                });
+                averaged(&draws.collect::<Result<Vec<_>>>()?)?
+            }
+        };
+        let mut output = StepOutput::new(self.losses(&rewarded)?, BTreeMap::new());
+        output.weighted.extend(reward_metrics(&host_f64(&rewarded.rewards)?));
+        output.weighted.insert("gradient_start", weighted(&[first as f64]));
+        if let Some(penalties) = &rewarded.penalties {
+            output.weighted.insert("penalty", weighted(&host_f64(penalties)?));
+        }
+        Ok(output)
+    }
+
+    /// The first step whose prediction gets a gradient. Drawn from the seed and the optimizer step alone, so that all micro batches of one
+    /// agree.
+    fn first_step(&self, batch: &MicroBatch, num_steps: usize) -> usize {
+        let mut rng = generator(batch.seed, Stream::Timesteps, batch.step, 0);
+        match self.config.gradient {
+            GradientSpan::All {} => 0,
+            GradientSpan::Last { steps } => num_steps.saturating_sub(steps),
+            GradientSpan::LowVariance { .. } => num_steps - 1,
+            GradientSpan::Single { first, last } => rng.random_range(first..=last).min(num_steps - 1),
+            GradientSpan::Truncated { mean, deviation } => loop {
+                let drawn = mean + deviation * f64::from(normal_vec(&mut rng, 1)[0]);
+                if drawn >= 1.0 && drawn < num_steps as f64 {
+                    break drawn as usize;
+                }
+            },
+        }
+    }
+
+    /// Steps from `start` to before `end` with a graph, and their reward.
+    pub(super) fn rewarded(&self, party: &Party<'_>, start: &State, end: usize, what: Rewardable) -> Result<Rewarded> {
+        let studio = party.studio;
+        let checkpointing: Checkpointing = (end - start.step_idx > 1).into();
+        let walk = studio.walk(&party.network, party.batch, &party.images);
+        let reached = walk.tail(start.clone(), end, checkpointing)?;
+        let timestep = match what {
+            Rewardable::Finished => 0.0,
+            Rewardable::Promised => studio.timestep(end - 1),
+        };
+        let latents = chosen(reached, what)?;
+        let mut penalties = None;
+        if self.config.regularization > 0.0 {
+            let of_reference = studio.of_reference(|denoiser| {
+                let denoiser = party.network.with_denoiser(denoiser);
+                let walk = studio.walk(&denoiser, party.batch, &party.images);
+                let mut state = start.clone();
+                match what {
+                    Rewardable::Finished => walk.advance(&mut state, end).map(|()| state.latents),
+                    Rewardable::Promised => Ok(walk.transition(&mut state)?.clean),
+                }
+            })?;
+            penalties = of_reference.map(|other| mean_squares(&latents, &other)).transpose()?;
+        }
+        Ok(Rewarded {
+            rewards: studio.rewards(&party.records, &latents, timestep)?,
+            penalties,
+        })
+    }
+
+    /// Losses of rewards, (B,).
+    pub(super) fn losses(&self, rewarded: &Rewarded) -> Result<Tensor> {
+        Ok(self.objective.chosen_losses(&Responses::new(self.scores(rewarded)?))?)
+    }
+
+    /// What is made greater: minus the loss that the configuration names.
+    fn scores(&self, rewarded: &Rewarded) -> Result<Tensor> {
+        let rewards = &rewarded.rewards;
+        let compute = || -> diptych_tensor::Result<Tensor> {
+            let scores = match self.config.loss {
+                RewardLoss::Maximize { weight } => (rewards * weight)?,
+                RewardLoss::Distance { target, weight } => ((rewards - target)?.abs()? * -weight)?,
+                RewardLoss::Hinge { target, weight } => (rewards.affine(-1.0, target)?.relu()? * -weight)?,
+            };
+            match &rewarded.penalties {
+                Some(penalties) => Ok((scores - (penalties * self.config.regularization)?)?),
+                None => Ok(scores),
+            }
+        };
+        Ok(compute()?)
+    }
+}
+
+impl<'a> Party<'a> {
+    pub(super) fn new(studio: &'a Studio, batch: &'a MicroBatch) -> Result<Self> {
+        let records: Vec<usize> = batch.items.iter().map(|item| item.index).collect();
+        Ok(Self {
+            studio,
+            batch,
+            network: studio.policy_for(&records)?,
+            images: batch.items.iter().map(|item| item.position).collect(),
+            records,
+        })
+    }
+
+    /// Where the first `end` steps lead, without a graph.
+    fn before(&self, end: usize) -> Result<State> {
+        let walk = self.studio.walk(&self.network, self.batch, &self.images);
+        let mut state = walk.start()?;
+        walk.advance(&mut state, end)?;
+        Ok(state)
+    }
+
+    /// Finished latents with the noise of the last step once more, drawn anew each time.
+    fn renoised(&self, finished: &Tensor, draw: u8) -> Result<State> {
+        let studio = self.studio;
+        let last = studio.sampler.num_steps() - 1;
+        // No trajectory takes this step, so that its noise is free.
+        let noise = Studio::noise(self.batch);
+        let noise = noise.of_step(last + 1, draw, &self.images, &studio.latent_shape, studio.device())?;
+        let timesteps = vec![studio.timestep(last); self.images.len()];
+        let noisy = studio
+            .policy
+            .denoiser
+            .schedule()
+            .add_noise(finished, &noise, &timesteps)?;
+        Ok(State::new(noisy, last))
+    }
+}
+
+fn chosen(tail: Option<Tail>, what: Rewardable) -> Result<Tensor> {
+    let tail = tail.ok_or_else(|| Error::Shape {
+        name: "steps with a gradient".into(),
+        found: vec![0],
+        expected: vec![1],
+    })?;
+    Ok(match what {
+        Rewardable::Finished => tail.latents,
+        Rewardable::Promised => tail.clean,
+    })
+}
+
+fn mean_squares(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let compute = || -> diptych_tensor::Result<Tensor> { Ok((a - b)?.sqr()?.flatten_from(1)?.mean(1)?) };
+    Ok(compute()?)
+}
+
+fn averaged(all: &[Rewarded]) -> Result<Rewarded> {
+    let mean = |tensors: Vec<&Tensor>| -> diptych_tensor::Result<Tensor> { Ok(Tensor::stack(&tensors, 0)?.mean(0)?) };
+    let penalties: Option<Vec<&Tensor>> = all.iter().map(|one| one.penalties.as_ref()).collect();
+    Ok(Rewarded {
+        rewards: mean(all.iter().map(|one| &one.rewards).collect())?,
+        penalties: penalties.map(mean).transpose()?,
+    })
+}
