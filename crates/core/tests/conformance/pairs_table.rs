@@ -25,6 +25,7 @@ const LIKELIHOODS: &[Property] = &[RatiosOnly];
 /// The table.
 pub(crate) fn subjects() -> Vec<Subject> {
     let mut subjects = of_margins();
+    subjects.extend(of_ranks());
     subjects.extend(of_calibrations());
     subjects.extend(of_functions_and_divergences());
     subjects.extend(of_sides());
@@ -69,6 +70,23 @@ fn of_margins() -> Vec<Subject> {
         by_ratios(60.0, Hinge { beta: 0.1 }, 1.0, [-0.1, 0.1], &[]),
         exo_pair(),
         by_ratios(60.0, SigmoidNorm { beta: 2.0 }, LN_2, [-0.25, 0.5], &[]),
+        // Behind the reference on the anchor, the other side is drawn near.
+        by_ratios(
+            60.0,
+            Seppo { beta: 0.1 },
+            LN_2,
+            [-0.05, 0.05],
+            &[RejectedFalls, Monotone],
+        ),
+        by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
+        discopop(0.05, PULLS_BACK),
+        discopop(1.0, &[]),
+    ]
+}
+
+/// Margins or sides that are compared by their ranks.
+fn of_ranks() -> Vec<Subject> {
+    vec![
         by_ratios(
             60.0,
             Aot {
@@ -100,17 +118,6 @@ fn of_margins() -> Vec<Subject> {
             [-0.05, 0.05],
             &[Monotone],
         ),
-        // Behind the reference on the anchor, the other side is drawn near.
-        by_ratios(
-            60.0,
-            Seppo { beta: 0.1 },
-            LN_2,
-            [-0.05, 0.05],
-            &[RejectedFalls, Monotone],
-        ),
-        by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
-        discopop(0.05, PULLS_BACK),
-        discopop(1.0, &[]),
     ]
 }
 

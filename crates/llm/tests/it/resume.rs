@@ -82,14 +82,20 @@ fn cases() -> Vec<Case> {
                 "data": { "path": judged },
             }),
         ),
-        of("answers of the policy beside simpo", true, {
-            let mut changes = lora(json!({ "adapter_off": {} }));
-            changes["objective"] = json!({ "simpo": { "beta": 2.0, "gamma": 1.0 } });
-            changes["method"] = json!({ "offline_pairs": { "online_kl": { "weight": 0.2, "max_new_tokens": 5 } } });
-            changes
-        }),
+        of(
+            "answers of the policy",
+            true,
+            answering(lora(json!({ "adapter_off": {} }))),
+        ),
         of("bf16", true, json!({ "run": { "precision": "bf16" } })),
     ]
+}
+
+/// `SimPO`, and beside it the divergence on the policy's own answers.
+fn answering(mut changes: Value) -> Value {
+    changes["objective"] = json!({ "simpo": { "beta": 2.0, "gamma": 1.0 } });
+    changes["method"] = json!({ "offline_pairs": { "online_kl": { "weight": 0.2, "max_new_tokens": 5 } } });
+    changes
 }
 
 #[test]
