@@ -258,3 +258,44 @@ fn prompts_alone_are_checked_too() {
     assert_eq!(counts(&report), BTreeMap::from([("cannot-encode", 1)]));
     assert_eq!(report.splits[0].prompt_len.unwrap().max, 3);
 }
+
+#[test]
+fn rationales_are_measured_and_missing_or_empty_ones_found() {
+    let pair = |id: &str, rationale: Option<&str>| TextPair {
+        rationale: rationale.map(str::to_owned),
+        ..TextPair::new(id, "Which?", " one", " two")
+    };
+    let tokenizer = load("byte_level");
+    let said = " It counts.";
+    let pairs = [
+        pair("a", Some(said)),
+        pair("b", None),
+        pair("c", Some(" ")),
+        pair("d", Some(said)),
+    ];
+    let report = check(&tokenizer, EncodingConfig::default(), &pairs);
+    let found: Vec<(LintRule, &str)> = report
+        .findings
+        .iter()
+        .map(|finding| (finding.rule, finding.id.as_deref().unwrap_or("-")))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (LintRule::EmptyAnswer, "c"),
+            // The others differ from it by what they give as a reason.
+            (LintRule::DuplicateRow, "d"),
+            (LintRule::MissingRationale, "b"),
+        ]
+    );
+    let len = tokenizer
+        .encode(said, diptych_data::SpecialTokens::Omit)
+        .unwrap()
+        .ids
+        .len();
+    let summary = report.splits[0].rationale_len.unwrap();
+    assert_eq!((summary.max, summary.median), (len, len));
+    assert!(report.to_string().contains(&format!("rationale {summary}")), "{report}");
+    let without = check(&tokenizer, EncodingConfig::default(), &[pair("a", None)]);
+    assert_eq!((without.splits[0].rationale_len, without.findings.len()), (None, 0));
+}

@@ -249,9 +249,10 @@ fn compare(
         rows.push_str(&line);
         rows.push('\n');
     }
-    let contest = |column: usize| {
+    let contest = |column: usize| -> Result<WinRate> {
         let (base, aligned) = (&base_columns[column], &aligned_columns[column]);
-        WinRate::compare(base, aligned, config.seed, config.bootstrap_samples)
+        let compared = WinRate::compare(base, aligned, config.seed, config.bootstrap_samples);
+        compared.map_err(Error::from)
     };
     let truth = Truth {
         truthful: contest(0)?,

@@ -121,13 +121,11 @@ fn spoken(text: &Text) -> String {
 
 /// One message is its text; of several it is told who says what.
 fn said(messages: &[Message]) -> String {
-    match messages {
-        [message] => message.text(),
-        _ => {
-            let line = |message: &Message| format!("{}: {}", message.role, message.text());
-            messages.iter().map(line).collect::<Vec<_>>().join("\n")
-        }
+    if let [message] = messages {
+        return message.text();
     }
+    let line = |message: &Message| format!("{}: {}", message.role, message.text());
+    messages.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

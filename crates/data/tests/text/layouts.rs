@@ -160,7 +160,7 @@ fn everything_a_pair_may_carry() {
     let path = folder.rows(
         "pairs.jsonl",
         &[
-            r#"{"id": 7, "prompt": "Q", "chosen": " é👩‍🔬b", "rejected": " c", "chosen_score": 0.5, "rejected_score": null, "ref_chosen_logps": -1.25, "ref_rejected_logps": -2, "margin": 0.1, "chosen_spans": [{"start": 1, "end": 2, "weight": 0}, {"start": 2, "end": 6, "weight": 2.5}], "tools": "[{\"type\": \"function\"}]", "chat_template_kwargs": {"enable_thinking": false}}"#,
+            r#"{"id": 7, "prompt": "Q", "chosen": " é👩‍🔬b", "rejected": " c", "chosen_score": 0.5, "rejected_score": null, "ref_chosen_logps": -1.25, "ref_rejected_logps": -2, "margin": 0.1, "rationale": "It’s\né", "chosen_spans": [{"start": 1, "end": 2, "weight": 0}, {"start": 2, "end": 6, "weight": 2.5}], "tools": "[{\"type\": \"function\"}]", "chat_template_kwargs": {"enable_thinking": false}}"#,
             r#"{"prompt": "Q", "chosen": "a", "rejected": "b", "source": "x"}"#,
         ],
     );
@@ -170,6 +170,7 @@ fn everything_a_pair_may_carry() {
     expected.reference_chosen_logps = Some(-1.25);
     expected.reference_rejected_logps = Some(-2.0);
     expected.margin = Some(0.1);
+    expected.rationale = Some("It’s\né".to_owned());
     expected.chosen_spans = vec![
         CharSpan {
             start: 1,

@@ -34,6 +34,7 @@ fn datasets() -> Vec<TextDataset> {
     full.reference_chosen_logps = Some(-123.456_789_012_345_67);
     full.reference_rejected_logps = Some(-1e300);
     full.margin = Some(-0.0);
+    full.rationale = Some("“a”\u{2028}\0".to_owned());
     full.chosen_spans = vec![
         CharSpan {
             start: 0,

@@ -118,7 +118,7 @@ pub struct OfflinePairsConfig {
     pub statistics: bool,
     /// Rules that warn or stop.
     pub watch: WatchConfig,
-    /// A term beside the objective: the divergence from the reference on the policy's own answers (HyPO).
+    /// A term beside the objective: the divergence from the reference on the policy's own answers (`HyPO`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub online_kl: Option<OnlineKlConfig>,
     /// A term beside the objective: the likelihood of the pairs' rationales (RDPO).

@@ -2,7 +2,7 @@
 //!
 //! Rafailov et al., "Direct Preference Optimization", Neural Information Processing Systems 2023, arXiv:2305.18290. A prompt is computed once
 //! for both of its answers. The objective is free: every objective that compares pairs can be used, and those of ranked lists
-//! with lists of two.
+//! with lists of two. Beside it there may be the terms of `online_kl.rs` and `rationale.rs`.
 //!
 //! Shape letters: B pairs; the 2B answers stand in the order chosen, rejected, chosen, …
 

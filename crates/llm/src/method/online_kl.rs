@@ -2,7 +2,7 @@
 //!
 //! # Paper
 //! Song et al., "The Importance of Online Data: Understanding Preference Fine-tuning via Coverage", Neural Information Processing
-//! Systems 2024, arXiv:2406.01462: HyPO, an objective of stored pairs with this term beside it. Stored pairs say nothing of what the
+//! Systems 2024, arXiv:2406.01462: `HyPO`, an objective of stored pairs with this term beside it. Stored pairs say nothing of what the
 //! policy answers elsewhere; the term holds it to the reference there, and needs no judge.
 //!
 //! In every micro batch the policy answers each prompt once, as it is now: at temperature 1, from all tokens, until a token ends the

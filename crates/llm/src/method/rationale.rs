@@ -3,7 +3,7 @@
 //! # Paper
 //! Just et al., "Data-Centric Human Preference with Rationales for Direct Preference Alignment", Conference on Language Modeling
 //! 2025, arXiv:2407.14477: `L = L_preference - gamma log pi(rationale | prompt, chosen, rejected)`, beside any objective of pairs
-//! (RDPO, RORPO, RSimPO). Log-probs are summed over tokens; `gamma` is `weight`.
+//! (RDPO, RORPO, `RSimPO`). Log-probs are summed over tokens; `gamma` is `weight`.
 //!
 //! Reference code: reds-lab/preference-learning-with-rationales `trainers.py`, `RDPOTrainer`. Differences: the code has
 //! `-log s(gamma log pi(rationale))` in the place of `-gamma log pi(rationale)`, whose slope is gamma where the rationale is unlikely and

@@ -69,9 +69,10 @@ impl Rows {
 }
 
 /// What text cannot give, and the word that the refusal has for it.
-pub(crate) const REFUSED: [(&str, &str, &str); 3] = [
+pub(crate) const REFUSED: [(&str, &str, &str); 4] = [
     ("dso_dro", "{}", "denoising errors"),
     ("mapo", r#"{ "beta": 0.1 }"#, "denoising errors"),
+    ("online_kl", "{}", "own samples"),
     ("rpo", r#"{ "beta": 0.1, "tau": 0.5 }"#, "sentence encoder"),
 ];
 

@@ -11,4 +11,5 @@ mod references;
 mod refusals;
 mod results;
 mod resume;
+mod terms;
 mod trl;

@@ -86,10 +86,25 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// `SimPO` with the divergence on the policy's own answers beside it.
+fn answering() -> Case {
+    Case {
+        name: "answers of the policy",
+        has_state: true,
+        changes: json!({
+            "model": { "path": golden().join("qwen2") },
+            "adapter": fresh_adapter(),
+            "reference": { "adapter_off": {} },
+            "objective": { "simpo": { "beta": 2.0, "gamma": 1.0 } },
+            "method": { "offline_pairs": { "online_kl": { "weight": 0.2, "max_new_tokens": 5 } } },
+        }),
+    }
+}
+
 #[test]
 fn resumed_runs_are_uninterrupted_ones_bit_for_bit() {
     let mut num = 0;
-    for case in cases() {
+    for case in cases().into_iter().chain([answering()]) {
         let bench = Bench::new();
         let mut changes = case.changes;
         let train = changes.as_object_mut().unwrap().entry("train").or_insert(json!({}));
@@ -117,5 +132,5 @@ fn resumed_runs_are_uninterrupted_ones_bit_for_bit() {
         assert!(report.comparisons.len() >= 14, "{}", report.comparisons.len());
         num += 1;
     }
-    assert_eq!(num, 14);
+    assert_eq!(num, 15);
 }

@@ -37,12 +37,7 @@ pub(super) fn check_row<R: TextRow>(encoder: &Encoder, config: &LintConfig, reco
         rationale_len: None,
         is_kept: false,
     };
-    if let Some(rationale) = parts.rationale {
-        match encoder.tokenizer().encode(rationale, SpecialTokens::Omit) {
-            Ok(tokens) => report.rationale_len = Some(tokens.ids.len()),
-            Err(problem) => report.findings.push((LintRule::CannotEncode, problem.to_string())),
-        }
-    }
+    report.measure_rationale(encoder, &parts);
     let branches = match encoder.renderer(&parts).branches() {
         Ok(branches) => branches,
         Err(problem) => {
@@ -88,6 +83,17 @@ pub(super) fn check_row<R: TextRow>(encoder: &Encoder, config: &LintConfig, reco
             .push((LintRule::Skipped, reason.describe(encoder.config().max_len))),
     }
     report
+}
+
+impl RowReport {
+    /// Counts the tokens of the rationale, where there is one.
+    fn measure_rationale(&mut self, encoder: &Encoder, parts: &RowParts) {
+        let Some(rationale) = parts.rationale else { return };
+        match encoder.tokenizer().encode(rationale, SpecialTokens::Omit) {
+            Ok(tokens) => self.rationale_len = Some(tokens.ids.len()),
+            Err(problem) => self.findings.push((LintRule::CannotEncode, problem.to_string())),
+        }
+    }
 }
 
 fn texts(parts: &RowParts) -> Vec<(LintRule, String)> {
