@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result, RowProblem};
-use crate::image_layout::{ImageRow, Member};
+use crate::images::image_layout::{ImageRow, Member};
 use crate::row::Row;
 use crate::rows::Rows;
 use crate::{

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::image_layout::ImageRow;
+use crate::images::image_layout::ImageRow;
 use crate::rows::Rows;
 use crate::{DataFiles, ImageSource, RecordKind};
 

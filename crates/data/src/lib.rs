@@ -48,16 +48,10 @@ mod dataset;
 mod detect;
 mod error;
 mod files;
-mod framing;
 mod hash;
 mod host_tensor;
-mod image_caption;
-mod image_label;
-mod image_layout;
-mod image_prompt;
-mod image_source;
+mod images;
 mod inspect;
-mod jpeg;
 mod json;
 mod json_lines;
 mod latent_pairs;
@@ -66,11 +60,8 @@ mod message;
 mod nearest;
 mod order;
 mod pair_rule;
-mod preference;
-mod ranked_images;
 mod read_policy;
 mod record_kind;
-mod resize;
 mod row;
 mod rows;
 mod shard;
@@ -85,13 +76,12 @@ pub use convert::{Conversion, DropReason, DroppedRow, convert};
 pub use dataset::Dataset;
 pub use error::{Error, Result, RowProblem, ShardProblem};
 pub use files::DataFiles;
-pub use framing::{FramedImage, Mirror, SizeBuckets};
 pub use hash::{ContentHash, FileHash};
 pub use host_tensor::HostTensor;
-pub use image_caption::ImageCaption;
-pub use image_label::ImageLabel;
-pub use image_prompt::ImagePrompt;
-pub use image_source::{ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
+pub use images::{
+    FramedImage, ImageCaption, ImageLabel, ImagePair, ImagePrompt, ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE,
+    Mirror, RankedImages, ScoredImage, SizeBuckets, centered_crop, resize_and_crop,
+};
 pub use inspect::{
     FieldSummary, Inspection, LengthSummary, MAX_PROBLEMS, Problem, PromptSummary, RecordPreview, ScoreSummary,
     Severity, SizeCount, TensorSummary, inspect,
@@ -102,20 +92,10 @@ pub use layout::Layout;
 pub use message::{CharSpan, Completion, Content, Message, Prompt, Text, TextBlock, TextKind};
 pub use order::shuffled_indices;
 pub use pair_rule::{PairRule, PairSelection};
-pub use preference::ImagePair;
-pub use ranked_images::{RankedImages, ScoredImage};
 pub use read_policy::{LeftOut, OnError, ReadPolicy, ReadReport, TiePolicy};
 pub use record_kind::RecordKind;
-pub use resize::{centered_crop, resize_and_crop};
 pub use table_cell::TableCell;
-pub use text::{
-    Affix, ChatEnding, ChatRequest, ChatTemplate, CompletionPart, Encoded, EncodedCompletion, EncodedPair,
-    EncodedPrompt, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, EncodingConfig, EncodingConvention,
-    EncodingProblem, EosRule, Finding, LintConfig, LintReport, LintRule, LintSeverity, LintSplit, MAX_FINDINGS,
-    MAX_TEXT_BYTES, PrefixRule, RationaleTemplate, RenderedChat, RowParts, ShownRow, ShownSequence, ShownToken,
-    SkipReason, SkippedRow, SpecialTokens, SplitSummary, TemplateDate, TextRow, TokenSummary, TokenizedText, Tokenizer,
-    Truncation, TurnMask, lint, prefix_spans, step_ranges, step_spans, tokens_in,
-};
+pub use text::*;
 pub use text_dataset::{TextDataset, unpair};
 pub use text_layout::extract_prompt::extract_prompt;
 pub use text_record::{RankedText, SampleBody, ScoredText, TextPair, TextPrompt, TextSample, UnpairedText};

@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use super::{FieldSummary, Inspection, MAX_PREVIEWS, PromptSummary, RecordPreview, ScoreSummary, SizeCount};
 use crate::error::{Error, Result};
-use crate::image_layout::{ImageRow, read_keys};
+use crate::images::image_layout::{ImageRow, read_keys};
 use crate::row::Row;
 use crate::rows::Rows;
 use crate::{DataFiles, ImagePair, ImageSource, LeftOut, RankedImages, RecordKind};

@@ -42,7 +42,8 @@ fn expected() -> BTreeMap<String, Expected> {
 
 fn name(image: &ImageSource) -> String {
     let hash = Sha256::digest(image.encoded().unwrap());
-    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let [first, ..] = hash.as_chunks::<8>().0 else { panic!("a hash has 32 bytes") };
+    format!("{:016x}", u64::from_be_bytes(*first))
 }
 
 fn records(dataset: &Dataset) -> Vec<Record> {

@@ -470,37 +470,38 @@ fn guidance_can_lead_away_from_another_network() {
     assert!(differences.map(|(a, b)| a.abs_diff(*b)).max().unwrap() <= 1);
 }
 
+/// Data, objective and method of the updates whose direction is known.
+const MOVES: [(&str, &str, &str); 10] = [
+    ("pairs", "dpo.beta = 200.0", "offline_pairs = {}"),
+    (
+        "pairs",
+        "ipo = { beta = 20.0, normalization = \"sum\" }",
+        "offline_pairs = {}",
+    ),
+    ("pairs", "dpo.beta = 200.0", "offline_pairs.labels = \"swapped\""),
+    ("pairs", "dpo.beta = 200.0", "offline_pairs.noise = \"independent\""),
+    ("pairs", "dpo.beta = 200.0", "offline_pairs.noise.inverted.steps = 4"),
+    (
+        "scored",
+        "smpo = { beta = 200.0, min_score = 0.0, max_score = 1.0 }",
+        "offline_pairs = {}",
+    ),
+    (
+        "scored",
+        "dpo.beta = 200.0",
+        "offline_pairs.curriculum.update_every = 10",
+    ),
+    ("labels", "kto.beta = 200.0", "unpaired = {}"),
+    ("ranked", "rank_dpo.beta = 400.0", "ranked = {}"),
+    ("ranked", "plackett_luce.beta = 200.0", "ranked.noise = \"shared\""),
+];
+
 /// Where a method moves: after one small update the same draws of the same records have a lower loss, and a margin in the
 /// direction of the labels.
 #[test]
 fn one_update_moves_towards_the_labels() {
-    let cases = [
-        ("pairs", "dpo.beta = 200.0", "offline_pairs = {}"),
-        (
-            "pairs",
-            "ipo = { beta = 20.0, normalization = \"sum\" }",
-            "offline_pairs = {}",
-        ),
-        ("pairs", "dpo.beta = 200.0", "offline_pairs.labels = \"swapped\""),
-        ("pairs", "dpo.beta = 200.0", "offline_pairs.noise = \"independent\""),
-        ("pairs", "dpo.beta = 200.0", "offline_pairs.noise.inverted.steps = 4"),
-        (
-            "scored",
-            "smpo = { beta = 200.0, min_score = 0.0, max_score = 1.0 }",
-            "offline_pairs = {}",
-        ),
-        (
-            "scored",
-            "dpo.beta = 200.0",
-            "offline_pairs.curriculum.update_every = 10",
-        ),
-        ("labels", "kto.beta = 200.0", "unpaired = {}"),
-        ("ranked", "rank_dpo.beta = 400.0", "ranked = {}"),
-        ("ranked", "plackett_luce.beta = 200.0", "ranked.noise = \"shared\""),
-    ];
-    assert_eq!(cases.len(), 10);
     let world = world();
-    for (number, (data, objective, method)) in cases.into_iter().enumerate() {
+    for (number, (data, objective, method)) in MOVES.into_iter().enumerate() {
         // A curriculum draws its records itself.
         let order = if method.contains("curriculum") {
             ""

@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    /// Numbers of a NumPy run of the published rule with buffers of 3, used from 2 on.
+    /// Numbers of a `NumPy` run of the published rule with buffers of 3, used from 2 on.
     #[test]
     fn a_prompts_own_memory_takes_over_once_it_is_long_enough() {
         let config = AdvantageConfig::PerPrompt {

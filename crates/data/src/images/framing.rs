@@ -4,7 +4,7 @@ use image::RgbImage;
 use image::imageops;
 
 use crate::error::Result;
-use crate::resize::resize_and_crop;
+use crate::images::resize::resize_and_crop;
 
 /// Width and height of the images that SDXL was trained on in its last stage, about 1024² pixels each.
 ///

@@ -4,7 +4,7 @@ use image::RgbImage;
 use image::imageops::{self, FilterType};
 
 use crate::error::{Error, Result};
-use crate::image_source::MAX_IMAGE_SIDE;
+use crate::images::image_source::MAX_IMAGE_SIDE;
 
 /// The largest centered part of the image with the aspect ratio of `width` to `height`, scaled to that size in pixels.
 ///

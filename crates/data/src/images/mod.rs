@@ -1,0 +1,21 @@
+//! Records of images, the layouts they are published in, and how pixels are read and framed.
+
+mod framing;
+mod image_caption;
+mod image_label;
+pub(crate) mod image_layout;
+mod image_prompt;
+mod image_source;
+mod jpeg;
+mod preference;
+mod ranked_images;
+mod resize;
+
+pub use framing::{FramedImage, Mirror, SizeBuckets};
+pub use image_caption::ImageCaption;
+pub use image_label::ImageLabel;
+pub use image_prompt::ImagePrompt;
+pub use image_source::{ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE};
+pub use preference::ImagePair;
+pub use ranked_images::{RankedImages, ScoredImage};
+pub use resize::{centered_crop, resize_and_crop};
