@@ -42,7 +42,7 @@ fn expected() -> BTreeMap<String, Expected> {
 
 fn name(image: &ImageSource) -> String {
     let hash = Sha256::digest(image.encoded().unwrap());
-    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:016x}", u64::from_be_bytes(std::array::from_fn(|at| hash[at])))
 }
 
 fn records(dataset: &Dataset) -> Vec<Record> {
