@@ -78,10 +78,7 @@ pub use error::{Error, Result, RowProblem, ShardProblem};
 pub use files::DataFiles;
 pub use hash::{ContentHash, FileHash};
 pub use host_tensor::HostTensor;
-pub use images::{
-    FramedImage, ImageCaption, ImageLabel, ImagePair, ImagePrompt, ImageSource, MAX_IMAGE_FILE_BYTES, MAX_IMAGE_SIDE,
-    Mirror, RankedImages, ScoredImage, SizeBuckets, centered_crop, resize_and_crop,
-};
+pub use images::*;
 pub use inspect::{
     FieldSummary, Inspection, LengthSummary, MAX_PROBLEMS, Problem, PromptSummary, RecordPreview, ScoreSummary,
     Severity, SizeCount, TensorSummary, inspect,

@@ -14,7 +14,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::table::{broken, guarded};
 use crate::error::{Error, Result, RowProblem};
-use crate::images::image_source::MAX_IMAGE_FILE_BYTES;
+use crate::MAX_IMAGE_FILE_BYTES;
 use crate::table_cell::CellTable;
 
 pub(super) struct ImageTable {

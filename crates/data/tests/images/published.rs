@@ -42,8 +42,7 @@ fn expected() -> BTreeMap<String, Expected> {
 
 fn name(image: &ImageSource) -> String {
     let hash = Sha256::digest(image.encoded().unwrap());
-    let [first, ..] = hash.as_chunks::<8>().0 else { panic!("a hash has 32 bytes") };
-    format!("{:016x}", u64::from_be_bytes(*first))
+    format!("{:016x}", u64::from_be_bytes(std::array::from_fn(|at| hash[at])))
 }
 
 fn records(dataset: &Dataset) -> Vec<Record> {
