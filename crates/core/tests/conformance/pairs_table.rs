@@ -124,7 +124,7 @@ fn of_calibrations() -> Vec<Subject> {
             VpoDirection::Pessimism,
             VpoCalibration::Both,
             [-0.06, 0.04],
-            &[RejectedFalls],
+            &[RejectedFalls, Monotone],
         ),
         vpo(
             VpoDirection::Optimism,
