@@ -111,13 +111,7 @@ fn of_other_pairs() -> Vec<Subject> {
             &[Monotone],
         ),
         // Behind the reference on the anchor, the other side is drawn near.
-        by_ratios(
-            60.0,
-            Seppo { beta: 0.1 },
-            LN_2,
-            [-0.05, 0.05],
-            &[RejectedFalls, Monotone],
-        ),
+        by_ratios(60.0, Seppo { beta: 0.1 }, LN_2, [-0.05, 0.05], &[RejectedFalls]),
     ]
 }
 
