@@ -13,7 +13,7 @@ use pairs::{Pairs, Property, Scores, Subject, host, vector};
 use pairs_table::subjects;
 
 /// Subjects in the table.
-const NUM_SUBJECTS: usize = 68;
+const NUM_SUBJECTS: usize = 69;
 
 /// Fails with a sentence unless a condition holds.
 macro_rules! ensure {
@@ -135,7 +135,7 @@ fn the_start_of_training_is_as_the_formula_says() {
 
 #[test]
 fn a_policy_equal_to_its_reference_has_the_starting_loss_at_any_scores() {
-    on_subjects_with(Property::RatiosOnly, 47, |subject| {
+    on_subjects_with(Property::RatiosOnly, 48, |subject| {
         let [chosen, rejected, ..] = Pairs::scattered(16, subject.scale).scores;
         let pairs = Pairs::at_start([chosen.clone(), rejected.clone(), chosen, rejected]);
         let found = subject.evaluate(&pairs, DType::F32);
@@ -410,7 +410,7 @@ fn falling_rejected(subject: &Subject) -> Pairs {
 
 #[test]
 fn a_lower_rejected_score_is_a_lower_loss() {
-    on_subjects_with(Property::Monotone, 46, |subject| {
+    on_subjects_with(Property::Monotone, 47, |subject| {
         let losses = subject.evaluate(&falling_rejected(subject), DType::F64).losses;
         ensure!(losses.is_sorted_by(|a, b| a >= b), "{losses:?}");
         ensure!(losses[0] > losses[49], "constant at {}", losses[0]);

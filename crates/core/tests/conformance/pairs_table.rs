@@ -71,13 +71,7 @@ fn of_margins() -> Vec<Subject> {
         exo_pair(),
         by_ratios(60.0, SigmoidNorm { beta: 2.0 }, LN_2, [-0.25, 0.5], &[]),
         // Behind the reference on the anchor, the other side is drawn near.
-        by_ratios(
-            60.0,
-            Seppo { beta: 0.1 },
-            LN_2,
-            [-0.05, 0.05],
-            &[RejectedFalls, Monotone],
-        ),
+        by_ratios(60.0, Seppo { beta: 0.1 }, LN_2, [-0.05, 0.05], &[RejectedFalls]),
         by_ratios(60.0, Dpop { beta: 0.3, lambda: 5.0 }, LN_2, [-0.15, 0.15], &[]),
         discopop(0.05, PULLS_BACK),
         discopop(1.0, &[]),
