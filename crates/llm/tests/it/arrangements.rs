@@ -22,7 +22,7 @@ fn padded_packed_and_shared_prefix_agree_for_every_objective() {
             num += 1;
         }
     }
-    assert_eq!(num, 2 * 54);
+    assert_eq!(num, 2 * 55);
 }
 
 #[test]
