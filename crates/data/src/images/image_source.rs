@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use crate::error::{Error, Result};
 use crate::TableCell;
+use crate::error::{Error, Result};
 use crate::images::jpeg;
 
 /// The longest side of an image that is decoded, in pixels. A small file can claim any size; memory is reserved only

@@ -13,8 +13,8 @@ use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::table::{broken, guarded};
-use crate::error::{Error, Result, RowProblem};
 use crate::MAX_IMAGE_FILE_BYTES;
+use crate::error::{Error, Result, RowProblem};
 use crate::table_cell::CellTable;
 
 pub(super) struct ImageTable {
