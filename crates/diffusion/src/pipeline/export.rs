@@ -20,7 +20,9 @@ pub fn export(model: &Path, adapter: Option<&Path>, out: &Path, dtype: Option<DT
     let pipeline = PipelineDir::open(model)?;
     let mut adapters = adapter.map(LoraAdapter::load_all).transpose()?.unwrap_or_default();
     // What the files that do not name their network are said to be for.
-    if let (false, Some(unnamed)) = (pipeline.has("unet"), adapters.remove("unet")) {
+    if !pipeline.has("unet")
+        && let Some(unnamed) = adapters.remove("unet")
+    {
         adapters.insert(denoiser_component(&pipeline).to_owned(), unnamed);
     }
     if let (Some(path), Some(part)) = (adapter, adapters.keys().find(|part| !pipeline.has(part))) {
