@@ -61,7 +61,7 @@ const COMPOSED: [(&str, &str); 2] = [
 ];
 
 /// What images cannot give: tokens, lengths, probabilities.
-const REFUSED: [&str; 15] = [
+const REFUSED: [&str; 16] = [
     "alpha_po = { beta = 2.0, gamma = 0.5, alpha = 0.25 }",
     "asft.lambda = 0.5",
     "dft.normalization = \"tokens\"",
@@ -69,6 +69,7 @@ const REFUSED: [&str; 15] = [
     "list_mle.beta = 1.0",
     "nft.epsilon = 0.1",
     "omni_dpo = { beta = 2.0, eta = 0.7, tau_ref = 1.0, gamma = 3.0, sft_weight = 0.1, tau_good = 7.0 }",
+    "online_kl = {}",
     "orpo.beta = 0.1",
     "pro = {}",
     "r_dpo = { beta = 0.1, alpha = 0.02 }",
