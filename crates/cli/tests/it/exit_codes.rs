@@ -82,7 +82,7 @@ const RECIPES: [(&str, &str, &str, &[&str]); 16] = [
         "[objective.dpo]",
         "[reference.none]\n\n[objective.dpo]",
         &[
-            "recipe.toml:LINE: `reference.none`: found `none`, expected `frozen` or `adapter_off`: objective `dpo` needs",
+            "recipe.toml:LINE: `reference.none`: found `none`, expected `frozen`, `adapter_off`, `cached`, `ema` or `checkpoint`: objective `dpo` needs",
         ],
     ),
     (
