@@ -372,7 +372,7 @@ fn shapes_are_written_and_inspected() {
         (&latents["num_records"], &latents["layout"]),
         (&json!(40), &json!("latent-pairs"))
     );
-    assert_eq!(latents["tensors"].as_array().unwrap().len(), 5);
+    assert_eq!(latents["tensors"].as_array().unwrap().len(), 7);
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn rank_gaps(pairs: &[ScoredPair<'_>]) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    const SCORES: [[f64; 2]; 5] = [[0.9, 0.8], [1.0, 0.0], [0.2, 0.6], [0.7, 0.2], [0.5, 0.2]];
+    const SCORES: [[f64; 2]; 5] = [[0.9, 0.8], [1.0, 0.0], [0.2, 0.6], [0.7, 0.2], [0.55, 0.2]];
 
     fn pairs() -> Vec<ScoredPair<'static>> {
         SCORES.map(|scores| ScoredPair { prompt: "a", scores }).to_vec()
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_largest_gaps_come_first_and_the_rest_joins_them() {
         let curriculum = Curriculum::new(&config(GapKind::ScoreGap, Pools::EqualGaps, 4), &pairs());
-        // Gaps 1, 0.5, 0.3, 0.1, -0.4; thresholds 0.65, 0.3, -0.05, -0.4.
+        // Gaps 1, 0.5, 0.35, 0.1, -0.4; thresholds 0.65, 0.3, -0.05, -0.4.
         assert_eq!(curriculum.order, [1, 3, 4, 0, 2]);
         let sizes = [1, 10, 11, 21, 31, 41, 1000].map(|step| curriculum.pool_size(step));
         assert_eq!(sizes, [1, 1, 3, 4, 5, 5, 5]);
