@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use diptych_core::{Kind, ScoreKind};
-use diptych_data::TurnMask;
+use diptych_data::{Truncation, TurnMask};
 use diptych_models::{AdapterConfig, FullConfig, LoraConfig, LoraInit, Targets};
 use diptych_tensor::Precision;
 use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
@@ -283,6 +283,11 @@ fn validate_batch(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
         let found =
             format!("1 with objective `{name}`, which compares with the responses to other prompts of the micro batch");
         return Err(recipe.invalid("train.micro_batch", found, "at least 2"));
+    }
+    let truncation = recipe.data.encoding.unwrap_or_default().truncation;
+    if truncation == Truncation::KeepEnd && recipe.method.online_kl().is_some() {
+        let found = "`keep-end`, which cuts the prompts that `method.offline_pairs.online_kl` answers";
+        return Err(recipe.invalid("data.encoding.truncation", found, "`keep-start`"));
     }
     let turns = recipe.data.encoding.unwrap_or_default().turns;
     if let MethodConfig::Sft(config) = &recipe.method

@@ -360,7 +360,12 @@ impl<'a> Builder<'a> {
         }
         self.shared.state.borrow_mut().adapted.insert(self.path.clone());
         let trainable = matches!(config.trainable, Trainable::Lora(_));
-        let dtype = if trainable { self.master_dtype() } else { config.dtype };
+        // The length of a row in half precision would move the whole row.
+        let dtype = if trainable || module.magnitude.is_some() {
+            self.master_dtype()
+        } else {
+            config.dtype
+        };
         let place = |name: &str, tensor: &Tensor| -> Result<Tensor> {
             let placed = || -> diptych_tensor::Result<Tensor> {
                 Ok(tensor.to_dtype(dtype)?.to_device(&config.device)?.contiguous()?)

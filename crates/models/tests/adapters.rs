@@ -231,6 +231,14 @@ fn pefts_factors() {
             Some(0.25),
         ),
         (r#"{"r": 4, "lora_alpha": 8, "use_qalora": true}"#, None),
+        (
+            r#"{"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa_niter_16"}"#,
+            None,
+        ),
+        (
+            r#"{"r": 4, "lora_alpha": 8, "init_lora_weights": "gaussian"}"#,
+            Some(2.0),
+        ),
         (r#"{"r": 4, "lora_alpha": 8, "bias": "all"}"#, None),
         (r#"{"r": 4, "lora_alpha": 8, "modules_to_save": ["conv_in"]}"#, None),
         (r#"{"r": 4, "lora_alpha": 8, "peft_type": "LOHA"}"#, None),
@@ -243,7 +251,7 @@ fn pefts_factors() {
         (r#"{"r": 0, "lora_alpha": 8}"#, None),
         (r#"{"r": "4", "lora_alpha": 8}"#, None),
     ];
-    assert_eq!(cases.len(), 15);
+    assert_eq!(cases.len(), 17);
     for (config, scale) in cases {
         std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
         match (LoraAdapter::load(dir.path(), "unet"), scale) {

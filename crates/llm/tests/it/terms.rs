@@ -280,11 +280,18 @@ fn online_terms_that_cannot_be_estimated_are_refused() {
             "method.offline_pairs.online_kl",
         ),
         (with("objective", sum), "the policy's own samples"),
+        (
+            with(
+                "data",
+                json!({ "max_len": 20, "encoding": { "truncation": "keep-end" } }),
+            ),
+            "cuts the prompts",
+        ),
     ];
     for (error, expected) in &cases {
         assert!(error.contains(expected), "{expected}: {error}");
     }
-    assert_eq!(cases.len(), 8);
+    assert_eq!(cases.len(), 9);
     // Without the section the reference is the one that the term needs.
     let mut of_simpo = online(&simpo, 0.1, 4);
     of_simpo.as_object_mut().unwrap().remove("reference");

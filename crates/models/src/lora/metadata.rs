@@ -160,6 +160,21 @@ fn refuse_variants(config: &Map<String, Value>, file: &Path) -> Result<()> {
             return Err(wrong(config, file, key, &format!("\"{only}\"")));
         }
     }
+    // These begin from other weights of the network, which PEFT makes again when it loads the adapter.
+    let changes_base = |name: &str| {
+        let name = name.to_lowercase();
+        ["pissa", "olora", "corda", "loftq", "lora_ga"]
+            .iter()
+            .any(|kind| name.starts_with(kind))
+    };
+    if config
+        .get("init_lora_weights")
+        .and_then(Value::as_str)
+        .is_some_and(changes_base)
+    {
+        let expected = "true, false, \"gaussian\" or another that leaves the network's weights alone";
+        return Err(wrong(config, file, "init_lora_weights", expected));
+    }
     Ok(())
 }
 
