@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use diptych::data::{ImagePair, ImageSource, write_pairs};
 use diptych::shapes::{Color, Example, SceneConfig, Shape, Split, Verifier, render};
+use diptych::tensor::files::write_file;
 use diptych::tensor::random::{Stream, generator, uniform_vec};
 use serde_json::{Map, Value};
 
@@ -54,7 +55,7 @@ fn flip(path: &Path) -> anyhow::Result<()> {
         }
     }
     let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-    Ok(std::fs::write(path, lines.join("\n"))?)
+    Ok(write_file(path, lines.join("\n").as_bytes())?)
 }
 
 /// A picture of what the caption says over one in which one object has another color or shape.

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use diptych::diffusion::{Diffusion, NetworkOptions, Pipeline, SampleConfig, generate};
-use diptych::eval::WinRateConfig;
+use anyhow::{Context as _, bail};
+use diptych::diffusion::{Diffusion, NetworkOptions, Pipeline, SampleConfig, generate, sampling_of};
+use diptych::eval::{TrainedRole, WinRateConfig};
 use diptych::tensor::{DType, Device, thread};
 use diptych::train::Recipe;
 
@@ -12,6 +12,7 @@ use diptych::train::Recipe;
 #[derive(Debug)]
 pub(crate) struct Evaluation {
     pub(crate) config: WinRateConfig,
+    sampling: SampleConfig,
     model: PathBuf,
     prompts: Vec<String>,
     pub(crate) base: Vec<f64>,
@@ -28,8 +29,13 @@ impl Evaluation {
             seed,
             ..config.context("the recipe has no [eval.win_rate]")?
         };
+        if config.images_per_prompt != 1 || config.trained_as != TrainedRole::Policy {
+            bail!("[eval.win_rate] of the recipe must have one image a prompt, and the trained network as the policy");
+        }
+        let samples = recipe.samples.clone().unwrap_or_default().sampling();
         let mut evaluation = Self {
             prompts: config.prompts()?,
+            sampling: sampling_of(&config, samples),
             config,
             model: recipe.model_path()?,
             base: Vec::new(),
@@ -47,13 +53,7 @@ impl Evaluation {
                 seed: 0,
             };
             let pipeline = Pipeline::load(&self.model, adapter, &options)?;
-            let sampling = SampleConfig {
-                steps: self.config.steps,
-                guidance_scale: self.config.guidance_scale,
-                seed: self.config.seed,
-                ..SampleConfig::default()
-            };
-            let images = generate(&pipeline, &self.prompts, &sampling)?;
+            let images = generate(&pipeline, &self.prompts, &self.sampling)?;
             Ok(self.config.judge.score(&self.prompts, &images)?)
         })?
     }

@@ -7,7 +7,8 @@
 //! `methods.toml` says what is compared. Each entry is trained in a process of its own with one thread; `--jobs 2` trains two at a
 //! time. What its adapter comes to is the verifier's score of images for held-out prompts, the same prompts and noise for all.
 //! Results are appended to `OUT/results.jsonl` as they come, a stopped comparison goes on from there, and the tables are written to
-//! `OUT/methods.md`. `--only NAME` takes the entries of one name, `--evaluation-seed 0` other prompts: those to choose settings on.
+//! `OUT/methods.md`. `--only NAME` takes the entries of one name, `--plan FILE` compares something else, `--evaluation-seed 0` takes other
+//! prompts: those to choose settings on.
 
 mod comparison;
 mod data;
@@ -20,8 +21,10 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
+use clap::{Args, Parser, Subcommand};
 use diptych::diffusion::Diffusion;
+use diptych::tensor::files::write_file;
 use diptych::train::{Recipe, RunDirectory};
 
 use self::comparison::{Comparison, Entry, Plan, root};
@@ -42,52 +45,79 @@ struct Job<'a> {
     output: PathBuf,
 }
 
-fn option(arguments: &[String], name: &str) -> Option<String> {
-    let at = arguments.iter().position(|argument| argument == name)?;
-    arguments.get(at + 1).cloned()
+/// Compares the image methods on the embedded world under one budget.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+    /// What cargo tells every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One training, in the process that is measured
+    #[command(hide = true)]
+    Worker { recipe: PathBuf, overrides: Vec<String> },
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Seeds of the trainings
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2")]
+    seeds: Vec<u64>,
+    /// Trainings at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Seed of the prompts and noise that all are judged on
+    #[arg(long, default_value_t = 1)]
+    evaluation_seed: u64,
+    /// The entries of this name alone
+    #[arg(long)]
+    only: Option<String>,
+    /// What is compared, instead of the committed plan
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Where results and tables go
+    #[arg(long, value_name = "DIR", default_value = "runs/methods")]
+    out: PathBuf,
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == "--worker") {
-        let recipe = arguments.get(at + 1).context("--worker needs a recipe")?;
-        let cost = worker::train(Path::new(recipe), &arguments[at + 2..])?;
+    let arguments = Arguments::parse();
+    if let Some(Command::Worker { recipe, overrides }) = &arguments.command {
+        let cost = worker::train(recipe, overrides)?;
         println!("{}", serde_json::to_string(&cost)?);
         return Ok(());
     }
-    let seeds = option(&arguments, "--seeds").unwrap_or_else(|| "0,1,2".into());
-    let seeds: Vec<u64> = seeds
-        .split(',')
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .context("--seeds")?;
-    let num_jobs: usize = option(&arguments, "--jobs").map_or(Ok(1), |jobs| jobs.parse())?;
-    let evaluation_seed = option(&arguments, "--evaluation-seed").map_or(Ok(1), |seed| seed.parse())?;
-    let only = option(&arguments, "--only");
-    let out =
-        std::path::absolute(option(&arguments, "--out").map_or_else(|| root().join("runs/methods"), PathBuf::from))?;
-    std::fs::create_dir_all(&out)?;
+    let options = arguments.options;
+    let plan = Plan::read(options.plan.as_deref())?;
     // Recipes name models and data from the root.
     std::env::set_current_dir(root())?;
+    let out = std::path::absolute(&options.out)?;
+    std::fs::create_dir_all(&out)?;
 
-    let plan = Plan::read()?;
     let main_recipe = Recipe::<Diffusion>::read(&root().join("examples/recipes/shapes_diffusion_dpo.toml"), &[])?;
-    let evaluation = Evaluation::begin(&main_recipe, evaluation_seed)?;
-    let results = Mutex::new(Results::open(out.join("results.jsonl"), evaluation_seed)?);
+    let evaluation = Evaluation::begin(&main_recipe, options.evaluation_seed)?;
+    let results = Mutex::new(Results::open(out.join("results.jsonl"), options.evaluation_seed)?);
     let mut jobs = VecDeque::new();
-    for &seed in &seeds {
+    for &seed in &options.seeds {
         for comparison in &plan.comparisons {
             let scenes = evaluation.config.scenes.clone().unwrap_or_default();
             let data = data::path_of(comparison.data, &scenes, &out)?;
-            let wanted = |entry: &&Entry| only.as_ref().is_none_or(|only| entry.name == *only);
+            let wanted = |entry: &&Entry| options.only.as_ref().is_none_or(|only| entry.name == *only);
             for entry in comparison.entries.iter().filter(wanted) {
                 jobs.push_back(job(comparison, entry, seed, data.as_deref(), &out));
             }
         }
     }
-    work_off(jobs, num_jobs, |job| {
-        if !locked(&results).has(job.comparison, job.entry, job.seed) {
+    work_off(jobs, options.jobs, |job| {
+        let is_done = locked(&results).has(job.comparison, job.entry, job.seed)?;
+        if !is_done {
             let measured = measure(job, &evaluation, plan.budget_secs)?;
             locked(&results).push(measured)?;
         }
@@ -96,7 +126,7 @@ fn main() -> anyhow::Result<()> {
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let text = table::markdown(&plan, &results, &evaluation)?;
     println!("{text}");
-    std::fs::write(out.join("methods.md"), text)?;
+    write_file(&out.join("methods.md"), text.as_bytes())?;
     Ok(())
 }
 
@@ -173,7 +203,7 @@ fn measure(job: &Job<'_>, evaluation: &Evaluation, budget_secs: f64) -> anyhow::
         cost.cpu_secs
     );
     Ok(Measured {
-        key: key(job.comparison, job.entry),
+        key: key(job.comparison, job.entry)?,
         seed: job.seed,
         evaluation_seed: evaluation.config.seed,
         cost,

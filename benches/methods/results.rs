@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::comparison::{Comparison, Entry};
 use crate::worker::Cost;
@@ -31,11 +32,22 @@ pub(crate) struct Results {
     measured: Vec<Measured>,
 }
 
-/// The recipe, the changed keys and the data: the same entry of two comparisons is trained once.
-pub(crate) fn key(comparison: &Comparison, entry: &Entry) -> String {
+/// The recipe with a hash of its text, the changed keys and the data: the same entry of two comparisons is trained once, and after a
+/// change of the recipe again. What the recipe's model and data are is not in it: with others, results belong into another file.
+pub(crate) fn key(comparison: &Comparison, entry: &Entry) -> anyhow::Result<String> {
     let recipe = entry.recipe();
     let name = recipe.file_stem().unwrap_or_default().to_string_lossy();
-    format!("{name} {:?} {}", comparison.data, entry.set.join(" "))
+    let text = std::fs::read(&recipe).with_context(|| recipe.display().to_string())?;
+    let hash = Sha256::digest(text);
+    Ok(format!(
+        "{name} {:02x}{:02x}{:02x}{:02x} {:?} {}",
+        hash[0],
+        hash[1],
+        hash[2],
+        hash[3],
+        comparison.data,
+        entry.set.join(" ")
+    ))
 }
 
 impl Results {
@@ -66,16 +78,16 @@ impl Results {
         Ok(())
     }
 
-    pub(crate) fn has(&self, comparison: &Comparison, entry: &Entry, seed: u64) -> bool {
-        self.of(comparison, entry).iter().any(|one| one.seed == seed)
+    pub(crate) fn has(&self, comparison: &Comparison, entry: &Entry, seed: u64) -> anyhow::Result<bool> {
+        Ok(self.of(comparison, entry)?.iter().any(|one| one.seed == seed))
     }
 
     /// Every seed of an entry, in order.
-    pub(crate) fn of(&self, comparison: &Comparison, entry: &Entry) -> Vec<&Measured> {
-        let key = key(comparison, entry);
+    pub(crate) fn of(&self, comparison: &Comparison, entry: &Entry) -> anyhow::Result<Vec<&Measured>> {
+        let key = key(comparison, entry)?;
         let is_of = |one: &&Measured| one.key == key && one.evaluation_seed == self.evaluation_seed;
         let mut found: Vec<&Measured> = self.measured.iter().filter(is_of).collect();
         found.sort_by_key(|one| one.seed);
-        found
+        Ok(found)
     }
 }

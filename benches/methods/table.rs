@@ -19,7 +19,7 @@ pub(crate) fn markdown(plan: &Plan, results: &Results, evaluation: &Evaluation) 
              |---|---|---|---|---|---|---|"
         )?;
         for entry in &comparison.entries {
-            let measured = results.of(comparison, entry);
+            let measured = results.of(comparison, entry)?;
             if !measured.is_empty() {
                 writeln!(text, "{}", row(entry, &measured, evaluation)?)?;
             }

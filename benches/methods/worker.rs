@@ -40,8 +40,9 @@ pub(crate) fn train_apart(recipe: &Path, overrides: &[String]) -> anyhow::Result
     let mut worker = Command::new(std::env::current_exe()?);
     worker
         .env("RAYON_NUM_THREADS", "1")
-        .arg("--worker")
+        .arg("worker")
         .arg(recipe)
+        .arg("--")
         .args(overrides);
     let output = worker.output().with_context(|| format!("cannot start {worker:?}"))?;
     if !output.status.success() {

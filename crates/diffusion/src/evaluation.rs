@@ -176,7 +176,7 @@ fn check_sections(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<
 }
 
 /// How an evaluation samples: as its section says, with the sampler of `[samples]`.
-pub(crate) fn sampling_of(config: &WinRateConfig, samples: SampleConfig) -> SampleConfig {
+pub fn sampling_of(config: &WinRateConfig, samples: SampleConfig) -> SampleConfig {
     SampleConfig {
         steps: config.steps,
         guidance_scale: config.guidance_scale,

@@ -39,7 +39,7 @@ pub mod trajectory;
 
 pub use error::{Error, Result};
 pub use estimate::estimate;
-pub use evaluation::{Contest, Judged, Side, check_evaluation, contest, contest_with};
+pub use evaluation::{Contest, Judged, Side, check_evaluation, contest, contest_with, sampling_of};
 pub use method::{DiffusionMethod, MethodConfig, Reward, cache_records, prepare, prepare_with_reward};
 pub use modality::{Adapter, Diffusion, SamplesConfig};
 pub use pairs::{PairsConfig, build_pairs, build_ranked};
