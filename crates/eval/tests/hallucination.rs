@@ -373,6 +373,21 @@ fn unknown_images_and_objects_are_named() {
         &Lemmatizer::PatternRules,
     ));
     assert!(said.contains("broken.json: EOF while parsing"), "{said}");
+    let captions = [place.write(
+        "captions_of_one.json",
+        r#"{"annotations": [{"image_id": 1, "caption": "A cup."}]}"#,
+    )];
+    let said = message(ObjectTruth::from_coco(
+        &instances,
+        &captions,
+        &images,
+        &vocabulary,
+        &Lemmatizer::PatternRules,
+    ));
+    assert!(
+        said.contains("captions_of_one.json: image 0 is in none of the files of captions"),
+        "{said}"
+    );
     let empty = place.write("none.txt", "\n");
     assert!(message(ObjectVocabulary::read(&empty, SynonymRules::Chair)).contains("none.txt: there are no objects"));
 }
@@ -545,6 +560,19 @@ fn judged_benchmarks_are_scored_as_published() {
         &score_hallusion(&unjudged, Some(&mut replies)).unwrap(),
         &place.expected["hallusion"],
         10,
+    );
+    let shifted = place.write(
+        "shifted.jsonl",
+        &rows
+            .iter()
+            .map(|_| "{\"judgment\": \"correct\", \"question\": \"another\"}\n")
+            .collect::<String>(),
+    );
+    let mut shifted = StoredJudgments::read(&shifted).unwrap();
+    let said = message(score_hallusion(&unjudged, Some(&mut shifted)));
+    assert!(
+        said.contains("shifted.jsonl: judgment 1 is about the question \"another\", expected \".\""),
+        "{said}"
     );
     rows.push(rows[0].clone());
     let twice = place.write("twice.json", &json!(rows).to_string());

@@ -150,7 +150,7 @@ pub fn score_amber(
     Ok(Scored {
         benchmark: "amber",
         tally,
-        notes: notes(words, nouns, dimensions, num_unclear),
+        notes: notes(words, nouns, dimensions, (num_unclear, images)),
         rows,
     })
 }
@@ -225,8 +225,16 @@ fn count_answer(tally: &mut Tally, unit: &str, kind: usize, truth: &str, respons
     is_correct
 }
 
-fn notes(words: &AmberWords, nouns: &NounSource, dimensions: &[AmberDimension], num_unclear: usize) -> Vec<String> {
+fn notes(
+    words: &AmberWords,
+    nouns: &NounSource,
+    dimensions: &[AmberDimension],
+    (num_unclear, images): (usize, &BTreeMap<u64, String>),
+) -> Vec<String> {
     let mut notes = Vec::new();
+    if images.is_empty() {
+        notes.push("without the queries it is not known which ids share an image: intervals treat every id as an image of its own".into());
+    }
     if num_unclear > 0 {
         notes.push(format!(
             "{num_unclear} answers are neither `Yes` nor `No` and count as wrong"

@@ -19,8 +19,8 @@ impl ObjectTruth {
     /// people wrote. Give both files of each split (the official programs take train and val of 2014). Only `images` are kept.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io); [`Error::BenchmarkFile`](crate::Error::BenchmarkFile) for what is no such file, and for a category
-    /// that the vocabulary lacks.
+    /// [`Error::Io`](crate::Error::Io); [`Error::BenchmarkFile`](crate::Error::BenchmarkFile) for what is no such file, for a category
+    /// that the vocabulary lacks, and for an image that only instances or only captions tell of, where both are given.
     pub fn from_coco(
         instances: &[PathBuf],
         captions: &[PathBuf],
@@ -29,6 +29,7 @@ impl ObjectTruth {
         lemmatizer: &Lemmatizer,
     ) -> Result<Self> {
         let mut truth = Self::default();
+        let (mut with_instances, mut with_captions) = (BTreeSet::new(), BTreeSet::new());
         for path in instances {
             let file: Instances =
                 serde_json::from_str(&read_text(path)?).map_err(|source| broken(path, source.to_string()))?;
@@ -47,12 +48,14 @@ impl ObjectTruth {
                 let object = vocabulary
                     .object(name)
                     .ok_or_else(|| broken(path, format!("category {name:?} is no object of the list of synonyms")))?;
+                with_instances.insert(id.clone());
                 truth.images.entry(id).or_default().insert(object.to_owned());
             }
             // An image without instances is known too.
             for image in &file.images {
                 let id = image.id.to_string();
                 if images.contains(&id) {
+                    with_instances.insert(id.clone());
                     truth.images.entry(id).or_default();
                 }
             }
@@ -64,9 +67,21 @@ impl ObjectTruth {
                 let id = annotation.image_id.to_string();
                 if images.contains(&id) {
                     let mentions = vocabulary.mentions(&annotation.caption, lemmatizer);
+                    with_captions.insert(id.clone());
                     truth.images.entry(id).or_default().extend(mentions.objects);
                 }
             }
+        }
+        if let ([.., last_instances], [.., last_captions]) = (instances, captions)
+            && let Some(id) = with_instances.symmetric_difference(&with_captions).next()
+        {
+            let (path, kind) = if with_instances.contains(id) {
+                (last_captions, "captions")
+            } else {
+                (last_instances, "instances")
+            };
+            let reason = format!("image {id} is in none of the files of {kind}; give both files of its split");
+            return Err(broken(path, reason));
         }
         Ok(truth)
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::rows::RowFile;
+use super::rows::{Row, RowFile};
 use crate::error::Result;
 
 /// An answer to be judged.
@@ -34,26 +34,46 @@ pub trait Judgments {
 #[derive(Debug, Clone)]
 pub struct StoredJudgments {
     path: PathBuf,
-    replies: Vec<String>,
+    replies: Vec<StoredReply>,
+}
+
+/// A reply, and the question and answer that its row says it is about.
+#[derive(Debug, Clone)]
+struct StoredReply {
+    reply: String,
+    question: Option<String>,
+    answer: Option<String>,
 }
 
 impl StoredJudgments {
     /// Reads a file: rows with `judgment`, with the `gpt4_review` of RLAIF-V's merged files, or chat completions as `OpenAI`'s
-    /// interface returns them (`choices[0].message.content`), which the program of MMHal-Bench saves.
+    /// interface returns them (`choices[0].message.content`), which the program of MMHal-Bench saves. Where rows name the `question`
+    /// or the answer (`model_answer`, `model_prediction`), these must be those that are judged.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io); [`Error::StoredRow`](crate::Error::StoredRow) for a row without a reply.
     pub fn read(path: &Path) -> Result<Self> {
         let file = RowFile::read(path)?;
+        let said = |row: &Row, keys: &[&str]| {
+            let value = keys.iter().find_map(|key| row.get(key)?.as_str());
+            value.map(str::to_owned)
+        };
         let replies = file.rows.iter().map(|row| {
             let completion = row
                 .get("choices")
                 .and_then(|choices| choices.pointer("/0/message/content"));
-            match completion {
-                Some(serde_json::Value::String(reply)) => Ok(reply.clone()),
-                Some(other) => Err(file.error(row, format!("the completion's content is {other}, expected a string"))),
-                None => Ok(file.text(row, &["judgment", "gpt4_review"])?.to_owned()),
-            }
+            let reply = match completion {
+                Some(serde_json::Value::String(reply)) => reply.clone(),
+                Some(other) => {
+                    return Err(file.error(row, format!("the completion's content is {other}, expected a string")));
+                }
+                None => file.text(row, &["judgment", "gpt4_review"])?.to_owned(),
+            };
+            Ok(StoredReply {
+                reply,
+                question: said(row, &["question"]),
+                answer: said(row, &["model_answer", "model_prediction"]),
+            })
         });
         Ok(Self {
             path: path.to_owned(),
@@ -89,12 +109,23 @@ impl StoredJudgments {
 
 impl Judgments for StoredJudgments {
     fn judgment(&mut self, request: &JudgmentRequest<'_>) -> Result<String> {
-        let missing = || {
-            super::rows::broken(
-                &self.path,
-                format!("there is no judgment of answer {}", request.index + 1),
-            )
-        };
-        self.replies.get(request.index).cloned().ok_or_else(missing)
+        let number = request.index + 1;
+        let stored = self
+            .replies
+            .get(request.index)
+            .ok_or_else(|| super::rows::broken(&self.path, format!("there is no judgment of answer {number}")))?;
+        let parts = [
+            ("question", &stored.question, request.question),
+            ("answer", &stored.answer, request.answer),
+        ];
+        for (part, found, expected) in parts {
+            if let Some(found) = found
+                && found != expected
+            {
+                let reason = format!("judgment {number} is about the {part} {found:?}, expected {expected:?}");
+                return Err(super::rows::broken(&self.path, reason));
+            }
+        }
+        Ok(stored.reply.clone())
     }
 }

@@ -173,15 +173,7 @@ impl VlmConfig {
             .iter()
             .map(|layout| self.num_image_tokens(layout))
             .collect::<Result<Vec<_>>>()?;
-        let mut expanded = placeholders::expand(input_ids, self.image_token_id, &counts)?;
-        if self.family.is_qwen() {
-            let before = (0..expanded.input_ids.len()).map(|token| token.checked_sub(1).map(|token| token as u32));
-            let grids = self.merged_grids(layouts.iter())?;
-            let before: Vec<Option<u32>> = before.collect();
-            let space = positions::spatial(&expanded.input_ids, &before, self.image_token_id, &grids)?;
-            expanded.spatial_positions = Some(space);
-        }
-        Ok(expanded)
+        placeholders::expand(input_ids, self.image_token_id, &counts)
     }
 
     /// Frames, rows and columns of the features of images; empty for families without grids.

@@ -13,8 +13,6 @@ pub struct Expanded {
     pub sources: Vec<u32>,
     /// Where each image's tokens are.
     pub images: Vec<Range<usize>>,
-    /// Time, height and width of each token, for families whose tokens have three positions.
-    pub spatial_positions: Option<Vec<[u32; 3]>>,
 }
 
 impl Expanded {
@@ -63,7 +61,6 @@ pub(super) fn expand(input_ids: &[u32], image_token_id: u32, counts: &[usize]) -
         input_ids: Vec::with_capacity(len),
         sources: Vec::with_capacity(len),
         images: Vec::with_capacity(found),
-        spatial_positions: None,
     };
     let mut counts = counts.iter();
     for (source, id) in (0..).zip(input_ids) {

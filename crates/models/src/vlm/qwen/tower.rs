@@ -127,8 +127,13 @@ impl QwenVision {
         if let Some(order) = &layout.order {
             x_nd = x_nd.index_select(&Tensor::new(order.as_slice(), &self.device)?, 0)?;
         }
-        let place =
-            |table: &Tensor| -> TensorResult<Tensor> { Ok(table.to_dtype(self.dtype)?.to_device(&self.device)?) };
+        // Angles are not rounded to half precision, as in transformers.
+        let dtype = if self.dtype == DType::F64 {
+            DType::F64
+        } else {
+            DType::F32
+        };
+        let place = |table: &Tensor| -> TensorResult<Tensor> { Ok(table.to_dtype(dtype)?.to_device(&self.device)?) };
         let tables = [place(&layout.tables[0])?, place(&layout.tables[1])?];
         let mut x = x_nd.unsqueeze(0)?;
         for (index, block) in self.blocks.iter().enumerate() {
