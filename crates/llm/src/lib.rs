@@ -45,6 +45,6 @@ pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use export::export;
 pub use method::{LanguageMethod, MethodConfig, prepare};
-pub use modality::{Language, LanguageAdapter};
+pub use modality::{Language, LanguageAdapter, adapter_of, own_targets};
 pub use run::{Outcome, run};
 pub use samples::SamplesConfig;

@@ -348,7 +348,7 @@ const GENERATION: &str = "generation_config.json";
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read or written.
-pub(crate) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     copy_tokenizer(from, to)?;
     PROCESSOR_FILES
         .into_iter()

@@ -62,6 +62,15 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
         let id = dataset.record_id(index).to_owned();
         return Err(Error::Images { id });
     }
+    encode_with_images(dataset, encoder)
+}
+
+/// [`encode`] where images may be among the rows: each is one image token in the ids, and no response has
+/// [`images`](EncodedResponse::images) yet.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
     let records: Vec<EncodedRecord> = match dataset {
         TextDataset::Pairs(records) => kept(encoder.pairs(records)?)
             .into_iter()
@@ -136,7 +145,7 @@ impl EncodedResponse {
     }
 
     /// Whether any of its tokens counts.
-    fn is_scored(&self) -> bool {
+    pub fn is_scored(&self) -> bool {
         let counts = |weights: &Vec<f32>| weights.iter().any(|&weight| weight != 0.0);
         !self.ids.is_empty() && self.weights.as_ref().is_none_or(counts)
     }
@@ -183,7 +192,7 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
 /// # Errors
 /// [`Error::MissingRationale`] for the first record that has none; the first that cannot be encoded; [`Error::NoRationale`] when none is
 /// left.
-pub(crate) fn add_rationales(
+pub fn add_rationales(
     records: &mut [EncodedRecord],
     pairs: &[TextPair],
     encoder: &Encoder<'_>,

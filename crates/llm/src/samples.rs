@@ -68,7 +68,7 @@ impl SamplesConfig {
     }
 
     /// How many prompts of the data are shown, where the recipe names none itself.
-    pub(crate) fn num_prompts(&self) -> usize {
+    pub fn num_prompts(&self) -> usize {
         self.num_prompts.unwrap_or(NUM_PROMPTS)
     }
 }

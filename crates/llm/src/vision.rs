@@ -22,6 +22,8 @@ struct RunImage {
     source: ImageSource,
     layout: ImageLayout,
     hash: [u8; 32],
+    /// Numbers that the tower reads.
+    num_elements: usize,
     /// What the tower reads, where it is kept.
     pixels: Option<ProcessedImage>,
 }
@@ -95,6 +97,7 @@ impl RunImages {
             source: source.clone(),
             layout: processed.layout,
             hash,
+            num_elements: processed.pixels.elem_count(),
             pixels: is_kept.then_some(processed),
         });
         self.by_hash.insert(hash, index);
@@ -114,6 +117,11 @@ impl RunImages {
     /// How the features of an image are laid out.
     pub fn layout(&self, index: usize) -> ImageLayout {
         self.images[index].layout
+    }
+
+    /// How many numbers the tower reads of an image.
+    pub fn num_elements(&self, index: usize) -> usize {
+        self.images[index].num_elements
     }
 
     /// Where an image came from.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::{Params, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput};
 
-pub(crate) use self::checks::coupling_note;
+pub use self::checks::{CHECKPOINT, check_tokens, coupling_note, is_model, warn_of_long};
 pub use self::config::{
     BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, OnlineKlConfig, RationaleConfig, SftConfig,
 };

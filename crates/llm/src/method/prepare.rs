@@ -159,7 +159,9 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
         }
     }
     check_records(recipe, &mut records)?;
-    check_tokens(recipe, &records, tokenizer)?;
+    check_tokens(recipe, &records, tokenizer, |path| {
+        Ok(LmDir::open(path)?.config().vocab_size)
+    })?;
     Ok(LoadedRecords { records, dataset })
 }
 
