@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use atomic_write_file::AtomicWriteFile;
 use serde::Serialize;
 
-#[cfg(feature = "parquet")]
 pub(crate) use self::images::EncodedImage;
+use self::images::ImageFolder;
 pub use self::images::{ImageConversion, convert_images};
 use crate::error::{Error, Result, RowProblem};
 use crate::inspect::MAX_PROBLEMS;
@@ -34,6 +34,10 @@ pub struct Conversion {
     pub num_rows: usize,
     /// Records that were written.
     pub num_written: usize,
+    /// Different images of them, which lie in `images/` beside the rows.
+    pub num_images: usize,
+    /// Bytes of those.
+    pub num_image_bytes: u64,
     /// Rows that were not written, by reason.
     pub num_dropped: BTreeMap<DropReason, usize>,
     /// The first of them, up to [`MAX_PROBLEMS`].
@@ -82,6 +86,8 @@ impl DropReason {
 /// [`crate::TextDataset::load`] reads back as the same records. Ids are kept; a row without one is named for its file
 /// and row.
 ///
+/// Images of the rows lie in `images/` beside it, as [`convert_images`] writes them.
+///
 /// Rows that are well-formed but of no use are dropped and counted: see [`DropReason`].
 ///
 /// # Errors
@@ -122,19 +128,22 @@ fn refuse_input(files: &DataFiles, out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn run<T: TextRecord + PartialEq>(files: &DataFiles, out: &Path) -> Result<Conversion> {
+fn run<T: TextRecord + Clone + PartialEq>(files: &DataFiles, out: &Path) -> Result<Conversion> {
     let mut conversion = Conversion {
         layout: files.layout(),
         written_layout: T::own_layout(),
         records: files.records(),
         num_rows: 0,
         num_written: 0,
+        num_images: 0,
+        num_image_bytes: 0,
         num_dropped: BTreeMap::new(),
         dropped: Vec::new(),
         ignored_keys: BTreeMap::new(),
     };
     let file = AtomicWriteFile::open(out).map_err(Error::io(out))?;
     let mut writer = BufWriter::new(file);
+    let folder = ImageFolder::beside(out);
     let mut first = None;
     for path in files.files() {
         for row in Rows::open(path)? {
@@ -157,7 +166,11 @@ fn run<T: TextRecord + PartialEq>(files: &DataFiles, out: &Path) -> Result<Conve
                 conversion.drop_row(path, number, reason, reason.description().to_owned());
                 continue;
             }
-            serde_json::to_writer(&mut writer, &checked_row(&record)?).map_err(|error| Error::io(out)(error.into()))?;
+            serde_json::to_writer(
+                &mut writer,
+                &checked_row(&record, |_, image| folder.keep(&EncodedImage::of(image)?))?,
+            )
+            .map_err(|error| Error::io(out)(error.into()))?;
             writer.write_all(b"\n").map_err(Error::io(out))?;
             conversion.num_written += 1;
         }
@@ -172,6 +185,7 @@ fn run<T: TextRecord + PartialEq>(files: &DataFiles, out: &Path) -> Result<Conve
             path: out.to_path_buf(),
         });
     }
+    (conversion.num_images, conversion.num_image_bytes) = folder.counts();
     let file = writer
         .into_inner()
         .map_err(|error| Error::io(out)(error.into_error()))?;
@@ -231,6 +245,13 @@ impl fmt::Display for Conversion {
             self.written_layout,
             self.num_dropped()
         )?;
+        if self.num_images > 0 {
+            write!(
+                f,
+                "\n{} different images of {} bytes",
+                self.num_images, self.num_image_bytes
+            )?;
+        }
         for (reason, count) in &self.num_dropped {
             write!(f, "\n  {count}: {}", reason.description())?;
         }

@@ -40,8 +40,10 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
         Layout::Auto | Layout::LatentPairs => None,
         Layout::Preference if any(&["chosen_image", "rejected_image"]) => Some(RecordKind::ImagePair),
         Layout::Preference => (pair || any(&["chosen_ids", "rejected_ids"])).then_some(RecordKind::TextPair),
+        // An image with a conversation about it is text.
+        Layout::ImageCaption if is_about_images(row) => None,
         Layout::ImageCaption => has("image").then_some(RecordKind::ImageCaption),
-        Layout::Unpaired if has("label") && has("image") => Some(RecordKind::ImageLabel),
+        Layout::Unpaired if has("label") && has("image") && !is_about_images(row) => Some(RecordKind::ImageLabel),
         Layout::Unpaired => any(&["label", "completion", "completion_ids"]).then_some(RecordKind::UnpairedText),
         Layout::Ranked if is_of_images(row) => Some(RecordKind::RankedImages),
         Layout::Ranked => has("responses").then_some(RecordKind::RankedText),
@@ -71,9 +73,22 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
         Layout::Axolotl => (pair || any(&["chosen_response", "rejected_response"])).then_some(RecordKind::TextPair),
         Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
     };
-    // A row of an image with text around it (RLHF-V and others) is neither a captioned image nor plain text.
-    let is_mixed = has("image") && (pair || any(&["messages", "conversations", "completion"]));
-    found.filter(|records| !is_mixed || !records.is_text() && *records != RecordKind::ImageCaption)
+    found
+}
+
+/// Whether a row says something about images, rather than being an image and its prompt.
+fn is_about_images(row: &Row) -> bool {
+    let texts = [
+        "chosen",
+        "rejected",
+        "completion",
+        "responses",
+        "messages",
+        "conversations",
+        "question",
+        "text",
+    ];
+    texts.iter().any(|key| has(row, key)) || matches!(row.peek("prompt"), Some(Value::Array(_)))
 }
 
 /// Whether the responses of a ranked row are images.

@@ -19,6 +19,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 const IMAGE: &str = "a path relative to the file, or {\"bytes\": \"<base64>\"}";
 
+const IMAGES: &str = "a list of images, each a path relative to the file, or {\"bytes\": \"<base64>\"}";
+
 /// A row whose keys are taken one by one.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -81,11 +83,27 @@ impl Row {
         self.image(key, value)
     }
 
+    /// The images of a list that may be absent; a single image is a list of one.
+    pub(crate) fn take_images(&mut self, key: &str) -> Result<Vec<ImageSource>> {
+        match self.take(key) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(elements)) => {
+                let element = |(at, value): (usize, Value)| self.image(&format!("{key}[{at}]"), Some(value));
+                elements.into_iter().enumerate().map(element).collect()
+            }
+            Some(found @ (Value::Bool(_) | Value::Number(_))) => Err(self.wrong_type(key, &found, IMAGES)),
+            Some(value) => Ok(vec![self.image(key, Some(value))?]),
+        }
+    }
+
     /// The image that a value is.
     pub(crate) fn image(&self, key: &str, value: Option<Value>) -> Result<ImageSource> {
         match value {
             None => Err(self.missing(key, IMAGE)),
-            Some(Value::String(path)) => self.image_at(key, &path),
+            Some(Value::String(found)) => match data_url(&found) {
+                Some(base64) => self.embedded(key, base64),
+                None => self.image_at(key, &found),
+            },
             Some(Value::Object(object)) => self.image_object(key, object),
             Some(Value::Cell(cell)) => Ok(ImageSource::Cell(cell)),
             Some(found) => Err(self.wrong_type(key, &found, IMAGE)),
@@ -112,15 +130,19 @@ impl Row {
             }
         }
         match (bytes, path) {
-            (Some(bytes), _) => match BASE64.decode(bytes) {
-                Ok(bytes) => Ok(ImageSource::Bytes(bytes.into())),
-                Err(error) => Err(self.error(RowProblem::Base64 {
-                    key: format!("{key}.bytes"),
-                    reason: error.to_string(),
-                })),
-            },
+            (Some(bytes), _) => self.embedded(&format!("{key}.bytes"), &bytes),
             (None, Some(path)) => self.image_at(&format!("{key}.path"), &path),
             (None, None) => Err(self.missing(&format!("{key}.bytes"), "the image's bytes as base64")),
+        }
+    }
+
+    fn embedded(&self, key: &str, base64: &str) -> Result<ImageSource> {
+        match BASE64.decode(base64) {
+            Ok(bytes) => Ok(ImageSource::Bytes(bytes.into())),
+            Err(error) => Err(self.error(RowProblem::Base64 {
+                key: key.to_owned(),
+                reason: error.to_string(),
+            })),
         }
     }
 
@@ -143,6 +165,9 @@ impl Row {
         };
         if found.is_empty() {
             return refuse("is empty");
+        }
+        if ["http://", "https://"].iter().any(|scheme| found.starts_with(scheme)) {
+            return refuse("is an address, and nothing is downloaded");
         }
         let mut depth = 0_i64;
         for component in Path::new(found).components() {
@@ -193,6 +218,12 @@ impl Row {
             problem,
         }
     }
+}
+
+/// What is embedded in a data URL: `data:image/jpeg;base64,..`.
+fn data_url(text: &str) -> Option<&str> {
+    let (head, base64) = text.strip_prefix("data:")?.split_once(',')?;
+    head.ends_with(";base64").then_some(base64)
 }
 
 pub(crate) fn unknown_key(full: &str, key: &str, known: &[&str]) -> RowProblem {

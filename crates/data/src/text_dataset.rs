@@ -107,6 +107,20 @@ impl TextDataset {
         self.len() == 0
     }
 
+    /// The first record that shows an image; none where all of it is text.
+    pub fn first_with_images(&self) -> Option<usize> {
+        fn first<T: TextRecord>(records: &[T]) -> Option<usize> {
+            records.iter().position(|record| !record.images().is_empty())
+        }
+        match self {
+            Self::Pairs(records) => first(records),
+            Self::Unpaired(records) => first(records),
+            Self::Ranked(records) => first(records),
+            Self::Samples(records) => first(records),
+            Self::Prompts(records) => first(records),
+        }
+    }
+
     /// Names record `index` in messages.
     ///
     /// # Panics

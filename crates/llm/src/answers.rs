@@ -101,6 +101,7 @@ fn prompt_of<R: TextRow>(record: &R) -> Option<TextPrompt> {
     parts.prompt.cloned().map(|prompt| TextPrompt {
         id: parts.id.to_owned(),
         prompt,
+        images: parts.images.to_vec(),
         tools: parts.tools.to_vec(),
         chat_template_kwargs: parts.chat_template_kwargs.clone(),
     })
@@ -111,6 +112,7 @@ pub fn plain_prompt(id: String, text: String) -> TextPrompt {
     TextPrompt {
         id,
         prompt: Text::Plain(text),
+        images: Vec::new(),
         tools: Vec::new(),
         chat_template_kwargs: serde_json::Map::new(),
     }
@@ -132,6 +134,9 @@ pub fn as_conversation(mut prompt: TextPrompt, system: Option<&str>) -> TextProm
 /// # Errors
 /// A prompt that cannot be rendered; [`Error::EmptySequence`] for one without a token.
 pub fn tokenize(tokenizer: &Tokenizer, prompts: &[TextPrompt]) -> Result<Vec<TokenizedPrompt>> {
+    if let Some(prompt) = prompts.iter().find(|prompt| !prompt.images.is_empty()) {
+        return Err(Error::Images { id: prompt.id.clone() });
+    }
     let encoder = Encoder::try_new(tokenizer, EncodingConfig::default())?;
     let rows = encoder.prompts(prompts)?;
     let tokenized = |(row, prompt): (diptych_data::EncodedPrompt, &TextPrompt)| {

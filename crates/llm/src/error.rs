@@ -15,6 +15,14 @@ pub enum Error {
     /// An objective.
     #[error(transparent)]
     Core(#[from] diptych_core::Error),
+    /// A record with images, which only a vision-language model can see.
+    #[error(
+        "record `{id}` has images, which a language model cannot see; set `modality = \"vlm\"` and name a vision-language model"
+    )]
+    Images {
+        /// The record's id.
+        id: String,
+    },
     /// Records, tokenizers or chat templates.
     #[error(transparent)]
     Data(Box<diptych_data::Error>),
@@ -274,6 +282,7 @@ impl Error {
             | Self::RewardBeta { .. }
             | Self::TokenWeight { .. }
             | Self::NoScene { .. }
+            | Self::Images { .. }
             | Self::TiedScores { .. }
             | Self::ForeignTokens { .. }
             | Self::CacheOrigin { .. }

@@ -53,8 +53,12 @@ pub struct EncodedResponse {
 /// Encodes the records of a data set; those that have nothing to learn from are left out, and a warning says how many.
 ///
 /// # Errors
-/// The first record that cannot be encoded; [`Error::NothingLeft`] when none is left.
+/// The first record that cannot be encoded; [`Error::Images`] for one with images; [`Error::NothingLeft`] when none is left.
 pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
+    if let Some(index) = dataset.first_with_images() {
+        let id = dataset.record_id(index).to_owned();
+        return Err(Error::Images { id });
+    }
     let records: Vec<EncodedRecord> = match dataset {
         TextDataset::Pairs(records) => kept(encoder.pairs(records)?)
             .into_iter()

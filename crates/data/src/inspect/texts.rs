@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::row::Row;
 use crate::rows::Rows;
 use crate::text_layout::{Form, TextRecord, check_form, ignored_keys};
-use crate::{DataFiles, RankedText, RecordKind, Text, TextPair, TextPrompt, TextSample, UnpairedText};
+use crate::{DataFiles, ImageSource, RankedText, RecordKind, Text, TextPair, TextPrompt, TextSample, UnpairedText};
 
 /// Characters of a text that a preview shows.
 const PREVIEW_CHARS: usize = 80;
@@ -155,6 +155,9 @@ fn check<T: TextRecord + Judged>(record: &T, place: &str, inspection: &mut Inspe
     }
     let mut fields = record.to_row();
     fields.remove("id");
+    for (key, images) in record.images() {
+        fields.insert(key.to_owned(), images.iter().map(ImageSource::place).collect());
+    }
     if !tally
         .records
         .insert(Sha256::digest(serde_json::Value::from(fields).to_string()).into())

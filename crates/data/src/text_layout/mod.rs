@@ -6,6 +6,7 @@
 mod axolotl;
 pub(crate) mod extract_prompt;
 mod hh;
+mod image_places;
 mod llama_factory;
 mod message_json;
 mod ms_swift;
@@ -20,7 +21,10 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, RowProblem};
 use crate::row::Row;
-use crate::{Layout, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextSample, UnpairedText};
+use crate::{
+    ImageSource, Layout, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextSample,
+    UnpairedText,
+};
 
 /// What must be the same in every row of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +75,12 @@ pub(crate) trait TextRecord: Sized {
     }
 
     fn id(&self) -> &str;
-    /// The row that reads as this record in `own_layout`.
+    /// Its lists of images and their keys; no empty ones.
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])>;
+    /// The same record with each image replaced.
+    #[must_use]
+    fn map_images(self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self;
+    /// The row without its images that reads as this record in `own_layout`.
     fn to_row(&self) -> Map<String, Value>;
     /// Our own layout of such records.
     fn own_layout() -> Layout;
@@ -93,6 +102,16 @@ impl TextRecord for TextPair {
 
     fn id(&self) -> &str {
         &self.id
+    }
+
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, self.rejected_images.as_deref())
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self.rejected_images = self.rejected_images.map(|images| images.iter().map(map).collect());
+        self
     }
 
     fn to_row(&self) -> Map<String, Value> {
@@ -124,6 +143,15 @@ impl TextRecord for UnpairedText {
         &self.id
     }
 
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
+    }
+
     fn to_row(&self) -> Map<String, Value> {
         self.row()
     }
@@ -144,6 +172,15 @@ impl TextRecord for RankedText {
 
     fn id(&self) -> &str {
         &self.id
+    }
+
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
     }
 
     fn to_row(&self) -> Map<String, Value> {
@@ -173,6 +210,15 @@ impl TextRecord for TextSample {
         &self.id
     }
 
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
+    }
+
     fn to_row(&self) -> Map<String, Value> {
         self.row()
     }
@@ -198,6 +244,15 @@ impl TextRecord for TextPrompt {
         &self.id
     }
 
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
+    }
+
     fn to_row(&self) -> Map<String, Value> {
         self.row()
     }
@@ -209,6 +264,14 @@ impl TextRecord for TextPrompt {
     fn texts(&self) -> (Option<&Text>, Vec<(&'static str, &Text)>) {
         (Some(&self.prompt), Vec::new())
     }
+}
+
+fn some_images<'a>(
+    images: &'a [ImageSource],
+    rejected: Option<&'a [ImageSource]>,
+) -> Vec<(&'static str, &'a [ImageSource])> {
+    let lists = [("images", images), ("rejected_images", rejected.unwrap_or_default())];
+    lists.into_iter().filter(|(_, images)| !images.is_empty()).collect()
 }
 
 /// Where a row comes from, which published datasets of these layouts say and no trainer reads.
@@ -273,8 +336,11 @@ pub(crate) fn ignored_keys(layout: Layout) -> &'static [&'static str] {
     }
 }
 
-/// Columns of other modalities, which must be empty in a text layout.
-const MEDIA: [&str; 8] = [
+/// Columns of other modalities, which must be empty.
+const MEDIA: [&str; 5] = ["videos", "audios", "video", "audio", "objects"];
+
+/// The same, in a layout that is text alone.
+const MEDIA_AND_IMAGES: [&str; 8] = [
     "image",
     "images",
     "rejected_images",
