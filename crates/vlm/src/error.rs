@@ -3,14 +3,14 @@
 use diptych_data::ImageSource;
 
 /// Result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure while texts with images are prepared, trained or scored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A setting is out of its range.
-    #[error("`{key}` is {found}, expected {expected}")]
+    #[error("`{key}` is {found}; expected {expected}")]
     Setting {
         /// The setting, below the table it is in.
         key: String,
@@ -43,7 +43,9 @@ pub enum Error {
         source: Box<diptych_models::Error>,
     },
     /// No record is left.
-    #[error("none of the {num} records is left: of {num_bad} an image cannot be used, {num_long} have prompts longer than `data.max_len`")]
+    #[error(
+        "none of the {num} records is left: of {num_bad} an image cannot be used, {num_long} have prompts longer than `data.max_len`"
+    )]
     NothingLeft {
         /// Records that were encoded.
         num: usize,

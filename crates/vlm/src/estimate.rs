@@ -49,12 +49,20 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
     if recipe.train.ema_decay.is_some() {
         add("averages", trained, String::new());
     }
-    add("reference", network.reference(recipe)?, format!("`{}`", recipe.reference.name()));
+    add(
+        "reference",
+        network.reference(recipe)?,
+        format!("`{}`", recipe.reference.name()),
+    );
     let what = match recipe.adapter.tower {
         TowerConfig::Frozen => "features",
         TowerConfig::Trained => "pixels",
     };
-    add("images", features, format!("{what} of {} images that are kept", images.len()));
+    add(
+        "images",
+        features,
+        format!("{what} of {} images that are kept", images.len()),
+    );
     let longest = records
         .iter()
         .flat_map(|record| &record.responses)
@@ -74,7 +82,9 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         memory: MemoryEstimate {
             components,
             moment: "training".to_owned(),
-            missing: vec!["activations of decoder and tower, which grow with `train.micro_batch` and the images' size".to_owned()],
+            missing: vec![
+                "activations of decoder and tower, which grow with `train.micro_batch` and the images' size".to_owned(),
+            ],
         },
         time: None,
         disk: disk(recipe, &network),
@@ -94,8 +104,7 @@ struct Counted {
 impl Counted {
     fn of(recipe: &Recipe<VisionLanguage>, directory: &VlmDir) -> Result<Self> {
         let (weights, config) = (directory.weights()?, directory.config());
-        let is_reached =
-            |name: &str| recipe.adapter.tower == TowerConfig::Trained || !config.is_tower_parameter(name);
+        let is_reached = |name: &str| recipe.adapter.tower == TowerConfig::Trained || !config.is_tower_parameter(name);
         let size = |shape: &[usize]| shape.iter().product::<usize>() as u64;
         let shapes: Vec<(&str, &[usize])> = shapes(&weights).collect();
         let all: u64 = shapes.iter().map(|(_, shape)| size(shape)).sum();

@@ -44,7 +44,11 @@ impl Modality for VisionLanguage {
     fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
         validate_data(recipe)?;
         Language::validate(&as_text(recipe))?;
-        if recipe.samples.as_ref().is_some_and(|samples| !samples.prompts.is_empty()) {
+        if recipe
+            .samples
+            .as_ref()
+            .is_some_and(|samples| !samples.prompts.is_empty())
+        {
             let found = "prompts that show no image";
             return Err(recipe.invalid("samples.prompts", found, "`num_prompts`: the first prompts of the data"));
         }

@@ -8,9 +8,7 @@ use diptych_llm::method::{
     CHECKPOINT, LanguageMethod, MethodParts, assemble, check_tokens, is_model, network_options, warn_of_long,
 };
 use diptych_llm::network::Network;
-use diptych_llm::policy::{
-    NetworkOptions, Trained, VisionParts, load_frozen_vision, start_vision_adapter,
-};
+use diptych_llm::policy::{NetworkOptions, Trained, VisionParts, load_frozen_vision, start_vision_adapter};
 use diptych_llm::records::EncodedRecord;
 use diptych_llm::reference::Reference;
 use diptych_llm::samples::TokenizedPrompt;
@@ -102,7 +100,13 @@ impl Networks<'_> {
             images: self.images.clone(),
             kept: None,
         };
-        Ok(Trained::load_vision(self.directory, &self.adapter, tower.into(), &self.options, parts)?)
+        Ok(Trained::load_vision(
+            self.directory,
+            &self.adapter,
+            tower.into(),
+            &self.options,
+            parts,
+        )?)
     }
 
     /// The reference that computes scores when it is asked.
@@ -148,10 +152,15 @@ impl Networks<'_> {
         };
         let network = if is_model(path) {
             let other = VlmDir::open(path)?;
-            if other.image_processor()? != self.directory.image_processor()? || other.config().image_token_id != self.directory.config().image_token_id {
+            if other.image_processor()? != self.directory.image_processor()?
+                || other.config().image_token_id != self.directory.config().image_token_id
+            {
                 return Err(Error::Setting {
                     key: CHECKPOINT.to_owned(),
-                    found: format!("{}, which processes images otherwise or has another image token", path.display()),
+                    found: format!(
+                        "{}, which processes images otherwise or has another image token",
+                        path.display()
+                    ),
                     expected: "a model that reads the images of `model.path` as they are processed for it".to_owned(),
                 });
             }
@@ -183,7 +192,10 @@ fn sampled_prompts(
         let ids = [response.prompt.as_slice(), &response.ids[..response.prompt_tail]].concat();
         let own = response.images.iter().filter(|image| image.tokens.end <= ids.len());
         let images: Vec<usize> = own.map(|image| image.index).collect();
-        if prompts.iter().any(|prompt| prompt.ids == ids && prompt.images == images) {
+        if prompts
+            .iter()
+            .any(|prompt| prompt.ids == ids && prompt.images == images)
+        {
             continue;
         }
         let words: Vec<u32> = ids.iter().copied().filter(|id| *id != image_token_id).collect();

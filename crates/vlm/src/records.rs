@@ -60,7 +60,13 @@ pub fn load_records(
     let text = as_text(recipe);
     let dataset = load_dataset(&text)?;
     let encoding = recipe.data.encoding.unwrap_or_default();
-    let encoder = Encoder::try_new(tokenizer, EncodingConfig { max_len: None, ..encoding })?;
+    let encoder = Encoder::try_new(
+        tokenizer,
+        EncodingConfig {
+            max_len: None,
+            ..encoding
+        },
+    )?;
     let mut records = encode_with_images(&dataset, &encoder)?;
     if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
         add_rationales(&mut records, pairs, &encoder, &config.template)?;
@@ -82,7 +88,10 @@ pub fn load_records(
             Ok(()) => long.count(|| {
                 let len = prompt_len(&record);
                 let max_len = limit.max_len;
-                format!("record {}: its prompt has {len} tokens, images among them, of `data.max_len` = {max_len}", record.id)
+                format!(
+                    "record {}: its prompt has {len} tokens, images among them, of `data.max_len` = {max_len}",
+                    record.id
+                )
             }),
             Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
             Err(error) => return Err(error),

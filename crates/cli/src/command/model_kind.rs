@@ -71,5 +71,7 @@ fn reads_images(config: &Path) -> bool {
     let text = std::fs::read_to_string(config).unwrap_or_default();
     let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let model_type = value.get("model_type").and_then(serde_json::Value::as_str);
-    VlmFamily::ALL.iter().any(|family| model_type == Some(family.model_type()))
+    VlmFamily::ALL
+        .iter()
+        .any(|family| model_type == Some(family.model_type()))
 }
