@@ -30,6 +30,8 @@ pub struct EncodedRecord {
     pub margin: Option<f64>,
     /// Why the chosen response of a pair is better, behind a prompt of its own, where that is learned.
     pub rationale: Option<EncodedResponse>,
+    /// The chosen response of a pair under other images than its own, where the data brings these and they are learned from.
+    pub other_images: Option<EncodedResponse>,
 }
 
 /// A response with its prompt, in tokens.
@@ -89,6 +91,7 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
                 label: Some(row.label),
                 margin: None,
                 rationale: None,
+                other_images: None,
             };
             kept(encoder.unpaired(records)?).into_iter().map(record).collect()
         }
@@ -102,6 +105,7 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
                 label: None,
                 margin: None,
                 rationale: None,
+                other_images: None,
             };
             kept(encoder.samples(samples)?)
                 .into_iter()
@@ -183,6 +187,7 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
         label: None,
         margin: source.margin,
         rationale: None,
+        other_images: None,
     }
 }
 
@@ -248,6 +253,7 @@ fn ranked(row: EncodedRanked) -> EncodedRecord {
         label: None,
         margin: None,
         rationale: None,
+        other_images: None,
     }
 }
 

@@ -10,7 +10,7 @@ use diptych_data::{
     Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
 };
 use diptych_llm::arrangement::PlacedImage;
-use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset};
+use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
@@ -24,6 +24,8 @@ use crate::{Error, Result};
 struct Shown {
     images: Vec<usize>,
     rejected: Option<Vec<usize>>,
+    /// What the chosen answer sees for comparison.
+    others: Option<Vec<usize>>,
 }
 
 /// Records left out, and the first of them with what is wrong with it.
@@ -71,6 +73,10 @@ pub fn load_records(
     if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
         add_rationales(&mut records, pairs, &encoder, &config.template)?;
     }
+    let token_weights = text.method.token_weights();
+    if let Some(weights) = &token_weights {
+        weigh_tokens(&mut records, weights);
+    }
     let num = records.len();
     let on_error = recipe.data.on_error.unwrap_or_default();
     let (mut bad, mut long) = (Left::default(), Left::default());
@@ -82,6 +88,7 @@ pub fn load_records(
     let mut kept = Vec::with_capacity(num);
     for mut record in records {
         let result = show(&dataset, &record, images, &mut shown)
+            .and_then(|shown| other_sides(recipe, &mut record, shown))
             .and_then(|shown| expand_record(config, images, &mut record, &shown));
         match result {
             Ok(()) if limit.keep(&mut record) => kept.push(record),
@@ -105,6 +112,9 @@ pub fn load_records(
             num_bad: bad.num,
             num_long: long.num,
         });
+    }
+    if let Some(weights) = &token_weights {
+        normalize_weights(&mut kept, weights);
     }
     check_records(&text, &mut kept)?;
     learn(&text, &mut kept);
@@ -155,9 +165,32 @@ fn show(
     let shown = Shown {
         images: read(own)?,
         rejected: rejected.map(&mut read).transpose()?,
+        others: None,
     };
     known.insert(record.row, shown.clone());
     Ok(shown)
+}
+
+/// Says which texts of a record see which images, where images are compared.
+fn other_sides(recipe: &Recipe<VisionLanguage>, record: &mut EncodedRecord, shown: Shown) -> Result<Shown> {
+    let Some(config) = recipe.method.image_preference() else {
+        return Ok(shown);
+    };
+    if shown.images.is_empty() {
+        return Err(Error::NoImage { id: record.id.clone() });
+    }
+    if config.corruption.is_some() {
+        return Ok(shown);
+    }
+    let Some(others) = shown.rejected else {
+        return Err(Error::MissingImages { id: record.id.clone() });
+    };
+    record.other_images = Some(record.responses[0].clone());
+    Ok(Shown {
+        others: Some(others),
+        rejected: None,
+        ..shown
+    })
 }
 
 /// Gives the image tokens of a record's texts their number.
@@ -175,6 +208,9 @@ fn expand_record(config: &VlmConfig, images: &RunImages, record: &mut EncodedRec
             _ => &shown.images,
         };
         expand(config, images, response, own).map_err(failed(&record.id))?;
+    }
+    if let (Some(other), Some(others)) = (&mut record.other_images, &shown.others) {
+        expand(config, images, other, others).map_err(failed(&record.id))?;
     }
     if let Some(rationale) = &mut record.rationale {
         expand(config, images, rationale, &shown.images).map_err(failed(&record.id))?;
@@ -216,7 +252,8 @@ fn expand(
 /// Tokens of the longest prompt of a record.
 fn prompt_len(record: &EncodedRecord) -> usize {
     let len = |response: &EncodedResponse| response.prompt.len() + response.prompt_tail;
-    record.responses.iter().map(len).max().unwrap_or(0)
+    let texts = record.responses.iter().chain(&record.other_images);
+    texts.map(len).max().unwrap_or(0)
 }
 
 /// How long a text may be.
@@ -242,7 +279,21 @@ impl Limit {
                 record.rationale = None;
             }
         }
-        record.responses.iter().all(EncodedResponse::is_scored)
+        if let Some(other) = &mut record.other_images {
+            cut(other, max_len);
+            even_out(&mut record.responses[0], other);
+        }
+        let mut texts = record.responses.iter().chain(&record.other_images);
+        texts.all(EncodedResponse::is_scored)
+    }
+}
+
+/// Leaves as much of an answer under some images as of the same answer under others.
+fn even_out(own: &mut EncodedResponse, other: &mut EncodedResponse) {
+    let len = |response: &EncodedResponse| response.ids.len() - response.prompt_tail.min(response.ids.len());
+    let least = len(own).min(len(other));
+    for response in [own, other] {
+        cut(response, response.prompt.len() + response.prompt_tail + least);
     }
 }
 

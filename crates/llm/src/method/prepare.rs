@@ -15,8 +15,10 @@ use super::checks::{
 use super::config::{LossOn, MethodConfig};
 use super::diagnostics::SharedWatch;
 use super::engine::{Engine, start_logps};
+use super::image_preference::ImagePreference;
 use super::online_kl::OnlineKlTerm;
 use super::shift::SharedShift;
+use super::token_weights::{normalize_weights, weigh_tokens};
 use super::{LanguageMethod, PairWork, Work};
 use crate::answers::{end_tokens, prompt_at};
 use crate::cached_logps::{CachedLogps, Origin, hash_images, hash_network, hash_records};
@@ -47,6 +49,8 @@ pub struct MethodParts {
     pub tokenizer: Tokenizer,
     /// What is sampled while training, if anything is.
     pub prompts: Option<Vec<TokenizedPrompt>>,
+    /// A term of pairs that compares images.
+    pub image_preference: Option<ImagePreference>,
 }
 
 /// Loads the networks of a recipe and encodes its records.
@@ -70,6 +74,7 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
         pad_token_id: pad_token_id(&directory, &tokenizer),
         tokenizer,
         prompts,
+        image_preference: None,
     };
     assemble(recipe, parts, reporter)
 }
@@ -86,6 +91,7 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         pad_token_id,
         tokenizer,
         prompts,
+        image_preference,
     } = parts;
     if recipe.train.gradient_checkpointing {
         policy.model.checkpoint_gradients();
@@ -121,6 +127,7 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
             watch: SharedWatch::new(config.watch),
             online_kl: config.online_kl.map(|config| OnlineKlTerm::new(config, end_tokens)),
             rationale_weight: config.rationale.as_ref().map(|config| config.weight),
+            image_preference,
         }),
         MethodConfig::Unpaired(_) => Work::Unpaired,
         MethodConfig::Ranked(_) => Work::Ranked,
@@ -152,6 +159,10 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
     let dataset = load_dataset(recipe)?;
     let encoder = Encoder::try_new(tokenizer, encoding_of(recipe))?;
     let mut records = encode(&dataset, &encoder)?;
+    if let Some(config) = recipe.method.token_weights() {
+        weigh_tokens(&mut records, &config);
+        normalize_weights(&mut records, &config);
+    }
     if let TextDataset::Pairs(pairs) = &dataset {
         match recipe.method.rationale() {
             Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,

@@ -19,7 +19,9 @@ use tempfile::TempDir;
 mod named_values;
 
 pub(crate) fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(path)
 }
 
 /// A folder with the files of a test: the checkpoint of a family, its tokenizer, rows and their images.
@@ -50,6 +52,11 @@ impl Bench {
             .into_iter()
             .map(|(memory, saved, shape)| (saved, named_values::named(&memory, &shape)))
             .collect();
+        std::fs::create_dir(bench.path("images")).unwrap();
+        for entry in std::fs::read_dir(golden("vlm_trl/images")).unwrap() {
+            let from = entry.unwrap().path();
+            std::fs::copy(&from, bench.path("images").join(from.file_name().unwrap())).unwrap();
+        }
         save_tensors(&to.join("model.safetensors"), &tensors, &BTreeMap::new()).unwrap();
         bench
     }
@@ -165,6 +172,9 @@ pub(crate) fn assert_close(what: &str, found: &[f64], expected: &[f64], toleranc
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-12, |max: f64, value| max.max(value.abs()));
     for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() <= tolerance * scale, "{what}: {found}, expected {expected}");
+        assert!(
+            (found - expected).abs() <= tolerance * scale,
+            "{what}: {found}, expected {expected}"
+        );
     }
 }

@@ -26,7 +26,11 @@ fn adapters_of_decoder_projector_and_tower_are_reached() {
                 !up.is_empty() && up.iter().all(is_moved)
             };
             for place in places {
-                assert_eq!(moved(place), expected.contains(&place), "{model}, tower {tower}: {place}");
+                assert_eq!(
+                    moved(place),
+                    expected.contains(&place),
+                    "{model}, tower {tower}: {place}"
+                );
             }
         }
     }

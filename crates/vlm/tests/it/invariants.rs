@@ -25,7 +25,10 @@ fn a_policy_equal_to_its_reference_loses_ln_2() {
                 let method = bench.method(&json!({ "adapter": adapter, "reference": { reference: {} } }));
                 let (output, _) = compute(&method, 4);
                 for loss in numbers(&output.losses) {
-                    assert!((loss - 2_f64.ln()).abs() < 1e-5, "{model}, {reference}, tower {tower}: {loss}");
+                    assert!(
+                        (loss - 2_f64.ln()).abs() < 1e-5,
+                        "{model}, {reference}, tower {tower}: {loss}"
+                    );
                 }
             }
         }
@@ -49,7 +52,12 @@ fn every_arrangement_gives_the_same_losses_and_gradients() {
         for arrangement in ["shared_prefix", "packed"] {
             let (own_losses, own_gradients) = of(arrangement);
             assert_close(&format!("{model}, {arrangement}: losses"), &own_losses, &losses, 1e-5);
-            assert_close(&format!("{model}, {arrangement}: gradients"), &own_gradients, &gradients, 1e-4);
+            assert_close(
+                &format!("{model}, {arrangement}: gradients"),
+                &own_gradients,
+                &gradients,
+                1e-4,
+            );
         }
     }
 }
@@ -83,9 +91,17 @@ fn cached_scores_are_live_ones() {
         let cached = of(json!({ "cached": {} }));
         let frozen = of(json!({ "frozen": {} }));
         for (live, other) in live.iter().zip(&cached).chain(live.iter().zip(&frozen)) {
-            assert!((live.loss - other.loss).abs() < 1e-6, "{model}: {} and {}", live.loss, other.loss);
+            assert!(
+                (live.loss - other.loss).abs() < 1e-6,
+                "{model}: {} and {}",
+                live.loss,
+                other.loss
+            );
         }
-        assert!(live.last().unwrap().loss != live[0].loss, "{model}: nothing was learned");
+        assert!(
+            live.last().unwrap().loss != live[0].loss,
+            "{model}: nothing was learned"
+        );
     }
 }
 
@@ -94,7 +110,7 @@ fn a_cache_knows_its_images() {
     let bench = Bench::new("llava");
     let image = bench.path("image.png");
     let row = json!({
-        "images": [image], "prompt": [{ "role": "user", "content": "what do you see" }],
+        "images": ["image.png"], "prompt": [{ "role": "user", "content": "what do you see" }],
         "chosen": [{ "role": "assistant", "content": "a red star" }], "rejected": [{ "role": "assistant", "content": "no" }],
     });
     let rows = bench.rows("rows.jsonl", &[row]);
@@ -143,7 +159,10 @@ fn samples_show_the_names_of_their_images() {
         for line in text.lines() {
             let row: serde_json::Value = serde_json::from_str(line).unwrap();
             let images = row["images"].as_array().unwrap();
-            assert!(images.iter().all(|image| image.as_str().unwrap().ends_with(".png")), "{line}");
+            assert!(
+                images.iter().all(|image| image.as_str().unwrap().ends_with(".png")),
+                "{line}"
+            );
             assert!(row["before"].is_string() && row["after"].is_string(), "{line}");
             num += 1;
         }
@@ -155,7 +174,9 @@ fn samples_show_the_names_of_their_images() {
 fn what_is_exported_is_the_trained_network() {
     for model in MODELS {
         let bench = Bench::new(model);
-        let recipe = bench.try_recipe(&json!({ "adapter": everywhere("trained"), "train": { "steps": 2 } })).unwrap();
+        let recipe = bench
+            .try_recipe(&json!({ "adapter": everywhere("trained"), "train": { "steps": 2 } }))
+            .unwrap();
         let stop = std::sync::atomic::AtomicBool::new(false);
         let outcome = diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh).unwrap();
         let adapter = outcome.output.join("final");
@@ -165,7 +186,9 @@ fn what_is_exported_is_the_trained_network() {
             let mut all = json!({
                 "objective": { "sft": {} }, "method": { "sft": {} }, "reference": { "none": {} },
             });
-            all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            all.as_object_mut()
+                .unwrap()
+                .extend(changes.as_object().unwrap().clone());
             numbers(&compute(&bench.method(&all), 4).0.losses)
         };
         let mut start = everywhere("trained");
@@ -173,7 +196,10 @@ fn what_is_exported_is_the_trained_network() {
         let of_merged = sft(&json!({ "model": { "path": merged } }));
         assert_close(model, &of_merged, &sft(&json!({ "adapter": start })), 1e-4);
         let base = sft(&json!({}));
-        assert!(of_merged.iter().zip(&base).any(|(a, b)| (a - b).abs() > 1e-4), "{model}: nothing was learned");
+        assert!(
+            of_merged.iter().zip(&base).any(|(a, b)| (a - b).abs() > 1e-4),
+            "{model}: nothing was learned"
+        );
     }
 }
 
@@ -190,7 +216,10 @@ fn other_methods_read_images_too() {
     let orpo = rows(json!({ "objective": { "orpo": { "beta": 0.1, "likelihood_of": "text" } } }));
     for (name, rows) in [("kto", kto), ("lists", lists), ("sft", sft), ("orpo", orpo)] {
         assert_eq!(rows.len(), 3, "{name}");
-        assert!(rows.iter().all(|row| row.loss.is_finite() && row.grad_norm > 0.0), "{name}");
+        assert!(
+            rows.iter().all(|row| row.loss.is_finite() && row.grad_norm > 0.0),
+            "{name}"
+        );
     }
 }
 
@@ -201,10 +230,28 @@ fn a_plan_says_what_it_counts() {
     let estimate = diptych_vlm::estimate(&recipe).unwrap();
     let method = prepare(&recipe, &mut Reporter::silent()).unwrap();
     let trained: usize = method.params().iter().map(|(_, var)| var.elem_count()).sum();
-    let found = |name: &str| estimate.memory.components.iter().find(|part| part.name == name).unwrap().bytes;
+    let found = |name: &str| {
+        estimate
+            .memory
+            .components
+            .iter()
+            .find(|part| part.name == name)
+            .unwrap()
+            .bytes
+    };
     // The tower's last layer is not read, and not built either.
-    assert!(found("trained weights") >= 4 * trained as u64, "{} and {trained}", found("trained weights"));
-    assert!(estimate.memory.missing.iter().any(|missing| missing.contains("activations")));
+    assert!(
+        found("trained weights") >= 4 * trained as u64,
+        "{} and {trained}",
+        found("trained weights")
+    );
+    assert!(
+        estimate
+            .memory
+            .missing
+            .iter()
+            .any(|missing| missing.contains("activations"))
+    );
     let Network::Vision(network) = &method.policy().model else {
         panic!("the network reads no images");
     };

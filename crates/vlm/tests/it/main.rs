@@ -4,5 +4,6 @@
 mod bench;
 mod gradients;
 mod invariants;
+mod preferences;
 mod refusals;
 mod trl;

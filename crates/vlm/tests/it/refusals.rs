@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, golden};
+use crate::bench::Bench;
 
 fn row(id: &str, images: &Value) -> Value {
     json!({
@@ -13,7 +13,7 @@ fn row(id: &str, images: &Value) -> Value {
 }
 
 fn good() -> Value {
-    row("good", &json!([golden("vlm_trl/images/a.png")]))
+    row("good", &json!(["images/a.png"]))
 }
 
 /// The message of a row that is wrong, after a good one; and that with `skip` the good one is left.
@@ -34,14 +34,17 @@ fn refused(bench: &Bench, bad: Value, more: &Value) -> String {
 fn images_that_cannot_be_read_are_named_with_their_row() {
     let bench = Bench::new("llava");
     let missing = refused(&bench, row("lost", &json!(["nowhere.png"])), &json!({}));
-    assert!(missing.contains("lost") && missing.contains("nowhere.png") && missing.contains("image 1"), "{missing}");
+    assert!(
+        missing.contains("lost") && missing.contains("nowhere.png") && missing.contains("image 1"),
+        "{missing}"
+    );
     std::fs::write(bench.path("broken.jpg"), b"\xff\xd8\xff\xe0 this is no picture").unwrap();
-    let corrupt = refused(&bench, row("torn", &json!([bench.path("broken.jpg")])), &json!({}));
+    let corrupt = refused(&bench, row("torn", &json!(["broken.jpg"])), &json!({}));
     assert!(corrupt.contains("torn") && corrupt.contains("broken.jpg"), "{corrupt}");
     // `b` is 18 by 41, `a` 37 by 23.
     let large = refused(
         &bench,
-        row("wide", &json!([golden("vlm_trl/images/c.png")])),
+        row("wide", &json!(["images/c.png"])),
         &json!({ "max_image_pixels": 860 }),
     );
     assert!(large.contains("wide") && large.contains("860"), "{large}");
@@ -50,10 +53,14 @@ fn images_that_cannot_be_read_are_named_with_their_row() {
 #[test]
 fn placeholders_and_images_must_be_as_many() {
     let bench = Bench::new("llava");
-    let mut other = row("two", &json!([golden("vlm_trl/images/a.png")]));
-    other["prompt"][0]["content"] = json!([{ "type": "image" }, { "type": "image" }, { "type": "text", "text": "what" }]);
+    let mut other = row("two", &json!(["images/a.png"]));
+    other["prompt"][0]["content"] =
+        json!([{ "type": "image" }, { "type": "image" }, { "type": "text", "text": "what" }]);
     let path = bench.rows("rows.jsonl", &[other]);
-    let error = bench.try_method(&json!({ "data": { "path": path } })).unwrap_err().to_string();
+    let error = bench
+        .try_method(&json!({ "data": { "path": path } }))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("two") || error.contains("rows.jsonl"), "{error}");
     assert!(error.contains('2') && error.contains('1'), "{error}");
 }
@@ -80,7 +87,10 @@ fn only_completions_are_cut() {
 fn settings_that_cut_or_ignore_images_are_refused() {
     let bench = Bench::new("llava");
     for (changes, key) in [
-        (json!({ "data": { "encoding": { "truncation": "keep-end" } } }), "data.encoding.truncation"),
+        (
+            json!({ "data": { "encoding": { "truncation": "keep-end" } } }),
+            "data.encoding.truncation",
+        ),
         (json!({ "data": { "resolution": 64 } }), "data.resolution"),
         (json!({ "data": { "max_image_pixels": 0 } }), "data.max_image_pixels"),
         (

@@ -56,7 +56,15 @@ fn compare(name: &str, arrangement: &str) -> usize {
         },
     }));
     let mut num = 0;
-    let keys = ["loss", "grad_norm", "learning_rate", "logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected"];
+    let keys = [
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "logps/chosen",
+        "logps/rejected",
+        "rewards/chosen",
+        "rewards/rejected",
+    ];
     for key in keys {
         let expected = &run.metrics[key];
         assert_eq!(rows.len(), expected.len(), "{name}: steps");
