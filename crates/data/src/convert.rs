@@ -17,7 +17,7 @@ use crate::error::{Error, Result, RowProblem};
 use crate::inspect::MAX_PROBLEMS;
 use crate::row::Row;
 use crate::rows::Rows;
-use crate::text_layout::{TextRecord, check_form, ignored_keys};
+use crate::text_layout::{TextRecord, check_form, is_ignored, left_out};
 use crate::write::checked_row;
 use crate::{DataFiles, Layout, RankedText, RecordKind, TextPair, TextPrompt, TextSample, UnpairedText};
 
@@ -69,6 +69,8 @@ pub enum DropReason {
     SameSides,
     /// A completion that says nothing.
     BlankCompletion,
+    /// The data says that it is not to be learned: [`crate::LeftOut`].
+    LeftOut,
 }
 
 impl DropReason {
@@ -78,6 +80,7 @@ impl DropReason {
             Self::Turns => "no prompt and completion can be taken from the messages",
             Self::SameSides => "all completions are the same",
             Self::BlankCompletion => "a completion says nothing",
+            Self::LeftOut => "the data says that there is nothing to learn",
         }
     }
 }
@@ -151,6 +154,11 @@ fn run<T: TextRecord + Clone + PartialEq>(files: &DataFiles, out: &Path) -> Resu
             conversion.num_rows += 1;
             conversion.count_ignored(&row);
             let number = row.number;
+            if let Some(reason) = left_out(&row, files.layout()) {
+                let message = format!("one of the rows {}", reason.description());
+                conversion.drop_row(path, number, DropReason::LeftOut, message);
+                continue;
+            }
             let (record, form) = match T::from_row(row, files.layout()) {
                 Err(Error::Row {
                     problem: problem @ RowProblem::Turns { .. },
@@ -214,7 +222,7 @@ impl Conversion {
 
     fn count_ignored(&mut self, row: &Row) {
         for (key, _) in &row.fields {
-            if ignored_keys(self.layout).contains(&key.as_str()) {
+            if is_ignored(self.layout, key) {
                 *self.ignored_keys.entry(key.clone()).or_default() += 1;
             }
         }

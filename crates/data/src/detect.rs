@@ -16,6 +16,13 @@ pub(crate) fn guess(row: &Row) -> Option<(Layout, RecordKind)> {
         Layout::RichHf,
         Layout::SpoPrompts,
         Layout::Ranked,
+        Layout::ReAlign,
+        Layout::HaDpo,
+        Layout::Povid,
+        Layout::Llava,
+        Layout::RlaifV,
+        Layout::RlhfV,
+        Layout::MiaDpo,
         Layout::MsSwift,
         Layout::LlamaFactory,
         Layout::Axolotl,
@@ -71,7 +78,12 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
             () => any(&["messages", "conversations", "query", "response"]).then_some(RecordKind::TextSample),
         },
         Layout::Axolotl => (pair || any(&["chosen_response", "rejected_response"])).then_some(RecordKind::TextPair),
-        Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
+        Layout::Llava => has("conversations").then_some(RecordKind::TextSample),
+        Layout::Povid => has("rejected_conversations").then_some(RecordKind::TextPair),
+        Layout::RlhfV => has("text").then_some(RecordKind::TextPair),
+        Layout::RlaifV => (pair && has("question")).then_some(RecordKind::TextPair),
+        Layout::HaDpo => has("image_id").then_some(RecordKind::TextPair),
+        Layout::ReAlign | Layout::MiaDpo | Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
     };
     found
 }
@@ -125,6 +137,12 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
                 || has("messages") && !is_conversation(row, "chosen")
         }
         Layout::Unpaired => has("label"),
+        Layout::Llava => has("image") && !any(&["chosen", "rejected", "kto_tag", "rejected_response", "label"]),
+        Layout::RlhfV => has("image") && any(&["ds_name", "dataset_name", "origin_dataset", "origin_split"]),
+        Layout::RlaifV => any(&["image", "image_path"]),
+        Layout::MiaDpo => has("image") && has("gt"),
+        Layout::ReAlign => has("retrieved_image"),
+        Layout::HaDpo => any(&["chosen", "reject"]),
         Layout::Hpdv2 => !has("prompt_id"),
         Layout::ImageRewardDb => any(&["image_path", "image"]),
         Layout::RichHf => has("image"),
@@ -138,6 +156,7 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
         | Layout::PromptOnly
         | Layout::Openrlhf
         | Layout::Hh
+        | Layout::Povid
         | Layout::PickAPic => true,
     }
 }

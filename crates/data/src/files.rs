@@ -316,6 +316,10 @@ fn usual_records(layout: Layout) -> RecordKind {
         Layout::LlamaFactory | Layout::MsSwift | Layout::Axolotl | Layout::Openrlhf | Layout::Hh => {
             RecordKind::TextPair
         }
+        Layout::Llava => RecordKind::TextSample,
+        Layout::RlhfV | Layout::RlaifV | Layout::Povid | Layout::MiaDpo | Layout::ReAlign | Layout::HaDpo => {
+            RecordKind::TextPair
+        }
         Layout::ImageRewardDb => RecordKind::RankedImages,
         Layout::RichHf => RecordKind::ImageLabel,
         Layout::SpoPrompts => RecordKind::ImagePrompt,

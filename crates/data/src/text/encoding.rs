@@ -11,14 +11,18 @@ use rayon::prelude::*;
 use super::branch::{Branch, common_prefix};
 use super::encoding_config::{EncodingConfig, EncodingConvention, Truncation};
 use super::encoding_problem::EncodingProblem;
+use super::image_tokens::{Replaced, check_image_tokens};
 use super::rationale::RationaleTemplate;
 use super::rendering::Renderer;
-use super::rows::TextRow;
+use super::rows::{RowParts, TextRow};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::{RankedText, TextPair, TextPrompt, TextSample, UnpairedText};
 
 /// Encodes records with one tokenizer and one configuration.
+///
+/// Of an image there is one token ([`Tokenizer::image_token`]) in the ids, where the chat template or the words have it; a plain text may
+/// have `<image>` for it whatever the tokenizer's own is. [`EncodingConfig::max_len`] knows nothing of how many tokens an image will be.
 ///
 /// ```
 /// use diptych_data::{Encoder, EncodingConfig, TextPair, Tokenizer};
@@ -280,12 +284,11 @@ impl<'a> Encoder<'a> {
             .par_iter()
             .enumerate()
             .map(|(row, record)| {
-                let parts = record.parts();
-                let ids = self.renderer(&parts).prompt_ids(&record.prompt);
+                let prompt_ids = self.prompt_row(record);
                 Ok(EncodedPrompt {
                     row,
                     id: record.id.clone(),
-                    prompt_ids: ids.map_err(|problem| row_error(&record.id, problem))?,
+                    prompt_ids: prompt_ids.map_err(|problem| row_error(&record.id, problem))?,
                 })
             })
             .collect();
@@ -328,12 +331,30 @@ impl<'a> Encoder<'a> {
 
     /// One record: its shared prompt and its completions.
     pub(crate) fn row<R: TextRow>(&self, record: &R) -> std::result::Result<Outcome, EncodingProblem> {
-        let parts = record.parts();
-        let branches = self.renderer(&parts).branches()?;
+        let replaced = Replaced::of(self.tokenizer, &record.parts());
+        let branches = self.branches(&replaced.apply(record.parts()))?;
         Ok(self.truncated(branches))
     }
 
-    pub(crate) fn renderer<'r>(&self, row: &'r super::rows::RowParts<'r>) -> Renderer<'r>
+    /// The branches of a row, with one token an image.
+    pub(crate) fn branches(&self, parts: &RowParts<'_>) -> std::result::Result<Vec<Branch>, EncodingProblem> {
+        let branches = self.renderer(parts).branches()?;
+        for branch in &branches {
+            check_image_tokens(self.tokenizer, parts, &branch.ids)?;
+        }
+        Ok(branches)
+    }
+
+    fn prompt_row(&self, record: &TextPrompt) -> std::result::Result<Vec<u32>, EncodingProblem> {
+        let replaced = Replaced::of(self.tokenizer, &record.parts());
+        let parts = replaced.apply(record.parts());
+        let prompt = parts.prompt.unwrap_or(&record.prompt);
+        let ids = self.renderer(&parts).prompt_ids(prompt)?;
+        check_image_tokens(self.tokenizer, &parts, &ids)?;
+        Ok(ids)
+    }
+
+    pub(crate) fn renderer<'r>(&self, row: &'r RowParts<'r>) -> Renderer<'r>
     where
         'a: 'r,
     {

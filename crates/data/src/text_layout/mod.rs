@@ -11,18 +11,21 @@ mod llama_factory;
 mod message_json;
 mod ms_swift;
 mod openrlhf;
+mod published;
 mod row_text;
 mod samples;
 mod trl;
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
+use self::published::{ha_dpo, llava, mia_dpo, re_align, rlaif_v};
 use crate::error::{Error, Result, RowProblem};
+use crate::json::Value;
 use crate::row::Row;
 use crate::{
-    ImageSource, Layout, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextSample,
+    ImageSource, Layout, LeftOut, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextSample,
     UnpairedText,
 };
 
@@ -68,7 +71,7 @@ pub(crate) trait TextRecord: Sized {
 
     /// The record of a row, of which every key must have been read, but for those a layout is known to carry.
     fn from_row(mut row: Row, layout: Layout) -> Result<(Self, Form)> {
-        row.drop_keys(ignored_keys(layout));
+        row.fields.retain(|(key, _)| !is_ignored(layout, key));
         let read = Self::read(&mut row, layout)?;
         row.refuse_rest()?;
         Ok(read)
@@ -81,7 +84,7 @@ pub(crate) trait TextRecord: Sized {
     #[must_use]
     fn map_images(self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self;
     /// The row without its images that reads as this record in `own_layout`.
-    fn to_row(&self) -> Map<String, Value>;
+    fn to_row(&self) -> Map<String, serde_json::Value>;
     /// Our own layout of such records.
     fn own_layout() -> Layout;
     /// The prompt, where there is one, and what is scored, with its key.
@@ -96,6 +99,12 @@ impl TextRecord for TextPair {
             Layout::Axolotl => axolotl::pair(row),
             Layout::Openrlhf => openrlhf::pair(row),
             Layout::Hh => hh::pair(row),
+            Layout::RlhfV => rlaif_v::pair_in_text(row),
+            Layout::RlaifV => rlaif_v::pair(row),
+            Layout::Povid => llava::pair(row),
+            Layout::MiaDpo => mia_dpo::pair(row),
+            Layout::ReAlign => re_align::pair(row),
+            Layout::HaDpo => ha_dpo::pair(row),
             _ => trl::pair(row),
         }
     }
@@ -114,7 +123,7 @@ impl TextRecord for TextPair {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -152,7 +161,7 @@ impl TextRecord for UnpairedText {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -183,7 +192,7 @@ impl TextRecord for RankedText {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -202,6 +211,7 @@ impl TextRecord for TextSample {
         match layout {
             Layout::LlamaFactory => llama_factory::sample(row),
             Layout::MsSwift => ms_swift::sample(row),
+            Layout::Llava => llava::sample(row),
             _ => samples::sample(row),
         }
     }
@@ -219,7 +229,7 @@ impl TextRecord for TextSample {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -253,7 +263,7 @@ impl TextRecord for TextPrompt {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -312,8 +322,38 @@ const DISTILABEL: [&str; 21] = [
     "original_rejected",
 ];
 
+/// Keys of a layout that its authors publish data in; none for the layouts of trainers, in which people write their own.
+///
+/// Publishers add columns as they like, so that one more is no mistake of the user's: inspection tells which are not read.
+fn read_keys(layout: Layout) -> Option<&'static [&'static str]> {
+    match layout {
+        Layout::Llava => Some(&llava::KEYS),
+        Layout::Povid => Some(&llava::PAIR_KEYS),
+        Layout::RlhfV => Some(&rlaif_v::TEXT_KEYS),
+        Layout::RlaifV => Some(&rlaif_v::KEYS),
+        Layout::MiaDpo => Some(&mia_dpo::KEYS),
+        Layout::ReAlign => Some(&re_align::KEYS),
+        Layout::HaDpo => Some(&ha_dpo::KEYS),
+        _ => None,
+    }
+}
+
+/// Whether nothing reads a key that rows of a layout may have.
+pub(crate) fn is_ignored(layout: Layout, key: &str) -> bool {
+    match read_keys(layout) {
+        Some(read) => !read.contains(&key),
+        None => ignored_keys(layout).contains(&key),
+    }
+}
+
+/// Why a well-formed row gives no record, if it gives none.
+pub(crate) fn left_out(row: &Row, layout: Layout) -> Option<LeftOut> {
+    let is_right = layout == Layout::HaDpo && row.peek("correct") == Some(&Value::Bool(true));
+    is_right.then_some(LeftOut::NothingCorrected)
+}
+
 /// Keys that rows of a layout are known to carry and that nothing reads.
-pub(crate) fn ignored_keys(layout: Layout) -> &'static [&'static str] {
+fn ignored_keys(layout: Layout) -> &'static [&'static str] {
     match layout {
         Layout::Preference
         | Layout::Unpaired
@@ -328,6 +368,13 @@ pub(crate) fn ignored_keys(layout: Layout) -> &'static [&'static str] {
         | Layout::ImageCaption
         | Layout::LatentPairs
         | Layout::Hh
+        | Layout::Llava
+        | Layout::RlhfV
+        | Layout::RlaifV
+        | Layout::Povid
+        | Layout::MiaDpo
+        | Layout::ReAlign
+        | Layout::HaDpo
         | Layout::PickAPic
         | Layout::Hpdv2
         | Layout::ImageRewardDb

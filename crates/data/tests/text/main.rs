@@ -12,6 +12,7 @@ mod inspection;
 mod layouts;
 mod round_trip;
 mod tables;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
