@@ -23,22 +23,38 @@ impl Tokenizer {
     pub fn image_token_id(&self) -> Option<u32> {
         self.image_token().and_then(|token| self.id(token))
     }
+}
 
-    /// A plain text with this tokenizer's own placeholder in place of [`IMAGE_PLACEHOLDERS`]`[0]`; none where nothing is replaced.
-    fn with_own_placeholders(&self, text: &Text) -> Option<Text> {
-        let (Text::Plain(words), Some(token)) = (text, self.image_token()) else {
-            return None;
-        };
+/// The token of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageToken {
+    id: u32,
+    content: String,
+}
+
+impl ImageToken {
+    /// The token of this id, or by default the tokenizer's own.
+    pub(crate) fn of(tokenizer: &Tokenizer, id: Option<u32>) -> Option<Self> {
+        let id = id.or_else(|| tokenizer.image_token_id())?;
+        let content = tokenizer.token(id)?;
+        Some(Self { id, content })
+    }
+
+    /// A plain text with this token in place of [`IMAGE_PLACEHOLDERS`]`[0]`; none where nothing is replaced.
+    fn in_place_of_general(&self, text: &Text) -> Option<Text> {
         let general = IMAGE_PLACEHOLDERS[0];
-        if token == general || !words.contains(general) {
+        let Text::Plain(words) = text else { return None };
+        if self.content == general || !words.contains(general) {
             return None;
         }
-        let [before, after] = if token == IMAGE_PLACEHOLDERS[1] {
+        let [before, after] = if self.content == IMAGE_PLACEHOLDERS[1] {
             AROUND_PAD
         } else {
             [""; 2]
         };
-        Some(Text::Plain(words.replace(general, &format!("{before}{token}{after}"))))
+        Some(Text::Plain(
+            words.replace(general, &format!("{before}{}{after}", self.content)),
+        ))
     }
 }
 
@@ -50,18 +66,18 @@ pub(crate) struct Replaced {
 }
 
 impl Replaced {
-    pub(crate) fn of(tokenizer: &Tokenizer, parts: &RowParts) -> Self {
-        if parts.images.is_empty() {
+    pub(crate) fn of(token: Option<&ImageToken>, parts: &RowParts) -> Self {
+        let Some(token) = token.filter(|_| !parts.images.is_empty()) else {
             return Self::default();
-        }
+        };
         match (parts.prompt, parts.completions.first()) {
             (Some(prompt), _) => Self {
-                prompt: tokenizer.with_own_placeholders(prompt),
+                prompt: token.in_place_of_general(prompt),
                 whole: None,
             },
             (None, Some(whole)) => Self {
                 prompt: None,
-                whole: tokenizer.with_own_placeholders(whole.text),
+                whole: token.in_place_of_general(whole.text),
             },
             (None, None) => Self::default(),
         }
@@ -80,19 +96,21 @@ impl Replaced {
 }
 
 /// Refuses tokens in which there is not one place an image.
-pub(crate) fn check_image_tokens(tokenizer: &Tokenizer, parts: &RowParts, ids: &[u32]) -> Result<(), EncodingProblem> {
+pub(crate) fn check_image_tokens(
+    token: Option<&ImageToken>,
+    parts: &RowParts,
+    ids: &[u32],
+) -> Result<(), EncodingProblem> {
     if parts.images.is_empty() {
         return Ok(());
     }
-    let (Some(token), Some(id)) = (tokenizer.image_token(), tokenizer.image_token_id()) else {
-        return Err(EncodingProblem::NoImageToken);
-    };
-    let found = ids.iter().filter(|found| **found == id).count();
+    let token = token.ok_or(EncodingProblem::NoImageToken)?;
+    let found = ids.iter().filter(|id| **id == token.id).count();
     if found == parts.images.len() {
         return Ok(());
     }
     Err(EncodingProblem::ImageTokens {
-        token: token.to_owned(),
+        token: token.content.clone(),
         found,
         images: parts.images.len(),
     })

@@ -122,7 +122,9 @@ fn rows_become_the_tokens_of_transformers_with_one_an_image() {
     for run in golden["encoded"]["runs"].as_array().unwrap() {
         let template = ChatTemplate::from_source("template", run["template"].as_str().unwrap()).unwrap();
         let tokenizer = tokenizer.clone().with_chat_template(template);
+        let token = tokenizer.id(run["image_token"].as_str().unwrap()).unwrap();
         let encoder = Encoder::try_new(&tokenizer, EncodingConfig::default()).unwrap();
+        let encoder = encoder.with_image_token_id(token);
         for row in run["rows"].as_array().unwrap() {
             let content = |side: &Value| json!([{"role": "assistant", "content": [{"type": "text", "text": side}]}]);
             let num_images = row["num_images"].as_u64().unwrap() as usize;

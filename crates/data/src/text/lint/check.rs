@@ -28,7 +28,8 @@ pub(super) struct RowReport {
 }
 
 pub(super) fn check_row<R: TextRow>(encoder: &Encoder, config: &LintConfig, record: &R, is_shown: bool) -> RowReport {
-    let replaced = Replaced::of(encoder.tokenizer(), &record.parts());
+    let token = encoder.image_token();
+    let replaced = Replaced::of(token.as_ref(), &record.parts());
     let parts = replaced.apply(record.parts());
     let mut report = RowReport {
         findings: [texts(&parts), images(&parts, config)].concat(),
