@@ -43,7 +43,7 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
     let has = |key: &str| has(row, key);
     let any = |keys: &[&str]| keys.iter().any(|key| has(key));
     let pair = any(&["chosen", "rejected"]);
-    let found = match layout {
+    match layout {
         Layout::Auto | Layout::LatentPairs => None,
         Layout::Preference if any(&["chosen_image", "rejected_image"]) => Some(RecordKind::ImagePair),
         Layout::Preference => (pair || any(&["chosen_ids", "rejected_ids"])).then_some(RecordKind::TextPair),
@@ -84,8 +84,7 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
         Layout::RlaifV => (pair && has("question")).then_some(RecordKind::TextPair),
         Layout::HaDpo => has("image_id").then_some(RecordKind::TextPair),
         Layout::ReAlign | Layout::MiaDpo | Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
-    };
-    found
+    }
 }
 
 /// Whether a row says something about images, rather than being an image and its prompt.

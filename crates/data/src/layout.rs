@@ -38,7 +38,7 @@ pub enum Layout {
     Openrlhf,
     /// JSON of Anthropic's hh-rlhf: transcripts with `Human:` and `Assistant:`, read as messages.
     Hh,
-    /// JSON of LLaVA: `image`, `conversations` of `from` and `value`.
+    /// JSON of `LLaVA`: `image`, `conversations` of `from` and `value`.
     Llava,
     /// RLHF-V-Dataset: `image`, and `question`, `chosen`, `rejected` inside `text`.
     RlhfV,

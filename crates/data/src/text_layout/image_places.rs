@@ -17,7 +17,7 @@ const PLACEHOLDER: &str = IMAGE_PLACEHOLDERS[0];
 pub(super) enum Words {
     /// They stay as they are, with the image at its place between them.
     Kept,
-    /// Of a message with one image it comes first and the words are trimmed, as LLaVA's code does (`preprocess_multimodal`): the line
+    /// Of a message with one image it comes first and the words are trimmed, as `LLaVA`'s code does (`preprocess_multimodal`): the line
     /// break between them is a separator, which chat templates write themselves. With several images they stay.
     Llava,
 }

@@ -13,6 +13,7 @@ mod layouts;
 mod round_trip;
 mod tables;
 mod vision;
+mod vision_layouts;
 
 use std::path::{Path, PathBuf};
 

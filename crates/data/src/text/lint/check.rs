@@ -105,7 +105,10 @@ fn texts(parts: &RowParts) -> Vec<(LintRule, String)> {
         if part.text.is_blank() {
             findings.push((LintRule::EmptyAnswer, format!("{} is empty", part.side)));
         }
-        if let Some(same) = parts.completions[..idx].iter().find(|other| other.text == part.text) {
+        // The same answer under other images is something to learn from.
+        if parts.rejected_images.is_none()
+            && let Some(same) = parts.completions[..idx].iter().find(|other| other.text == part.text)
+        {
             findings.push((
                 LintRule::EqualAnswers,
                 format!("{} and {} are the same", same.side, part.side),

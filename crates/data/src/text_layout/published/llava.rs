@@ -1,7 +1,7 @@
-//! LLaVA's conversations, and POVID's, which have a second one that is rejected.
+//! `LLaVA`'s conversations, and POVID's, which have a second one that is rejected.
 //!
 //! Sources: haotian-liu/LLaVA `docs/Finetune_Custom_Data.md` and `llava/train/train.py` (`preprocess_multimodal`); YiyangZhou/POVID
-//! `llava/train/train_dpo.py` (Zhou et al., arXiv:2402.11411). LLaVA's code passes over a first turn that is not of the human; here such a
+//! `llava/train/train_dpo.py` (Zhou et al., arXiv:2402.11411). `LLaVA`'s code passes over a first turn that is not of the human; here such a
 //! row is an error. Rows without `image` are text.
 
 use super::{FOLDERS, FORM, place};
@@ -17,7 +17,7 @@ pub(in crate::text_layout) const KEYS: [&str; 3] = ["id", "image", "conversation
 
 pub(in crate::text_layout) const PAIR_KEYS: [&str; 4] = ["id", "image", "conversations", "rejected_conversations"];
 
-/// Every answer of the conversation is learned, as LLaVA's code does.
+/// Every answer of the conversation is learned, as `LLaVA`'s code does.
 pub(in crate::text_layout) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
     let images = images(row)?;
     let mut text = Text::Messages(conversation(row, "conversations")?);

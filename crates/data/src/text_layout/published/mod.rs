@@ -1,6 +1,6 @@
 //! Preference data about images, as its authors publish it: one file a layout.
 //!
-//! Questions become a user's message with the images before the words, which is where LLaVA's code puts them, and answers
+//! Questions become a user's message with the images before the words, which is where `LLaVA`'s code puts them, and answers
 //! an assistant's. Folders of images lie beside the file, or are linked there.
 
 pub(super) mod ha_dpo;

@@ -75,7 +75,7 @@ fn finish(row: &mut Row, question: String, sides: [String; 2]) -> Result<(TextPa
     let image = row.image_among(key, image, &FOLDERS)?;
     let logps = row
         .take_value("logps")
-        .map(|logps| reference_logps(row, logps))
+        .map(|logps| reference_logps(row, &logps))
         .transpose()?;
     // A question is words alone, whatever they are.
     let mut pair = answered(row, "question", vec![image], question, sides)?;
@@ -85,20 +85,20 @@ fn finish(row: &mut Row, question: String, sides: [String; 2]) -> Result<(TextPa
 }
 
 /// The two sums of `logps`.
-fn reference_logps(row: &Row, found: Value) -> Result<(f64, f64)> {
+fn reference_logps(row: &Row, found: &Value) -> Result<(f64, f64)> {
     let expected = "JSON of a list: chosen sum, mean and tokens, rejected sum, mean and tokens";
     let wrong = |found: &Value| row.wrong_type("logps", found, expected);
-    let read = match &found {
-        Value::String(json) => serde_json::from_str(json).map_err(|_| wrong(&found))?,
+    let read = match found {
+        Value::String(json) => serde_json::from_str(json).map_err(|_| wrong(found))?,
         other => other.clone(),
     };
     let list = match read {
         Value::Object(Object(fields)) => match fields.into_iter().find(|(key, _)| key == "logps") {
             Some((_, Value::Array(list))) => list,
-            _ => return Err(wrong(&found)),
+            _ => return Err(wrong(found)),
         },
         Value::Array(list) => list,
-        _ => return Err(wrong(&found)),
+        _ => return Err(wrong(found)),
     };
     let sum = |value: &Value| match value {
         Value::Number(number) => number.as_f64().filter(|sum| sum.is_finite()),
@@ -107,8 +107,8 @@ fn reference_logps(row: &Row, found: Value) -> Result<(f64, f64)> {
     match list.as_slice() {
         [chosen, _, Value::Array(_), rejected, _, Value::Array(_)] => match (sum(chosen), sum(rejected)) {
             (Some(chosen), Some(rejected)) => Ok((chosen, rejected)),
-            _ => Err(wrong(&found)),
+            _ => Err(wrong(found)),
         },
-        _ => Err(wrong(&found)),
+        _ => Err(wrong(found)),
     }
 }
