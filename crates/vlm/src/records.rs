@@ -60,15 +60,14 @@ pub fn load_records(
     images: &mut RunImages,
 ) -> Result<Vec<EncodedRecord>> {
     let text = as_text(recipe);
-    let dataset = load_dataset(&text)?;
+    let on_error = recipe.data.on_error.unwrap_or_default();
+    let dataset = load_dataset(&text, on_error)?;
     let encoding = recipe.data.encoding.unwrap_or_default();
-    let encoder = Encoder::try_new(
-        tokenizer,
-        EncodingConfig {
-            max_len: None,
-            ..encoding
-        },
-    )?;
+    let whole = EncodingConfig {
+        max_len: None,
+        ..encoding
+    };
+    let encoder = Encoder::try_new(tokenizer, whole)?.with_image_token_id(config.image_token_id);
     let mut records = encode_with_images(&dataset, &encoder)?;
     if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
         add_rationales(&mut records, pairs, &encoder, &config.template)?;
@@ -78,7 +77,6 @@ pub fn load_records(
         weigh_tokens(&mut records, weights);
     }
     let num = records.len();
-    let on_error = recipe.data.on_error.unwrap_or_default();
     let (mut bad, mut long) = (Left::default(), Left::default());
     let limit = Limit {
         max_len: recipe.data.max_len.unwrap_or(MAX_LEN),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use diptych_data::{Encoder, EncodingConfig, SpecialTokens, Tokenizer};
+use diptych_data::{DataFiles, Encoder, EncodingConfig, OnError, SpecialTokens, Tokenizer};
 use diptych_data::{RecordKind, TextDataset};
 use diptych_models::lm::{GenerateConfig, LmDir};
 use diptych_models::{AdapterConfig, LoraConfig};
@@ -156,7 +156,7 @@ pub(crate) struct LoadedRecords {
 pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> Result<LoadedRecords> {
     // What an evaluation would fail at after training.
     evaluation::check_evaluation(recipe)?;
-    let dataset = load_dataset(recipe)?;
+    let dataset = load_dataset(recipe, OnError::Fail)?;
     let encoder = Encoder::try_new(tokenizer, encoding_of(recipe))?;
     let mut records = encode(&dataset, &encoder)?;
     if let Some(config) = recipe.method.token_weights() {
@@ -176,12 +176,17 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
     Ok(LoadedRecords { records, dataset })
 }
 
-/// The rows of a recipe, of a kind that its method can use.
+/// The rows of a recipe, of a kind that its method can use. What becomes of rows that are wrong is said by `on_error`; a warning says how
+/// many were passed over.
 ///
 /// # Errors
 /// Files that are missing or damaged, rows that cannot be used, keys that no row is read by.
-pub fn load_dataset(recipe: &Recipe<Language>) -> Result<TextDataset> {
-    let dataset = TextDataset::load(&recipe.data_paths()?, recipe.data.layout)?;
+pub fn load_dataset(recipe: &Recipe<Language>, on_error: OnError) -> Result<TextDataset> {
+    let files = DataFiles::find(&recipe.data_paths()?, recipe.data.layout)?;
+    let (dataset, report) = TextDataset::read_with(&files, on_error)?;
+    if let Some(first) = report.unreadable.first() {
+        tracing::warn!("{} rows are left out; the first: {first}", report.num_unreadable);
+    }
     check_kind(recipe, &dataset)?;
     check_encoding(recipe, &dataset)?;
     check_spans(recipe, &dataset)?;

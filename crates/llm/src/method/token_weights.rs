@@ -14,9 +14,9 @@
 //! Differences: the shipped program divides by `N` only where it is told to (`normalization = "none"` is what it does by itself), and its
 //! command has `gamma = 1.1` where the paper has 5.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
+use diptych_data::changed_tokens;
 use serde::{Deserialize, Serialize};
 
 use crate::records::{EncodedRecord, EncodedResponse};
@@ -69,7 +69,7 @@ pub fn weigh_tokens(records: &mut [EncodedRecord], config: &TokenWeightsConfig) 
         };
         let ids = |response: &EncodedResponse| [response.prompt.as_slice(), &response.ids].concat();
         let (of_chosen, of_rejected) = (ids(chosen), ids(rejected));
-        let [in_rejected, in_chosen] = corrected(&of_rejected[1..], &of_chosen[1..], config.min_match_size);
+        let (in_rejected, in_chosen) = changed_tokens(&of_rejected[1..], &of_chosen[1..], config.min_match_size);
         weigh(chosen, &in_chosen, config.gamma as f32);
         weigh(rejected, &in_rejected, config.gamma as f32);
     }
@@ -108,113 +108,6 @@ fn weigh(response: &mut EncodedResponse, spans: &[Range<usize>], gamma: f32) {
     }
 }
 
-/// Where two sequences differ, side by side: spans of each that are not empty in the other.
-fn corrected(a: &[u32], b: &[u32], min_match_size: usize) -> [Vec<Range<usize>>; 2] {
-    let mut blocks = matching_blocks(a, b);
-    blocks.retain(|block| block.len >= min_match_size);
-    blocks.push(Block {
-        a: a.len(),
-        b: b.len(),
-        len: 0,
-    });
-    let mut spans = [Vec::new(), Vec::new()];
-    let (mut next_a, mut next_b) = (0, 0);
-    for block in blocks {
-        if next_a < block.a && next_b < block.b {
-            spans[0].push(next_a..block.a);
-            spans[1].push(next_b..block.b);
-        }
-        (next_a, next_b) = (block.a + block.len, block.b + block.len);
-    }
-    spans
-}
-
-/// Equal parts: `a[a..a + len] == b[b..b + len]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Block {
-    a: usize,
-    b: usize,
-    len: usize,
-}
-
-/// The matching blocks of `difflib`, in order, none beside another.
-fn matching_blocks(a: &[u32], b: &[u32]) -> Vec<Block> {
-    let mut places: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (at, id) in b.iter().enumerate() {
-        places.entry(*id).or_default().push(at);
-    }
-    if b.len() >= 200 {
-        let most = b.len() / 100 + 1;
-        places.retain(|_, at| at.len() <= most);
-    }
-    let mut found = Vec::new();
-    let mut left = vec![(0..a.len(), 0..b.len())];
-    while let Some((in_a, in_b)) = left.pop() {
-        let block = longest_match((a, in_a.clone()), (b, in_b.clone()), &places);
-        if block.len == 0 {
-            continue;
-        }
-        left.push((in_a.start..block.a, in_b.start..block.b));
-        left.push((block.a + block.len..in_a.end, block.b + block.len..in_b.end));
-        found.push(block);
-    }
-    found.sort_by_key(|block| (block.a, block.b));
-    let mut joined: Vec<Block> = Vec::with_capacity(found.len());
-    for block in found {
-        match joined.last_mut() {
-            Some(last) if last.a + last.len == block.a && last.b + last.len == block.b => last.len += block.len,
-            _ => joined.push(block),
-        }
-    }
-    joined
-}
-
-/// The longest block within two ranges; of several the first in `a`, then in `b`. Tokens without a place begin none, and belong to one
-/// that stands beside them.
-fn longest_match(
-    (a, in_a): (&[u32], Range<usize>),
-    (b, in_b): (&[u32], Range<usize>),
-    places: &BTreeMap<u32, Vec<usize>>,
-) -> Block {
-    let mut best = Block {
-        a: in_a.start,
-        b: in_b.start,
-        len: 0,
-    };
-    // For each place in b the length of the block that ends there and at the token of a before.
-    let mut lens: BTreeMap<usize, usize> = BTreeMap::new();
-    for at_a in in_a.clone() {
-        let mut next = BTreeMap::new();
-        for &at_b in places.get(&a[at_a]).map_or(&[][..], Vec::as_slice) {
-            if !in_b.contains(&at_b) {
-                continue;
-            }
-            let before = at_b.checked_sub(1).and_then(|before| lens.get(&before));
-            let len = before.copied().unwrap_or(0) + 1;
-            next.insert(at_b, len);
-            if len > best.len {
-                best = Block {
-                    a: at_a + 1 - len,
-                    b: at_b + 1 - len,
-                    len,
-                };
-            }
-        }
-        lens = next;
-    }
-    while best.a > in_a.start && best.b > in_b.start && a[best.a - 1] == b[best.b - 1] {
-        best = Block {
-            a: best.a - 1,
-            b: best.b - 1,
-            len: best.len + 1,
-        };
-    }
-    while best.a + best.len < in_a.end && best.b + best.len < in_b.end && a[best.a + best.len] == b[best.b + best.len] {
-        best.len += 1;
-    }
-    best
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +120,7 @@ mod tests {
         for case in cases {
             let ids = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).unwrap() };
             let size = case["min_match_size"].as_u64().unwrap() as usize;
-            let [rejected, chosen] = corrected(&ids("rejected"), &ids("chosen"), size);
+            let (rejected, chosen) = changed_tokens(&ids("rejected"), &ids("chosen"), size);
             let places =
                 |spans: Vec<Range<usize>>| -> Vec<u32> { spans.into_iter().flatten().map(|at| at as u32).collect() };
             assert_eq!(places(rejected), ids("in_rejected"), "{case}");
