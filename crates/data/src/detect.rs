@@ -16,6 +16,13 @@ pub(crate) fn guess(row: &Row) -> Option<(Layout, RecordKind)> {
         Layout::RichHf,
         Layout::SpoPrompts,
         Layout::Ranked,
+        Layout::ReAlign,
+        Layout::HaDpo,
+        Layout::Povid,
+        Layout::Llava,
+        Layout::RlaifV,
+        Layout::RlhfV,
+        Layout::MiaDpo,
         Layout::MsSwift,
         Layout::LlamaFactory,
         Layout::Axolotl,
@@ -36,12 +43,14 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
     let has = |key: &str| has(row, key);
     let any = |keys: &[&str]| keys.iter().any(|key| has(key));
     let pair = any(&["chosen", "rejected"]);
-    let found = match layout {
+    match layout {
         Layout::Auto | Layout::LatentPairs => None,
         Layout::Preference if any(&["chosen_image", "rejected_image"]) => Some(RecordKind::ImagePair),
         Layout::Preference => (pair || any(&["chosen_ids", "rejected_ids"])).then_some(RecordKind::TextPair),
+        // An image with a conversation about it is text.
+        Layout::ImageCaption if is_about_images(row) => None,
         Layout::ImageCaption => has("image").then_some(RecordKind::ImageCaption),
-        Layout::Unpaired if has("label") && has("image") => Some(RecordKind::ImageLabel),
+        Layout::Unpaired if has("label") && has("image") && !is_about_images(row) => Some(RecordKind::ImageLabel),
         Layout::Unpaired => any(&["label", "completion", "completion_ids"]).then_some(RecordKind::UnpairedText),
         Layout::Ranked if is_of_images(row) => Some(RecordKind::RankedImages),
         Layout::Ranked => has("responses").then_some(RecordKind::RankedText),
@@ -69,11 +78,28 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
             () => any(&["messages", "conversations", "query", "response"]).then_some(RecordKind::TextSample),
         },
         Layout::Axolotl => (pair || any(&["chosen_response", "rejected_response"])).then_some(RecordKind::TextPair),
-        Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
-    };
-    // A row of an image with text around it (RLHF-V and others) is neither a captioned image nor plain text.
-    let is_mixed = has("image") && (pair || any(&["messages", "conversations", "completion"]));
-    found.filter(|records| !is_mixed || !records.is_text() && *records != RecordKind::ImageCaption)
+        Layout::Llava => has("conversations").then_some(RecordKind::TextSample),
+        Layout::Povid => has("rejected_conversations").then_some(RecordKind::TextPair),
+        Layout::RlhfV => has("text").then_some(RecordKind::TextPair),
+        Layout::RlaifV => (pair && has("question")).then_some(RecordKind::TextPair),
+        Layout::HaDpo => has("image_id").then_some(RecordKind::TextPair),
+        Layout::ReAlign | Layout::MiaDpo | Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
+    }
+}
+
+/// Whether a row says something about images, rather than being an image and its prompt.
+fn is_about_images(row: &Row) -> bool {
+    let texts = [
+        "chosen",
+        "rejected",
+        "completion",
+        "responses",
+        "messages",
+        "conversations",
+        "question",
+        "text",
+    ];
+    texts.iter().any(|key| has(row, key)) || matches!(row.peek("prompt"), Some(Value::Array(_)))
 }
 
 /// Whether the responses of a ranked row are images.
@@ -110,6 +136,12 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
                 || has("messages") && !is_conversation(row, "chosen")
         }
         Layout::Unpaired => has("label"),
+        Layout::Llava => has("image") && !any(&["chosen", "rejected", "kto_tag", "rejected_response", "label"]),
+        Layout::RlhfV => has("image") && any(&["ds_name", "dataset_name", "origin_dataset", "origin_split"]),
+        Layout::RlaifV => any(&["image", "image_path"]),
+        Layout::MiaDpo => has("image") && has("gt"),
+        Layout::ReAlign => has("retrieved_image"),
+        Layout::HaDpo => any(&["chosen", "reject"]),
         Layout::Hpdv2 => !has("prompt_id"),
         Layout::ImageRewardDb => any(&["image_path", "image"]),
         Layout::RichHf => has("image"),
@@ -123,6 +155,7 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
         | Layout::PromptOnly
         | Layout::Openrlhf
         | Layout::Hh
+        | Layout::Povid
         | Layout::PickAPic => true,
     }
 }

@@ -345,6 +345,19 @@ pub enum RowProblem {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// Images without a place in the conversation, or places without an image.
+    #[error(
+        "`{key}` has places for {places} images (blocks {{\"type\": \"image\"}}, or `<image>` in the words), but the row has \
+         {images}; both must be as many"
+    )]
+    ImageCount {
+        /// The key of the text.
+        key: String,
+        /// Places in it.
+        places: usize,
+        /// Images of the row.
+        images: usize,
+    },
     /// A row whose texts are of another kind than those of the rows before.
     #[error("has {found}, but the first row has {expected}; all rows of a dataset are of one kind")]
     OtherForm {

@@ -87,7 +87,7 @@ pub use inspect::{
 pub use json_lines::MAX_LINE_BYTES;
 pub use latent_pairs::{LatentPairs, LatentTensors};
 pub use layout::Layout;
-pub use message::{CharSpan, Completion, Content, Message, Prompt, Text, TextBlock, TextKind};
+pub use message::{CharSpan, Completion, Content, ContentBlock, IMAGE_PLACEHOLDERS, Message, Prompt, Text, TextKind};
 pub use order::shuffled_indices;
 pub use pair_rule::{PairRule, PairSelection};
 pub use read_policy::{LeftOut, OnError, ReadPolicy, ReadReport, TiePolicy};

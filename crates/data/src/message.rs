@@ -3,6 +3,9 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+/// What stands in a plain text for an image: `LLaVA`'s placeholder, and the token of Qwen2-VL and Qwen2.5-VL.
+pub const IMAGE_PLACEHOLDERS: [&str; 2] = ["<image>", "<|image_pad|>"];
+
 /// One side of a record: a prompt or a completion.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Text {
@@ -54,15 +57,20 @@ pub enum Content {
     /// A string.
     Text(String),
     /// A list of blocks.
-    Blocks(Vec<TextBlock>),
+    Blocks(Vec<ContentBlock>),
 }
 
-/// A block of a message: `{"type": "text", "text": ..}`.
+/// A block of a message, which serializes to what chat templates of transformers read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "type", rename = "text")]
-pub struct TextBlock {
-    /// The text.
-    pub text: String,
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum ContentBlock {
+    /// `{"type": "text", "text": ..}`.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// `{"type": "image"}`: the place of the record's next image.
+    Image,
 }
 
 /// A weight on part of a completion.
@@ -116,6 +124,26 @@ impl Text {
         }
     }
 
+    /// Places for images: image blocks, or how often a plain text has one of [`IMAGE_PLACEHOLDERS`]. None where it cannot be told,
+    /// since only the tokenizer knows which token is an image's.
+    pub fn num_images(&self) -> Option<usize> {
+        match self {
+            Self::Plain(text) => Some(IMAGE_PLACEHOLDERS.iter().map(|name| text.matches(name).count()).sum()),
+            Self::Messages(messages) => Some(messages.iter().map(Message::num_images).sum()),
+            Self::Ids(_) => None,
+        }
+    }
+
+    /// The same text with the content of every message as blocks, which is how chat templates of vision-language models read
+    /// conversations; a message without content stays as it is.
+    #[must_use]
+    pub fn into_blocks(self) -> Self {
+        match self {
+            Self::Messages(messages) => Self::Messages(messages.into_iter().map(Message::into_blocks).collect()),
+            other => other,
+        }
+    }
+
     /// The messages of a conversation.
     pub fn messages(&self) -> Option<&[Message]> {
         match self {
@@ -163,6 +191,22 @@ impl Message {
         self.parts().map(|part| part.chars().count()).sum()
     }
 
+    /// Number of its image blocks.
+    pub fn num_images(&self) -> usize {
+        match &self.content {
+            Some(Content::Blocks(blocks)) => blocks.iter().filter(|block| **block == ContentBlock::Image).count(),
+            Some(Content::Text(_)) | None => 0,
+        }
+    }
+
+    fn into_blocks(mut self) -> Self {
+        self.content = self.content.map(|content| match content {
+            Content::Text(text) => Content::Blocks(vec![ContentBlock::Text { text }]),
+            blocks @ Content::Blocks(_) => blocks,
+        });
+        self
+    }
+
     fn is_blank(&self) -> bool {
         self.parts().all(|part| part.trim().is_empty()) && !self.extra.contains_key("tool_calls")
     }
@@ -173,7 +217,22 @@ impl Message {
             Some(Content::Text(text)) => (Some(text.as_str()), [].as_slice()),
             Some(Content::Blocks(blocks)) => (None, blocks.as_slice()),
         };
-        text.into_iter().chain(blocks.iter().map(|block| block.text.as_str()))
+        text.into_iter().chain(blocks.iter().filter_map(ContentBlock::text))
+    }
+}
+
+impl ContentBlock {
+    /// A block of text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self::Text { text: text.into() }
+    }
+
+    /// Its text; none for an image.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text { text } => Some(text),
+            Self::Image => None,
+        }
     }
 }
 
@@ -201,13 +260,15 @@ mod tests {
             r#"{"role":"assistant","content":"Yes.","name":"guide"}"#
         );
         message.content = Some(Content::Blocks(vec![
-            TextBlock { text: "é".to_owned() },
-            TextBlock { text: "b".to_owned() },
+            ContentBlock::new("é"),
+            ContentBlock::Image,
+            ContentBlock::new("b"),
         ]));
         assert_eq!(
             serde_json::to_string(&message).unwrap(),
-            r#"{"role":"assistant","content":[{"type":"text","text":"é"},{"type":"text","text":"b"}],"name":"guide"}"#
+            r#"{"role":"assistant","content":[{"type":"text","text":"é"},{"type":"image"},{"type":"text","text":"b"}],"name":"guide"}"#
         );
+        assert_eq!(Text::from(vec![message.clone()]).num_images(), Some(1));
         assert_eq!((message.text().as_str(), message.num_chars()), ("éb", 2));
         message.content = None;
         assert_eq!(

@@ -19,6 +19,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 const IMAGE: &str = "a path relative to the file, or {\"bytes\": \"<base64>\"}";
 
+const IMAGES: &str = "a list of images, each a path relative to the file, or {\"bytes\": \"<base64>\"}";
+
 /// A row whose keys are taken one by one.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -63,15 +65,26 @@ impl Row {
 
     /// The row's `id` (a string or an integer), or `file:row`.
     pub(crate) fn take_id(&mut self) -> Result<String> {
+        self.take_id_of(&["id"])
+    }
+
+    /// The same at the first of some keys that is there.
+    pub(crate) fn take_id_of(&mut self, keys: &[&str]) -> Result<String> {
         let expected = "a string or an integer";
-        match self.take("id") {
-            None | Some(Value::Null) => {
+        let mut found = None;
+        for key in keys {
+            let value = self.take(key).filter(|value| *value != Value::Null);
+            found = found.or(value.map(|value| (*key, value)));
+        }
+        let key = found.as_ref().map_or("id", |(key, _)| key);
+        match found.map(|(_, value)| value) {
+            None => {
                 let name = self.path.file_name().unwrap_or_default().to_string_lossy();
                 Ok(format!("{name}:{}", self.number))
             }
             Some(Value::String(id)) if !id.is_empty() => Ok(id),
             Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
-            Some(found) => Err(self.wrong_type("id", &found, expected)),
+            Some(found) => Err(self.wrong_type(key, &found, expected)),
         }
     }
 
@@ -81,12 +94,39 @@ impl Row {
         self.image(key, value)
     }
 
+    /// The images of a list that may be absent; a single image is a list of one.
+    pub(crate) fn take_images(&mut self, key: &str) -> Result<Vec<ImageSource>> {
+        self.take_images_among(key, &[""])
+    }
+
+    /// The same, where paths are looked for below some folders.
+    pub(crate) fn take_images_among(&mut self, key: &str, folders: &[&str]) -> Result<Vec<ImageSource>> {
+        match self.take(key) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(elements)) => {
+                let element =
+                    |(at, value): (usize, Value)| self.image_among(&format!("{key}[{at}]"), Some(value), folders);
+                elements.into_iter().enumerate().map(element).collect()
+            }
+            Some(found @ (Value::Bool(_) | Value::Number(_))) => Err(self.wrong_type(key, &found, IMAGES)),
+            Some(value) => Ok(vec![self.image_among(key, Some(value), folders)?]),
+        }
+    }
+
     /// The image that a value is.
     pub(crate) fn image(&self, key: &str, value: Option<Value>) -> Result<ImageSource> {
+        self.image_among(key, value, &[""])
+    }
+
+    /// The image that a value is; a path is looked for below some folders.
+    pub(crate) fn image_among(&self, key: &str, value: Option<Value>, folders: &[&str]) -> Result<ImageSource> {
         match value {
             None => Err(self.missing(key, IMAGE)),
-            Some(Value::String(path)) => self.image_at(key, &path),
-            Some(Value::Object(object)) => self.image_object(key, object),
+            Some(Value::String(found)) => match data_url(&found) {
+                Some(base64) => self.embedded(key, base64),
+                None => self.image_in(key, &found, folders),
+            },
+            Some(Value::Object(object)) => self.image_object(key, object, folders),
             Some(Value::Cell(cell)) => Ok(ImageSource::Cell(cell)),
             Some(found) => Err(self.wrong_type(key, &found, IMAGE)),
         }
@@ -94,7 +134,7 @@ impl Row {
 
     /// `{"bytes": base64 or null, "path": string or null}` as Hugging Face `datasets` writes its `Image` feature. The
     /// bytes win; beside them the path is only the name of the file they came from.
-    fn image_object(&self, key: &str, Object(fields): Object) -> Result<ImageSource> {
+    fn image_object(&self, key: &str, Object(fields): Object, folders: &[&str]) -> Result<ImageSource> {
         let (mut bytes, mut path) = (None, None);
         for (inner, value) in fields {
             let full = format!("{key}.{inner}");
@@ -112,21 +152,20 @@ impl Row {
             }
         }
         match (bytes, path) {
-            (Some(bytes), _) => match BASE64.decode(bytes) {
-                Ok(bytes) => Ok(ImageSource::Bytes(bytes.into())),
-                Err(error) => Err(self.error(RowProblem::Base64 {
-                    key: format!("{key}.bytes"),
-                    reason: error.to_string(),
-                })),
-            },
-            (None, Some(path)) => self.image_at(&format!("{key}.path"), &path),
+            (Some(bytes), _) => self.embedded(&format!("{key}.bytes"), &bytes),
+            (None, Some(path)) => self.image_in(&format!("{key}.path"), &path, folders),
             (None, None) => Err(self.missing(&format!("{key}.bytes"), "the image's bytes as base64")),
         }
     }
 
-    /// The image file at a path of the row.
-    fn image_at(&self, key: &str, found: &str) -> Result<ImageSource> {
-        self.image_in(key, found, &[""])
+    fn embedded(&self, key: &str, base64: &str) -> Result<ImageSource> {
+        match BASE64.decode(base64) {
+            Ok(bytes) => Ok(ImageSource::Bytes(bytes.into())),
+            Err(error) => Err(self.error(RowProblem::Base64 {
+                key: key.to_owned(),
+                reason: error.to_string(),
+            })),
+        }
     }
 
     /// The image file at a path of the row, below the first of some folders beside the row's file where it lies.
@@ -143,6 +182,9 @@ impl Row {
         };
         if found.is_empty() {
             return refuse("is empty");
+        }
+        if ["http://", "https://"].iter().any(|scheme| found.starts_with(scheme)) {
+            return refuse("is an address, and nothing is downloaded");
         }
         let mut depth = 0_i64;
         for component in Path::new(found).components() {
@@ -193,6 +235,12 @@ impl Row {
             problem,
         }
     }
+}
+
+/// What is embedded in a data URL: `data:image/jpeg;base64,..`.
+fn data_url(text: &str) -> Option<&str> {
+    let (head, base64) = text.strip_prefix("data:")?.split_once(',')?;
+    head.ends_with(";base64").then_some(base64)
 }
 
 pub(crate) fn unknown_key(full: &str, key: &str, known: &[&str]) -> RowProblem {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{CharSpan, Completion, Prompt, Text, TextKind};
+use crate::{CharSpan, Completion, ImageSource, Prompt, Text, TextKind};
 
 /// One completion preferred over another for the same prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,11 @@ pub struct TextPair {
     pub chosen_spans: Vec<CharSpan>,
     /// Weights on parts of the other completion.
     pub rejected_spans: Vec<CharSpan>,
+    /// What the prompt shows, in the order of its image blocks or placeholders; empty for text.
+    pub images: Vec<ImageSource>,
+    /// As many images that the prompt of the rejected completion, or the other side of a preference between images, has instead;
+    /// none where both sides see the same.
+    pub rejected_images: Option<Vec<ImageSource>>,
     /// JSON schemas of the functions that a chat template shows to the model; empty is none.
     pub tools: Vec<Value>,
     /// Further variables of the chat template; empty is none.
@@ -54,6 +59,8 @@ pub struct UnpairedText {
     pub reference_logps: Option<f64>,
     /// Weights on parts of the completion.
     pub completion_spans: Vec<CharSpan>,
+    /// What the prompt shows, in the order of its image blocks or placeholders; empty for text.
+    pub images: Vec<ImageSource>,
     /// JSON schemas of the functions that a chat template shows to the model; empty is none.
     pub tools: Vec<Value>,
     /// Further variables of the chat template; empty is none.
@@ -69,6 +76,8 @@ pub struct RankedText {
     pub prompt: Prompt,
     /// The completions in the order of the file; at least two.
     pub responses: Vec<ScoredText>,
+    /// What the prompt shows, in the order of its image blocks or placeholders; empty for text.
+    pub images: Vec<ImageSource>,
     /// JSON schemas of the functions that a chat template shows to the model; empty is none.
     pub tools: Vec<Value>,
     /// Further variables of the chat template; empty is none.
@@ -93,6 +102,8 @@ pub struct TextSample {
     pub body: SampleBody,
     /// Weights on parts of the completion; empty for [`SampleBody::Whole`].
     pub completion_spans: Vec<CharSpan>,
+    /// What the text shows, in the order of its image blocks or placeholders; empty for text.
+    pub images: Vec<ImageSource>,
     /// JSON schemas of the functions that a chat template shows to the model; empty is none.
     pub tools: Vec<Value>,
     /// Further variables of the chat template; empty is none.
@@ -120,6 +131,8 @@ pub struct TextPrompt {
     pub id: String,
     /// The prompt.
     pub prompt: Prompt,
+    /// What the prompt shows, in the order of its image blocks or placeholders; empty for text.
+    pub images: Vec<ImageSource>,
     /// JSON schemas of the functions that a chat template shows to the model; empty is none.
     pub tools: Vec<Value>,
     /// Further variables of the chat template; empty is none.
@@ -147,6 +160,8 @@ impl TextPair {
             rationale: None,
             chosen_spans: Vec::new(),
             rejected_spans: Vec::new(),
+            images: Vec::new(),
+            rejected_images: None,
             tools: Vec::new(),
             chat_template_kwargs: Map::new(),
         }
@@ -158,7 +173,8 @@ impl TextPair {
     }
 
     /// The pair as two labelled completions, chosen first, as TRL's `unpair_preference_dataset` makes them for KTO. Ids
-    /// get `/chosen` and `/rejected` appended. Margin and rationale belong to the pair and are dropped.
+    /// get `/chosen` and `/rejected` appended. Margin and rationale belong to the pair and are dropped;
+    /// a rejected completion with images of its own keeps these.
     pub fn unpair(self) -> [UnpairedText; 2] {
         let rejected = UnpairedText {
             id: format!("{}/rejected", self.id),
@@ -168,6 +184,7 @@ impl TextPair {
             score: self.rejected_score,
             reference_logps: self.reference_rejected_logps,
             completion_spans: self.rejected_spans,
+            images: self.rejected_images.unwrap_or_else(|| self.images.clone()),
             tools: self.tools.clone(),
             chat_template_kwargs: self.chat_template_kwargs.clone(),
         };
@@ -179,6 +196,7 @@ impl TextPair {
             score: self.chosen_score,
             reference_logps: self.reference_chosen_logps,
             completion_spans: self.chosen_spans,
+            images: self.images,
             tools: self.tools,
             chat_template_kwargs: self.chat_template_kwargs,
         };
@@ -202,6 +220,7 @@ impl UnpairedText {
             score: None,
             reference_logps: None,
             completion_spans: Vec::new(),
+            images: Vec::new(),
             tools: Vec::new(),
             chat_template_kwargs: Map::new(),
         }
@@ -220,6 +239,7 @@ impl RankedText {
             id: id.into(),
             prompt: prompt.into(),
             responses,
+            images: Vec::new(),
             tools: Vec::new(),
             chat_template_kwargs: Map::new(),
         }
@@ -238,6 +258,7 @@ impl TextSample {
             id: id.into(),
             body,
             completion_spans: Vec::new(),
+            images: Vec::new(),
             tools: Vec::new(),
             chat_template_kwargs: Map::new(),
         }
@@ -258,6 +279,7 @@ impl TextPrompt {
         Self {
             id: id.into(),
             prompt: prompt.into(),
+            images: Vec::new(),
             tools: Vec::new(),
             chat_template_kwargs: Map::new(),
         }

@@ -15,6 +15,14 @@ pub enum Error {
     /// An objective.
     #[error(transparent)]
     Core(#[from] diptych_core::Error),
+    /// A record with images, which only a vision-language model can see.
+    #[error(
+        "record `{id}` has images, which a language model cannot see; set `modality = \"vlm\"` and name a vision-language model"
+    )]
+    Images {
+        /// The record's id.
+        id: String,
+    },
     /// Records, tokenizers or chat templates.
     #[error(transparent)]
     Data(Box<diptych_data::Error>),
@@ -144,6 +152,9 @@ pub enum Error {
         /// The objective.
         objective: &'static str,
     },
+    /// A preference between images under a network that reads none.
+    #[error("`method.offline_pairs.image_preference` needs a network that reads images")]
+    NoVision,
     /// A prompt of `[eval.truth]` whose answers cannot be judged.
     #[error("{path}: prompt {number} is no scene in words")]
     NoScene {
@@ -274,6 +285,8 @@ impl Error {
             | Self::RewardBeta { .. }
             | Self::TokenWeight { .. }
             | Self::NoScene { .. }
+            | Self::Images { .. }
+            | Self::NoVision
             | Self::TiedScores { .. }
             | Self::ForeignTokens { .. }
             | Self::CacheOrigin { .. }

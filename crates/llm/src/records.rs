@@ -7,6 +7,7 @@ use diptych_data::{
     RecordKind, SkipReason, TextDataset, TextPair,
 };
 
+use crate::arrangement::PlacedImage;
 use crate::{Error, Result};
 
 /// A record: the responses to one prompt.
@@ -29,6 +30,8 @@ pub struct EncodedRecord {
     pub margin: Option<f64>,
     /// Why the chosen response of a pair is better, behind a prompt of its own, where that is learned.
     pub rationale: Option<EncodedResponse>,
+    /// The chosen response of a pair under other images than its own, where the data brings these and they are learned from.
+    pub other_images: Option<EncodedResponse>,
 }
 
 /// A response with its prompt, in tokens.
@@ -38,6 +41,8 @@ pub struct EncodedResponse {
     pub prompt: Vec<u32>,
     /// The response.
     pub ids: Vec<u32>,
+    /// The images of both, in the order of their tokens.
+    pub images: Vec<PlacedImage>,
     /// How many of the first `ids` belong to the prompt, because the responses of the record do not share them. They have no weight.
     pub prompt_tail: usize,
     /// The weight of each token in the score, where they are not all 1.
@@ -53,8 +58,21 @@ pub struct EncodedResponse {
 /// Encodes the records of a data set; those that have nothing to learn from are left out, and a warning says how many.
 ///
 /// # Errors
-/// The first record that cannot be encoded; [`Error::NothingLeft`] when none is left.
+/// The first record that cannot be encoded; [`Error::Images`] for one with images; [`Error::NothingLeft`] when none is left.
 pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
+    if let Some(index) = dataset.first_with_images() {
+        let id = dataset.record_id(index).to_owned();
+        return Err(Error::Images { id });
+    }
+    encode_with_images(dataset, encoder)
+}
+
+/// [`encode`] where images may be among the rows: each is one image token in the ids, and no response has
+/// [`images`](EncodedResponse::images) yet.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
     let records: Vec<EncodedRecord> = match dataset {
         TextDataset::Pairs(records) => kept(encoder.pairs(records)?)
             .into_iter()
@@ -73,6 +91,7 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
                 label: Some(row.label),
                 margin: None,
                 rationale: None,
+                other_images: None,
             };
             kept(encoder.unpaired(records)?).into_iter().map(record).collect()
         }
@@ -86,6 +105,7 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
                 label: None,
                 margin: None,
                 rationale: None,
+                other_images: None,
             };
             kept(encoder.samples(samples)?)
                 .into_iter()
@@ -116,8 +136,20 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
 }
 
 impl EncodedResponse {
+    /// Whether it answers the same prompt, with the same images.
+    pub(crate) fn has_prompt_of(&self, other: &Self) -> bool {
+        let own = |response: &Self| -> Vec<usize> {
+            let of_prompt = response
+                .images
+                .iter()
+                .filter(|image| image.tokens.start < response.prompt.len());
+            of_prompt.map(|image| image.index).collect()
+        };
+        self.prompt == other.prompt && own(self) == own(other)
+    }
+
     /// Whether any of its tokens counts.
-    fn is_scored(&self) -> bool {
+    pub fn is_scored(&self) -> bool {
         let counts = |weights: &Vec<f32>| weights.iter().any(|&weight| weight != 0.0);
         !self.ids.is_empty() && self.weights.as_ref().is_none_or(counts)
     }
@@ -155,6 +187,7 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
         label: None,
         margin: source.margin,
         rationale: None,
+        other_images: None,
     }
 }
 
@@ -164,7 +197,7 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
 /// # Errors
 /// [`Error::MissingRationale`] for the first record that has none; the first that cannot be encoded; [`Error::NoRationale`] when none is
 /// left.
-pub(crate) fn add_rationales(
+pub fn add_rationales(
     records: &mut [EncodedRecord],
     pairs: &[TextPair],
     encoder: &Encoder<'_>,
@@ -220,6 +253,7 @@ fn ranked(row: EncodedRanked) -> EncodedRecord {
         label: None,
         margin: None,
         rationale: None,
+        other_images: None,
     }
 }
 
@@ -242,6 +276,7 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
     EncodedResponse {
         prompt,
         ids,
+        images: Vec::new(),
         prompt_tail,
         weights: is_weighted.then_some(weights),
         is_cut,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::caption::CaptionConfig;
+use crate::companions::Companions;
 use crate::error::{Error, Result};
 use crate::scene::MAX_OBJECTS;
 use crate::{Background, Color, Shape, Size};
@@ -26,6 +27,8 @@ pub struct SceneConfig {
     /// Probability that an object looks exactly like an earlier one of its scene, which gives captions something to
     /// count. In `[0, 1]`; default 0.25.
     pub repeat: f64,
+    /// Objects that come together. Default none.
+    pub companions: Companions,
     /// How captions are written.
     pub captions: CaptionConfig,
 }
@@ -40,6 +43,7 @@ impl Default for SceneConfig {
             sizes: Size::ALL.to_vec(),
             backgrounds: Background::ALL.to_vec(),
             repeat: 0.25,
+            companions: Companions::default(),
             captions: CaptionConfig::default(),
         }
     }
@@ -64,6 +68,7 @@ impl SceneConfig {
         if !(0.0..=1.0).contains(&self.repeat) {
             return Err(invalid("repeat", &self.repeat, "a probability, 0 to 1"));
         }
+        self.companions.validate(&self.shapes, &self.colors, self.max_objects)?;
         self.captions.validate()
     }
 }
@@ -107,13 +112,20 @@ mod tests {
     #[test]
     fn each_bad_value_is_named() {
         type Spoil = fn(&mut SceneConfig);
-        let bad: [(&str, Spoil); 10] = [
+        let bad: [(&str, Spoil); 14] = [
             ("min_objects", |c| c.min_objects = 0),
             ("max_objects", |c| c.max_objects = 5),
             ("max_objects", |c| (c.min_objects, c.max_objects) = (3, 2)),
             ("shapes", |c| c.shapes.clear()),
             ("colors", |c| c.colors.push(Color::Red)),
             ("repeat", |c| c.repeat = f64::NAN),
+            ("companions.share", |c| c.companions.share = 1.1),
+            ("companions.together", |c| c.companions.together = -0.1),
+            ("companions.rules", |c| c.companions.share = 0.5),
+            ("max_objects", |c| {
+                c.max_objects = 1;
+                c.companions.rules = vec![["red circle", "blue square"].map(|kind| kind.parse().unwrap())];
+            }),
             ("captions.plain", |c| c.captions.plain = -1.0),
             ("captions.background", |c| c.captions.background = 1.5),
             ("captions.mislabel", |c| c.captions.mislabel = f64::NAN),

@@ -17,7 +17,7 @@
 //! | what | where |
 //! |---|---|
 //! | what is in a picture | [`Scene`], [`Object`], [`Shape`], [`Color`], [`Size`], [`Background`], [`Relation`] |
-//! | which pictures there are | [`SceneConfig`], [`CaptionConfig`], [`Example`], [`Split`] |
+//! | which pictures there are | [`SceneConfig`], [`CaptionConfig`], [`Companions`], [`Example`], [`Split`] |
 //! | pixels | [`render()`] |
 //! | sentences | [`Claims`] (grammar), [`CaptionStyle`], [`Question`], [`Answer`] |
 //! | scenes as text, for language models | [`Scene::listing`], [`Scene::prompt`], [`TextExample`], [`Distractor`], [`Scene::truth`], [`text_vocabulary`] |
@@ -44,6 +44,7 @@
 mod caption;
 mod claims;
 mod color;
+mod companions;
 mod config;
 mod distractor;
 mod error;
@@ -65,6 +66,7 @@ mod verifier;
 pub use caption::{CaptionConfig, CaptionStyle};
 pub use claims::{Claims, Group, MAX_WORDS, RelationClaim, vocabulary};
 pub use color::{Background, Color};
+pub use companions::{Companions, ObjectKind};
 pub use config::SceneConfig;
 pub use distractor::{Distractor, Mistake};
 pub use error::{Error, Result};

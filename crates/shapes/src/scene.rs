@@ -43,9 +43,19 @@ impl Scene {
     pub fn sample(rng: &mut impl Rng, config: &SceneConfig) -> Result<Self> {
         config.validate()?;
         let background = pick(rng, &config.backgrounds);
-        let num_objects = rng.random_range(config.min_objects..=config.max_objects);
+        let mut num_objects = rng.random_range(config.min_objects..=config.max_objects);
         let mut looks: Vec<(Shape, Color, Size)> = Vec::with_capacity(num_objects);
-        for _ in 0..num_objects {
+        let mut absent = None;
+        if let Some(([object, companion], is_there)) = config.companions.draw(rng) {
+            looks.push((object.shape, object.color, pick(rng, &config.sizes)));
+            if is_there {
+                looks.push((companion.shape, companion.color, pick(rng, &config.sizes)));
+                num_objects = num_objects.max(2);
+            } else {
+                absent = Some(companion);
+            }
+        }
+        while looks.len() < num_objects {
             let look = if !looks.is_empty() && rng.random_bool(config.repeat) {
                 // Independent draws would hardly ever agree, and there would be nothing to count.
                 looks[rng.random_range(0..looks.len())]
@@ -56,7 +66,9 @@ impl Scene {
                     pick(rng, &config.sizes),
                 )
             };
-            looks.push(look);
+            if absent.is_none_or(|kind| (kind.shape, kind.color) != (look.0, look.1)) {
+                looks.push(look);
+            }
         }
         let extents: Vec<f32> = looks.iter().map(|(_, _, size)| size.extent()).collect();
         let centers = layout::place(rng, &extents);

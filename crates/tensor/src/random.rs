@@ -35,6 +35,8 @@ pub enum Stream {
     Pairs = 24,
     /// Which records are mirrored: example is the number of the record, or tells its prompt.
     Mirror = 25,
+    /// How an image is spoiled on purpose: step is the epoch, example the number of the record.
+    Corruption = 26,
     /// What rounds of training draw: step is the round, example says what for.
     Rounds = 64,
 }

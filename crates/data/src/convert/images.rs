@@ -1,6 +1,6 @@
 //! Images of any layout as rows of ours, with each different image written once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -146,22 +146,33 @@ pub(crate) struct EncodedImage {
 
 impl EncodedImage {
     fn new<T: ImageRecord>(record: &T, key: &'static str, bytes: &Arc<[u8]>) -> Result<Self> {
-        ImageSource::Bytes(Arc::clone(bytes))
+        Self::of(&ImageSource::Bytes(Arc::clone(bytes))).map_err(|source| of_record(record, key, source))
+    }
+
+    /// # Errors
+    /// An image that cannot be decoded.
+    pub(crate) fn of(image: &ImageSource) -> Result<Self> {
+        let bytes = image.encoded()?;
+        ImageSource::Bytes(Arc::clone(&bytes))
             .decode()
-            .map_err(|source| of_record(record, key, source))?;
+            .map_err(|error| match error {
+                // Says where the image lies, which bytes do not.
+                Error::Image { reason, .. } => Error::Image {
+                    image: image.to_string(),
+                    reason,
+                },
+                error => error,
+            })?;
         // What decodes is one of these three.
-        let extension = match image::guess_format(bytes) {
+        let extension = match image::guess_format(&bytes) {
             Ok(ImageFormat::Png) => "png",
             Ok(ImageFormat::WebP) => "webp",
             _ => "jpg",
         };
-        let hash = hex(&Sha256::digest(bytes));
+        let hash = hex(&Sha256::digest(&bytes));
         // Folders of a million files are slow to list: 256 of them hold a part each.
         let name = format!("{}/{}.{extension}", &hash[..2], &hash[..32]);
-        Ok(Self {
-            bytes: Arc::clone(bytes),
-            name,
-        })
+        Ok(Self { bytes, name })
     }
 }
 
@@ -195,10 +206,7 @@ impl Output {
         Ok(Self::Lines {
             writer: BufWriter::new(file),
             out: out.to_path_buf(),
-            images: ImageFolder {
-                folder: out.with_file_name(FOLDER),
-                written: Mutex::new(BTreeSet::new()),
-            },
+            images: ImageFolder::beside(out),
         })
     }
 
@@ -241,17 +249,32 @@ impl Output {
 }
 
 /// Images by what is in them.
-struct ImageFolder {
+pub(super) struct ImageFolder {
     folder: PathBuf,
-    written: Mutex<BTreeSet<String>>,
+    /// Names, and bytes of each.
+    written: Mutex<BTreeMap<String, u64>>,
 }
 
 impl ImageFolder {
+    /// The folder of the images of a file of rows.
+    pub(super) fn beside(out: &Path) -> Self {
+        Self {
+            folder: out.with_file_name(FOLDER),
+            written: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Different images so far, and their bytes.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        (written.len(), written.values().sum())
+    }
+
     /// Writes the image where it is not there yet; gives its path from the folder of the rows.
-    fn keep(&self, image: &EncodedImage) -> Result<WrittenImage> {
+    pub(super) fn keep(&self, image: &EncodedImage) -> Result<WrittenImage> {
         let named = WrittenImage::File(format!("{FOLDER}/{}", image.name));
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if !written.insert(image.name.clone()) {
+        if written.insert(image.name.clone(), image.bytes.len() as u64).is_some() {
             return Ok(named);
         }
         drop(written);

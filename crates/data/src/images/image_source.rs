@@ -8,8 +8,11 @@ use std::sync::Arc;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+use sha2::{Digest as _, Sha256};
+
 use crate::TableCell;
 use crate::error::{Error, Result};
+use crate::hash::hex;
 use crate::images::jpeg;
 
 /// The longest side of an image that is decoded, in pixels. A small file can claim any size; memory is reserved only
@@ -97,6 +100,15 @@ impl ImageSource {
                 self.check_file_size(path)?;
                 Ok(std::fs::read(path).map_err(Error::io(path))?.into())
             }
+        }
+    }
+
+    /// Names the image: its path, its cell, or a hash of its bytes. Two names may be of one image, but no name of two.
+    pub(crate) fn place(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::Cell(cell) => cell.to_string(),
+            Self::Bytes(bytes) => hex(&Sha256::digest(bytes)),
         }
     }
 

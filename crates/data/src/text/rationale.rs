@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::encoding_problem::EncodingProblem;
-use crate::{Message, SampleBody, Text, TextPair, TextSample};
+use crate::{Content, ContentBlock, Message, SampleBody, Text, TextPair, TextSample};
 
 /// How the prompt of a rationale is made of a pair: a text in which `{prompt}`, `{chosen}` and `{rejected}` stand for the pair's.
 ///
@@ -78,7 +78,7 @@ impl RationaleTemplate {
                 let prompt: Vec<Message> = system
                     .cloned()
                     .into_iter()
-                    .chain([Message::new("user", text)])
+                    .chain([showing(pair.images.len(), text)])
                     .collect();
                 let answer = vec![Message::new("assistant", rationale.as_str())];
                 (prompt.into(), answer.into())
@@ -86,6 +86,7 @@ impl RationaleTemplate {
         };
         let body = SampleBody::Completed { prompt, completion };
         Ok(Some(TextSample {
+            images: pair.images.clone(),
             chat_template_kwargs: pair.chat_template_kwargs.clone(),
             ..TextSample::new(pair.id.clone(), body)
         }))
@@ -126,6 +127,18 @@ fn said(messages: &[Message]) -> String {
     }
     let line = |message: &Message| format!("{}: {}", message.role, message.text());
     messages.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What a user says about some images.
+fn showing(num_images: usize, text: String) -> Message {
+    let mut message = Message::new("user", text);
+    if num_images > 0
+        && let Some(Content::Text(text)) = message.content.take()
+    {
+        let images = std::iter::repeat_n(ContentBlock::Image, num_images);
+        message.content = Some(Content::Blocks(images.chain([ContentBlock::Text { text }]).collect()));
+    }
+    message
 }
 
 #[cfg(test)]

@@ -291,7 +291,7 @@ fn pieces(message: &Message) -> Vec<&str> {
     match &message.content {
         None => Vec::new(),
         Some(crate::Content::Text(text)) => vec![text],
-        Some(crate::Content::Blocks(blocks)) => blocks.iter().map(|block| block.text.as_str()).collect(),
+        Some(crate::Content::Blocks(blocks)) => blocks.iter().filter_map(crate::ContentBlock::text).collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{CharSpan, RankedText, SampleBody, Text, TextPair, TextPrompt, TextSample, UnpairedText};
+use crate::{CharSpan, ImageSource, RankedText, SampleBody, Text, TextPair, TextPrompt, TextSample, UnpairedText};
 
 /// A record with a prompt and completions of it, or one text.
 pub trait TextRow: Sync {
@@ -21,6 +21,10 @@ pub struct RowParts<'a> {
     pub completions: Vec<CompletionPart<'a>>,
     /// Why the first completion is better than the second, where the record says so.
     pub rationale: Option<&'a str>,
+    /// What the prompt shows, or the text where there is no prompt.
+    pub images: &'a [ImageSource],
+    /// What the prompt of the second completion shows instead.
+    pub rejected_images: Option<&'a [ImageSource]>,
     /// JSON schemas of functions; empty is none.
     pub tools: &'a [Value],
     /// Further variables of the chat template.
@@ -56,6 +60,8 @@ impl TextRow for TextPair {
                 part("rejected", &self.rejected, &self.rejected_spans),
             ],
             rationale: self.rationale.as_deref(),
+            images: &self.images,
+            rejected_images: self.rejected_images.as_deref(),
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -69,6 +75,8 @@ impl TextRow for UnpairedText {
             prompt: Some(&self.prompt),
             completions: vec![part("completion", &self.completion, &self.completion_spans)],
             rationale: None,
+            images: &self.images,
+            rejected_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -89,6 +97,8 @@ impl TextRow for RankedText {
                 .map(|(side, response)| part(&side, &response.completion, &[]))
                 .collect(),
             rationale: None,
+            images: &self.images,
+            rejected_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -108,6 +118,8 @@ impl TextRow for TextSample {
             prompt,
             completions: vec![completion],
             rationale: None,
+            images: &self.images,
+            rejected_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -121,6 +133,8 @@ impl TextRow for TextPrompt {
             prompt: Some(&self.prompt),
             completions: Vec::new(),
             rationale: None,
+            images: &self.images,
+            rejected_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }

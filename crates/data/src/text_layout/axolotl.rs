@@ -5,7 +5,7 @@
 //! Source: axolotl, `src/axolotl/prompt_strategies/dpo/`. Axolotl renders them with the template that the strategy is
 //! named for (`chatml.intel`, `llama3.intel`); here they become messages, and the model's chat template does that.
 
-use super::{Form, MEDIA, Part, begin_with, check_repeated_prompt, trl};
+use super::{Form, MEDIA_AND_IMAGES, Part, begin_with, check_repeated_prompt, trl};
 use crate::error::{Result, RowProblem};
 use crate::json::Value;
 use crate::row::Row;
@@ -46,7 +46,7 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     // The data of the `intel` and `argilla` strategies carries this flag of its making.
     row.drop_keys(&["in_gsm8k_train"]);
     row.check_keys(&KEYS)?;
-    row.take_no_media(&MEDIA)?;
+    row.take_no_media(&MEDIA_AND_IMAGES)?;
     let system = row.take_system("system")?;
     let question = take_question(row)?;
     let context = take_context(row)?;

@@ -5,12 +5,13 @@
 //! `dataset_info.json`; the default names are read here, and the tags of both of its message styles. It skips rows whose
 //! sides do not take turns with a warning; here they are errors.
 
+use super::image_places::Words;
 use super::{Form, MEDIA, Part, begin_with, check_alternation, split_last};
 use crate::error::{Result, RowProblem};
 use crate::json::Value;
 use crate::row::Row;
 use crate::text_layout::message_json::Dialect;
-use crate::{Message, SampleBody, TextKind, TextPair, TextSample, UnpairedText};
+use crate::{Message, SampleBody, Text, TextKind, TextPair, TextSample, UnpairedText};
 
 const KEYS: [&str; 24] = [
     "instruction",
@@ -45,20 +46,25 @@ const FORM: Form = Form {
 };
 
 pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
+    let key = prompt_key(row);
     let prompt = start(row)?;
     refuse(row, &["output", "kto_tag"], "`chosen` and `rejected`")?;
     match prompt.last() {
         Some(message) if message.role != "assistant" && message.role != "system" => {}
         _ => {
-            return Err(row.turns(
-                prompt_key(row),
-                "the prompt does not end with a message of the user or a tool",
-            ));
+            return Err(row.turns(key, "the prompt does not end with a message of the user or a tool"));
         }
     }
     let chosen = answer(row, "chosen")?;
     let rejected = answer(row, "rejected")?;
     let mut pair = TextPair::new(String::new(), prompt, chosen, rejected);
+    pair.images = row.take_shown()?;
+    row.place_images(
+        pair.images.len(),
+        Words::Kept,
+        (key, &mut pair.prompt),
+        &mut [("chosen", &mut pair.chosen), ("rejected", &mut pair.rejected)],
+    )?;
     pair.chosen_score = row.take_number("chosen_score")?;
     pair.rejected_score = row.take_number("rejected_score")?;
     pair.margin = row.take_number("margin")?;
@@ -69,9 +75,17 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
 }
 
 pub(super) fn unpaired(row: &mut Row) -> Result<(UnpairedText, Form)> {
+    let key = prompt_key(row);
     let (prompt, completion) = answered(row, "kto_tag")?;
     let label = row.take_bool("kto_tag")?;
     let mut record = UnpairedText::new(String::new(), prompt, completion, label);
+    record.images = row.take_shown()?;
+    row.place_images(
+        record.images.len(),
+        Words::Kept,
+        (key, &mut record.prompt),
+        &mut [("output", &mut record.completion)],
+    )?;
     let template = row.take_template_inputs(Dialect::Foreign)?;
     (record.tools, record.chat_template_kwargs) = (template.tools, template.kwargs);
     record.id = row.take_id()?;
@@ -80,9 +94,14 @@ pub(super) fn unpaired(row: &mut Row) -> Result<(UnpairedText, Form)> {
 
 /// Every answer of a conversation is learned, as LLaMA-Factory does by default.
 pub(super) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
+    let key = prompt_key(row);
     let (mut messages, completion) = answered(row, "supervised rows")?;
     messages.extend(completion);
-    let mut sample = TextSample::new(String::new(), SampleBody::Whole(messages.into()));
+    let images = row.take_shown()?;
+    let mut text = Text::Messages(messages);
+    row.place_images(images.len(), Words::Kept, (key, &mut text), &mut [])?;
+    let mut sample = TextSample::new(String::new(), SampleBody::Whole(text));
+    sample.images = images;
     let template = row.take_template_inputs(Dialect::Foreign)?;
     (sample.tools, sample.chat_template_kwargs) = (template.tools, template.kwargs);
     sample.id = row.take_id()?;
@@ -92,11 +111,12 @@ pub(super) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
 /// Prompt and answer of a row with one answer.
 fn answered(row: &mut Row, what: &str) -> Result<(Vec<Message>, Vec<Message>)> {
     let is_conversation = is_conversation(row);
+    let key = prompt_key(row);
     let messages = start(row)?;
     refuse(row, &["chosen", "rejected"], what)?;
     if is_conversation {
         refuse(row, &["output"], "conversations")?;
-        return split_last(row, prompt_key(row), messages);
+        return split_last(row, key, messages);
     }
     Ok((messages, vec![Message::new("assistant", row.take_string("output")?)]))
 }
@@ -182,12 +202,10 @@ fn is_conversation(row: &Row) -> bool {
     row.has("conversations") || row.has("messages")
 }
 
+/// The key of the conversation, as long as it is not taken.
 fn prompt_key(row: &Row) -> &'static str {
-    if row.peek("instruction").is_some() || row.peek("input").is_some() {
-        "instruction"
-    } else {
-        "conversations"
-    }
+    let keys = ["conversations", "messages"];
+    keys.into_iter().find(|key| row.has(key)).unwrap_or("instruction")
 }
 
 /// Keys that would say something else than what the row is read as.

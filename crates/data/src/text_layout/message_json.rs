@@ -1,12 +1,14 @@
 //! Messages from the JSON of a row.
 
+use std::cell::Cell;
+
 use serde_json::Map;
 
 use crate::error::{Result, RowProblem};
 use crate::json::{Object, Value};
 use crate::nearest::nearest;
 use crate::row::{Row, unknown_key};
-use crate::{Content, Message, TextBlock};
+use crate::{Content, ContentBlock, Message};
 
 /// Keys of a message that chat templates read, beside `role` and `content`.
 const KNOWN: [&str; 8] = [
@@ -33,7 +35,7 @@ const FOREIGN: [&str; 8] = [
 ];
 
 const MESSAGE: &str = "a message {\"role\": .., \"content\": ..}";
-const BLOCK: &str = "{\"type\": \"text\", \"text\": ..} (a text layout reads no images)";
+const BLOCK: &str = "{\"type\": \"text\", \"text\": ..} or {\"type\": \"image\"}, whose image stands in `images`";
 
 /// Which words the messages use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,15 +48,24 @@ pub(crate) enum Dialect {
 
 /// The messages of a list.
 pub(crate) fn messages(row: &Row, key: &str, elements: Vec<Value>, dialect: Dialect) -> Result<Vec<Message>> {
+    let shown = Shown::default();
     elements
         .into_iter()
         .enumerate()
-        .map(|(at, element)| message(row, &format!("{key}[{at}]"), element, dialect))
+        .map(|(at, element)| read(row, &format!("{key}[{at}]"), element, dialect, &shown))
         .collect()
 }
 
 /// One message. `key` is where it stands, for errors.
 pub(crate) fn message(row: &Row, key: &str, value: Value, dialect: Dialect) -> Result<Message> {
+    read(row, key, value, dialect, &Shown::default())
+}
+
+/// Image blocks of a list of messages so far.
+#[derive(Default)]
+struct Shown(Cell<u64>);
+
+fn read(row: &Row, key: &str, value: Value, dialect: Dialect, shown: &Shown) -> Result<Message> {
     let Value::Object(Object(fields)) = value else {
         return Err(row.wrong_type(key, &value, MESSAGE));
     };
@@ -72,14 +83,14 @@ pub(crate) fn message(row: &Row, key: &str, value: Value, dialect: Dialect) -> R
             ("from", Value::String(value)) if is_foreign => set(row, &full, &mut role, value)?,
             ("role", found) => return Err(row.wrong_type(&full, &found, "a string")),
             ("from", found) if is_foreign => return Err(row.wrong_type(&full, &found, "a string")),
-            ("content", value) => set(row, &full, &mut content, self::content(row, &full, value)?)?,
-            ("value", value) if is_foreign => set(row, &full, &mut content, self::content(row, &full, value)?)?,
+            ("content", value) => set(row, &full, &mut content, self::content(row, &full, value, shown)?)?,
+            ("value", value) if is_foreign => set(row, &full, &mut content, self::content(row, &full, value, shown)?)?,
             (_, value) => drop(extra.insert(inner, value.into())),
         }
     }
     let role = role.ok_or_else(|| row.missing(&format!("{key}.role"), "the speaker: user, assistant, system, tool"))?;
     if content.is_none() && extra.is_empty() {
-        return Err(row.missing(&format!("{key}.content"), "a string or a list of text blocks"));
+        return Err(row.missing(&format!("{key}.content"), "a string or a list of blocks"));
     }
     let message = Message { role, content, extra };
     match dialect {
@@ -111,35 +122,51 @@ fn check_key(row: &Row, full: &str, key: &str, dialect: Dialect) -> Result<()> {
     Err(row.error(unknown_key(full, key, known)))
 }
 
-fn content(row: &Row, key: &str, value: Value) -> Result<Content> {
+fn content(row: &Row, key: &str, value: Value, shown: &Shown) -> Result<Content> {
     let blocks = match value {
         Value::String(text) => return Ok(Content::Text(text)),
         Value::Array(blocks) => blocks,
-        found => return Err(row.wrong_type(key, &found, "a string or a list of text blocks")),
+        found => return Err(row.wrong_type(key, &found, "a string or a list of blocks")),
     };
-    let block = |(at, value): (usize, Value)| {
-        let key = format!("{key}[{at}]");
-        let Value::Object(Object(fields)) = &value else {
-            return Err(row.wrong_type(&key, &value, BLOCK));
-        };
-        let mut text = None;
-        let mut is_text = false;
-        for (inner, field) in fields {
-            match (inner.as_str(), field) {
-                ("text", Value::String(found)) => text = Some(found.clone()),
-                ("type", Value::String(found)) => is_text = found == "text",
-                (_, Value::Null) => {}
-                _ => return Err(row.wrong_type(&key, &value, BLOCK)),
-            }
-        }
-        match (is_text, text) {
-            (true, Some(text)) => Ok(TextBlock { text }),
-            _ => Err(row.wrong_type(&key, &value, BLOCK)),
-        }
-    };
+    let block = |(at, value): (usize, Value)| block(row, &format!("{key}[{at}]"), &value, shown);
     Ok(Content::Blocks(
         blocks.into_iter().enumerate().map(block).collect::<Result<_>>()?,
     ))
+}
+
+fn block(row: &Row, key: &str, value: &Value, shown: &Shown) -> Result<ContentBlock> {
+    let wrong = || row.wrong_type(key, value, BLOCK);
+    let Value::Object(Object(fields)) = value else {
+        return Err(wrong());
+    };
+    let (mut kind, mut text, mut index) = (None, None, None);
+    for (inner, field) in fields {
+        match (inner.as_str(), field) {
+            ("text", Value::String(found)) => text = Some(found.as_str()),
+            ("type", Value::String(found)) => kind = Some(found.as_str()),
+            // Which image it is, as published data of TRL counts them.
+            ("index", Value::Number(found)) => index = Some(found),
+            // Tables fill absent keys with null.
+            (_, Value::Null) => {}
+            _ => return Err(wrong()),
+        }
+    }
+    match (kind, text) {
+        (Some("text"), Some(text)) => Ok(ContentBlock::new(text)),
+        // A table may have an empty string where there is no text.
+        (Some("image"), None | Some("")) => {
+            let next = shown.0.replace(shown.0.get() + 1);
+            match index {
+                Some(index) if index.as_u64() != Some(next) => {
+                    let found = Value::Number(index.clone());
+                    let expected = format!("{next}: images are shown in their order in the list");
+                    Err(row.wrong_type(&format!("{key}.index"), &found, &expected))
+                }
+                _ => Ok(ContentBlock::Image),
+            }
+        }
+        _ => Err(wrong()),
+    }
 }
 
 /// From the role names of other trainers to those of chat templates.

@@ -6,21 +6,29 @@
 mod axolotl;
 pub(crate) mod extract_prompt;
 mod hh;
+mod image_places;
 mod llama_factory;
 mod message_json;
 mod ms_swift;
 mod openrlhf;
+mod published;
 mod row_text;
 mod samples;
 mod trl;
+mod unread_keys;
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
+use self::published::{ha_dpo, llava, mia_dpo, re_align, rlaif_v};
+pub(crate) use self::unread_keys::{is_ignored, left_out};
 use crate::error::{Error, Result, RowProblem};
 use crate::row::Row;
-use crate::{Layout, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextSample, UnpairedText};
+use crate::{
+    ImageSource, Layout, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextSample,
+    UnpairedText,
+};
 
 /// What must be the same in every row of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,15 +72,20 @@ pub(crate) trait TextRecord: Sized {
 
     /// The record of a row, of which every key must have been read, but for those a layout is known to carry.
     fn from_row(mut row: Row, layout: Layout) -> Result<(Self, Form)> {
-        row.drop_keys(ignored_keys(layout));
+        row.fields.retain(|(key, _)| !is_ignored(layout, key));
         let read = Self::read(&mut row, layout)?;
         row.refuse_rest()?;
         Ok(read)
     }
 
     fn id(&self) -> &str;
-    /// The row that reads as this record in `own_layout`.
-    fn to_row(&self) -> Map<String, Value>;
+    /// Its lists of images and their keys; no empty ones.
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])>;
+    /// The same record with each image replaced.
+    #[must_use]
+    fn map_images(self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self;
+    /// The row without its images that reads as this record in `own_layout`.
+    fn to_row(&self) -> Map<String, serde_json::Value>;
     /// Our own layout of such records.
     fn own_layout() -> Layout;
     /// The prompt, where there is one, and what is scored, with its key.
@@ -87,6 +100,12 @@ impl TextRecord for TextPair {
             Layout::Axolotl => axolotl::pair(row),
             Layout::Openrlhf => openrlhf::pair(row),
             Layout::Hh => hh::pair(row),
+            Layout::RlhfV => rlaif_v::pair_in_text(row),
+            Layout::RlaifV => rlaif_v::pair(row),
+            Layout::Povid => llava::pair(row),
+            Layout::MiaDpo => mia_dpo::pair(row),
+            Layout::ReAlign => re_align::pair(row),
+            Layout::HaDpo => ha_dpo::pair(row),
             _ => trl::pair(row),
         }
     }
@@ -95,7 +114,17 @@ impl TextRecord for TextPair {
         &self.id
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, self.rejected_images.as_deref())
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self.rejected_images = self.rejected_images.map(|images| images.iter().map(map).collect());
+        self
+    }
+
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -124,7 +153,16 @@ impl TextRecord for UnpairedText {
         &self.id
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
+    }
+
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -146,7 +184,16 @@ impl TextRecord for RankedText {
         &self.id
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
+    }
+
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -165,6 +212,7 @@ impl TextRecord for TextSample {
         match layout {
             Layout::LlamaFactory => llama_factory::sample(row),
             Layout::MsSwift => ms_swift::sample(row),
+            Layout::Llava => llava::sample(row),
             _ => samples::sample(row),
         }
     }
@@ -173,7 +221,16 @@ impl TextRecord for TextSample {
         &self.id
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
+    }
+
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -198,7 +255,16 @@ impl TextRecord for TextPrompt {
         &self.id
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        some_images(&self.images, None)
+    }
+
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        self.images = self.images.iter().map(map).collect();
+        self
+    }
+
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -211,70 +277,19 @@ impl TextRecord for TextPrompt {
     }
 }
 
-/// Where a row comes from, which published datasets of these layouts say and no trainer reads.
-const PROVENANCE: [&str; 9] = [
-    "prompt_id",
-    "source",
-    "dataset",
-    "split",
-    "category",
-    "language",
-    "license",
-    "chosen_model",
-    "rejected_model",
-];
-
-/// Provenance, and what argilla's and distilabel's datasets carry of their making.
-const DISTILABEL: [&str; 21] = [
-    "prompt_id",
-    "source",
-    "dataset",
-    "split",
-    "category",
-    "language",
-    "license",
-    "chosen_model",
-    "rejected_model",
-    "generations",
-    "generation_model",
-    "generation_models",
-    "order",
-    "labelling_model",
-    "labelling_prompt",
-    "raw_labelling_response",
-    "rating",
-    "rationale",
-    "status",
-    "original_chosen",
-    "original_rejected",
-];
-
-/// Keys that rows of a layout are known to carry and that nothing reads.
-pub(crate) fn ignored_keys(layout: Layout) -> &'static [&'static str] {
-    match layout {
-        Layout::Preference
-        | Layout::Unpaired
-        | Layout::Ranked
-        | Layout::Sft
-        | Layout::PromptOnly
-        | Layout::LlamaFactory
-        | Layout::MsSwift
-        | Layout::Openrlhf => &PROVENANCE,
-        Layout::Axolotl => &DISTILABEL,
-        Layout::Auto
-        | Layout::ImageCaption
-        | Layout::LatentPairs
-        | Layout::Hh
-        | Layout::PickAPic
-        | Layout::Hpdv2
-        | Layout::ImageRewardDb
-        | Layout::RichHf
-        | Layout::SpoPrompts => &[],
-    }
+fn some_images<'a>(
+    images: &'a [ImageSource],
+    rejected: Option<&'a [ImageSource]>,
+) -> Vec<(&'static str, &'a [ImageSource])> {
+    let lists = [("images", images), ("rejected_images", rejected.unwrap_or_default())];
+    lists.into_iter().filter(|(_, images)| !images.is_empty()).collect()
 }
 
-/// Columns of other modalities, which must be empty in a text layout.
-const MEDIA: [&str; 8] = [
+/// Columns of other modalities, which must be empty.
+const MEDIA: [&str; 5] = ["videos", "audios", "video", "audio", "objects"];
+
+/// The same, in a layout that is text alone.
+const MEDIA_AND_IMAGES: [&str; 8] = [
     "image",
     "images",
     "rejected_images",

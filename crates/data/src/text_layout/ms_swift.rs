@@ -4,6 +4,7 @@
 //! Source: ms-swift, `docs/source_en/Customization/Custom-dataset.md` and `swift/llm/dataset/preprocessor/core.py`. It
 //! drops rows whose rejected answer equals the chosen one; here `convert` drops them and `inspect` names them.
 
+use super::image_places::Words;
 use super::llama_factory::take_history;
 use super::{Form, MEDIA, Part, begin_with, check_alternation, split_last};
 use crate::error::{Result, RowProblem};
@@ -57,6 +58,17 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
         (prompt.into(), chosen.into(), rejected.into())
     };
     let mut pair = TextPair::new(String::new(), prompt, chosen, rejected);
+    pair.images = row.take_shown()?;
+    pair.rejected_images = row.take_shown_rejected(pair.images.len())?;
+    row.place_images(
+        pair.images.len(),
+        Words::Kept,
+        ("messages", &mut pair.prompt),
+        &mut [
+            ("messages", &mut pair.chosen),
+            ("rejected_response", &mut pair.rejected),
+        ],
+    )?;
     pair.chosen_score = row.take_number("chosen_score")?;
     pair.rejected_score = row.take_number("rejected_score")?;
     pair.margin = row.take_number("margin")?;
@@ -92,6 +104,13 @@ pub(super) fn unpaired(row: &mut Row) -> Result<(UnpairedText, Form)> {
     let (prompt, completion) = split_last(row, "messages", messages)?;
     let label = row.take_bool("label")?;
     let mut record = UnpairedText::new(String::new(), prompt, completion, label);
+    record.images = row.take_shown()?;
+    row.place_images(
+        record.images.len(),
+        Words::Kept,
+        ("messages", &mut record.prompt),
+        &mut [("messages", &mut record.completion)],
+    )?;
     let template = row.take_template_inputs(Dialect::Foreign)?;
     (record.tools, record.chat_template_kwargs) = (template.tools, template.kwargs);
     record.id = row.take_id()?;
@@ -102,7 +121,11 @@ pub(super) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
     let messages = start(row)?;
     let (mut messages, answer) = split_last(row, "messages", messages)?;
     messages.extend(answer);
-    let mut sample = TextSample::new(String::new(), SampleBody::Whole(messages.into()));
+    let images = row.take_shown()?;
+    let mut text = Text::Messages(messages);
+    row.place_images(images.len(), Words::Kept, ("messages", &mut text), &mut [])?;
+    let mut sample = TextSample::new(String::new(), SampleBody::Whole(text));
+    sample.images = images;
     let template = row.take_template_inputs(Dialect::Foreign)?;
     (sample.tools, sample.chat_template_kwargs) = (template.tools, template.kwargs);
     sample.id = row.take_id()?;

@@ -3,7 +3,7 @@
 //! Source: `OpenRLHF`, `openrlhf/datasets/reward_dataset.py`. Without a prompt, all messages but the last are the prompt
 //! (TRL takes what both sides share), and strings have an empty prompt: the whole text is scored.
 
-use super::{Form, MEDIA, Part, check_repeated_prompt, same_kind, split_last, trl};
+use super::{Form, MEDIA_AND_IMAGES, Part, check_repeated_prompt, same_kind, split_last, trl};
 use crate::error::Result;
 use crate::row::Row;
 use crate::{Message, Text, TextPair};
@@ -29,7 +29,7 @@ const KEYS: [&str; 16] = [
 
 pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     row.check_keys(&KEYS)?;
-    row.take_no_media(&MEDIA)?;
+    row.take_no_media(&MEDIA_AND_IMAGES)?;
     let prompt = row.take_text("prompt", "prompt_ids")?;
     let chosen = row.take_completion("chosen", "chosen_ids")?;
     let rejected = row.take_completion("rejected", "rejected_ids")?;

@@ -235,14 +235,14 @@ impl Row {
         }
     }
 
-    /// Columns of images and the like may be there, but must be empty: nothing here reads them.
+    /// Columns of videos and the like may be there, but must be empty: nothing here reads them.
     pub(crate) fn take_no_media(&mut self, keys: &[&str]) -> Result<()> {
         for key in keys {
             match self.take_value(key) {
                 None => {}
                 Some(Value::Array(elements)) if elements.is_empty() => {}
                 Some(Value::Object(Object(fields))) if fields.is_empty() => {}
-                Some(found) => return Err(self.wrong_type(key, &found, "nothing: this layout is text without images")),
+                Some(found) => return Err(self.wrong_type(key, &found, "nothing: this layout does not have it")),
             }
         }
         Ok(())

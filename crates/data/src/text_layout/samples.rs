@@ -1,5 +1,6 @@
 //! Our `ranked` rows, and TRL's `sft` and `prompt-only` rows.
 
+use super::image_places::Words;
 use super::{Form, MEDIA, Part, check_repeated_prompt, same_kind};
 use crate::error::{Result, RowProblem};
 use crate::json::{Object, Value};
@@ -69,6 +70,23 @@ pub(super) fn ranked(row: &mut Row) -> Result<(RankedText, Form)> {
         )?;
     }
     let mut record = RankedText::new(String::new(), prompt, responses);
+    record.images = row.take_shown()?;
+    let mut responses: Vec<(String, &mut Text)> = record
+        .responses
+        .iter_mut()
+        .enumerate()
+        .map(|(at, response)| (format!("responses[{at}]"), &mut response.completion))
+        .collect();
+    let mut completions: Vec<(&str, &mut Text)> = responses
+        .iter_mut()
+        .map(|(key, text)| (key.as_str(), &mut **text))
+        .collect();
+    row.place_images(
+        record.images.len(),
+        Words::Kept,
+        ("prompt", &mut record.prompt),
+        &mut completions,
+    )?;
     let template = row.take_template_inputs(Dialect::Template)?;
     (record.tools, record.chat_template_kwargs) = (template.tools, template.kwargs);
     record.id = row.take_id()?;
@@ -148,6 +166,17 @@ pub(super) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
         }
     };
     let mut sample = TextSample::new(String::new(), body);
+    sample.images = row.take_shown()?;
+    let num_images = sample.images.len();
+    match &mut sample.body {
+        SampleBody::Whole(text) => row.place_images(num_images, Words::Kept, (bodies[0], text), &mut [])?,
+        SampleBody::Completed { prompt, completion } => row.place_images(
+            num_images,
+            Words::Kept,
+            ("prompt", prompt),
+            &mut [("completion", completion)],
+        )?,
+    }
     if let SampleBody::Completed { completion, .. } = &sample.body {
         sample.completion_spans = row.take_spans("completion_spans", completion)?;
     } else if row.has("completion_spans") {
@@ -189,6 +218,13 @@ pub(super) fn prompt(row: &mut Row) -> Result<(TextPrompt, Form)> {
     row.check_keys(&PROMPT)?;
     row.take_no_media(&MEDIA)?;
     let mut record = TextPrompt::new(String::new(), take_prompt(row)?);
+    record.images = row.take_shown()?;
+    row.place_images(
+        record.images.len(),
+        Words::Kept,
+        ("prompt", &mut record.prompt),
+        &mut [],
+    )?;
     let template = row.take_template_inputs(Dialect::Template)?;
     (record.tools, record.chat_template_kwargs) = (template.tools, template.kwargs);
     record.id = row.take_id()?;

@@ -3,6 +3,7 @@
 //! Source: TRL 1.16, `data_utils.py` (`maybe_extract_prompt`, `unpair_preference_dataset`) and the docs page "Dataset
 //! formats and types".
 
+use super::image_places::Words;
 use super::{Form, MEDIA, Part, check_repeated_prompt, same_kind};
 use crate::error::{Result, RowProblem};
 use crate::row::Row;
@@ -83,6 +84,14 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
         }
     };
     let mut pair = TextPair::new(String::new(), prompt, chosen, rejected);
+    pair.images = row.take_shown()?;
+    pair.rejected_images = row.take_shown_rejected(pair.images.len())?;
+    row.place_images(
+        pair.images.len(),
+        Words::Kept,
+        (part.image_key(), &mut pair.prompt),
+        &mut [("chosen", &mut pair.chosen), ("rejected", &mut pair.rejected)],
+    )?;
     pair.rationale = row.take_optional_string("rationale")?;
     finish(row, &mut pair, part)?;
     Ok((pair, Form::new(kind, part)))
@@ -145,6 +154,13 @@ pub(super) fn unpaired(row: &mut Row) -> Result<(UnpairedText, Form)> {
     same_kind(row, "completion", &completion, "prompt", &prompt)?;
     let label = row.take_bool("label")?;
     let mut record = UnpairedText::new(String::new(), prompt, completion, label);
+    record.images = row.take_shown()?;
+    row.place_images(
+        record.images.len(),
+        Words::Kept,
+        ("prompt", &mut record.prompt),
+        &mut [("completion", &mut record.completion)],
+    )?;
     record.score = row.take_number("score")?;
     record.reference_logps = row.take_number("ref_logps")?;
     record.completion_spans = row.take_spans("completion_spans", &record.completion)?;

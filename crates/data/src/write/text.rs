@@ -3,20 +3,25 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::image_rows::WrittenImage;
 use super::write_rows;
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::row::Row;
 use crate::text_layout::TextRecord;
-use crate::{CharSpan, RankedText, SampleBody, Text, TextDataset, TextPair, TextPrompt, TextSample, UnpairedText};
+use crate::{
+    CharSpan, ImageSource, RankedText, SampleBody, Text, TextDataset, TextPair, TextPrompt, TextSample, UnpairedText,
+};
 
 type Fields = Map<String, Value>;
 
-/// Writes one JSON lines file of the layout of its records: `preference`, `unpaired`, `ranked`, `sft` or `prompt-only`. An
-/// existing file is replaced.
+/// Writes one JSON lines file of the layout of its records: `preference`, `unpaired`, `ranked`, `sft` or `prompt-only`, images
+/// embedded. An existing file is replaced.
 ///
 /// # Errors
 /// [`Error::NothingToWrite`] without records; [`Error::InvalidRecord`] for a record that would not read back as it is: an
@@ -24,21 +29,68 @@ type Fields = Map<String, Value>;
 /// cannot be written. In each case nothing changes at `path`.
 pub fn write_text(path: &Path, dataset: &TextDataset) -> Result<()> {
     match dataset {
-        TextDataset::Pairs(records) => write_rows(path, records, checked_row),
-        TextDataset::Unpaired(records) => write_rows(path, records, checked_row),
-        TextDataset::Ranked(records) => write_rows(path, records, checked_row),
-        TextDataset::Samples(records) => write_rows(path, records, checked_row),
-        TextDataset::Prompts(records) => write_rows(path, records, checked_row),
+        TextDataset::Pairs(records) => write_rows(path, records, embedded_row),
+        TextDataset::Unpaired(records) => write_rows(path, records, embedded_row),
+        TextDataset::Ranked(records) => write_rows(path, records, embedded_row),
+        TextDataset::Samples(records) => write_rows(path, records, embedded_row),
+        TextDataset::Prompts(records) => write_rows(path, records, embedded_row),
     }
 }
 
-/// The row of a record, after reading it back: what was written is always what will be read.
-pub(crate) fn checked_row<T: TextRecord + PartialEq>(record: &T) -> Result<Fields> {
+/// The row of a record with its images embedded, after reading it back.
+fn embedded_row<T: TextRecord + Clone + PartialEq>(record: &T) -> Result<Fields> {
+    checked_row(record, |_, image| {
+        let bytes = STANDARD.encode(image.encoded()?);
+        Ok(WrittenImage::Embedded { bytes })
+    })
+}
+
+/// The row of a record, after reading it back: what was written is always what will be read. `write` says what stands for an image.
+pub(crate) fn checked_row<T: TextRecord + Clone + PartialEq>(
+    record: &T,
+    mut write: impl FnMut(&'static str, &ImageSource) -> Result<WrittenImage>,
+) -> Result<Fields> {
     let invalid = |reason: String| Error::InvalidRecord {
         id: record.id().to_owned(),
         reason,
     };
-    let fields = record.to_row();
+    check_text(record).map_err(|error| match error {
+        Error::Row { problem, .. } => invalid(problem.to_string()),
+        error => error,
+    })?;
+    let mut fields = record.to_row();
+    for (key, images) in record.images() {
+        let written = images
+            .iter()
+            .map(|image| {
+                write(key, image).map_err(|source| Error::Record {
+                    id: record.id().to_owned(),
+                    key,
+                    source: source.into(),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        fields.insert(key.to_owned(), json(&written));
+    }
+    Ok(fields)
+}
+
+/// Reads the row of a record back, with an empty image for each of its images.
+fn check_text<T: TextRecord + Clone + PartialEq>(record: &T) -> Result<()> {
+    let invalid = |reason: String| Error::InvalidRecord {
+        id: record.id().to_owned(),
+        reason,
+    };
+    let blank = || ImageSource::Bytes(Arc::from([]));
+    let blanked = record.clone().map_images(&|_| blank());
+    let mut fields = record.to_row();
+    for (key, images) in record.images() {
+        let written: Vec<WrittenImage> = images
+            .iter()
+            .map(|_| WrittenImage::Embedded { bytes: String::new() })
+            .collect();
+        fields.insert(key.to_owned(), json(&written));
+    }
     let line = serde_json::to_vec(&fields).map_err(|error| invalid(error.to_string()))?;
     let Object(read) = serde_json::from_slice(&line).map_err(|error| invalid(error.to_string()))?;
     let row = Row {
@@ -46,14 +98,12 @@ pub(crate) fn checked_row<T: TextRecord + PartialEq>(record: &T) -> Result<Field
         number: 0,
         fields: read,
     };
-    match T::from_row(row, T::own_layout()) {
-        Ok((back, _)) if back == *record => Ok(fields),
-        Ok(_) => Err(invalid(
+    match T::from_row(row, T::own_layout())? {
+        (back, _) if back == blanked => Ok(()),
+        _ => Err(invalid(
             "it would read back as another record (a number that is not finite, or a null, or a key said twice)"
                 .to_owned(),
         )),
-        Err(Error::Row { problem, .. }) => Err(invalid(problem.to_string())),
-        Err(error) => Err(error),
     }
 }
 

@@ -47,7 +47,7 @@ fn rows_of_pairs() {
         ),
         (
             chosen(r#"{"role": "assistant"}"#),
-            "missing key `chosen[1].content`; expected a string or a list of text blocks",
+            "missing key `chosen[1].content`; expected a string or a list of blocks",
         ),
         (
             chosen(r#"{"content": "a"}"#),
@@ -67,10 +67,14 @@ fn rows_of_pairs() {
         ),
         (
             chosen(r#"{"role": "assistant", "content": 1}"#),
-            "`chosen[1].content`: found the number 1, expected a string or a list of text blocks",
+            "`chosen[1].content`: found the number 1, expected a string or a list of blocks",
         ),
         (
             chosen(r#"{"role": "assistant", "content": [{"type": "image"}]}"#),
+            "`chosen` shows an image; the images of a row belong before its answers",
+        ),
+        (
+            chosen(r#"{"role": "assistant", "content": [{"type": "video"}]}"#),
             "`chosen[1].content[0]`: found an object with the keys [type], expected {\"type\": \"text\"",
         ),
         (
@@ -90,7 +94,7 @@ fn rows_of_pairs() {
         ),
         (
             format!("{OK}, \"images\": [\"a.png\"]"),
-            "`images`: found an array of 1 elements, expected nothing: this layout is text",
+            "`images[0]`: no image file at",
         ),
         (
             format!("{OK}, \"messages\": []"),
@@ -183,7 +187,7 @@ fn rows_of_pairs() {
         (OK.replace("\"a\"", r#""\ud800""#), "not one JSON object a line"),
         (OK.replace("\"a\"", &format!("[{}", "[".repeat(200))), "recursion limit"),
     ];
-    assert_eq!(cases.len(), 44);
+    assert_eq!(cases.len(), 45);
     let folder = Folder::new();
     for (row, expected) in cases {
         let path = folder.write("rows.jsonl", format!("{{{OK}}}\n{{{row}}}\n"));
@@ -228,7 +232,7 @@ fn rows_of_other_layouts() {
         (Layout::LlamaFactory, r#"{"conversations": [{"from": "human", "role": "user", "value": "x"}]}"#.to_owned(), "says again what another key of this message says"),
         (Layout::LlamaFactory, r#"{"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "add"}, {"from": "observation", "value": "x"}, {"from": "gpt", "value": "y"}]}"#.to_owned(), "`conversations[1].content`: found the string \"add\", expected JSON of a call"),
         (Layout::LlamaFactory, r#"{"conversations": [{"from": "human", "value": "x"}], "chosen": {"from": "human", "value": "b"}, "rejected": {"from": "gpt", "value": "c"}}"#.to_owned(), "`chosen`: the answer is of `user`, not of the assistant"),
-        (Layout::LlamaFactory, r#"{"instruction": "a", "output": "b", "images": ["x.png"]}"#.to_owned(), "`images`: found an array of 1 elements"),
+        (Layout::LlamaFactory, r#"{"instruction": "a", "output": "b", "images": ["x.png"]}"#.to_owned(), "`images[0]`: no image file at"),
         (Layout::MsSwift, format!(r#"{{"messages": [{}], "rejected_response": "a"}}"#, turns(&["user"])), "`messages`: the last message is of `user`, not of the assistant"),
         (Layout::MsSwift, format!(r#"{{"messages": [{}], "rejected_response": "a"}}"#, turns(&["user", "user", "assistant"])), "`messages`: message 1 is of `user`; expected assistant"),
         (Layout::MsSwift, format!(r#"{{"messages": [{}], "rejected_response": 7}}"#, turns(&["user", "assistant"])), "`rejected_response`: found the number 7, expected a string, a message"),

@@ -1,7 +1,7 @@
 //! What is written is what is read.
 
 use diptych_data::{
-    CharSpan, Content, Error, Layout, Message, RankedText, SampleBody, ScoredText, Text, TextBlock, TextDataset,
+    CharSpan, Content, ContentBlock, Error, Layout, Message, RankedText, SampleBody, ScoredText, Text, TextDataset,
     TextPair, TextPrompt, TextSample, UnpairedText, write_text,
 };
 use serde_json::json;
@@ -17,10 +17,10 @@ fn talk() -> Text {
     );
     let mut blocks = Message::new("user", "");
     blocks.content = Some(Content::Blocks(vec![
-        TextBlock {
+        ContentBlock::Text {
             text: "“a”\u{2028}\n".to_owned(),
         },
-        TextBlock { text: "\0b".to_owned() },
+        ContentBlock::new("\0b"),
     ]));
     blocks.extra.insert("name".to_owned(), "x".into());
     Text::Messages(vec![blocks, call])

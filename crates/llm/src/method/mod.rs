@@ -4,6 +4,7 @@ mod checks;
 mod config;
 mod diagnostics;
 mod engine;
+mod image_preference;
 mod offline_pairs;
 mod online_kl;
 mod prepare;
@@ -11,6 +12,7 @@ mod ranked;
 mod rationale;
 mod sft;
 mod shift;
+mod token_weights;
 mod unpaired;
 
 use std::path::{Path, PathBuf};
@@ -18,17 +20,24 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::{Params, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput};
 
-pub(crate) use self::checks::coupling_note;
+pub use self::checks::{CHECKPOINT, check_tokens, coupling_note, is_model, warn_of_long};
 pub use self::config::{
     BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, OnlineKlConfig, RationaleConfig, SftConfig,
 };
 use self::diagnostics::SharedWatch;
 pub use self::diagnostics::{WatchAction, WatchConfig};
 use self::engine::Engine;
+pub use self::image_preference::{Anchor, Combination, ImagePreference, ImagePreferenceConfig, Spoil, SpoilKey};
 use self::online_kl::OnlineKlTerm;
-pub use self::prepare::{MAX_LEN, network_options, pad_token_id, prepare};
-pub(crate) use self::prepare::{learn, load_records, sampled_prompts};
+pub use self::prepare::{
+    MAX_LEN, MethodParts, assemble, check_records, encoding_of, learn, load_dataset, network_options, pad_token_id,
+    prepare,
+};
+pub(crate) use self::prepare::{load_records, sampled_prompts};
 use self::shift::SharedShift;
+pub use self::token_weights::{TokenWeightsConfig, WeightNormalization, normalize_weights, weigh_tokens};
+use crate::network::Network;
+use crate::policy::Trained;
 use crate::reference::save_state;
 use crate::samples::TextSamples;
 use crate::{Error, Result};
@@ -58,11 +67,12 @@ struct PairWork {
     online_kl: Option<OnlineKlTerm>,
     /// The factor of the rationales' term.
     rationale_weight: Option<f64>,
+    image_preference: Option<ImagePreference>,
 }
 
 impl LanguageMethod {
     /// The network that is trained.
-    pub(crate) fn policy(&self) -> &crate::policy::TrainedLm {
+    pub fn policy(&self) -> &Trained<Network> {
         &self.engine.policy
     }
 }
@@ -85,7 +95,10 @@ impl Method for LanguageMethod {
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {
         match &self.work {
             Work::OfflinePairs(work) => {
-                let mut output = offline_pairs::step(&self.engine, &self.shift, batch)?;
+                let (pairs, mut output) = offline_pairs::step(&self.engine, &self.shift, batch)?;
+                if let Some(term) = &work.image_preference {
+                    term.add_to(&self.engine, batch, &pairs, &mut output)?;
+                }
                 if let Some(online_kl) = &work.online_kl {
                     online_kl.term(&self.engine, batch)?.add_to(&mut output)?;
                 }
@@ -144,7 +157,7 @@ impl Method for LanguageMethod {
     fn sample(&self, stem: &Path) -> Result<Option<PathBuf>> {
         self.samples
             .as_ref()
-            .map(|samples| samples.write(&self.engine.policy.model, stem))
+            .map(|samples| samples.write(self.engine.network(), stem))
             .transpose()
     }
 }

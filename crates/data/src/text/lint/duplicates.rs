@@ -39,11 +39,19 @@ impl Digests {
         let prompt = parts.prompt.map(|prompt| {
             let mut hash = Sha256::new();
             feed(&mut hash, prompt, &[]);
+            for image in parts.images {
+                hash.update(image.place());
+                hash.update([0]);
+            }
             key(hash)
         });
         hash.update(prompt.unwrap_or_default());
         for part in &parts.completions {
             feed(&mut hash, part.text, part.spans);
+        }
+        for image in parts.images.iter().chain(parts.rejected_images.unwrap_or_default()) {
+            hash.update(image.place());
+            hash.update([0]);
         }
         if let Some(rationale) = parts.rationale {
             hash.update("rationale");

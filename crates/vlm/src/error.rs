@@ -1,0 +1,115 @@
+//! What can go wrong in this crate.
+
+use diptych_data::ImageSource;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure while texts with images are prepared, trained or scored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is out of its range.
+    #[error("`{key}` is {found}; expected {expected}")]
+    Setting {
+        /// The setting, below the table it is in.
+        key: String,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// What language models have too: records, networks, scores, the training loop.
+    #[error(transparent)]
+    Llm(Box<diptych_llm::Error>),
+    /// An image that cannot be read, or that the network does not take.
+    #[error("record {id}: image {number}, {image}: {source}")]
+    Image {
+        /// The record.
+        id: String,
+        /// Which of its images, from 1.
+        number: usize,
+        /// Where it is.
+        image: ImageSource,
+        /// What is wrong with it.
+        source: Box<diptych_llm::Error>,
+    },
+    /// A text and its images do not fit each other.
+    #[error("record {id}: {source}")]
+    Placeholders {
+        /// The record.
+        id: String,
+        /// Both numbers.
+        source: Box<diptych_models::Error>,
+    },
+    /// A preference between images, and a record without other ones.
+    #[error(
+        "record {id}: no `rejected_images`, which `[method.offline_pairs.image_preference]` needs of every row unless it says by which \
+         `corruption` they are made"
+    )]
+    MissingImages {
+        /// The record.
+        id: String,
+    },
+    /// A preference between images, and a record without any.
+    #[error("record {id}: no image, of which `[method.offline_pairs.image_preference]` would make another one")]
+    NoImage {
+        /// The record.
+        id: String,
+    },
+    /// No record is left.
+    #[error(
+        "none of the {num} records is left: of {num_bad} an image cannot be used, {num_long} have prompts longer than `data.max_len`"
+    )]
+    NothingLeft {
+        /// Records that were encoded.
+        num: usize,
+        /// Left out because of their images.
+        num_bad: usize,
+        /// Left out because of their length.
+        num_long: usize,
+    },
+}
+
+impl Error {
+    /// Whether the cause is a setting or a path that the user gave, rather than something that went wrong.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Setting { .. } | Self::Placeholders { .. } | Self::MissingImages { .. } | Self::NoImage { .. } => {
+                true
+            }
+            Self::Llm(error) => error.is_configuration(),
+            Self::Image { .. } | Self::NothingLeft { .. } => false,
+        }
+    }
+}
+
+impl From<diptych_llm::Error> for Error {
+    fn from(error: diptych_llm::Error) -> Self {
+        Self::Llm(Box::new(error))
+    }
+}
+
+impl From<diptych_data::Error> for Error {
+    fn from(error: diptych_data::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}
+
+impl From<diptych_models::Error> for Error {
+    fn from(error: diptych_models::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}
+
+impl From<diptych_train::Error> for Error {
+    fn from(error: diptych_train::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}
+
+impl From<diptych_tensor::Error> for Error {
+    fn from(error: diptych_tensor::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}

@@ -1,0 +1,130 @@
+//! The sections of a recipe for texts with images, and which of their combinations make sense.
+
+use std::path::PathBuf;
+
+use diptych_core::{Objective, ScoreKind};
+use diptych_data::Truncation;
+use diptych_llm::method::Combination;
+use diptych_llm::{Language, LanguageAdapter, SamplesConfig};
+use diptych_models::{AdapterConfig, LoraConfig};
+use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
+
+use crate::adapter::VisionAdapter;
+use crate::corruption::Corruption;
+use crate::method::MethodConfig;
+
+/// `modality = "vlm"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VisionLanguage;
+
+impl Modality for VisionLanguage {
+    const NAME: &'static str = "vlm";
+    const SCORES: ScoreKind = ScoreKind::LogProbability;
+    type Adapter = VisionAdapter;
+    type Method = MethodConfig;
+    type Samples = SamplesConfig;
+    type Evaluation = NoSection;
+    type Rounds = NoSection;
+
+    fn can_switch_off(adapter: &VisionAdapter) -> bool {
+        // With an adapter to start from, the network it started from is the one with that adapter.
+        matches!(&adapter.adapter, AdapterConfig::Lora(LoraConfig { init: None, .. }))
+    }
+
+    fn references() -> &'static [&'static str] {
+        Language::references()
+    }
+
+    fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
+        Language::needs_reference(&as_text(recipe)).or_else(|| {
+            let term = recipe.method.image_preference();
+            term.map(|_| format!("`{IMAGE_PREFERENCE}`"))
+        })
+    }
+
+    fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
+        Language::inputs(&as_text(recipe))
+    }
+
+    fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
+        validate_data(recipe)?;
+        Language::validate(&as_text(recipe))?;
+        validate_image_preference(recipe)?;
+        if recipe
+            .samples
+            .as_ref()
+            .is_some_and(|samples| !samples.prompts.is_empty())
+        {
+            let found = "prompts that show no image";
+            return Err(recipe.invalid("samples.prompts", found, "`num_prompts`: the first prompts of the data"));
+        }
+        Ok(())
+    }
+}
+
+/// The recipe as one for text: all that does not look at images reads it.
+pub(crate) fn as_text(recipe: &Recipe<VisionLanguage>) -> Recipe<Language> {
+    let mut data = recipe.data.clone();
+    (data.on_error, data.max_image_pixels, data.image_memory) = (None, None, None);
+    Recipe {
+        modality: Language::NAME.to_owned(),
+        run: recipe.run.clone(),
+        model: recipe.model.clone(),
+        adapter: LanguageAdapter(recipe.adapter.adapter.clone()),
+        data,
+        reference: recipe.reference.clone(),
+        method: recipe.method.as_text(),
+        objective: recipe.objective.clone(),
+        optimizer: recipe.optimizer.clone(),
+        schedule: recipe.schedule.clone(),
+        train: recipe.train.clone(),
+        samples: recipe.samples.clone(),
+        evaluation: None,
+        rounds: None,
+        source: recipe.source.clone(),
+    }
+}
+
+/// The recipe key of the preference between images.
+const IMAGE_PREFERENCE: &str = "method.offline_pairs.image_preference";
+
+fn validate_image_preference(recipe: &Recipe<VisionLanguage>) -> diptych_train::Result<()> {
+    let Some(config) = recipe.method.image_preference() else {
+        return Ok(());
+    };
+    if let Some((key, found, expected)) = config.term().problem() {
+        return Err(recipe.invalid(&format!("{IMAGE_PREFERENCE}.{key}"), found, expected));
+    }
+    if let Some(Err(error)) = config.corruption.as_ref().map(Corruption::validate) {
+        let key = format!("{IMAGE_PREFERENCE}.corruption");
+        return Err(recipe.invalid(&key, error, "settings in their ranges"));
+    }
+    if config.combination == Combination::Joint && !matches!(recipe.objective, Objective::Dpo(_)) {
+        let found = format!("`joint` with objective `{}`", recipe.objective.name());
+        let key = format!("{IMAGE_PREFERENCE}.combination");
+        return Err(recipe.invalid(&key, found, "objective `dpo`, whose one sigmoid it is, or `separate`"));
+    }
+    match recipe.reference {
+        ReferenceConfig::Cached { .. } => {
+            let found = format!("`cached` with `{IMAGE_PREFERENCE}`, whose other images have no scores that are kept");
+            Err(recipe.invalid("reference.cached", found, "`adapter_off` or `frozen`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn validate_data(recipe: &Recipe<VisionLanguage>) -> diptych_train::Result<()> {
+    let data = as_text(recipe).data;
+    if let Some(key) = data.key_of_images() {
+        let found = "a value that is unused: it is about images that are generated";
+        return Err(recipe.invalid(key, found, "no such key"));
+    }
+    if recipe.data.max_image_pixels == Some(0) {
+        return Err(recipe.invalid("data.max_image_pixels", 0, "a number, at least 1"));
+    }
+    if data.encoding.unwrap_or_default().truncation == Truncation::KeepEnd {
+        let found = "`keep-end`, which cuts the images that a prompt begins with";
+        return Err(recipe.invalid("data.encoding.truncation", found, "`keep-start`"));
+    }
+    Ok(())
+}
