@@ -9,7 +9,7 @@ mod support;
 mod tiny;
 
 use diptych_models::lm::{CausalLm, GenerateConfig, LmInput, LmSequence, Sampling};
-use diptych_models::lora::LoraAdapter;
+use diptych_models::lora::{LANGUAGE_MODEL, LoraAdapter, parts};
 use diptych_models::vlm::{ImageEmbeddings, ImageLayout, TowerTraining, VisionLanguageModel, VlmDir, VlmPrompt, save};
 use diptych_models::{Builder, BuilderConfig, Error, LoraConfig, Targets, Trainable};
 use diptych_tensor::{DType, Device, Params, Tensor, backward};
@@ -193,6 +193,7 @@ fn lora(adapter: &LoraAdapter) -> LoraConfig {
 #[test]
 fn adapters_of_peft_on_decoder_projector_and_tower() {
     for (name, adapter_name) in [("llava", "llava_lora"), ("qwen2_5_vl", "qwen2_5_vl_lora")] {
+        assert_eq!(parts(golden_vlm(adapter_name)).unwrap(), [LANGUAGE_MODEL]);
         let (batch, expected) = (Batch::of(name), vectors(adapter_name));
         let weights = weights(name, Generation::Memory);
         let adapter = LoraAdapter::load(golden_vlm(adapter_name), "language_model").unwrap();

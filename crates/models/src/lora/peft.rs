@@ -79,7 +79,7 @@ pub(super) fn component(dir: &Path) -> Result<&'static str> {
     Ok(
         if all(|name| name.starts_with("text_model.") || name.starts_with("encoder.layers.")) {
             "text_encoder"
-        } else if all(is_language_model) {
+        } else if all(|name| is_language_model(name) || is_vision_language_model(name)) {
             super::LANGUAGE_MODEL
         } else {
             "unet"
@@ -90,6 +90,14 @@ pub(super) fn component(dir: &Path) -> Result<&'static str> {
 /// Whether a layer or tensor is one of a causal language model.
 fn is_language_model(name: &str) -> bool {
     name.starts_with("model.layers.") || name.starts_with("lm_head")
+}
+
+/// Whether a layer or tensor is one of a language model that reads images, by the names of any version of transformers.
+fn is_vision_language_model(name: &str) -> bool {
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    ["language_model.", "vision_tower.", "multi_modal_projector.", "visual."]
+        .iter()
+        .any(|part| name.starts_with(part))
 }
 
 fn weights_of(dir: &Path) -> Result<PathBuf> {

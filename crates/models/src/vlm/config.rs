@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::images::ImageLayout;
 use super::llava::LlavaVisionConfig;
 use super::qwen::{QwenVisionConfig, text_config};
-use super::{names, placeholders, positions};
+use super::{names, placeholders};
 use crate::config_json::{ConfigFile, read_json};
 use crate::lm::{LmConfig, stored_as};
 use crate::vision::WITHOUT_EFFECT;
