@@ -48,6 +48,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
         cause.is::<UsageError>()
             || is(cause, diptych_diffusion::Error::is_configuration)
             || is(cause, diptych_llm::Error::is_configuration)
+            || is(cause, diptych_vlm::Error::is_configuration)
             || is(cause, diptych_train::Error::is_configuration)
             || is(cause, diptych_eval::Error::is_configuration)
             || is(cause, diptych_models::Error::is_configuration)

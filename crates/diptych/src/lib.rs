@@ -1,4 +1,4 @@
-//! Preference alignment for image diffusion models and language models.
+//! Preference alignment for image diffusion models, vision-language models and language models.
 //!
 //! This crate only re-exports the others under one roof; each has its own documentation.
 //!
@@ -13,6 +13,7 @@
 //! | [`shapes`] | the embedded world, with a verifier that knows the truth |
 //! | [`tensor`] | devices, randomness, parameters, operations, optimizers |
 //! | [`train`] | the one training loop, recipes, checkpoints, run directories |
+//! | [`vlm`] | vision-language models: images in prompts, methods on them, whole runs |
 
 pub use diptych_core as core;
 pub use diptych_data as data;
@@ -23,3 +24,4 @@ pub use diptych_models as models;
 pub use diptych_shapes as shapes;
 pub use diptych_tensor as tensor;
 pub use diptych_train as train;
+pub use diptych_vlm as vlm;

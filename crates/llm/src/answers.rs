@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use diptych_data::{Encoder, EncodingConfig, Layout, Message, SpecialTokens, Text, TextDataset, TextPrompt, TextRow};
 use diptych_data::{RecordKind, Tokenizer};
-use diptych_models::lm::{CausalLm, Prompt};
 use diptych_tensor::files::write_file;
 use serde::Serialize;
 
+use crate::network::{NetworkRef, PromptRef};
 use crate::samples::{AnswerConfig, TokenizedPrompt};
 use crate::{Error, Result};
 
@@ -149,14 +149,15 @@ pub fn tokenize(tokenizer: &Tokenizer, prompts: &[TextPrompt]) -> Result<Vec<Tok
         Ok(TokenizedPrompt {
             text: prompt.prompt.content(),
             ids: row.prompt_ids,
+            images: Vec::new(),
         })
     };
     rows.into_iter().zip(prompts).map(tokenized).collect()
 }
 
 /// Tokens that end an answer: those of the checkpoint, else that of the tokenizer.
-pub fn end_tokens(model: &CausalLm, tokenizer: &Tokenizer) -> Vec<u32> {
-    let ids = &model.config().eos_token_ids;
+pub fn end_tokens<'a>(model: impl Into<NetworkRef<'a>>, tokenizer: &Tokenizer) -> Vec<u32> {
+    let ids = &model.into().language_model().config().eos_token_ids;
     if ids.is_empty() {
         tokenizer.eos_id().into_iter().collect()
     } else {
@@ -168,21 +169,23 @@ pub fn end_tokens(model: &CausalLm, tokenizer: &Tokenizer) -> Vec<u32> {
 ///
 /// # Errors
 /// Settings out of range, or a tokenizer that cannot decode; [`Error::Stopped`] from `advance`.
-pub fn generate_answers(
-    model: &CausalLm,
+pub fn generate_answers<'a>(
+    model: impl Into<NetworkRef<'a>>,
     tokenizer: &Tokenizer,
     prompts: &[TokenizedPrompt],
     config: &AnswerConfig,
     mut advance: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Answer>> {
+    let model = model.into();
     let mut answers = Vec::with_capacity(prompts.len());
     for batch in prompts.chunks(config.batch_size.max(1)) {
         let first = answers.len();
-        let inputs: Vec<Prompt<'_>> = batch
+        let inputs: Vec<PromptRef<'_>> = batch
             .iter()
             .enumerate()
-            .map(|(at, prompt)| Prompt {
+            .map(|(at, prompt)| PromptRef {
                 input_ids: &prompt.ids,
+                images: &prompt.images,
                 example: (first + at) as u64,
             })
             .collect();

@@ -12,11 +12,13 @@
 //! Shape letters: B rows, T tokens of a row, M responses, N response tokens of the batch.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use diptych_models::lm::{LmInput, LmSequence};
 use diptych_tensor::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::vision::MadeImages;
 use crate::{Error, Result};
 
 /// How prompts and responses are laid out; see the [module](self).
@@ -41,6 +43,43 @@ pub struct Sequence<'a> {
     pub prompt: &'a [u32],
     /// What is scored; at least one token.
     pub response: &'a [u32],
+    /// The images of both, in the order of their tokens.
+    pub images: &'a [PlacedImage],
+}
+
+/// An image in a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedImage {
+    /// Which of the run's images it is.
+    pub index: usize,
+    /// Its tokens, among those of prompt and response together.
+    pub tokens: Range<usize>,
+}
+
+impl<'a> Sequence<'a> {
+    /// The images of the prompt.
+    fn prompt_images(&self) -> &'a [PlacedImage] {
+        &self.images[..self.num_prompt_images()]
+    }
+
+    /// The images of the response.
+    fn response_images(&self) -> &'a [PlacedImage] {
+        &self.images[self.num_prompt_images()..]
+    }
+
+    fn num_prompt_images(&self) -> usize {
+        self.images
+            .partition_point(|image| image.tokens.start < self.prompt.len())
+    }
+
+    /// Whether both follow the same prompt, with the same images, none of which reaches into the response.
+    fn shares_prompt(&self, other: &Self) -> bool {
+        let own = self.prompt_images();
+        let index = |image: &PlacedImage| image.index;
+        self.prompt == other.prompt
+            && own.iter().map(index).eq(other.prompt_images().iter().map(index))
+            && own.last().is_none_or(|image| image.tokens.end <= self.prompt.len())
+    }
 }
 
 /// A batch as the network takes it, and where its responses are.
@@ -55,6 +94,10 @@ pub struct Arranged {
     pub targets: Vec<u32>,
     /// Which of the N tokens each of the M responses has.
     pub responses: Vec<Range<usize>>,
+    /// The images of the batch in the order of their tokens: one of a shared prompt once, one of copies as often as there are copies.
+    pub images: Vec<usize>,
+    /// Those of them that are not the run's, which are counted before them.
+    pub made: Option<Arc<MadeImages>>,
 }
 
 impl Arrangement {
@@ -111,7 +154,7 @@ fn after_prompt((start, sequence): (usize, &Sequence<'_>)) -> (usize, usize) {
 
 /// One row of prompts, each followed by its responses as branches.
 fn shared(sequences: &[Sequence<'_>], pad_token_id: u32, device: &Device) -> Result<Arranged> {
-    let groups: Vec<&[Sequence<'_>]> = sequences.chunk_by(|a, b| a.prompt == b.prompt).collect();
+    let groups: Vec<&[Sequence<'_>]> = sequences.chunk_by(Sequence::shares_prompt).collect();
     let branches: Vec<Vec<&[u32]>> = groups
         .iter()
         .map(|group| group.iter().map(|sequence| sequence.response).collect())
@@ -127,7 +170,11 @@ fn shared(sequences: &[Sequence<'_>], pad_token_id: u32, device: &Device) -> Res
     let input = LmInput::packed(&[row], pad_token_id, device)?;
     let mut places = Vec::with_capacity(sequences.len());
     let mut next = 0;
+    let mut images = Vec::new();
     for group in groups {
+        images.extend(group[0].prompt_images().iter().map(|image| image.index));
+        let of_responses = group.iter().flat_map(Sequence::response_images);
+        images.extend(of_responses.map(|image| image.index));
         next += group[0].prompt.len();
         let last_of_prompt = next - 1;
         for sequence in group {
@@ -135,7 +182,10 @@ fn shared(sequences: &[Sequence<'_>], pad_token_id: u32, device: &Device) -> Res
             next += sequence.response.len();
         }
     }
-    Ok(Arranged::new(input, sequences, places.into_iter()))
+    Ok(Arranged {
+        images,
+        ..Arranged::new(input, sequences, places.into_iter())
+    })
 }
 
 impl Arranged {
@@ -146,6 +196,12 @@ impl Arranged {
             predecessors: Vec::new(),
             targets: Vec::new(),
             responses: Vec::with_capacity(sequences.len()),
+            images: sequences
+                .iter()
+                .flat_map(|sequence| sequence.images)
+                .map(|image| image.index)
+                .collect(),
+            made: None,
         };
         for (sequence, (first, before)) in sequences.iter().zip(places) {
             let len = sequence.response.len();
@@ -172,6 +228,7 @@ mod tests {
                 id: "row",
                 prompt,
                 response,
+                images: &[],
             })
             .collect()
     }

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::records::EncodedRecord;
 use crate::reference::ResponsePlace;
 use crate::scoring::Scored;
+use crate::vision::RunImages;
 use crate::{Error, Result};
 
 const LOGPS: &str = "per_token_logps";
@@ -171,6 +172,19 @@ pub(crate) fn hash_records(records: &[EncodedRecord]) -> String {
             add(&response.prompt);
             add(&response.ids);
         }
+    }
+    hex(&hasher.finalize())
+}
+
+/// A hash of what the images of all records look like, in their order.
+pub(crate) fn hash_images(records: &[EncodedRecord], images: &RunImages) -> String {
+    let mut hasher = Sha256::new();
+    for image in records
+        .iter()
+        .flat_map(|record| &record.responses)
+        .flat_map(|response| &response.images)
+    {
+        hasher.update(images.content(image.index));
     }
     hex(&hasher.finalize())
 }

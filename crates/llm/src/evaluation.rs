@@ -173,7 +173,14 @@ pub fn evaluate(
     let prompts = prompts(recipe, config)?;
     let adapter = adapter_of(recipe)?;
     let base = load_frozen(&directory, start_adapter(&adapter)?.as_ref(), &network_options(recipe)?)?;
-    let (truth, rows) = compare(&base, &method.policy().model, &tokenizer, &prompts, config, reporter)?;
+    let (truth, rows) = compare(
+        &base,
+        method.policy().model.language_model(),
+        &tokenizer,
+        &prompts,
+        config,
+        reporter,
+    )?;
     write_file(&output.path().join("answers.jsonl"), rows.as_bytes())?;
     write_evaluation(output.path(), &table(&truth, config))?;
     if let Some(row) = &mut summary.metrics {
@@ -239,6 +246,7 @@ fn compare(
             Ok(TokenizedPrompt {
                 ids: tokenizer.encode(text, SpecialTokens::Include)?.ids,
                 text: text.clone(),
+                images: Vec::new(),
             })
         })
         .collect::<Result<Vec<_>>>()?;

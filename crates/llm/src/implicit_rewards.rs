@@ -4,11 +4,11 @@
 
 use std::path::Path;
 
-use diptych_models::lm::CausalLm;
 use diptych_tensor::DType;
 use serde::Serialize;
 
 use crate::arrangement::{Arrangement, Sequence};
+use crate::network::NetworkRef;
 use crate::records::{EncodedRecord, EncodedResponse};
 use crate::reference::{Reference, ResponsePlace};
 use crate::scoring::{Gathering, Scored, host, score_detached};
@@ -76,8 +76,8 @@ pub struct RankingAccuracy {
 ///
 /// # Errors
 /// [`Error::RewardBeta`] for a `beta` out of range; as [`score_detached`]; [`Error::Stopped`] from `advance`.
-pub fn score_records(
-    model: &CausalLm,
+pub fn score_records<'a>(
+    model: impl Into<NetworkRef<'a>>,
     reference: &Reference,
     records: &[EncodedRecord],
     config: RewardConfig,
@@ -86,6 +86,7 @@ pub fn score_records(
     if !(config.beta.is_finite() && config.beta > 0.0) {
         return Err(Error::RewardBeta { found: config.beta });
     }
+    let model = model.into();
     let mut scored = Vec::with_capacity(records.len());
     for batch in records.chunks(config.batch_size.max(1)) {
         let done = scored.len();
@@ -143,6 +144,7 @@ fn sequences(record: &EncodedRecord) -> impl Iterator<Item = Sequence<'_>> {
         id: &record.id,
         prompt: &response.prompt,
         response: &response.ids,
+        images: &response.images,
     })
 }
 

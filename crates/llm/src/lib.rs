@@ -7,6 +7,8 @@
 //! |---|---|
 //! | [`arrangement`] | how prompts and responses are laid out for the network: padded, packed, prompts shared |
 //! | [`scoring`] | log-probabilities of response tokens, and their sums |
+//! | [`network`] | a language model, or one that reads images |
+//! | [`vision`] | the images of a run, each encoded once a batch |
 //! | [`policy`] | the trained network: loading, saving, adapters |
 //! | [`reference`](mod@reference) | what it is compared with: nothing, itself without adapter, a copy, another checkpoint, cached scores, a moving copy |
 //! | [`cached_logps`] | scores of a reference on disk, with hashes of all they depend on |
@@ -30,17 +32,19 @@ pub mod implicit_rewards;
 pub mod logits;
 pub mod method;
 mod modality;
+pub mod network;
 pub mod policy;
 pub mod records;
 pub mod reference;
 mod run;
 pub mod samples;
 pub mod scoring;
+pub mod vision;
 
 pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use export::export;
 pub use method::{LanguageMethod, MethodConfig, prepare};
-pub use modality::{Language, LanguageAdapter};
+pub use modality::{Language, LanguageAdapter, adapter_of, own_targets};
 pub use run::{Outcome, run};
 pub use samples::SamplesConfig;

@@ -118,7 +118,7 @@ impl From<GivenAdapter> for LanguageAdapter {
 }
 
 /// The layers that get an adapter where none are named: transformers' names of the projections.
-fn own_targets() -> Targets {
+pub fn own_targets() -> Targets {
     Targets::Suffixes(["q_proj", "k_proj", "v_proj", "o_proj"].map(str::to_owned).to_vec())
 }
 
@@ -195,7 +195,7 @@ impl Modality for Language {
 }
 
 /// The recipe's adapter with the path of its start resolved.
-pub(crate) fn adapter_of(recipe: &Recipe<Language>) -> Result<AdapterConfig> {
+pub fn adapter_of(recipe: &Recipe<Language>) -> Result<AdapterConfig> {
     let mut adapter = recipe.adapter.0.clone();
     if let AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) = &mut adapter {
         *path = recipe.resolve_path(ADAPTER_INIT, path)?;

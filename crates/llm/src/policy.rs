@@ -1,14 +1,18 @@
 //! The trained network: how it is loaded, saved and restored.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use diptych_models::lm::{self, CausalLm, LmDir};
 use diptych_models::lora::LoraAdapter;
+use diptych_models::vlm::{self, TowerTraining, VisionLanguageModel, VlmDir};
 use diptych_models::{AdapterConfig, Builder, BuilderConfig, LoraConfig, Trainable};
 use diptych_tensor::files::write_file;
 use diptych_tensor::{DType, Device, Params, Tensor, Weights};
 
+use crate::network::Network;
+use crate::vision::{KeptFeatures, RunImages, VisionNetwork};
 use crate::{Error, Result};
 
 /// What an adapter for a language model is called where files hold several.
@@ -25,15 +29,34 @@ pub struct NetworkOptions {
     pub seed: u64,
 }
 
-/// A language model and those of its parameters that are trained.
+/// A network and those of its parameters that are trained.
 #[derive(Debug)]
-pub struct TrainedLm {
+pub struct Trained<N> {
     /// The network.
-    pub model: CausalLm,
+    pub model: N,
     /// Its trained parameters.
     pub params: Params,
     adapter: AdapterConfig,
-    directory: PathBuf,
+    home: Home,
+}
+
+/// A language model and those of its parameters that are trained.
+pub type TrainedLm = Trained<CausalLm>;
+
+/// The checkpoint that a network was made from.
+#[derive(Debug, Clone)]
+enum Home {
+    Text(LmDir),
+    Vision(VlmDir),
+}
+
+impl Home {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Text(directory) => directory.path(),
+            Self::Vision(directory) => directory.path(),
+        }
+    }
 }
 
 /// Loads a network, frozen, perhaps with a frozen adapter.
@@ -99,7 +122,7 @@ impl TrainedLm {
             model,
             params,
             adapter: adapter.clone(),
-            directory: directory.path().to_owned(),
+            home: Home::Text(directory.clone()),
         })
     }
 
@@ -120,10 +143,12 @@ impl TrainedLm {
             model,
             params: builder.finish()?,
             adapter: AdapterConfig::Full(diptych_models::FullConfig::default()),
-            directory: directory.path().to_owned(),
+            home: Home::Text(directory.clone()),
         })
     }
+}
 
+impl<N> Trained<N> {
     /// Writes a PEFT adapter, or a checkpoint of the whole network.
     ///
     /// # Errors
@@ -132,11 +157,17 @@ impl TrainedLm {
         match &self.adapter {
             AdapterConfig::Lora(lora) => {
                 let adapter = LoraAdapter::from_params(&self.params, lora, "")?;
-                Ok(adapter.save_peft(directory, Some(&self.directory.to_string_lossy()))?)
+                Ok(adapter.save_peft(directory, Some(&self.home.path().to_string_lossy()))?)
             }
             AdapterConfig::Full(_) => {
-                let tensors = self.params.snapshot()?;
-                Ok(lm::save(directory, self.model.config(), (&tensors, DType::F32))?)
+                let trained = self.params.snapshot()?;
+                match &self.home {
+                    Home::Text(home) => Ok(lm::save(directory, home.config(), (&trained, DType::F32))?),
+                    Home::Vision(home) => {
+                        let tensors = home.with_trained(&trained, DType::F32)?;
+                        Ok(vlm::save(directory, home.config(), (&tensors, DType::F32))?)
+                    }
+                }
             }
         }
     }
@@ -149,7 +180,7 @@ impl TrainedLm {
         self.save(directory)?;
         match &self.adapter {
             AdapterConfig::Lora(_) => Ok(()),
-            AdapterConfig::Full(_) => copy_companions(&self.directory, directory),
+            AdapterConfig::Full(_) => copy_companions(self.home.path(), directory),
         }
     }
 
@@ -158,9 +189,11 @@ impl TrainedLm {
     /// # Errors
     /// When a file is missing or damaged, or belongs to another network.
     pub fn restore(&self, directory: &Path) -> Result<()> {
-        let tensors = match &self.adapter {
-            AdapterConfig::Lora(_) => adapter_tensors(&load_adapter(directory)?),
-            AdapterConfig::Full(_) => self.read_like_params(&LmDir::open(directory)?.weights()?)?,
+        let tensors = match (&self.adapter, &self.home) {
+            (AdapterConfig::Lora(_), Home::Text(_)) => adapter_tensors(&load_adapter(directory)?),
+            (AdapterConfig::Lora(_), Home::Vision(home)) => adapter_tensors(&home.adapter(directory)?),
+            (AdapterConfig::Full(_), Home::Text(_)) => self.read_like_params(&LmDir::open(directory)?.weights()?)?,
+            (AdapterConfig::Full(_), Home::Vision(_)) => self.read_like_params(&VlmDir::open(directory)?.weights()?)?,
         };
         Ok(self.params.load(&tensors)?)
     }
@@ -172,6 +205,98 @@ impl TrainedLm {
         };
         self.params.iter().map(read).collect()
     }
+}
+
+impl From<TrainedLm> for Trained<Network> {
+    fn from(trained: TrainedLm) -> Self {
+        Self {
+            model: trained.model.into(),
+            params: trained.params,
+            adapter: trained.adapter,
+            home: trained.home,
+        }
+    }
+}
+
+/// The images that a vision-language model reads, and what is known about them.
+#[derive(Debug, Clone)]
+pub struct VisionParts {
+    /// The images of the run.
+    pub images: Arc<RunImages>,
+    /// What other networks with the same tower, which does not change, made of them.
+    pub kept: Option<Arc<KeptFeatures>>,
+}
+
+impl Trained<Network> {
+    /// Loads the vision-language model at `directory` with what `adapter` trains; of the tower something is trained only where
+    /// `tower` says so.
+    ///
+    /// # Errors
+    /// As [`TrainedLm::load`].
+    pub fn load_vision(
+        directory: &VlmDir,
+        adapter: &AdapterConfig,
+        tower: TowerTraining,
+        options: &NetworkOptions,
+        parts: VisionParts,
+    ) -> Result<Self> {
+        let trainable = match adapter {
+            AdapterConfig::Lora(lora) => Trainable::Lora(lora),
+            AdapterConfig::Full(_) => Trainable::All,
+        };
+        let start = start_vision_adapter(directory, adapter)?;
+        let (model, params) = load_vision(directory, trainable, (start.as_ref(), tower), options)?;
+        Ok(Self {
+            model: VisionNetwork::new(model, &params, parts.images, parts.kept).into(),
+            params,
+            adapter: adapter.clone(),
+            home: Home::Vision(directory.clone()),
+        })
+    }
+}
+
+/// Loads a vision-language model, frozen, perhaps with a frozen adapter.
+///
+/// # Errors
+/// When a file is missing or damaged, or the adapter does not fit.
+pub fn load_frozen_vision(
+    directory: &VlmDir,
+    adapter: Option<&LoraAdapter>,
+    options: &NetworkOptions,
+    parts: VisionParts,
+) -> Result<VisionNetwork> {
+    let (model, params) = load_vision(directory, Trainable::None, (adapter, TowerTraining::Frozen), options)?;
+    Ok(VisionNetwork::new(model, &params, parts.images, parts.kept))
+}
+
+/// The adapter that a vision-language model starts from, where it starts from one.
+///
+/// # Errors
+/// When it is missing or damaged.
+pub fn start_vision_adapter(directory: &VlmDir, adapter: &AdapterConfig) -> Result<Option<LoraAdapter>> {
+    match adapter {
+        AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => Ok(Some(directory.adapter(path)?)),
+        AdapterConfig::Lora(_) | AdapterConfig::Full(_) => Ok(None),
+    }
+}
+
+fn load_vision(
+    directory: &VlmDir,
+    trainable: Trainable<'_>,
+    (adapter, tower): (Option<&LoraAdapter>, TowerTraining),
+    options: &NetworkOptions,
+) -> Result<(VisionLanguageModel, Params)> {
+    let weights = directory.weights()?;
+    let builder = Builder::new(BuilderConfig {
+        device: options.device.clone(),
+        dtype: options.dtype,
+        trainable,
+        adapter,
+        seed: options.seed,
+        ..BuilderConfig::new(Some(&weights))
+    })?;
+    let model = VisionLanguageModel::load(&builder, directory.config(), tower)?;
+    Ok((model, builder.finish()?))
 }
 
 /// The adapter that a run starts from, where it starts from one.
@@ -212,6 +337,9 @@ pub(crate) const TOKENIZER_FILES: [&str; 9] = [
     "chat_template.json",
 ];
 
+/// How images are processed, where a model reads any.
+const PROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+
 /// How a model's answers are sampled where nothing else is said, with the tokens that end them.
 const GENERATION: &str = "generation_config.json";
 
@@ -220,8 +348,11 @@ const GENERATION: &str = "generation_config.json";
 ///
 /// # Errors
 /// [`Error::Io`] when a file cannot be read or written.
-pub(crate) fn copy_companions(from: &Path, to: &Path) -> Result<()> {
+pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     copy_tokenizer(from, to)?;
+    PROCESSOR_FILES
+        .into_iter()
+        .try_for_each(|name| copy_file(name, from, to))?;
     copy_file(GENERATION, from, to)
 }
 

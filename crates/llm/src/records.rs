@@ -7,6 +7,7 @@ use diptych_data::{
     RecordKind, SkipReason, TextDataset, TextPair,
 };
 
+use crate::arrangement::PlacedImage;
 use crate::{Error, Result};
 
 /// A record: the responses to one prompt.
@@ -38,6 +39,8 @@ pub struct EncodedResponse {
     pub prompt: Vec<u32>,
     /// The response.
     pub ids: Vec<u32>,
+    /// The images of both, in the order of their tokens.
+    pub images: Vec<PlacedImage>,
     /// How many of the first `ids` belong to the prompt, because the responses of the record do not share them. They have no weight.
     pub prompt_tail: usize,
     /// The weight of each token in the score, where they are not all 1.
@@ -59,6 +62,15 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
         let id = dataset.record_id(index).to_owned();
         return Err(Error::Images { id });
     }
+    encode_with_images(dataset, encoder)
+}
+
+/// [`encode`] where images may be among the rows: each is one image token in the ids, and no response has
+/// [`images`](EncodedResponse::images) yet.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
     let records: Vec<EncodedRecord> = match dataset {
         TextDataset::Pairs(records) => kept(encoder.pairs(records)?)
             .into_iter()
@@ -120,8 +132,20 @@ pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<Encode
 }
 
 impl EncodedResponse {
+    /// Whether it answers the same prompt, with the same images.
+    pub(crate) fn has_prompt_of(&self, other: &Self) -> bool {
+        let own = |response: &Self| -> Vec<usize> {
+            let of_prompt = response
+                .images
+                .iter()
+                .filter(|image| image.tokens.start < response.prompt.len());
+            of_prompt.map(|image| image.index).collect()
+        };
+        self.prompt == other.prompt && own(self) == own(other)
+    }
+
     /// Whether any of its tokens counts.
-    fn is_scored(&self) -> bool {
+    pub fn is_scored(&self) -> bool {
         let counts = |weights: &Vec<f32>| weights.iter().any(|&weight| weight != 0.0);
         !self.ids.is_empty() && self.weights.as_ref().is_none_or(counts)
     }
@@ -168,7 +192,7 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
 /// # Errors
 /// [`Error::MissingRationale`] for the first record that has none; the first that cannot be encoded; [`Error::NoRationale`] when none is
 /// left.
-pub(crate) fn add_rationales(
+pub fn add_rationales(
     records: &mut [EncodedRecord],
     pairs: &[TextPair],
     encoder: &Encoder<'_>,
@@ -246,6 +270,7 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
     EncodedResponse {
         prompt,
         ids,
+        images: Vec::new(),
         prompt_tail,
         weights: is_weighted.then_some(weights),
         is_cut,

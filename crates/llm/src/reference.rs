@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use diptych_models::lm::CausalLm;
 use diptych_tensor::{DType, Params, Tensor, Weights, save_tensors};
 
 use crate::arrangement::Arranged;
 use crate::cached_logps::CachedLogps;
-use crate::policy::TrainedLm;
+use crate::network::{Network, NetworkRef};
+use crate::policy::Trained;
 use crate::scoring::{Scored, score_detached};
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ pub enum Reference {
     /// The policy with its adapter switched off.
     AdapterOff,
     /// A network that does not change: a copy of the start, or another checkpoint.
-    Frozen(Box<CausalLm>),
+    Frozen(Box<Network>),
     /// Scores that were computed before.
     Cached(CachedLogps),
     /// A copy that follows the policy.
@@ -35,7 +35,7 @@ pub enum Reference {
 /// `mixup_alpha` is 1, and nearly where the policy has moved little since the last update.
 #[derive(Debug)]
 pub struct MovingReference {
-    copy: TrainedLm,
+    copy: Trained<Network>,
     mixup_alpha: f64,
     sync_steps: u64,
 }
@@ -55,7 +55,13 @@ impl Reference {
     ///
     /// # Errors
     /// As [`score`](crate::scoring::score).
-    pub fn score(&self, policy: &CausalLm, arranged: &Arranged, places: &[ResponsePlace]) -> Result<Option<Scored>> {
+    pub fn score<'a>(
+        &self,
+        policy: impl Into<NetworkRef<'a>>,
+        arranged: &Arranged,
+        places: &[ResponsePlace],
+    ) -> Result<Option<Scored>> {
+        let policy = policy.into();
         match self {
             Self::Cached(cached) => cached.scored(places, policy.device()).map(Some),
             Self::None | Self::AdapterOff | Self::Frozen(_) | Self::Moving(_) => self.score_live(policy, arranged),
@@ -63,14 +69,14 @@ impl Reference {
     }
 
     /// Scores of texts that need not be of the data, under a network that is there, without a graph; `None` without one.
-    pub(crate) fn score_live(&self, policy: &CausalLm, arranged: &Arranged) -> Result<Option<Scored>> {
+    pub(crate) fn score_live(&self, policy: NetworkRef<'_>, arranged: &Arranged) -> Result<Option<Scored>> {
         let scored = match self {
             Self::None | Self::Cached(_) => return Ok(None),
             Self::AdapterOff => {
                 let _off = policy.adapter_switch().disable();
                 score_detached(policy, arranged)?
             }
-            Self::Frozen(model) => score_detached(model, arranged)?,
+            Self::Frozen(model) => score_detached(&**model, arranged)?,
             Self::Moving(moving) => score_detached(&moving.copy.model, arranged)?,
         };
         Ok(Some(scored))
@@ -82,6 +88,16 @@ impl Reference {
             Self::Cached(cached) => cached.has_token_scores(),
             Self::None | Self::AdapterOff | Self::Frozen(_) | Self::Moving(_) => true,
         }
+    }
+
+    /// A copy of the policy that begins as it begins, and every `sync_steps` optimizer steps becomes
+    /// `mixup_alpha · policy + (1 − mixup_alpha) · reference`.
+    pub fn moving(copy: Trained<Network>, mixup_alpha: f64, sync_steps: u64) -> Self {
+        Self::Moving(Box::new(MovingReference {
+            copy,
+            mixup_alpha,
+            sync_steps,
+        }))
     }
 
     /// Lets a moving reference follow the policy after optimizer step `step`.
@@ -125,15 +141,6 @@ impl Reference {
 const PREFIX: &str = "reference.";
 
 impl MovingReference {
-    /// A copy that begins as the policy begins.
-    pub(crate) fn new(copy: TrainedLm, mixup_alpha: f64, sync_steps: u64) -> Self {
-        Self {
-            copy,
-            mixup_alpha,
-            sync_steps,
-        }
-    }
-
     /// `mixup_alpha · policy + (1 − mixup_alpha) · reference`, parameter by parameter.
     fn follow(&self, policy: &Params) -> Result<()> {
         let policy = policy.snapshot()?;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use diptych_data::Tokenizer;
-use diptych_models::lm::{CausalLm, GenerateConfig, Sampling};
+use diptych_models::lm::{GenerateConfig, Sampling};
 use diptych_tensor::files::write_file;
 use serde::{Deserialize, Serialize};
 
 use crate::answers::generate_answers;
+use crate::network::NetworkRef;
 use crate::{Error, Result};
 
 /// Prompts sampled while training when the recipe does not say how many.
@@ -67,7 +68,7 @@ impl SamplesConfig {
     }
 
     /// How many prompts of the data are shown, where the recipe names none itself.
-    pub(crate) fn num_prompts(&self) -> usize {
+    pub fn num_prompts(&self) -> usize {
         self.num_prompts.unwrap_or(NUM_PROMPTS)
     }
 }
@@ -79,6 +80,8 @@ pub struct TokenizedPrompt {
     pub text: String,
     /// As the network sees it; at least one token.
     pub ids: Vec<u32>,
+    /// The images that it has, among the run's, in the order of their tokens.
+    pub images: Vec<usize>,
 }
 
 /// How answers are sampled.
@@ -94,8 +97,8 @@ pub struct AnswerConfig {
 ///
 /// # Errors
 /// Settings out of range, or a tokenizer that cannot decode.
-pub fn answers(
-    model: &CausalLm,
+pub fn answers<'a>(
+    model: impl Into<NetworkRef<'a>>,
     tokenizer: &Tokenizer,
     prompts: &[TokenizedPrompt],
     config: &AnswerConfig,
@@ -118,6 +121,8 @@ pub(crate) struct TextSamples {
 #[derive(Debug, Serialize)]
 struct Row<'a> {
     prompt: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    images: Vec<String>,
     before: &'a str,
     after: &'a str,
 }
@@ -125,7 +130,7 @@ struct Row<'a> {
 impl TextSamples {
     /// Samples the answers before training.
     pub(crate) fn try_new(
-        model: &CausalLm,
+        model: NetworkRef<'_>,
         tokenizer: Tokenizer,
         prompts: Vec<TokenizedPrompt>,
         config: AnswerConfig,
@@ -140,13 +145,14 @@ impl TextSamples {
     }
 
     /// Writes one JSON object a prompt and returns the file.
-    pub(crate) fn write(&self, model: &CausalLm, stem: &Path) -> Result<PathBuf> {
+    pub(crate) fn write(&self, model: NetworkRef<'_>, stem: &Path) -> Result<PathBuf> {
         let after = answers(model, &self.tokenizer, &self.prompts, &self.config, |_| Ok(()))?;
         let path = stem.with_extension("jsonl");
         let mut text = String::new();
         for ((prompt, before), after) in self.prompts.iter().zip(&self.before).zip(&after) {
             let row = Row {
                 prompt: &prompt.text,
+                images: model.image_names(&prompt.images),
                 before,
                 after,
             };

@@ -4,12 +4,14 @@
 //!
 //! Shape letters: M responses, N response tokens of the batch, T tokens of the longest response.
 
+use std::borrow::Cow;
+
 use diptych_core::{Responses, TokenLogps, WholeTexts};
-use diptych_models::lm::CausalLm;
 use diptych_tensor::ops::TokenStatistics;
 use diptych_tensor::{DType, Device, Tensor};
 
 use crate::arrangement::Arranged;
+use crate::network::NetworkRef;
 use crate::{Error, Result};
 
 /// Whether the shape of the distributions is looked at beside the tokens' probabilities.
@@ -34,8 +36,9 @@ pub struct Scored {
 ///
 /// # Errors
 /// When an id is not in the network's vocabulary, or a text is longer than its positions.
-pub fn score(model: &CausalLm, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
-    score_hidden(model, &model.forward(&arranged.input)?, arranged, statistics)
+pub fn score<'a>(model: impl Into<NetworkRef<'a>>, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
+    let model = model.into();
+    score_hidden(model, &model.hidden(arranged)?, arranged, statistics)
 }
 
 /// Log-probabilities of the response tokens under a network, without a graph: whether it is trained or not, no more than one
@@ -43,8 +46,9 @@ pub fn score(model: &CausalLm, arranged: &Arranged, statistics: Statistics) -> R
 ///
 /// # Errors
 /// As [`score`].
-pub fn score_detached(model: &CausalLm, arranged: &Arranged) -> Result<Scored> {
-    let hidden = model.forward_detached(&arranged.input)?;
+pub fn score_detached<'a>(model: impl Into<NetworkRef<'a>>, arranged: &Arranged) -> Result<Scored> {
+    let model = model.into();
+    let hidden = model.hidden_detached(arranged)?;
     let scored = score_hidden(model, &hidden, arranged, Statistics::Skipped)?;
     Ok(Scored {
         per_token_logps: scored.per_token_logps.detach(),
@@ -52,14 +56,16 @@ pub fn score_detached(model: &CausalLm, arranged: &Arranged) -> Result<Scored> {
     })
 }
 
-fn score_hidden(model: &CausalLm, hidden: &Tensor, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
+fn score_hidden(model: NetworkRef<'_>, hidden: &Tensor, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
+    let model_targets = readable_targets(model, &arranged.targets);
     let rows = || -> diptych_tensor::Result<(Tensor, Tensor)> {
         let device = hidden.device();
         let at = Tensor::new(arranged.predecessors.as_slice(), device)?;
-        let targets = Tensor::new(arranged.targets.as_slice(), device)?;
+        let targets = Tensor::new(model_targets.as_ref(), device)?;
         Ok((hidden.flatten(0, 1)?.index_select(&at, 0)?, targets))
     };
     let (rows, targets) = rows()?;
+    let model = model.language_model();
     let config = model.token_logps_config();
     Ok(match statistics {
         Statistics::Measured => {
@@ -74,6 +80,17 @@ fn score_hidden(model: &CausalLm, hidden: &Tensor, arranged: &Arranged, statisti
             statistics: None,
         },
     })
+}
+
+/// Targets that are in the vocabulary. The token of images need not be, and has no weight in any score.
+fn readable_targets<'a>(model: NetworkRef<'_>, targets: &'a [u32]) -> Cow<'a, [u32]> {
+    match model.image_token_id() {
+        Some(image) if targets.contains(&image) => {
+            let readable = |target: &u32| if *target == image { 0 } else { *target };
+            targets.iter().map(readable).collect()
+        }
+        _ => Cow::Borrowed(targets),
+    }
 }
 
 /// How the token scores of a batch are gathered into scores of its responses.
@@ -274,6 +291,7 @@ mod tests {
             id: "row",
             prompt: &[1, 2],
             response,
+            images: &[],
         };
         let sequences = [sequence(&[3, 4][..]), sequence(&[5, 6, 7][..])];
         let arranged = Arrangement::Padded.arrange(&sequences, 0, &Device::Cpu).unwrap();

@@ -1,20 +1,98 @@
 //! What can go wrong in this crate.
 
-/// Failure of vision-language training.
+use diptych_data::ImageSource;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure while texts with images are prepared, trained or scored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting that cannot be used.
+    /// A setting is out of its range.
     #[error("`{key}` is {found}; expected {expected}")]
     Setting {
-        /// Its key.
+        /// The setting, below the table it is in.
         key: String,
-        /// Its value.
+        /// What it is.
         found: String,
-        /// What it may be.
+        /// What it must be.
         expected: String,
+    },
+    /// What language models have too: records, networks, scores, the training loop.
+    #[error(transparent)]
+    Llm(Box<diptych_llm::Error>),
+    /// An image that cannot be read, or that the network does not take.
+    #[error("record {id}: image {number}, {image}: {source}")]
+    Image {
+        /// The record.
+        id: String,
+        /// Which of its images, from 1.
+        number: usize,
+        /// Where it is.
+        image: ImageSource,
+        /// What is wrong with it.
+        source: Box<diptych_llm::Error>,
+    },
+    /// A text and its images do not fit each other.
+    #[error("record {id}: {source}")]
+    Placeholders {
+        /// The record.
+        id: String,
+        /// Both numbers.
+        source: Box<diptych_models::Error>,
+    },
+    /// No record is left.
+    #[error(
+        "none of the {num} records is left: of {num_bad} an image cannot be used, {num_long} have prompts longer than `data.max_len`"
+    )]
+    NothingLeft {
+        /// Records that were encoded.
+        num: usize,
+        /// Left out because of their images.
+        num_bad: usize,
+        /// Left out because of their length.
+        num_long: usize,
     },
 }
 
-/// Result of this crate's functions.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+impl Error {
+    /// Whether the cause is a setting or a path that the user gave, rather than something that went wrong.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Setting { .. } | Self::Placeholders { .. } => true,
+            Self::Llm(error) => error.is_configuration(),
+            Self::Image { .. } | Self::NothingLeft { .. } => false,
+        }
+    }
+}
+
+impl From<diptych_llm::Error> for Error {
+    fn from(error: diptych_llm::Error) -> Self {
+        Self::Llm(Box::new(error))
+    }
+}
+
+impl From<diptych_data::Error> for Error {
+    fn from(error: diptych_data::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}
+
+impl From<diptych_models::Error> for Error {
+    fn from(error: diptych_models::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}
+
+impl From<diptych_train::Error> for Error {
+    fn from(error: diptych_train::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}
+
+impl From<diptych_tensor::Error> for Error {
+    fn from(error: diptych_tensor::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}

@@ -1,6 +1,32 @@
 //! Image prompts, visual corruption and alignment methods for vision-language models.
+//!
+//! A run starts from a [`Recipe`](diptych_train::Recipe) of the modality [`VisionLanguage`] and is done by [`run()`]; a program that
+//! drives the loop itself takes a method from [`prepare`] and hands it to [`diptych_train::train`]. Scores, references, objectives and
+//! methods are those of [`diptych_llm`], which scores with a network that reads images as it does with one that reads text alone.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`corruption`] | images spoiled on purpose, as functions of seed, record and epoch |
+//! | [`records`] | rows with images to tokens: placeholders expanded, completions cut, never an image |
+//! | [`estimate`](mod@estimate) | what a run will need |
+//! | [`export()`] | checkpoints with an adapter merged in |
 
+mod adapter;
 pub mod corruption;
 mod error;
+pub mod estimate;
+mod export;
+mod method;
+mod modality;
+mod prepare;
+pub mod records;
+mod run;
 
+pub use adapter::{TowerConfig, VisionAdapter};
 pub use error::{Error, Result};
+pub use estimate::estimate;
+pub use export::export;
+pub use method::{MethodConfig, OfflinePairsConfig};
+pub use modality::VisionLanguage;
+pub use prepare::prepare;
+pub use run::{Outcome, run};

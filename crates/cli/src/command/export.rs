@@ -42,6 +42,7 @@ fn merge(arguments: &ExportArguments) -> anyhow::Result<()> {
     match ModelKind::of(model)? {
         ModelKind::Pipeline => diptych_diffusion::pipeline::export(model, adapter, &arguments.out, dtype)?,
         ModelKind::Language => diptych_llm::export(model, adapter, &arguments.out, dtype)?,
+        ModelKind::VisionLanguage => diptych_vlm::export(model, adapter, &arguments.out, dtype)?,
     }
     Ok(())
 }

@@ -27,9 +27,16 @@ pub(crate) fn run(arguments: &ForwardArguments) -> anyhow::Result<()> {
     let outputs = match (ModelKind::of(&arguments.model)?, arguments.component) {
         (ModelKind::Pipeline, component) => pipeline(arguments, component.unwrap_or(Component::Unet), &device)?,
         (ModelKind::Language, None) => language_model(arguments, &device)?,
-        (ModelKind::Language, Some(_)) => {
+        (kind, Some(_)) => {
             return Err(usage(format!(
-                "--component is a part of a pipeline; --model {} is a language model",
+                "--component is a part of a pipeline; --model {} is {}",
+                arguments.model.display(),
+                kind.name()
+            )));
+        }
+        (ModelKind::VisionLanguage, None) => {
+            return Err(usage(format!(
+                "--model {} is a vision-language model; forward is for pipelines and language models",
                 arguments.model.display()
             )));
         }

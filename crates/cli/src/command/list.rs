@@ -7,6 +7,7 @@ use diptych_data::Layout;
 use diptych_diffusion::Diffusion;
 use diptych_llm::Language;
 use diptych_train::Modality as _;
+use diptych_vlm::VisionLanguage;
 
 use crate::arguments::{ListArguments, Listing};
 use crate::command::cards::{self, Card, DatasetCard, ModelCard};
@@ -85,7 +86,8 @@ fn methods() -> String {
     };
     let diffusion = of(Diffusion::NAME, &diptych_diffusion::MethodConfig::DESCRIPTIONS);
     let language = of(Language::NAME, &diptych_llm::MethodConfig::DESCRIPTIONS);
-    table(diffusion.into_iter().chain(language))
+    let vision = of(VisionLanguage::NAME, &diptych_vlm::MethodConfig::DESCRIPTIONS);
+    table(diffusion.into_iter().chain(vision).chain(language))
 }
 
 /// Columns as wide as what is in them.

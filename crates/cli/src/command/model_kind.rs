@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use diptych_models::Error;
+use diptych_models::vlm::VlmFamily;
 
 use crate::failure::usage;
 
@@ -12,7 +13,9 @@ use crate::failure::usage;
 pub(crate) enum ModelKind {
     /// `model_index.json`: a pipeline in diffusers' layout.
     Pipeline,
-    /// `config.json`: a language model in transformers' layout.
+    /// `config.json` of a family that reads images, in transformers' layout.
+    VisionLanguage,
+    /// Any other `config.json`: a language model in transformers' layout.
     Language,
 }
 
@@ -24,7 +27,11 @@ impl ModelKind {
             return Ok(Self::Pipeline);
         }
         if has("config.json") {
-            return Ok(Self::Language);
+            return Ok(if reads_images(&path.join("config.json")) {
+                Self::VisionLanguage
+            } else {
+                Self::Language
+            });
         }
         let path = path.to_owned();
         if !path.is_dir() {
@@ -36,14 +43,35 @@ impl ModelKind {
         })
     }
 
-    /// Refuses a pipeline where only a language model can serve.
-    pub(crate) fn ensure_language(path: &Path, command: &str) -> anyhow::Result<()> {
-        match Self::of(path)? {
-            Self::Language => Ok(()),
-            Self::Pipeline => Err(usage(format!(
-                "--model {} is a diffusion pipeline; {command} is for language models",
-                path.display()
-            ))),
+    /// As messages say it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pipeline => "a diffusion pipeline",
+            Self::VisionLanguage => "a vision-language model",
+            Self::Language => "a language model",
         }
     }
+
+    /// Refuses what is no language model where only one can serve.
+    pub(crate) fn ensure_language(path: &Path, command: &str) -> anyhow::Result<()> {
+        let kind = Self::of(path)?;
+        if kind == Self::Language {
+            return Ok(());
+        }
+        Err(usage(format!(
+            "--model {} is {}; {command} is for language models",
+            path.display(),
+            kind.name()
+        )))
+    }
+}
+
+/// Whether a configuration is one of a family that reads images; a file that is damaged is reported by whoever needs it.
+fn reads_images(config: &Path) -> bool {
+    let text = std::fs::read_to_string(config).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let model_type = value.get("model_type").and_then(serde_json::Value::as_str);
+    VlmFamily::ALL
+        .iter()
+        .any(|family| model_type == Some(family.model_type()))
 }

@@ -3,6 +3,7 @@
 use diptych_diffusion::Diffusion;
 use diptych_llm::Language;
 use diptych_train::{LoopConfig, Modality as _, Plan, Recipe, known_modality_of, string_override};
+use diptych_vlm::VisionLanguage;
 
 use crate::arguments::RecipeArguments;
 
@@ -10,6 +11,7 @@ use crate::arguments::RecipeArguments;
 pub(crate) enum AnyRecipe {
     Diffusion(Box<Recipe<Diffusion>>),
     Language(Box<Recipe<Language>>),
+    VisionLanguage(Box<Recipe<VisionLanguage>>),
 }
 
 impl AnyRecipe {
@@ -23,9 +25,12 @@ impl AnyRecipe {
         if let Some(out) = arguments.out {
             overrides.push(string_override("run.output", &out.display().to_string()));
         }
-        let known = [Diffusion::NAME, Language::NAME];
-        if known_modality_of(&path, &overrides, &known)? == Language::NAME {
+        let known = [Diffusion::NAME, VisionLanguage::NAME, Language::NAME];
+        let modality = known_modality_of(&path, &overrides, &known)?;
+        if modality == Language::NAME {
             Ok(Self::Language(Box::new(Recipe::read(&path, &overrides)?)))
+        } else if modality == VisionLanguage::NAME {
+            Ok(Self::VisionLanguage(Box::new(Recipe::read(&path, &overrides)?)))
         } else {
             Ok(Self::Diffusion(Box::new(Recipe::read(&path, &overrides)?)))
         }
@@ -35,6 +40,7 @@ impl AnyRecipe {
         Ok(match self {
             Self::Diffusion(recipe) => Plan::resolve(recipe)?,
             Self::Language(recipe) => Plan::resolve(recipe)?,
+            Self::VisionLanguage(recipe) => Plan::resolve(recipe)?,
         })
     }
 
@@ -42,6 +48,7 @@ impl AnyRecipe {
         Ok(match self {
             Self::Diffusion(recipe) => LoopConfig::from_recipe(recipe)?,
             Self::Language(recipe) => LoopConfig::from_recipe(recipe)?,
+            Self::VisionLanguage(recipe) => LoopConfig::from_recipe(recipe)?,
         })
     }
 }

@@ -100,7 +100,7 @@ fn networks(arguments: &ScoreArguments, directory: &LmDir) -> anyhow::Result<(Ca
             "--reference has a vocabulary of {found}, --model one of {expected}: the same tokens cannot be scored"
         )));
     }
-    Ok((model, Reference::Frozen(Box::new(reference))))
+    Ok((model, Reference::Frozen(Box::new(reference.into()))))
 }
 
 /// What the scores say about the data, a line each.

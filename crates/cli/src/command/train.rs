@@ -18,6 +18,7 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<()> {
         match &recipe {
             AnyRecipe::Diffusion(recipe) => diptych_diffusion::check_evaluation(recipe)?,
             AnyRecipe::Language(recipe) => diptych_llm::evaluation::check_evaluation(recipe)?,
+            AnyRecipe::VisionLanguage(_) => {}
         }
         return print(recipe.plan()?.to_toml()?.trim_end());
     }
@@ -40,6 +41,10 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<()> {
         AnyRecipe::Language(recipe) => {
             let outcome = diptych_llm::run(&recipe, |event| progress.show(event), &stop, resume)?;
             conclusion(outcome.truth.as_ref(), &outcome.summary, &outcome.output)
+        }
+        AnyRecipe::VisionLanguage(recipe) => {
+            let outcome = diptych_vlm::run(&recipe, |event| progress.show(event), &stop, resume)?;
+            conclusion(None::<&String>, &outcome.summary, &outcome.output)
         }
     })
 }

@@ -41,6 +41,15 @@ pub(crate) fn run(arguments: VerifyArguments) -> anyhow::Result<()> {
                 &mut progress,
             )?
         }
+        AnyRecipe::VisionLanguage(mut recipe) => {
+            recipe.train.sample_every = 0;
+            verify_resume(
+                || diptych_vlm::prepare(&recipe, &mut Reporter::silent()),
+                &config,
+                &verify,
+                &mut progress,
+            )?
+        }
     };
     let mut text = String::new();
     for comparison in &report.comparisons {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use diptych_core::Kind;
 use diptych_data::{TextDataset, TextKind, TextPair, TextSample, Tokenizer};
-use diptych_models::lm::LmDir;
 use diptych_train::{Recipe, ReferenceConfig};
 
 use super::config::{LossOn, MethodConfig, SftConfig};
@@ -14,10 +13,10 @@ use crate::records::EncodedRecord;
 use crate::{Error, Result};
 
 /// The recipe key of another model as reference.
-pub(super) const CHECKPOINT: &str = "reference.checkpoint.path";
+pub const CHECKPOINT: &str = "reference.checkpoint.path";
 
 /// Whether a directory has a whole model, rather than an adapter.
-pub(super) fn is_model(path: &Path) -> bool {
+pub fn is_model(path: &Path) -> bool {
     path.join("config.json").is_file()
 }
 
@@ -206,7 +205,7 @@ pub(super) fn check_spans(recipe: &Recipe<Language>, dataset: &TextDataset) -> R
 }
 
 /// What is computed where the loss of an example depends on the others of its micro batch, and an effective batch is several.
-pub(crate) fn coupling_note(recipe: &Recipe<Language>) -> Option<String> {
+pub fn coupling_note(recipe: &Recipe<Language>) -> Option<String> {
     let (micro_batch, accumulation) = (recipe.train.micro_batch, recipe.train.accumulation);
     // `sft` as a method knows the tokens of the whole effective batch.
     let is_whole = matches!(recipe.method, MethodConfig::Sft(_));
@@ -254,7 +253,15 @@ pub(super) fn check_weights(recipe: &Recipe<Language>, records: &[EncodedRecord]
 }
 
 /// Another model as reference is given the policy's ids, so that they must mean the same to it.
-pub(super) fn check_tokens(recipe: &Recipe<Language>, records: &[EncodedRecord], tokenizer: &Tokenizer) -> Result<()> {
+///
+/// # Errors
+/// [`Error::ForeignTokens`] for the first that does not; directories that cannot be read.
+pub fn check_tokens(
+    recipe: &Recipe<Language>,
+    records: &[EncodedRecord],
+    tokenizer: &Tokenizer,
+    vocab_size: impl Fn(&Path) -> Result<usize>,
+) -> Result<()> {
     let ReferenceConfig::Checkpoint { path } = &recipe.reference else {
         return Ok(());
     };
@@ -262,7 +269,6 @@ pub(super) fn check_tokens(recipe: &Recipe<Language>, records: &[EncodedRecord],
     if !is_model(&path) {
         return Ok(());
     }
-    let vocab_size = |path: &Path| Ok::<_, Error>(LmDir::open(path)?.config().vocab_size);
     let num_known = vocab_size(&path)?;
     let of_data = records
         .iter()
@@ -305,7 +311,7 @@ pub(super) fn check_tokens(recipe: &Recipe<Language>, records: &[EncodedRecord],
 }
 
 /// Positions beyond those that the model was trained on are computed, as in transformers, and mean little.
-pub(super) fn warn_of_long(records: &[EncodedRecord], max_positions: usize) {
+pub fn warn_of_long(records: &[EncodedRecord], max_positions: usize) {
     let is_long = |record: &&EncodedRecord| {
         let mut lens = record
             .responses

@@ -66,7 +66,7 @@ impl MethodConfig {
     }
 
     /// The term of rationales, where there is one.
-    pub(crate) fn rationale(&self) -> Option<&RationaleConfig> {
+    pub fn rationale(&self) -> Option<&RationaleConfig> {
         match self {
             Self::OfflinePairs(config) => config.rationale.as_ref(),
             Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,

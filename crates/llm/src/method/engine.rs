@@ -8,7 +8,8 @@ use diptych_train::{MicroBatch, StepOutput, Weighted};
 
 use crate::Result;
 use crate::arrangement::{Arranged, Arrangement, Sequence};
-use crate::policy::TrainedLm;
+use crate::network::{Network, NetworkRef};
+use crate::policy::Trained;
 use crate::records::{EncodedRecord, EncodedResponse};
 use crate::reference::{Reference, ResponsePlace};
 use crate::scoring::{Gathering, Scored, Statistics, TokenScores, host, score, score_detached};
@@ -16,7 +17,7 @@ use crate::scoring::{Gathering, Scored, Statistics, TokenScores, host, score, sc
 /// The networks, the records and the objective of a run.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    pub(crate) policy: TrainedLm,
+    pub(crate) policy: Trained<Network>,
     pub(crate) reference: Reference,
     pub(crate) objective: Objective,
     pub(crate) records: Vec<EncodedRecord>,
@@ -67,6 +68,11 @@ impl Term {
 }
 
 impl Engine {
+    /// The network that is trained.
+    pub(super) fn network(&self) -> NetworkRef<'_> {
+        NetworkRef::from(&self.policy.model)
+    }
+
     /// Texts that need not be responses of the data, as the network takes them.
     pub(super) fn arranged(&self, sequences: &[Sequence<'_>]) -> Result<Arranged> {
         self.arrangement
@@ -89,14 +95,15 @@ impl Engine {
     /// The responses at `places`, as the objective wants them.
     pub(crate) fn score(&self, places: &[ResponsePlace]) -> Result<Batch> {
         let needs = self.objective.requirements();
+        let image = self.network().image_token_id();
         let texts: Option<Vec<WholeText>> = needs.whole_texts.then(|| {
             places
                 .iter()
-                .map(|place| WholeText::of(self.response(*place)))
+                .map(|place| WholeText::of(self.response(*place), image))
                 .collect()
         });
         let (sequences, weights) = self.parts(places, texts.as_deref());
-        let model = &self.policy.model;
+        let model = self.network();
         let arranged = self.arranged(&sequences)?;
         let reference = if needs.reference {
             self.reference.score(model, &arranged, places)?
@@ -161,6 +168,7 @@ impl Engine {
             id: &self.records[place.record].id,
             prompt: &response.prompt,
             response: &response.ids,
+            images: &response.images,
         }
     }
 
@@ -201,7 +209,7 @@ struct WholeText {
 }
 
 impl WholeText {
-    fn of(response: &EncodedResponse) -> Self {
+    fn of(response: &EncodedResponse, image: Option<u32>) -> Self {
         let prompt = response.prompt.get(1..).unwrap_or_default();
         let prompt_len = prompt.len() + response.prompt_tail;
         let own = response
@@ -209,9 +217,17 @@ impl WholeText {
             .clone()
             .unwrap_or_else(|| vec![1.0; response.ids.len()]);
         let after = |weight: f32| [&vec![weight; prompt_len], &own[response.prompt_tail..]].concat();
+        let ids = [prompt, &response.ids].concat();
+        let mut weights = after(1.0);
+        // Images are read, and not predicted.
+        for (weight, id) in weights.iter_mut().zip(&ids) {
+            if Some(*id) == image {
+                *weight = 0.0;
+            }
+        }
         Self {
-            ids: [prompt, &response.ids].concat(),
-            weights: after(1.0),
+            ids,
+            weights,
             response_weights: after(0.0),
         }
     }
@@ -300,7 +316,7 @@ pub(crate) fn start_logps(
     let mut done = 0;
     for places in places.chunks(batch_size.max(1)) {
         let sequences: Vec<Sequence<'_>> = places.iter().map(|place| engine.sequence(*place)).collect();
-        let scored = score_detached(&engine.policy.model, &engine.arranged(&sequences)?)?;
+        let scored = score_detached(engine.network(), &engine.arranged(&sequences)?)?;
         logps.extend(host(&scored.per_token_logps)?.into_iter().map(|logp| logp as f32));
         done += places.len();
         advance(done)?;
@@ -318,13 +334,14 @@ mod tests {
         let response = EncodedResponse {
             prompt: vec![1, 2, 3],
             ids: vec![4, 5, 6, 7, 8],
+            images: Vec::new(),
             prompt_tail: 2,
             weights: Some(vec![0.0, 0.0, 0.0, 1.0, 0.5]),
             is_cut: false,
             judge_score: None,
             reference_logps: None,
         };
-        let text = WholeText::of(&response);
+        let text = WholeText::of(&response, None);
         assert_eq!(text.ids, [2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(text.weights, [1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.5]);
         assert_eq!(text.response_weights, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.5]);

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::{Params, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput};
 
-pub(crate) use self::checks::coupling_note;
+pub use self::checks::{CHECKPOINT, check_tokens, coupling_note, is_model, warn_of_long};
 pub use self::config::{
     BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, OnlineKlConfig, RationaleConfig, SftConfig,
 };
@@ -26,9 +26,14 @@ use self::diagnostics::SharedWatch;
 pub use self::diagnostics::{WatchAction, WatchConfig};
 use self::engine::Engine;
 use self::online_kl::OnlineKlTerm;
-pub use self::prepare::{MAX_LEN, network_options, pad_token_id, prepare};
-pub(crate) use self::prepare::{learn, load_records, sampled_prompts};
+pub use self::prepare::{
+    MAX_LEN, MethodParts, assemble, check_records, encoding_of, learn, load_dataset, network_options, pad_token_id,
+    prepare,
+};
+pub(crate) use self::prepare::{load_records, sampled_prompts};
 use self::shift::SharedShift;
+use crate::network::Network;
+use crate::policy::Trained;
 use crate::reference::save_state;
 use crate::samples::TextSamples;
 use crate::{Error, Result};
@@ -62,7 +67,7 @@ struct PairWork {
 
 impl LanguageMethod {
     /// The network that is trained.
-    pub(crate) fn policy(&self) -> &crate::policy::TrainedLm {
+    pub fn policy(&self) -> &Trained<Network> {
         &self.engine.policy
     }
 }
@@ -144,7 +149,7 @@ impl Method for LanguageMethod {
     fn sample(&self, stem: &Path) -> Result<Option<PathBuf>> {
         self.samples
             .as_ref()
-            .map(|samples| samples.write(&self.engine.policy.model, stem))
+            .map(|samples| samples.write(self.engine.network(), stem))
             .transpose()
     }
 }

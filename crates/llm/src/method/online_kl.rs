@@ -15,13 +15,15 @@
 use std::collections::BTreeMap;
 
 use diptych_core::{Objective, OnlineKl};
-use diptych_models::lm::{GenerateConfig, Generated, Prompt, Sampling};
+use diptych_models::lm::{GenerateConfig, Generated, Sampling};
 use diptych_train::{Item, MicroBatch};
 
 use super::config::OnlineKlConfig;
 use super::engine::{Engine, Term};
 use crate::Result;
-use crate::arrangement::Sequence;
+use crate::arrangement::{PlacedImage, Sequence};
+use crate::network::PromptRef;
+use crate::records::EncodedResponse;
 use crate::scoring::{Statistics, host, score};
 
 /// What the term is computed with, beside the networks and the records.
@@ -44,17 +46,19 @@ impl OnlineKlTerm {
     /// The weighted term of each record of a micro batch, (B).
     pub(super) fn term(&self, engine: &Engine, batch: &MicroBatch) -> Result<Term> {
         let answers = self.answers(engine, batch)?;
+        let images: Vec<Vec<PlacedImage>> = batch.items.iter().map(|item| images(engine, item)).collect();
         let sequences: Vec<Sequence<'_>> = batch
             .items
             .iter()
-            .zip(&answers)
-            .map(|(item, answer)| Sequence {
+            .zip(answers.iter().zip(&images))
+            .map(|(item, (answer, images))| Sequence {
                 id: &engine.records[item.index].id,
                 prompt: prompt(engine, item),
                 response: &answer.tokens,
+                images,
             })
             .collect();
-        let model = &engine.policy.model;
+        let model = engine.network();
         let arranged = engine.arranged(&sequences)?;
         let reference = engine.reference.score_live(model, &arranged)?;
         let policy = score(model, &arranged, Statistics::Skipped)?;
@@ -71,11 +75,18 @@ impl OnlineKlTerm {
 
     /// One answer a record.
     fn answers(&self, engine: &Engine, batch: &MicroBatch) -> Result<Vec<Generated>> {
-        let prompts: Vec<Prompt<'_>> = batch
+        let images: Vec<Vec<usize>> = batch
             .items
             .iter()
-            .map(|item| Prompt {
+            .map(|item| images(engine, item).iter().map(|image| image.index).collect())
+            .collect();
+        let prompts: Vec<PromptRef<'_>> = batch
+            .items
+            .iter()
+            .zip(&images)
+            .map(|(item, images)| PromptRef {
                 input_ids: prompt(engine, item),
+                images,
                 // Steps count from 1, so that these are never the draws of a sample that is shown.
                 example: (batch.step << 32) | item.position,
             })
@@ -86,11 +97,18 @@ impl OnlineKlTerm {
             eos_token_ids: self.eos_token_ids.clone(),
             seed: batch.seed,
         };
-        Ok(engine.policy.model.generate(&prompts, &config)?)
+        engine.network().generate(&prompts, &config)
     }
 }
 
 /// What is answered.
 fn prompt<'a>(engine: &'a Engine, item: &Item) -> &'a [u32] {
     &engine.records[item.index].responses[0].prompt
+}
+
+/// The images of what is answered.
+fn images(engine: &Engine, item: &Item) -> Vec<PlacedImage> {
+    let EncodedResponse { prompt, images, .. } = &engine.records[item.index].responses[0];
+    let num = images.partition_point(|image| image.tokens.end <= prompt.len());
+    images[..num].to_vec()
 }

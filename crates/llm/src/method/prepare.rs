@@ -19,17 +19,35 @@ use super::online_kl::OnlineKlTerm;
 use super::shift::SharedShift;
 use super::{LanguageMethod, PairWork, Work};
 use crate::answers::{end_tokens, prompt_at};
-use crate::cached_logps::{CachedLogps, Origin, hash_network, hash_records};
+use crate::cached_logps::{CachedLogps, Origin, hash_images, hash_network, hash_records};
 use crate::modality::{Language, adapter_of};
-use crate::policy::{NetworkOptions, TrainedLm, load_checkpoint, load_frozen, start_adapter};
+use crate::network::Network;
+use crate::policy::{NetworkOptions, Trained, TrainedLm, load_checkpoint, load_frozen, start_adapter};
 use crate::records::{EncodedRecord, add_rationales, encode};
-use crate::reference::{MovingReference, Reference};
+use crate::reference::Reference;
 use crate::samples::{AnswerConfig, TextSamples, TokenizedPrompt};
 use crate::scoring::Statistics;
 use crate::{Error, Result, evaluation};
 
 /// Tokens of a prompt with its response where the recipe does not say: TRL's `max_length`.
 pub const MAX_LEN: usize = 1024;
+
+/// What a method is made of, beside what the recipe says.
+#[derive(Debug)]
+pub struct MethodParts {
+    /// The network that is trained.
+    pub policy: Trained<Network>,
+    /// The reference that computes scores when it is asked; none where the recipe says `cached`.
+    pub reference: Reference,
+    /// The records, all of which were checked, with what is learned of them.
+    pub records: Vec<EncodedRecord>,
+    /// What fills rows up.
+    pub pad_token_id: u32,
+    /// For the samples, and for the end of answers.
+    pub tokenizer: Tokenizer,
+    /// What is sampled while training, if anything is.
+    pub prompts: Option<Vec<TokenizedPrompt>>,
+}
 
 /// Loads the networks of a recipe and encodes its records.
 ///
@@ -39,13 +57,39 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
     let directory = LmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let loaded = load_records(recipe, &tokenizer)?;
-    let sampled = sampled_prompts(recipe, &loaded, &tokenizer)?;
+    let prompts = sampled_prompts(recipe, &loaded, &tokenizer)?;
     let mut records = loaded.records;
     learn(recipe, &mut records);
     let options = network_options(recipe)?;
     let adapter = adapter_of(recipe)?;
-    let mut policy = TrainedLm::load(&directory, &adapter, &options)?;
-    policy.model.gradient_checkpointing = recipe.train.gradient_checkpointing;
+    warn_of_long(&records, directory.config().max_position_embeddings);
+    let parts = MethodParts {
+        policy: TrainedLm::load(&directory, &adapter, &options)?.into(),
+        reference: live_reference(recipe, &directory, &adapter, &options)?,
+        records,
+        pad_token_id: pad_token_id(&directory, &tokenizer),
+        tokenizer,
+        prompts,
+    };
+    assemble(recipe, parts, reporter)
+}
+
+/// Puts a method together.
+///
+/// # Errors
+/// Cached scores that do not fit or cannot be computed; [`Error::Stopped`].
+pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Reporter<'_>) -> Result<LanguageMethod> {
+    let MethodParts {
+        mut policy,
+        reference,
+        records,
+        pad_token_id,
+        tokenizer,
+        prompts,
+    } = parts;
+    if recipe.train.gradient_checkpointing {
+        policy.model.checkpoint_gradients();
+    }
     let batch = recipe.method.batch();
     let statistics = if batch.statistics {
         Statistics::Measured
@@ -55,22 +99,21 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
     if let Some(note) = coupling_note(recipe) {
         tracing::warn!("{note}");
     }
-    warn_of_long(&records, directory.config().max_position_embeddings);
     let mut engine = Engine {
-        reference: live_reference(recipe, &directory, &adapter, &options)?,
+        reference,
         objective: recipe.objective.clone(),
         records,
         arrangement: batch.arrangement,
         statistics,
-        pad_token_id: pad_token_id(&directory, &tokenizer),
+        pad_token_id,
         max_len: encoding_of(recipe).max_len.unwrap_or(usize::MAX),
         policy,
     };
     if let ReferenceConfig::Cached { path } = &recipe.reference {
         engine.reference = Reference::Cached(cached(recipe, &engine, path.as_deref(), reporter)?);
     }
-    let end_tokens = end_tokens(&engine.policy.model, &tokenizer);
-    let samples = sampled
+    let end_tokens = end_tokens(engine.network(), &tokenizer);
+    let samples = prompts
         .map(|prompts| text_samples(recipe, &engine, tokenizer, prompts))
         .transpose()?;
     let work = match &recipe.method {
@@ -106,11 +149,7 @@ pub(crate) struct LoadedRecords {
 pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> Result<LoadedRecords> {
     // What an evaluation would fail at after training.
     evaluation::check_evaluation(recipe)?;
-    let dataset = TextDataset::load(&recipe.data_paths()?, recipe.data.layout)?;
-    check_kind(recipe, &dataset)?;
-    check_encoding(recipe, &dataset)?;
-    check_spans(recipe, &dataset)?;
-    let dataset = prepared_dataset(recipe, dataset);
+    let dataset = load_dataset(recipe)?;
     let encoder = Encoder::try_new(tokenizer, encoding_of(recipe))?;
     let mut records = encode(&dataset, &encoder)?;
     if let TextDataset::Pairs(pairs) = &dataset {
@@ -119,18 +158,41 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
             None => warn_of_unused_rationales(pairs),
         }
     }
-    take_margins(recipe, &mut records)?;
-    check_judged(recipe, &records)?;
-    check_judge_scores(recipe, &records)?;
-    check_ties(recipe, &records)?;
-    check_weights(recipe, &records)?;
-    check_tokens(recipe, &records, tokenizer)?;
-    warn_of_unused_scores(recipe, &records);
+    check_records(recipe, &mut records)?;
+    check_tokens(recipe, &records, tokenizer, |path| {
+        Ok(LmDir::open(path)?.config().vocab_size)
+    })?;
     Ok(LoadedRecords { records, dataset })
 }
 
+/// The rows of a recipe, of a kind that its method can use.
+///
+/// # Errors
+/// Files that are missing or damaged, rows that cannot be used, keys that no row is read by.
+pub fn load_dataset(recipe: &Recipe<Language>) -> Result<TextDataset> {
+    let dataset = TextDataset::load(&recipe.data_paths()?, recipe.data.layout)?;
+    check_kind(recipe, &dataset)?;
+    check_encoding(recipe, &dataset)?;
+    check_spans(recipe, &dataset)?;
+    Ok(prepared_dataset(recipe, dataset))
+}
+
+/// Refuses records that the objective cannot use, and gives them the margins that it looks at.
+///
+/// # Errors
+/// The first record that it cannot use.
+pub fn check_records(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) -> Result<()> {
+    take_margins(recipe, records)?;
+    check_judged(recipe, records)?;
+    check_judge_scores(recipe, records)?;
+    check_ties(recipe, records)?;
+    check_weights(recipe, records)?;
+    warn_of_unused_scores(recipe, records);
+    Ok(())
+}
+
 /// Makes the tokens of the prompts learned ones too, where the recipe says so.
-pub(crate) fn learn(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) {
+pub fn learn(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) {
     if let MethodConfig::Sft(config) = &recipe.method
         && config.loss_on == LossOn::Everything
     {
@@ -151,7 +213,7 @@ pub fn network_options(recipe: &Recipe<Language>) -> Result<NetworkOptions> {
 }
 
 /// How the recipe's rows become tokens.
-pub(crate) fn encoding_of(recipe: &Recipe<Language>) -> EncodingConfig {
+pub fn encoding_of(recipe: &Recipe<Language>) -> EncodingConfig {
     EncodingConfig {
         max_len: Some(recipe.data.max_len.unwrap_or(MAX_LEN)),
         ..recipe.data.encoding.unwrap_or_default()
@@ -220,7 +282,7 @@ fn live_reference(
 ) -> Result<Reference> {
     let start = || -> Result<Reference> {
         let network = load_frozen(directory, start_adapter(adapter)?.as_ref(), options)?;
-        Ok(Reference::Frozen(Box::new(network)))
+        Ok(Reference::Frozen(Box::new(network.into())))
     };
     match &recipe.reference {
         ReferenceConfig::None {} | ReferenceConfig::Cached { .. } => Ok(Reference::None),
@@ -231,12 +293,12 @@ fn live_reference(
             sync_steps,
         } => {
             let copy = TrainedLm::load(directory, adapter, options)?;
-            let moving = MovingReference::new(copy, *mixup_alpha, *sync_steps);
-            Ok(Reference::Moving(Box::new(moving)))
+            Ok(Reference::moving(copy.into(), *mixup_alpha, *sync_steps))
         }
         ReferenceConfig::Checkpoint { path } => {
             let path = recipe.resolve_path(CHECKPOINT, path)?;
-            Ok(Reference::Frozen(Box::new(load_checkpoint(&path, directory, options)?)))
+            let network = load_checkpoint(&path, directory, options)?;
+            Ok(Reference::Frozen(Box::new(network.into())))
         }
     }
 }
@@ -284,7 +346,7 @@ fn cached(
         warn_of_cut_sums(records);
         return Ok(CachedLogps::of_sums(records));
     }
-    let origin = origin(recipe, records)?;
+    let origin = origin(recipe, engine)?;
     if let Some(path) = path
         && let Some(found) = CachedLogps::read(path, records, &origin)?
     {
@@ -302,17 +364,22 @@ fn cached(
 }
 
 /// What the scores depend on.
-fn origin(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Result<Origin> {
+fn origin(recipe: &Recipe<Language>, engine: &Engine) -> Result<Origin> {
+    let records = &engine.records;
     let adapter = match adapter_of(recipe)? {
         AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => hash_network(&path)?,
         AdapterConfig::Lora(_) | AdapterConfig::Full(_) => "none".to_owned(),
     };
-    Ok(Origin::from([
+    let mut origin = Origin::from([
         ("model".to_owned(), hash_network(&recipe.model_path()?)?),
         ("adapter".to_owned(), adapter),
         ("rows or tokenization".to_owned(), hash_records(records)),
         ("precision".to_owned(), format!("{:?}", recipe.run.precision.dtype())),
-    ]))
+    ]);
+    if let Network::Vision(network) = &engine.policy.model {
+        origin.insert("images".to_owned(), hash_images(records, network.images()));
+    }
+    Ok(origin)
 }
 
 /// The prompts to sample, where anything is sampled.
@@ -341,6 +408,7 @@ pub(crate) fn sampled_prompts(
         Ok(TokenizedPrompt {
             text: text.clone(),
             ids,
+            images: Vec::new(),
         })
     };
     config.prompts.iter().map(prompt).collect::<Result<_>>().map(Some)
@@ -358,12 +426,12 @@ fn text_samples(
         generate: GenerateConfig {
             max_new_tokens: config.max_new_tokens,
             sampling: config.sampling,
-            eos_token_ids: end_tokens(&engine.policy.model, &tokenizer),
+            eos_token_ids: end_tokens(engine.network(), &tokenizer),
             seed: config.seed,
         },
         batch_size: config.batch_size,
     };
-    TextSamples::try_new(&engine.policy.model, tokenizer, prompts, answers)
+    TextSamples::try_new(engine.network(), tokenizer, prompts, answers)
 }
 
 /// The first different prompts of the data, whole also where the records have only a part of them.
@@ -383,7 +451,11 @@ fn prompts_of(loaded: &LoadedRecords, encoder: &Encoder<'_>, num: usize) -> Resu
             .unwrap_or_else(|| record.responses[0].prompt.clone());
         if prompts.iter().all(|prompt| prompt.ids != ids) {
             let text = encoder.tokenizer().decode(&ids, SpecialTokens::Omit)?;
-            prompts.push(TokenizedPrompt { text, ids });
+            prompts.push(TokenizedPrompt {
+                text,
+                ids,
+                images: Vec::new(),
+            });
         }
     }
     Ok(prompts)

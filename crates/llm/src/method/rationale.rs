@@ -40,6 +40,7 @@ pub(super) fn term(engine: &Engine, batch: &MicroBatch, weight: f64) -> Result<O
                 id: &record.id,
                 prompt: &rationale.prompt,
                 response: &rationale.ids,
+                images: &rationale.images,
             });
             weights.push(rationale.weights.as_deref());
         }
@@ -48,7 +49,7 @@ pub(super) fn term(engine: &Engine, batch: &MicroBatch, weight: f64) -> Result<O
         return Ok(None);
     }
     let arranged = engine.arranged(&sequences)?;
-    let policy = score(&engine.policy.model, &arranged, Statistics::Skipped)?;
+    let policy = score(engine.network(), &arranged, Statistics::Skipped)?;
     let rationales = engine.summed(&arranged, &weights, &policy, None)?;
     let losses = Objective::from(Sft::default()).chosen_losses(&rationales)?;
     let lengths = rationales.lengths.as_ref().map(host).transpose()?.unwrap_or_default();

@@ -13,7 +13,7 @@ use diptych_train::{MicroBatch, StepOutput};
 use super::engine::Engine;
 use super::shift::SharedShift;
 use crate::Result;
-use crate::arrangement::Sequence;
+use crate::arrangement::{PlacedImage, Sequence};
 use crate::records::EncodedResponse;
 use crate::reference::ResponsePlace;
 use crate::scoring::score_detached;
@@ -41,21 +41,46 @@ fn mismatched(engine: &Engine, places: &[ResponsePlace]) -> Result<Responses> {
     let responses: Vec<&EncodedResponse> = (0..places.len()).map(|at| mismatch(engine, places, at)).collect();
     let mut sequences: Vec<Sequence<'_>> = Vec::with_capacity(places.len());
     let mut weights: Vec<Option<&[f32]>> = Vec::with_capacity(places.len());
-    for (place, response) in places.iter().zip(responses) {
-        let own = engine.sequence(*place);
-        let room = engine.max_len.saturating_sub(own.prompt.len()).max(1);
-        let len = response.ids.len().min(room);
+    let texts: Vec<(usize, Vec<PlacedImage>)> = places
+        .iter()
+        .zip(&responses)
+        .map(|(place, response)| cut(engine, engine.response(*place), response))
+        .collect();
+    for ((place, response), (len, images)) in places.iter().zip(responses).zip(&texts) {
         sequences.push(Sequence {
-            response: &response.ids[..len],
-            ..own
+            response: &response.ids[..*len],
+            images,
+            ..engine.sequence(*place)
         });
-        weights.push(response.weights.as_ref().map(|weights| &weights[..len]));
+        weights.push(response.weights.as_ref().map(|weights| &weights[..*len]));
     }
-    let model = &engine.policy.model;
+    let model = engine.network();
     let arranged = engine.arranged(&sequences)?;
     let reference = engine.reference.score_live(model, &arranged)?;
     let policy = score_detached(model, &arranged)?;
     engine.summed(&arranged, &weights, &policy, reference.as_ref())
+}
+
+/// How many tokens of a response stand behind the prompt of another, and the images of both: one that would be cut is left out.
+fn cut(engine: &Engine, own: &EncodedResponse, other: &EncodedResponse) -> (usize, Vec<PlacedImage>) {
+    let room = engine.max_len.saturating_sub(own.prompt.len()).max(1);
+    let mut len = other.ids.len().min(room);
+    let of_prompt = |images: &[PlacedImage], end: usize| images.partition_point(|image| image.tokens.end <= end);
+    let mut images = own.images[..of_prompt(&own.images, own.prompt.len())].to_vec();
+    let (from, to) = (other.prompt.len(), own.prompt.len());
+    for image in other.images.iter().filter(|image| image.tokens.start >= from) {
+        let tokens = image.tokens.start - from..image.tokens.end - from;
+        if tokens.start < len && len < tokens.end {
+            len = tokens.start;
+        }
+        if tokens.end <= len {
+            images.push(PlacedImage {
+                index: image.index,
+                tokens: tokens.start + to..tokens.end + to,
+            });
+        }
+    }
+    (len, images)
 }
 
 /// The response of the nearest record before the one at `at`, the last standing before the first, that has another prompt; of the
@@ -65,6 +90,6 @@ fn mismatch<'a>(engine: &'a Engine, places: &[ResponsePlace], at: usize) -> &'a 
     let before = |distance: usize| engine.response(places[(at + places.len() - distance) % places.len()]);
     (1..places.len())
         .map(before)
-        .find(|response| response.prompt != own.prompt)
+        .find(|response| !response.has_prompt_of(own))
         .unwrap_or_else(|| before(1))
 }

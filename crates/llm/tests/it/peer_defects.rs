@@ -256,6 +256,7 @@ fn padding_free_disabled() {
         id: "row",
         prompt,
         response,
+        images: &[],
     };
     let sequences: [Sequence<'_>; 3] = [
         sequence(&first, &short),
@@ -415,7 +416,7 @@ fn rewards_that_differ_from_the_logged_ones() {
     };
     let scored = score_records(
         &policy,
-        &Reference::Frozen(Box::new(reference)),
+        &Reference::Frozen(Box::new(reference.into())),
         &records,
         config,
         |_| Ok(()),

@@ -246,6 +246,7 @@ fn passes_without_a_backward_pass_hold_no_graph() {
         id: "one",
         prompt: &[5, 6, 7],
         response: &[8, 9, 10, 11],
+        images: &[],
     };
     let mut num = 0;
     for arrangement in [Arrangement::Padded, Arrangement::Packed, Arrangement::SharedPrefix] {

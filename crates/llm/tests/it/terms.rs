@@ -172,6 +172,7 @@ fn the_gradient_is_that_of_the_answers_weighted_with_their_log_ratios() {
             id: "one",
             prompt: prompts[at].input_ids,
             response: &answer.tokens,
+            images: &[],
         };
         let arranged = Arrangement::Padded.arrange(&[sequence], 0, &Device::Cpu).unwrap();
         let logps = score(&policy.model, &arranged, Statistics::Skipped)
@@ -214,6 +215,7 @@ fn the_mean_over_answers_of_one_token_is_the_exact_divergence() {
             id: "one",
             prompt,
             response: token,
+            images: &[],
         })
         .collect();
     let arranged = Arrangement::SharedPrefix.arrange(&sequences, 0, &Device::Cpu).unwrap();

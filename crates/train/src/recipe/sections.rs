@@ -84,6 +84,13 @@ pub struct DataConfig {
     /// Brings images to sizes that are like their own shapes, in place of one square.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buckets: Option<BucketsConfig>,
+    /// Pixels (width times height) of the largest image that a text shows; for texts with images. By default what Pillow accepts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_image_pixels: Option<usize>,
+    /// How much memory, in MiB, may keep what was made of the images of texts: features of a tower that is frozen, pixels for one that
+    /// is trained. What does not fit is made again whenever it is needed. By default 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_memory: Option<u64>,
     /// Keeps what the frozen networks make of the images and prompts, for the next run; for images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheConfig>,
@@ -126,6 +133,8 @@ impl DataConfig {
             ("data.flip", self.flip.is_some()),
             ("data.crops", self.crops.is_some()),
             ("data.buckets", self.buckets.is_some()),
+            ("data.max_image_pixels", self.max_image_pixels.is_some()),
+            ("data.image_memory", self.image_memory.is_some()),
             ("data.cache", self.cache.is_some()),
         ];
         given.into_iter().find(|(_, is_given)| *is_given).map(|(key, _)| key)

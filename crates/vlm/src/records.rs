@@ -1,0 +1,283 @@
+//! Rows with images to tokens.
+//!
+//! A row is encoded whole, with one image token an image. Then its images are read, every image token becomes as many as the image has
+//! features, and only then the text is cut to `data.max_len`: completions are cut, and never within an image; a prompt that leaves no
+//! room for an answer leaves its record out, and a warning says how many there were.
+
+use std::collections::BTreeMap;
+
+use diptych_data::{
+    Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
+};
+use diptych_llm::arrangement::PlacedImage;
+use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset};
+use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
+use diptych_llm::vision::RunImages;
+use diptych_models::vlm::{ImageLayout, VlmConfig};
+use diptych_train::Recipe;
+
+use crate::modality::{VisionLanguage, as_text};
+use crate::{Error, Result};
+
+/// The images of a row: what its prompt shows, and what the rejected answer sees where that is something else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    images: Vec<usize>,
+    rejected: Option<Vec<usize>>,
+}
+
+/// Records left out, and the first of them with what is wrong with it.
+#[derive(Debug, Default)]
+struct Left {
+    num: usize,
+    first: Option<String>,
+}
+
+impl Left {
+    fn count(&mut self, why: impl FnOnce() -> String) {
+        self.num += 1;
+        self.first.get_or_insert_with(why);
+    }
+
+    fn warn(&self) {
+        if let Some(first) = &self.first {
+            tracing::warn!("{} records are left out; the first: {first}", self.num);
+        }
+    }
+}
+
+/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use.
+///
+/// # Errors
+/// Files that are missing or damaged; the first record that cannot be used: with `data.on_error = "skip"` not where an image is the
+/// reason; [`Error::NothingLeft`].
+pub fn load_records(
+    recipe: &Recipe<VisionLanguage>,
+    config: &VlmConfig,
+    tokenizer: &Tokenizer,
+    images: &mut RunImages,
+) -> Result<Vec<EncodedRecord>> {
+    let text = as_text(recipe);
+    let dataset = load_dataset(&text)?;
+    let encoding = recipe.data.encoding.unwrap_or_default();
+    let encoder = Encoder::try_new(
+        tokenizer,
+        EncodingConfig {
+            max_len: None,
+            ..encoding
+        },
+    )?;
+    let mut records = encode_with_images(&dataset, &encoder)?;
+    if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
+        add_rationales(&mut records, pairs, &encoder, &config.template)?;
+    }
+    let num = records.len();
+    let on_error = recipe.data.on_error.unwrap_or_default();
+    let (mut bad, mut long) = (Left::default(), Left::default());
+    let limit = Limit {
+        max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
+        convention: encoding.convention,
+    };
+    let mut shown = BTreeMap::new();
+    let mut kept = Vec::with_capacity(num);
+    for mut record in records {
+        let result = show(&dataset, &record, images, &mut shown)
+            .and_then(|shown| expand_record(config, images, &mut record, &shown));
+        match result {
+            Ok(()) if limit.keep(&mut record) => kept.push(record),
+            Ok(()) => long.count(|| {
+                let len = prompt_len(&record);
+                let max_len = limit.max_len;
+                format!(
+                    "record {}: its prompt has {len} tokens, images among them, of `data.max_len` = {max_len}",
+                    record.id
+                )
+            }),
+            Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    bad.warn();
+    long.warn();
+    if kept.is_empty() {
+        return Err(Error::NothingLeft {
+            num,
+            num_bad: bad.num,
+            num_long: long.num,
+        });
+    }
+    check_records(&text, &mut kept)?;
+    learn(&text, &mut kept);
+    for response in kept.iter_mut().flat_map(|record| &mut record.responses) {
+        read_only_images(config.image_token_id, response);
+    }
+    Ok(kept)
+}
+
+impl Error {
+    /// Whether one record or its images are the cause, so that the others can be used without it.
+    fn is_of_one_record(&self) -> bool {
+        matches!(self, Self::Image { .. } | Self::Placeholders { .. })
+    }
+}
+
+/// The images of a record's row. They are read once for all that is made of a row.
+fn show(
+    dataset: &TextDataset,
+    record: &EncodedRecord,
+    images: &mut RunImages,
+    known: &mut BTreeMap<usize, Shown>,
+) -> Result<Shown> {
+    if let Some(shown) = known.get(&record.row) {
+        return Ok(shown.clone());
+    }
+    let (own, rejected): (&[ImageSource], Option<&[ImageSource]>) = match dataset {
+        TextDataset::Pairs(rows) => {
+            let parts = rows[record.row].parts();
+            (parts.images, parts.rejected_images)
+        }
+        TextDataset::Unpaired(rows) => (rows[record.row].parts().images, None),
+        TextDataset::Ranked(rows) => (rows[record.row].parts().images, None),
+        TextDataset::Samples(rows) => (rows[record.row].parts().images, None),
+        TextDataset::Prompts(rows) => (rows[record.row].parts().images, None),
+    };
+    let mut read = |sources: &[ImageSource]| -> Result<Vec<usize>> {
+        let one = |(at, source): (usize, &ImageSource)| {
+            images.add(source).map_err(|error| Error::Image {
+                id: record.id.clone(),
+                number: at + 1,
+                image: source.clone(),
+                source: Box::new(error),
+            })
+        };
+        sources.iter().enumerate().map(one).collect()
+    };
+    let shown = Shown {
+        images: read(own)?,
+        rejected: rejected.map(&mut read).transpose()?,
+    };
+    known.insert(record.row, shown.clone());
+    Ok(shown)
+}
+
+/// Gives the image tokens of a record's texts their number.
+fn expand_record(config: &VlmConfig, images: &RunImages, record: &mut EncodedRecord, shown: &Shown) -> Result<()> {
+    let failed = |id: &str| {
+        let id = id.to_owned();
+        move |source| Error::Placeholders {
+            id,
+            source: Box::new(source),
+        }
+    };
+    for (side, response) in record.responses.iter_mut().enumerate() {
+        let own = match &shown.rejected {
+            Some(rejected) if side == 1 => rejected,
+            _ => &shown.images,
+        };
+        expand(config, images, response, own).map_err(failed(&record.id))?;
+    }
+    if let Some(rationale) = &mut record.rationale {
+        expand(config, images, rationale, &shown.images).map_err(failed(&record.id))?;
+    }
+    Ok(())
+}
+
+/// Puts as many image tokens as an image has features in the place of its one, in prompt and response. Image tokens have no weight.
+fn expand(
+    config: &VlmConfig,
+    images: &RunImages,
+    response: &mut EncodedResponse,
+    own: &[usize],
+) -> diptych_models::Result<()> {
+    let prompt_len = response.prompt.len();
+    let ids = [response.prompt.as_slice(), &response.ids].concat();
+    let layouts: Vec<ImageLayout> = own.iter().map(|image| images.layout(*image)).collect();
+    let text = config.expand(&ids, &layouts)?;
+    let before = |token: usize| text.sources.partition_point(|source| (*source as usize) < token);
+    let boundary = before(prompt_len);
+    let mut weights = vec![0.0; prompt_len];
+    match &response.weights {
+        Some(own) => weights.extend_from_slice(own),
+        None => weights.resize(ids.len(), 1.0),
+    }
+    let weights = text.expand(&weights, &0.0)?.split_off(boundary);
+    response.prompt_tail = before(prompt_len + response.prompt_tail) - boundary;
+    response.prompt = text.input_ids[..boundary].to_vec();
+    response.ids = text.input_ids[boundary..].to_vec();
+    response.weights = weights.iter().any(|weight| *weight != 1.0).then_some(weights);
+    response.images = own
+        .iter()
+        .zip(text.images)
+        .map(|(index, tokens)| PlacedImage { index: *index, tokens })
+        .collect();
+    Ok(())
+}
+
+/// Tokens of the longest prompt of a record.
+fn prompt_len(record: &EncodedRecord) -> usize {
+    let len = |response: &EncodedResponse| response.prompt.len() + response.prompt_tail;
+    record.responses.iter().map(len).max().unwrap_or(0)
+}
+
+/// How long a text may be.
+struct Limit {
+    max_len: usize,
+    convention: EncodingConvention,
+}
+
+impl Limit {
+    /// Cuts the responses of a record, and says whether anything of each is left to learn from.
+    fn keep(&self, record: &mut EncodedRecord) -> bool {
+        let prompt_len = prompt_len(record);
+        let max_len = match self.convention {
+            EncodingConvention::Dpo if prompt_len >= self.max_len => return false,
+            EncodingConvention::Dpo => self.max_len,
+            // The answer gives way, the prompt stays even if it is longer.
+            EncodingConvention::Cpo => self.max_len.max(prompt_len),
+        };
+        record.responses.iter_mut().for_each(|response| cut(response, max_len));
+        if let Some(rationale) = &mut record.rationale {
+            cut(rationale, max_len);
+            if !rationale.is_scored() {
+                record.rationale = None;
+            }
+        }
+        record.responses.iter().all(EncodedResponse::is_scored)
+    }
+}
+
+/// Leaves at most `max_len` tokens of a text, and no image of which a part would be missing.
+fn cut(response: &mut EncodedResponse, max_len: usize) {
+    let prompt_len = response.prompt.len();
+    let mut end = prompt_len + response.ids.len();
+    if end <= max_len {
+        return;
+    }
+    end = max_len.max(prompt_len);
+    if let Some(image) = response
+        .images
+        .iter()
+        .find(|image| image.tokens.start < end && end < image.tokens.end)
+    {
+        end = image.tokens.start.max(prompt_len);
+    }
+    response.images.retain(|image| image.tokens.end <= end);
+    response.ids.truncate(end - prompt_len);
+    if let Some(weights) = &mut response.weights {
+        weights.truncate(end - prompt_len);
+    }
+    response.is_cut = true;
+}
+
+/// Takes the weight of image tokens, also where everything else is learned.
+fn read_only_images(image_token_id: u32, response: &mut EncodedResponse) {
+    if !response.ids.contains(&image_token_id) {
+        return;
+    }
+    let weights = response.weights.get_or_insert_with(|| vec![1.0; response.ids.len()]);
+    for (weight, id) in weights.iter_mut().zip(&response.ids) {
+        if *id == image_token_id {
+            *weight = 0.0;
+        }
+    }
+}
