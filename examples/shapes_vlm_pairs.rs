@@ -19,8 +19,8 @@ use diptych::models::lm::{GenerateConfig, Sampling};
 use diptych::models::vlm::{TowerTraining, VisionLanguageModel, VlmDir, VlmImageProcessor, VlmPrompt};
 use diptych::models::{Builder, BuilderConfig};
 use diptych::shapes::{
-    Answer, CAPTION_REQUEST, COMPLETION_START, Claims, Example, ObjectKind, Question, QuestionKind, Scene, SceneConfig, Split,
-    picture_prompt, render,
+    Answer, CAPTION_REQUEST, COMPLETION_START, Claims, Example, ObjectKind, Question, QuestionKind, Scene, SceneConfig,
+    Split, picture_prompt, render,
 };
 
 /// Of the scenes: those of pretraining have another.
@@ -53,8 +53,14 @@ fn main() -> anyhow::Result<()> {
     pairs.truncate(num_pairs);
     let out = PathBuf::from(out);
     std::fs::create_dir_all(&out)?;
-    let masked = pairs.iter().map(|pair| pair.record(true)).collect::<anyhow::Result<_>>()?;
-    let plain = pairs.iter().map(|pair| pair.record(false)).collect::<anyhow::Result<_>>()?;
+    let masked = pairs
+        .iter()
+        .map(|pair| pair.record(true))
+        .collect::<anyhow::Result<_>>()?;
+    let plain = pairs
+        .iter()
+        .map(|pair| pair.record(false))
+        .collect::<anyhow::Result<_>>()?;
     write_text(&out.join("mask.jsonl"), &TextDataset::Pairs(masked))?;
     write_text(&out.join("pairs.jsonl"), &TextDataset::Pairs(plain))?;
     println!(
@@ -90,12 +96,7 @@ struct Pair {
 impl Pair {
     fn record(&self, with_spans: bool) -> anyhow::Result<TextPair> {
         let [chosen, rejected] = [&self.chosen, &self.rejected].map(|answer| format!("{COMPLETION_START}{answer}"));
-        let mut pair = TextPair::new(
-            self.id.clone(),
-            picture_prompt(&self.request),
-            chosen,
-            rejected,
-        );
+        let mut pair = TextPair::new(self.id.clone(), picture_prompt(&self.request), chosen, rejected);
         pair.images = vec![self.image.clone()];
         if with_spans {
             let shift = COMPLETION_START.len();
@@ -162,16 +163,27 @@ impl Model {
         let answers = self.answers(examples, &requests)?;
         let mut pairs = Vec::new();
         for (picture, example) in examples.iter().enumerate() {
-            let of_picture = requests.iter().zip(&answers).filter(|(request, _)| request.picture == picture);
+            let of_picture = requests
+                .iter()
+                .zip(&answers)
+                .filter(|(request, _)| request.picture == picture);
             let captions = of_picture.filter(|(request, _)| request.text == CAPTION_REQUEST);
             let captions: Vec<&str> = captions.map(|(_, answer)| answer.as_str()).collect();
             pairs.extend(caption_pair(example, &captions, counts)?);
         }
-        let answered = requests.iter().zip(&answers).filter(|(request, _)| request.text != CAPTION_REQUEST);
+        let answered = requests
+            .iter()
+            .zip(&answers)
+            .filter(|(request, _)| request.text != CAPTION_REQUEST);
         for ((_, answer), (picture, question)) in answered.zip(&asked) {
             counts.answers += 1;
             let right = question.answer.to_string();
-            let wrong = if question.answer == Answer::Yes { Answer::No } else { Answer::Yes }.to_string();
+            let wrong = if question.answer == Answer::Yes {
+                Answer::No
+            } else {
+                Answer::Yes
+            }
+            .to_string();
             // What is neither yes nor no is no answer to learn from.
             if *answer == wrong {
                 counts.wrong += 1;
@@ -189,14 +201,22 @@ impl Model {
     }
 
     fn answers(&self, examples: &[Example], requests: &[Request]) -> anyhow::Result<Vec<String>> {
-        let pictures = examples.iter().map(|example| Ok(self.processor.process(&render(&example.scene, SIDE))?));
+        let pictures = examples
+            .iter()
+            .map(|example| Ok(self.processor.process(&render(&example.scene, SIDE))?));
         let pictures = pictures.collect::<anyhow::Result<Vec<_>>>()?;
         let embeddings = self.network.encode(&pictures.iter().collect::<Vec<_>>())?;
         let config = self.directory.config();
         let mut texts = Vec::with_capacity(requests.len());
         for request in requests {
-            let tokens = self.tokenizer.encode(&picture_prompt(&request.text), SpecialTokens::Include)?;
-            texts.push(config.expand(&tokens.ids, &[pictures[request.picture].layout])?.input_ids);
+            let tokens = self
+                .tokenizer
+                .encode(&picture_prompt(&request.text), SpecialTokens::Include)?;
+            texts.push(
+                config
+                    .expand(&tokens.ids, &[pictures[request.picture].layout])?
+                    .input_ids,
+            );
         }
         let images: Vec<_> = requests.iter().map(|request| [&embeddings[request.picture]]).collect();
         let prompts: Vec<VlmPrompt<'_>> = requests
@@ -224,11 +244,19 @@ impl Model {
 /// After an object that is there, and after one that is not: the companion that is missed, or else any.
 fn questions(example: &Example, world: &SceneConfig) -> Vec<Question> {
     let is_there = |kind: &ObjectKind| kinds(&example.scene).contains(kind);
-    let missed = world.companions.rules.iter().find(|[object, companion]| is_there(object) && !is_there(companion));
+    let missed = world
+        .companions
+        .rules
+        .iter()
+        .find(|[object, companion]| is_there(object) && !is_there(companion));
     let existence = |question: &&Question| question.kind == QuestionKind::Existence;
     let mut questions: Vec<Question> = example.questions.iter().filter(existence).cloned().collect();
     if let Some([_, companion]) = missed {
-        let article = if companion.to_string().starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        let article = if companion.to_string().starts_with(['a', 'e', 'i', 'o', 'u']) {
+            "an"
+        } else {
+            "a"
+        };
         questions.retain(|question| question.answer == Answer::Yes);
         questions.push(Question {
             kind: QuestionKind::Existence,
@@ -263,7 +291,10 @@ impl<'a> Judged<'a> {
         for group in claims.groups() {
             let words = group.to_string();
             start += caption[start..].find(&words)?;
-            let kind = group.color.zip(group.shape).map(|(color, shape)| ObjectKind { color, shape })?;
+            let kind = group
+                .color
+                .zip(group.shape)
+                .map(|(color, shape)| ObjectKind { color, shape })?;
             let is_there = kinds(scene).contains(&kind);
             recalled.extend(is_there.then_some(kind));
             parts.push((start, start + words.len(), is_there));
@@ -295,7 +326,10 @@ impl<'a> Judged<'a> {
 }
 
 fn caption_pair(example: &Example, captions: &[&str], counts: &mut Counts) -> anyhow::Result<Option<Pair>> {
-    let judged: Vec<Judged<'_>> = captions.iter().filter_map(|caption| Judged::new(caption, &example.scene)).collect();
+    let judged: Vec<Judged<'_>> = captions
+        .iter()
+        .filter_map(|caption| Judged::new(caption, &example.scene))
+        .collect();
     counts.captions += captions.len();
     counts.hallucinating += judged.iter().filter(|caption| caption.hallucinates()).count();
     let num_kinds = kinds(&example.scene).len();

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use diptych::models::vlm::{TowerTraining, VisionLanguageModel, VlmDir, save};
 use diptych::models::{Builder, BuilderConfig, Trainable};
 use diptych::shapes::{
-    PICTURE_TOKEN, PICTURE_TOKEN_ID, SPECIAL_TOKENS, picture_tokenizer_config_json, picture_tokenizer_json, picture_vocabulary,
+    PICTURE_TOKEN, PICTURE_TOKEN_ID, SPECIAL_TOKENS, picture_tokenizer_config_json, picture_tokenizer_json,
+    picture_vocabulary,
 };
 use diptych::tensor::{DType, Device, Tensor};
 use serde_json::{Value, json};
@@ -29,7 +30,10 @@ fn main() -> anyhow::Result<()> {
     write_json(&directory, "preprocessor_config.json", &image_processor())?;
     write_json(&directory, "processor_config.json", &processor())?;
     std::fs::write(directory.join("tokenizer.json"), picture_tokenizer_json())?;
-    std::fs::write(directory.join("tokenizer_config.json"), picture_tokenizer_config_json(MAX_LEN))?;
+    std::fs::write(
+        directory.join("tokenizer_config.json"),
+        picture_tokenizer_config_json(MAX_LEN),
+    )?;
 
     let dir = VlmDir::open(&directory)?;
     dir.image_processor()?;

@@ -67,10 +67,7 @@ pub(crate) fn run(arguments: &ShapesArguments) -> anyhow::Result<()> {
 fn refuse_unread(arguments: &ShapesArguments) -> anyhow::Result<()> {
     let ShapesArguments { kind, mislabeled, .. } = arguments;
     let has_false = *kind == ShapesKind::Pairs || mislabeled.is_some();
-    let has_pictures = matches!(
-        kind,
-        ShapesKind::Images | ShapesKind::VlmSft | ShapesKind::VlmPrompts
-    );
+    let has_pictures = matches!(kind, ShapesKind::Images | ShapesKind::VlmSft | ShapesKind::VlmPrompts);
     let options = [
         (
             "--size",

@@ -64,7 +64,10 @@ impl Pictures<'_> {
                 });
             };
             push(format!("{index}-caption"), CAPTION_REQUEST, example.caption.clone());
-            let mut questions = example.questions.iter().filter(|question| question.kind == QuestionKind::Existence);
+            let mut questions = example
+                .questions
+                .iter()
+                .filter(|question| question.kind == QuestionKind::Existence);
             // The object that is there comes first; the one that is not is missing where everything is there.
             let question = questions.nth(index % 2).or_else(|| example.questions.first());
             if let Some(question) = question {
