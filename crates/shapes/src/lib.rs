@@ -22,7 +22,7 @@
 //! | sentences | [`Claims`] (grammar), [`CaptionStyle`], [`Question`], [`Answer`] |
 //! | scenes as text, for language models | [`Scene::listing`], [`Scene::prompt`], [`TextExample`], [`Distractor`], [`Scene::truth`], [`text_vocabulary`] |
 //! | what is asked and said about pictures, for vision-language models | [`picture_prompt`], [`CAPTION_REQUEST`], [`picture_vocabulary`] |
-| judgment | [`Verifier`], [`Reading`], [`Report`] (formula of the score) |
+//! | judgment | [`Verifier`], [`Reading`], [`Report`] (formula of the score) |
 //!
 //! # How well the verifier reads
 //!

@@ -22,7 +22,9 @@ pub fn picture_prompt(request: &str) -> String {
 pub fn picture_vocabulary() -> Vec<&'static str> {
     let mut words = vocabulary();
     words.extend(CAPTION_REQUEST.split(' '));
-    words.extend(["is", "there", "how", "many", "are", "what", "color", "shape", "size", "the"]);
+    words.extend([
+        "is", "there", "how", "many", "are", "what", "color", "shape", "size", "the",
+    ]);
     words.extend(["yes", "no", "zero", ":"]);
     words.sort_unstable();
     words.dedup();

@@ -143,14 +143,22 @@ mod tests {
         for index in 0..500 {
             let example = Example::generate(2, index, Split::Train, &SceneConfig::default()).unwrap();
             let mut texts = vec![(crate::CAPTION_REQUEST.to_owned(), example.caption)];
-            texts.extend(example.questions.into_iter().map(|question| (question.text, question.answer.to_string())));
+            texts.extend(
+                example
+                    .questions
+                    .into_iter()
+                    .map(|question| (question.text, question.answer.to_string())),
+            );
             for (question, answer) in texts {
                 let prompt = tokenizer.encode(crate::picture_prompt(&question), true).unwrap();
                 // Start, picture, a token a word, and the colon.
                 assert_eq!(prompt.get_ids()[..2], [1, PICTURE_TOKEN_ID]);
                 assert_eq!(prompt.len(), question.split(' ').count() + 3);
                 let answered = tokenizer.encode(answer.as_str(), false).unwrap();
-                assert!(!prompt.get_ids().contains(&unknown) && !answered.get_ids().contains(&unknown), "{question}");
+                assert!(
+                    !prompt.get_ids().contains(&unknown) && !answered.get_ids().contains(&unknown),
+                    "{question}"
+                );
                 assert_eq!(tokenizer.decode(answered.get_ids(), true).unwrap(), answer);
             }
         }
