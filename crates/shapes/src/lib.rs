@@ -65,7 +65,7 @@ mod tokenizer;
 mod truth;
 mod verifier;
 
-pub use caption::{CaptionConfig, CaptionStyle};
+pub use caption::{CaptionConfig, CaptionOrder, CaptionStyle};
 pub use claims::{Claims, Group, MAX_WORDS, RelationClaim, vocabulary};
 pub use color::{Background, Color};
 pub use companions::{Companions, ObjectKind};

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use diptych_shapes::{
-    Answer, CaptionConfig, CaptionStyle, Claims, Companions, Example, MAX_WORDS, Object, ObjectKind, QuestionKind,
-    RELATION_MARGIN, Relation, Scene, SceneConfig, Shape, Split, render, vocabulary,
+    Answer, CaptionConfig, CaptionOrder, CaptionStyle, Claims, Companions, Example, MAX_WORDS, Object, ObjectKind,
+    QuestionKind, RELATION_MARGIN, Relation, Scene, SceneConfig, Shape, Split, render, vocabulary,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -407,5 +407,29 @@ fn rules_of_companions_are_checked() {
             config.validate().unwrap_err().to_string().contains("companions.rules"),
             "{rules}"
         );
+    }
+}
+
+#[test]
+fn captions_in_the_order_of_the_palette_are_one_a_scene() {
+    let captions = CaptionConfig {
+        spatial: 0.0,
+        detailed: 0.0,
+        counting: 0.0,
+        sized: 0.0,
+        background: 0.0,
+        order: CaptionOrder::Palette,
+        ..CaptionConfig::default()
+    };
+    for seed in 0..200 {
+        let scene = scene(seed);
+        let told = |seed: u64| scene.caption(&mut ChaCha8Rng::seed_from_u64(seed), &captions);
+        let claims = told(0);
+        assert!(scene.check(&claims).holds());
+        assert!(
+            claims.groups().is_sorted_by_key(|group| (group.color, group.shape)),
+            "{claims}"
+        );
+        assert!((1..5).all(|other| told(other) == claims));
     }
 }
