@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn each_bad_value_is_named() {
         type Spoil = fn(&mut SceneConfig);
-        let bad: [(&str, Spoil); 15] = [
+        let bad: [(&str, Spoil); 16] = [
             ("min_objects", |c| c.min_objects = 0),
             ("max_objects", |c| c.max_objects = 5),
             ("max_objects", |c| (c.min_objects, c.max_objects) = (3, 2)),
@@ -122,6 +122,9 @@ mod tests {
             ("repeat", |c| c.repeat = f64::NAN),
             ("companions.share", |c| c.companions.share = 1.1),
             ("companions.together", |c| c.companions.together = -0.1),
+            ("companions.lookalike", |c| {
+                (c.companions.lookalike, c.shapes) = (0.5, vec![Shape::Star]);
+            }),
             ("companions.rules", |c| c.companions.share = 0.5),
             ("max_objects", |c| {
                 c.max_objects = 1;

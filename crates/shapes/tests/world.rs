@@ -358,6 +358,7 @@ fn companions_come_as_often_as_they_should() {
             rules: vec![[circle, square]],
             share: 0.5,
             together: 0.9,
+            lookalike: 0.0,
         },
         ..SceneConfig::default()
     };
@@ -384,6 +385,14 @@ fn companions_come_as_often_as_they_should() {
     // Where it is said to be missing, chance does not put it there; the rest are the few that begin without the rule.
     (config.companions.share, config.companions.together) = (1.0, 0.0);
     assert_eq!(draw(&config), (1.0, 0.0));
+    // Something blue that is no square stands in its place.
+    config.companions.lookalike = 1.0;
+    assert_eq!(draw(&config), (1.0, 0.0));
+    for seed in 0..200 {
+        let scene = Scene::sample(&mut ChaCha8Rng::seed_from_u64(seed), &config).unwrap();
+        let second = scene.objects[1];
+        assert!(second.color == square.color && second.shape != square.shape);
+    }
 
     let text = serde_json::to_string(&config).unwrap();
     assert!(text.contains(r#""rules":[["red circle","blue square"]]"#));
