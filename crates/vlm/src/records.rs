@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use diptych_data::{
     Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
 };
-use diptych_llm::arrangement::PlacedImage;
 use diptych_llm::Language;
+use diptych_llm::arrangement::PlacedImage;
 use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
