@@ -27,6 +27,16 @@ named! {
     }
 }
 
+named! {
+    /// In which order a caption mentions objects.
+    pub enum CaptionOrder as "caption order" {
+        /// Any, each equally likely.
+        Shuffled = "shuffled",
+        /// By color, then by shape and size, each in the order of its list: a scene has one caption of each style.
+        Palette = "palette",
+    }
+}
+
 /// How often each style is used, and the background mentioned.
 ///
 /// Weights need not sum to one. A scene whose objects are not told apart by the style, or stand in no clear relation, gets
@@ -46,6 +56,8 @@ pub struct CaptionConfig {
     pub detailed: f64,
     /// Probability that the background is mentioned, in `[0, 1]`. Default 0.5.
     pub background: f64,
+    /// Order of objects. Default shuffled; with `palette` no style may tell where objects stand.
+    pub order: CaptionOrder,
     /// Probability that each attribute, relation and background told is another than the scene's, in `[0, 1]`: the label
     /// noise of captions found in the wild. Default 0, captions are true.
     pub mislabel: f64,
@@ -60,6 +72,7 @@ impl Default for CaptionConfig {
             spatial: 2.0,
             detailed: 2.0,
             background: 0.5,
+            order: CaptionOrder::Shuffled,
             mislabel: 0.0,
         }
     }
@@ -92,6 +105,10 @@ impl CaptionConfig {
         if self.weights().iter().all(|(_, weight)| *weight == 0.0) {
             return Err(invalid("captions", self, "at least one style with a weight above 0"));
         }
+        if self.order == CaptionOrder::Palette && (self.spatial > 0.0 || self.detailed > 0.0) {
+            let expected = "shuffled where captions tell where objects stand: `spatial` and `detailed` have a weight";
+            return Err(invalid("captions.order", &self.order.name(), expected));
+        }
         let probabilities = [
             ("captions.background", self.background),
             ("captions.mislabel", self.mislabel),
@@ -120,6 +137,15 @@ impl CaptionConfig {
         last
     }
 
+    /// Brings what is claimed into order.
+    pub(crate) fn arrange(&self, claims: &mut Claims) {
+        if self.order == CaptionOrder::Palette {
+            claims
+                .groups
+                .sort_by_key(|group| (group.color, group.shape, group.size));
+        }
+    }
+
     pub(crate) fn mentions_background(&self, rng: &mut impl Rng) -> bool {
         rng.random_bool(self.background.clamp(0.0, 1.0))
     }
@@ -132,6 +158,7 @@ impl Scene {
         let style = config.style(rng);
         let background = config.mentions_background(rng).then_some(self.background);
         let mut claims = self.describe(rng, style, background);
+        config.arrange(&mut claims);
         if config.mislabel > 0.0 {
             mislabel(rng, &mut claims, config.mislabel.min(1.0));
         }

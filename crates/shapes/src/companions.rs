@@ -67,16 +67,48 @@ pub struct Companions {
     pub share: f64,
     /// Probability that the companion is there, in `[0, 1]`; default 0. Where it is not, it is not drawn by chance either.
     pub together: f64,
+    /// Probability that in the place of a missing companion there is an object of its color and another shape, in `[0, 1]`; default 0.
+    /// What is nearly the companion is taken for it the sooner.
+    pub lookalike: f64,
+}
+
+/// What a scene begins with.
+pub(crate) struct Beginning {
+    pub(crate) object: ObjectKind,
+    /// The companion, or what is there in its place.
+    pub(crate) second: Option<ObjectKind>,
+    /// The companion, where it is to be missing.
+    pub(crate) absent: Option<ObjectKind>,
 }
 
 impl Companions {
-    /// The object that a scene begins with, and whether its companion is there, where the scene is to follow a rule.
-    pub(crate) fn draw(&self, rng: &mut impl Rng) -> Option<([ObjectKind; 2], bool)> {
+    /// What a scene begins with, where it is to follow a rule. `shapes` are those in use.
+    pub(crate) fn draw(&self, rng: &mut impl Rng, shapes: &[Shape]) -> Option<Beginning> {
         if self.rules.is_empty() || !rng.random_bool(self.share) {
             return None;
         }
-        let rule = pick(rng, &self.rules);
-        Some((rule, rng.random_bool(self.together)))
+        let [object, companion] = pick(rng, &self.rules);
+        if rng.random_bool(self.together) {
+            return Some(Beginning {
+                object,
+                second: Some(companion),
+                absent: None,
+            });
+        }
+        let others: Vec<Shape> = shapes
+            .iter()
+            .copied()
+            .filter(|shape| *shape != companion.shape)
+            .collect();
+        let has_lookalike = !others.is_empty() && rng.random_bool(self.lookalike);
+        Some(Beginning {
+            object,
+            second: has_lookalike.then(|| ObjectKind {
+                shape: pick(rng, &others),
+                ..companion
+            }),
+            absent: Some(companion),
+        })
     }
 
     /// Checks ranges, and that every rule is about two objects of the given shapes and colors, none with two companions.
@@ -104,6 +136,10 @@ impl Companions {
                 &max_objects,
                 "at least 2, for an object and its companion",
             ));
+        }
+        if self.lookalike > 0.0 && shapes.len() < 2 {
+            let expected = "0 with a single shape in use";
+            return Err(invalid("companions.lookalike", &self.lookalike, expected));
         }
         if self.rules.is_empty() && self.share > 0.0 {
             return Err(invalid(field, &self.rules, "at least one rule for a share above 0"));

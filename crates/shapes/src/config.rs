@@ -92,6 +92,7 @@ fn check_list<T: PartialEq + std::fmt::Debug>(field: &'static str, members: &[T]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CaptionOrder;
 
     #[test]
     fn the_default_is_valid_and_round_trips() {
@@ -112,7 +113,7 @@ mod tests {
     #[test]
     fn each_bad_value_is_named() {
         type Spoil = fn(&mut SceneConfig);
-        let bad: [(&str, Spoil); 14] = [
+        let bad: [(&str, Spoil); 16] = [
             ("min_objects", |c| c.min_objects = 0),
             ("max_objects", |c| c.max_objects = 5),
             ("max_objects", |c| (c.min_objects, c.max_objects) = (3, 2)),
@@ -121,12 +122,16 @@ mod tests {
             ("repeat", |c| c.repeat = f64::NAN),
             ("companions.share", |c| c.companions.share = 1.1),
             ("companions.together", |c| c.companions.together = -0.1),
+            ("companions.lookalike", |c| {
+                (c.companions.lookalike, c.shapes) = (0.5, vec![Shape::Star]);
+            }),
             ("companions.rules", |c| c.companions.share = 0.5),
             ("max_objects", |c| {
                 c.max_objects = 1;
                 c.companions.rules = vec![["red circle", "blue square"].map(|kind| kind.parse().unwrap())];
             }),
             ("captions.plain", |c| c.captions.plain = -1.0),
+            ("captions.order", |c| c.captions.order = CaptionOrder::Palette),
             ("captions.background", |c| c.captions.background = 1.5),
             ("captions.mislabel", |c| c.captions.mislabel = f64::NAN),
             ("captions", |c| {
@@ -137,6 +142,7 @@ mod tests {
                     spatial: 0.0,
                     detailed: 0.0,
                     background: 0.0,
+                    order: CaptionOrder::Shuffled,
                     mislabel: 0.0,
                 }
             }),

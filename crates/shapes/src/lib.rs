@@ -21,6 +21,7 @@
 //! | pixels | [`render()`] |
 //! | sentences | [`Claims`] (grammar), [`CaptionStyle`], [`Question`], [`Answer`] |
 //! | scenes as text, for language models | [`Scene::listing`], [`Scene::prompt`], [`TextExample`], [`Distractor`], [`Scene::truth`], [`text_vocabulary`] |
+//! | what is asked and said about pictures, for vision-language models | [`picture_prompt`], [`CAPTION_REQUEST`], [`picture_vocabulary`] |
 //! | judgment | [`Verifier`], [`Reading`], [`Report`] (formula of the score) |
 //!
 //! # How well the verifier reads
@@ -52,6 +53,7 @@ mod example;
 mod layout;
 mod listing;
 mod named;
+mod picture;
 mod question;
 mod relation;
 mod render;
@@ -63,7 +65,7 @@ mod tokenizer;
 mod truth;
 mod verifier;
 
-pub use caption::{CaptionConfig, CaptionStyle};
+pub use caption::{CaptionConfig, CaptionOrder, CaptionStyle};
 pub use claims::{Claims, Group, MAX_WORDS, RelationClaim, vocabulary};
 pub use color::{Background, Color};
 pub use companions::{Companions, ObjectKind};
@@ -72,6 +74,7 @@ pub use distractor::{Distractor, Mistake};
 pub use error::{Error, Result};
 pub use example::{Example, Split};
 pub use listing::{COMPLETION_START, NUM_PLACES, PROMPT_END, text_vocabulary};
+pub use picture::{CAPTION_REQUEST, PICTURE_TOKEN, picture_prompt, picture_vocabulary};
 pub use question::{Answer, Question, QuestionKind};
 pub use relation::{RELATION_MARGIN, Relation};
 pub use render::render;
@@ -79,6 +82,9 @@ pub use report::{ClaimKind, ClaimResult, Report};
 pub use scene::{MAX_OBJECTS, Object, Scene};
 pub use shape::{Shape, Size};
 pub use text_example::TextExample;
-pub use tokenizer::{SPECIAL_TOKENS, tokenizer_config_json, tokenizer_json};
+pub use tokenizer::{
+    PICTURE_TOKEN_ID, SPECIAL_TOKENS, picture_tokenizer_config_json, picture_tokenizer_json, tokenizer_config_json,
+    tokenizer_json,
+};
 pub use truth::Truth;
 pub use verifier::{ReadObject, Reading, Verifier};

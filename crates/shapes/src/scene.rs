@@ -45,16 +45,15 @@ impl Scene {
         let background = pick(rng, &config.backgrounds);
         let mut num_objects = rng.random_range(config.min_objects..=config.max_objects);
         let mut looks: Vec<(Shape, Color, Size)> = Vec::with_capacity(num_objects);
-        let mut absent = None;
-        if let Some(([object, companion], is_there)) = config.companions.draw(rng) {
-            looks.push((object.shape, object.color, pick(rng, &config.sizes)));
-            if is_there {
-                looks.push((companion.shape, companion.color, pick(rng, &config.sizes)));
-                num_objects = num_objects.max(2);
-            } else {
-                absent = Some(companion);
-            }
+        let beginning = config.companions.draw(rng, &config.shapes);
+        let absent = beginning.as_ref().and_then(|beginning| beginning.absent);
+        for kind in beginning
+            .into_iter()
+            .flat_map(|beginning| [Some(beginning.object), beginning.second])
+        {
+            looks.extend(kind.map(|kind| (kind.shape, kind.color, pick(rng, &config.sizes))));
         }
+        num_objects = num_objects.max(looks.len());
         while looks.len() < num_objects {
             let look = if !looks.is_empty() && rng.random_bool(config.repeat) {
                 // Independent draws would hardly ever agree, and there would be nothing to count.

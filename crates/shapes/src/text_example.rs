@@ -66,7 +66,8 @@ impl TextExample {
         for _ in 0..ATTEMPTS {
             let scene = Scene::sample(&mut rng, world)?.on_places()?;
             let background = mentions_background.then_some(scene.background);
-            let caption = scene.describe(&mut rng, style, background);
+            let mut caption = scene.describe(&mut rng, style, background);
+            world.captions.arrange(&mut caption);
             if Split::of(&caption) == split && Split::of_scene(&scene) == split {
                 let prompt = scene.prompt()?;
                 return Ok(Self {

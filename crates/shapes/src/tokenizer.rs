@@ -1,8 +1,9 @@
-//! A word-level tokenizer for listings and captions, as Hugging Face files.
+//! Word-level tokenizers as Hugging Face files: for listings and captions, and for pictures with what is said of them.
 
 use serde_json::{Map, Value, json};
 
 use crate::listing::text_vocabulary;
+use crate::picture::{PICTURE_TOKEN, picture_vocabulary};
 
 /// Padding, start of a sequence, end of a sequence, unknown word; their ids are 0 to 3, in this order.
 pub const SPECIAL_TOKENS: [&str; 4] = ["<pad>", "<s>", "</s>", "<unk>"];
@@ -11,7 +12,21 @@ pub const SPECIAL_TOKENS: [&str; 4] = ["<pad>", "<s>", "</s>", "<unk>"];
 /// [`SPECIAL_TOKENS`]. Text is lower-cased and split into words and punctuation; `<s>` is put in front, as Llama's do.
 /// Decoding joins words by spaces, so that a caption comes back as it was.
 pub fn tokenizer_json() -> String {
-    let specials: Vec<Value> = SPECIAL_TOKENS
+    word_level(&SPECIAL_TOKENS, &text_vocabulary())
+}
+
+/// The same for pictures: one token for every word of [`picture_vocabulary`], and [`PICTURE_TOKEN`], whose id is
+/// [`PICTURE_TOKEN_ID`], behind the [`SPECIAL_TOKENS`].
+pub fn picture_tokenizer_json() -> String {
+    let [pad, start, end, unknown] = SPECIAL_TOKENS;
+    word_level(&[pad, start, end, unknown, PICTURE_TOKEN], &picture_vocabulary())
+}
+
+/// The id of the token that stands for a picture.
+pub const PICTURE_TOKEN_ID: u32 = SPECIAL_TOKENS.len() as u32;
+
+fn word_level(special_tokens: &[&'static str], words: &[&'static str]) -> String {
+    let specials: Vec<Value> = special_tokens
         .iter()
         .enumerate()
         .map(|(id, content)| {
@@ -21,10 +36,10 @@ pub fn tokenizer_json() -> String {
             })
         })
         .collect();
-    let words = SPECIAL_TOKENS.into_iter().chain(text_vocabulary());
+    let words = special_tokens.iter().chain(words);
     let vocabulary: Map<String, Value> = words
         .enumerate()
-        .map(|(id, word)| (word.to_owned(), json!(id)))
+        .map(|(id, word)| ((*word).to_owned(), json!(id)))
         .collect();
     let start = json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
     let first = json!({"Sequence": {"id": "A", "type_id": 0}});
@@ -50,17 +65,39 @@ pub fn tokenizer_json() -> String {
 /// The content of `tokenizer_config.json` for a model of at most `max_len` tokens, as transformers'
 /// `PreTrainedTokenizerFast` reads it.
 pub fn tokenizer_config_json(max_len: usize) -> String {
+    pretty(&Value::Object(tokenizer_config(max_len)))
+}
+
+/// The same for pictures, with a chat template: a conversation becomes the text that [`picture_prompt`](crate::picture_prompt) and
+/// [`COMPLETION_START`](crate::COMPLETION_START) make.
+pub fn picture_tokenizer_config_json(max_len: usize) -> String {
+    let mut config = tokenizer_config(max_len);
+    config.insert("image_token".to_owned(), json!(PICTURE_TOKEN));
+    config.insert("chat_template".to_owned(), json!(CHAT_TEMPLATE));
+    pretty(&Value::Object(config))
+}
+
+/// Images first, as `LLaVA`'s processors have them, then the words; an answer ends with the end of the text.
+const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}\
+{% if message['content'] is string %}{{ ' ' + message['content'] }}{% else %}{% for block in message['content'] %}\
+{% if block['type'] == 'text' %}{{ ' ' + block['text'] }}{% endif %}{% endfor %}{% endif %}{{ eos_token }}{% else %}\
+{% if message['content'] is string %}{{ ' ' + message['content'] }}{% else %}{% for block in message['content'] %}\
+{% if block['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}{% for block in message['content'] %}\
+{% if block['type'] == 'text' %}{{ ' ' + block['text'] }}{% endif %}{% endfor %}{% endif %}{{ ':' }}{% endif %}{% endfor %}";
+
+fn tokenizer_config(max_len: usize) -> Map<String, Value> {
     let [pad, start, end, unknown] = SPECIAL_TOKENS;
-    pretty(&json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": pad,
-        "bos_token": start,
-        "eos_token": end,
-        "unk_token": unknown,
-        "model_max_length": max_len,
-        "padding_side": "right",
-        "clean_up_tokenization_spaces": false,
-    }))
+    let config = [
+        ("tokenizer_class", json!("PreTrainedTokenizerFast")),
+        ("pad_token", json!(pad)),
+        ("bos_token", json!(start)),
+        ("eos_token", json!(end)),
+        ("unk_token", json!(unknown)),
+        ("model_max_length", json!(max_len)),
+        ("padding_side", json!("right")),
+        ("clean_up_tokenization_spaces", json!(false)),
+    ];
+    config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 fn pretty(value: &Value) -> String {
@@ -72,7 +109,7 @@ mod tests {
     use tokenizers::Tokenizer;
 
     use super::*;
-    use crate::{SceneConfig, Split, TextExample};
+    use crate::{Example, SceneConfig, Split, TextExample};
 
     #[test]
     fn every_text_is_encoded_word_by_word_and_comes_back() {
@@ -96,6 +133,35 @@ mod tests {
         }
         let unknown = tokenizer.encode("a Red blob</s>", false).unwrap();
         assert_eq!(unknown.get_tokens(), ["a", "red", "<unk>", "</s>"]);
+    }
+
+    #[test]
+    fn every_word_about_a_picture_is_a_token() {
+        let tokenizer: Tokenizer = picture_tokenizer_json().parse().expect("the library reads it");
+        assert_eq!(tokenizer.token_to_id(PICTURE_TOKEN), Some(PICTURE_TOKEN_ID));
+        let unknown = tokenizer.token_to_id("<unk>").unwrap();
+        for index in 0..500 {
+            let example = Example::generate(2, index, Split::Train, &SceneConfig::default()).unwrap();
+            let mut texts = vec![(crate::CAPTION_REQUEST.to_owned(), example.caption)];
+            texts.extend(
+                example
+                    .questions
+                    .into_iter()
+                    .map(|question| (question.text, question.answer.to_string())),
+            );
+            for (question, answer) in texts {
+                let prompt = tokenizer.encode(crate::picture_prompt(&question), true).unwrap();
+                // Start, picture, a token a word, and the colon.
+                assert_eq!(prompt.get_ids()[..2], [1, PICTURE_TOKEN_ID]);
+                assert_eq!(prompt.len(), question.split(' ').count() + 3);
+                let answered = tokenizer.encode(answer.as_str(), false).unwrap();
+                assert!(
+                    !prompt.get_ids().contains(&unknown) && !answered.get_ids().contains(&unknown),
+                    "{question}"
+                );
+                assert_eq!(tokenizer.decode(answered.get_ids(), true).unwrap(), answer);
+            }
+        }
     }
 
     #[test]

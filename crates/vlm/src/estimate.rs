@@ -5,6 +5,7 @@
 
 use diptych_data::Tokenizer;
 use diptych_llm::method::{coupling_note, is_model};
+use diptych_llm::records::EncodedRecord;
 use diptych_llm::vision::RunImages;
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::{VisionConfig, VlmConfig, VlmDir};
@@ -63,6 +64,23 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         features,
         format!("{what} of {} images that are kept", images.len()),
     );
+    let assumptions = assumptions(recipe, &records, &images);
+    Ok(Estimate {
+        memory: MemoryEstimate {
+            components,
+            moment: "training".to_owned(),
+            missing: vec![
+                "activations of decoder and tower, which grow with `train.micro_batch` and the images' size".to_owned(),
+            ],
+        },
+        time: None,
+        disk: disk(recipe, &network),
+        assumptions,
+    })
+}
+
+/// What the numbers rest on.
+fn assumptions(recipe: &Recipe<VisionLanguage>, records: &[EncodedRecord], images: &RunImages) -> Vec<String> {
     let longest = records
         .iter()
         .flat_map(|record| &record.responses)
@@ -78,18 +96,7 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         "On disk are checkpoints and the result; logs and samples are small beside them.".to_owned(),
     ];
     assumptions.extend(coupling_note(&as_text(recipe)));
-    Ok(Estimate {
-        memory: MemoryEstimate {
-            components,
-            moment: "training".to_owned(),
-            missing: vec![
-                "activations of decoder and tower, which grow with `train.micro_batch` and the images' size".to_owned(),
-            ],
-        },
-        time: None,
-        disk: disk(recipe, &network),
-        assumptions,
-    })
+    assumptions
 }
 
 /// Parameters of the policy.

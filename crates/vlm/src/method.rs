@@ -13,7 +13,7 @@ use crate::corruption::Corruption;
 #[serde(rename_all = "snake_case")]
 pub enum MethodConfig {
     /// Log-probabilities of stored pairs.
-    OfflinePairs(OfflinePairsConfig),
+    OfflinePairs(Box<OfflinePairsConfig>),
     /// Log-probabilities of responses that were each judged good or bad.
     Unpaired(BatchConfig),
     /// Log-probabilities of ranked lists.
@@ -24,7 +24,7 @@ pub enum MethodConfig {
 
 impl Default for MethodConfig {
     fn default() -> Self {
-        Self::OfflinePairs(OfflinePairsConfig::default())
+        Self::OfflinePairs(Box::default())
     }
 }
 

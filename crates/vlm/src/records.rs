@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use diptych_data::{
     Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
 };
+use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
 use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
@@ -72,9 +73,8 @@ pub fn load_records(
     if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
         add_rationales(&mut records, pairs, &encoder, &config.template)?;
     }
-    let token_weights = text.method.token_weights();
-    if let Some(weights) = &token_weights {
-        weigh_tokens(&mut records, weights);
+    if let Some(weights) = text.method.token_weights() {
+        weigh_tokens(&mut records, &weights);
     }
     let num = records.len();
     let (mut bad, mut long) = (Left::default(), Left::default());
@@ -111,15 +111,21 @@ pub fn load_records(
             num_long: long.num,
         });
     }
-    if let Some(weights) = &token_weights {
-        normalize_weights(&mut kept, weights);
-    }
-    check_records(&text, &mut kept)?;
-    learn(&text, &mut kept);
-    for response in kept.iter_mut().flat_map(|record| &mut record.responses) {
-        read_only_images(config.image_token_id, response);
-    }
+    finish(&text, config.image_token_id, &mut kept)?;
     Ok(kept)
+}
+
+/// What is done to records when nothing of them will be cut any more.
+fn finish(text: &Recipe<Language>, image_token_id: u32, kept: &mut [EncodedRecord]) -> Result<()> {
+    if let Some(weights) = &text.method.token_weights() {
+        normalize_weights(kept, weights);
+    }
+    check_records(text, kept)?;
+    learn(text, kept);
+    for response in kept.iter_mut().flat_map(|record| &mut record.responses) {
+        read_only_images(image_token_id, response);
+    }
+    Ok(())
 }
 
 impl Error {

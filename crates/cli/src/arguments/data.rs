@@ -169,6 +169,10 @@ pub(crate) struct ShapesArguments {
     /// Captions for training, or those held out for evaluation
     #[arg(long, value_enum, default_value_t = SplitName::Train)]
     pub(crate) split: SplitName,
+    /// Prompts about pictures: ask these questions about the examples with the same seed, split and scenes, as `eval pope-questions shapes`
+    /// wrote them, instead of asking for captions
+    #[arg(long, value_name = "FILE")]
+    pub(crate) questions: Option<PathBuf>,
     /// The only source of randomness
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -188,6 +192,10 @@ pub(crate) enum ShapesKind {
     Sft,
     /// A scene as text: prompt
     Prompts,
+    /// Pictures with a caption and an answer to a question each: images, prompt, completion
+    VlmSft,
+    /// Pictures to describe, or to answer questions about: images, prompt
+    VlmPrompts,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -25,6 +25,7 @@ mod sampling;
 mod score;
 mod score_images;
 mod shapes;
+mod shapes_vlm;
 mod train;
 mod verify_resume;
 

@@ -10,6 +10,7 @@ use diptych_tensor::files;
 use serde::Serialize;
 
 use crate::arguments::{ShapesArguments, ShapesKind, SplitName};
+use crate::command::shapes_vlm::{self, Pictures};
 use crate::failure::usage;
 use crate::output::{create_parent, print};
 
@@ -49,6 +50,16 @@ pub(crate) fn run(arguments: &ShapesArguments) -> anyhow::Result<()> {
     match arguments.kind {
         ShapesKind::Images => write_images(arguments, split, scenes),
         ShapesKind::Pairs | ShapesKind::Sft | ShapesKind::Prompts => write_texts(arguments, split, &scenes),
+        ShapesKind::VlmSft | ShapesKind::VlmPrompts => {
+            let pictures = Pictures {
+                seed: arguments.seed,
+                split,
+                num: arguments.num,
+                world: &scenes,
+                size: picture_size(arguments)?,
+            };
+            shapes_vlm::write(arguments, &pictures)
+        }
     }
 }
 
@@ -56,12 +67,19 @@ pub(crate) fn run(arguments: &ShapesArguments) -> anyhow::Result<()> {
 fn refuse_unread(arguments: &ShapesArguments) -> anyhow::Result<()> {
     let ShapesArguments { kind, mislabeled, .. } = arguments;
     let has_false = *kind == ShapesKind::Pairs || mislabeled.is_some();
+    let has_pictures = matches!(kind, ShapesKind::Images | ShapesKind::VlmSft | ShapesKind::VlmPrompts);
     let options = [
         (
             "--size",
             arguments.size.is_some(),
-            *kind == ShapesKind::Images,
-            "--kind images",
+            has_pictures,
+            "--kind images, vlm-sft and vlm-prompts",
+        ),
+        (
+            "--questions",
+            arguments.questions.is_some(),
+            *kind == ShapesKind::VlmPrompts,
+            "--kind vlm-prompts",
         ),
         (
             "--mislabel",
@@ -91,11 +109,16 @@ fn refuse_unread(arguments: &ShapesArguments) -> anyhow::Result<()> {
     }
 }
 
-fn write_images(arguments: &ShapesArguments, split: Split, mut scenes: SceneConfig) -> anyhow::Result<()> {
+fn picture_size(arguments: &ShapesArguments) -> anyhow::Result<u32> {
     let size = arguments.size.unwrap_or(DEFAULT_SIZE);
-    if !SIZES.contains(&size) {
-        return Err(usage(format!("--size is {size}, expected 32 to 128")));
+    if SIZES.contains(&size) {
+        return Ok(size);
     }
+    Err(usage(format!("--size is {size}, expected 32 to 128")))
+}
+
+fn write_images(arguments: &ShapesArguments, split: Split, mut scenes: SceneConfig) -> anyhow::Result<()> {
+    let size = picture_size(arguments)?;
     if let Some(probability) = arguments.mislabel {
         scenes.captions.mislabel = probability;
         scenes
@@ -133,7 +156,7 @@ fn write_texts(arguments: &ShapesArguments, split: Split, scenes: &SceneConfig) 
     create_parent(&arguments.out)?;
     files::write_file(&arguments.out, &lines)?;
     let what = match arguments.kind {
-        ShapesKind::Images => "captioned images",
+        ShapesKind::Images | ShapesKind::VlmSft | ShapesKind::VlmPrompts => "captioned images",
         ShapesKind::Pairs => "preference pairs",
         ShapesKind::Sft => "completions",
         ShapesKind::Prompts => "prompts",
@@ -157,7 +180,7 @@ fn text_row(arguments: &ShapesArguments, example: TextExample, scenes: &SceneCon
             completion: example.mislabeled_completion(arguments.mislabeled.unwrap_or(0.0), num_mistakes, scenes)?,
             prompt: example.prompt,
         },
-        ShapesKind::Images | ShapesKind::Prompts => TextRow::Prompt { prompt: example.prompt },
+        _ => TextRow::Prompt { prompt: example.prompt },
     })
 }
 

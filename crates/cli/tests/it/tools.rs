@@ -431,6 +431,93 @@ fn scenes_are_written_as_text() {
 }
 
 #[test]
+fn pictures_come_with_what_is_asked_and_said_about_them() {
+    let place = Place::new();
+    let make = |out: &str, arguments: &[&str]| -> Vec<serde_json::Value> {
+        place
+            .run(&[&["data", "shapes", "--num", "30", "--out", out][..], arguments].concat())
+            .success();
+        let text = String::from_utf8(place.bytes(out)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_owned();
+
+    let sft = make("sft.jsonl", &["--kind", "vlm-sft"]);
+    assert_eq!(sft.len(), 60);
+    for (index, rows) in sft.chunks_exact(2).enumerate() {
+        let example = diptych_shapes::Example::generate(
+            0,
+            index as u64,
+            diptych_shapes::Split::Train,
+            &diptych_shapes::SceneConfig::default(),
+        )
+        .unwrap();
+        assert_eq!(text(&rows[0], "prompt"), "<image> describe the picture:");
+        assert_eq!(text(&rows[0], "completion"), format!(" {}", example.caption));
+        let asked = example
+            .questions
+            .iter()
+            .find(|question| text(&rows[1], "prompt") == format!("<image> {}:", question.text));
+        assert_eq!(text(&rows[1], "completion"), format!(" {}", asked.unwrap().answer));
+        assert_eq!(
+            text(&rows[1], "completion"),
+            if index % 2 == 0 { " yes" } else { " no" }
+        );
+        assert_eq!(rows[0]["images"], rows[1]["images"]);
+    }
+
+    let captions = make("captions.jsonl", &["--kind", "vlm-prompts"]);
+    assert_eq!(captions.len(), 30);
+    assert!(
+        captions
+            .iter()
+            .zip(sft.chunks_exact(2))
+            .all(|(prompt, sft)| prompt["images"] == sft[0]["images"])
+    );
+
+    // Questions of POPE about the same pictures.
+    place
+        .run(&[
+            "eval",
+            "pope-questions",
+            "shapes",
+            "--num",
+            "30",
+            "--split",
+            "train",
+            "--out",
+            "pope",
+        ])
+        .success();
+    let questions = String::from_utf8(place.bytes("pope/pope_adversarial.jsonl")).unwrap();
+    let prompts = make(
+        "questions.jsonl",
+        &["--kind", "vlm-prompts", "--questions", "pope/pope_adversarial.jsonl"],
+    );
+    assert_eq!(prompts.len(), questions.lines().count());
+    for (prompt, question) in prompts.iter().zip(questions.lines()) {
+        let question: serde_json::Value = serde_json::from_str(question).unwrap();
+        assert_eq!(text(prompt, "prompt"), format!("<image> {}:", text(&question, "text")));
+        let image: usize = text(&question, "image").parse().unwrap();
+        assert_eq!(prompt["images"], captions[image]["images"]);
+    }
+    let few = [
+        "data",
+        "shapes",
+        "--num",
+        "5",
+        "--out",
+        "few.jsonl",
+        "--kind",
+        "vlm-prompts",
+    ];
+    let arguments = [&few[..], &["--questions", "pope/pope_adversarial.jsonl"]].concat();
+    place
+        .run(&arguments)
+        .failure(2, &["is about image", "expected the number of one of 5 examples"]);
+}
+
+#[test]
 fn lists_name_what_there_is() {
     let place = Place::with_replay();
     place.write("models/tiny/model_index.json", "{}");

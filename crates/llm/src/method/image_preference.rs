@@ -7,7 +7,7 @@
 //!   `-log s(beta (A_w - A_l)) - log s(beta (A_w - A_w')) - log s(beta A_w - delta)`, the last term being the anchor.
 //! - Xing et al., "Re-Align: Aligning Vision Language Models via Retrieval-Augmented Direct Preference Optimization", arXiv:2502.13146
 //!   (rDPO): the same without the anchor, the other image being one that was retrieved.
-//! - Fu et al., "CHiP: Cross-modal Hierarchical Direct Preference Optimization for Multimodal LLMs", ICLR 2025, arXiv:2501.16629: one joint
+//! - Fu et al., "`CHiP`: Cross-modal Hierarchical Direct Preference Optimization for Multimodal LLMs", ICLR 2025, arXiv:2501.16629: one joint
 //!   sigmoid, `-log s(beta ((A_w - A_l) + (A_w - A_w')))`; its token-level divergence is not part of this.
 //!
 //! Convention: sums over tokens. Other images are those of the row (`rejected_images`), or the row's own ones spoiled, alike for policy and

@@ -54,7 +54,7 @@ pub struct LanguageMethod {
 /// Which method it is.
 #[derive(Debug)]
 enum Work {
-    OfflinePairs(PairWork),
+    OfflinePairs(Box<PairWork>),
     Unpaired,
     Ranked,
     Sft,

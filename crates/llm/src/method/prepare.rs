@@ -123,12 +123,12 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         .map(|prompts| text_samples(recipe, &engine, tokenizer, prompts))
         .transpose()?;
     let work = match &recipe.method {
-        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(PairWork {
+        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(Box::new(PairWork {
             watch: SharedWatch::new(config.watch),
             online_kl: config.online_kl.map(|config| OnlineKlTerm::new(config, end_tokens)),
             rationale_weight: config.rationale.as_ref().map(|config| config.weight),
             image_preference,
-        }),
+        })),
         MethodConfig::Unpaired(_) => Work::Unpaired,
         MethodConfig::Ranked(_) => Work::Ranked,
         MethodConfig::Sft(_) => Work::Sft,

@@ -3,7 +3,9 @@
 //! Deng et al., "Enhancing Large Vision Language Models with Self-Training on Image Comprehension" (STIC), `NeurIPS` 2024, arXiv:2405.19716, describes images
 //! with jittered colors for its rejected answers. The operations are torchvision's `ColorJitter`, which for images are those of PIL:
 //!
-//!     brightness: f v      contrast: f v + (1 - f) mean(gray)      saturation: f v + (1 - f) gray      hue: H + f turns
+//! ```text
+//! brightness: f v      contrast: f v + (1 - f) mean(gray)      saturation: f v + (1 - f) gray      hue: H + f turns
+//! ```
 //!
 //! gray = 0.299 R + 0.587 G + 0.114 B, rounded as PIL rounds it; hue is that of HSV.
 

@@ -3,8 +3,10 @@
 //! Leng et al., "Mitigating Object Hallucinations in Large Vision-Language Models through Visual Contrastive Decoding", CVPR 2024,
 //! arXiv:2311.16922; reference code: `add_diffusion_noise` of DAMO-NLP-SG/VCD, which POVID, `SeVa`, `CHiP` and TARS took over.
 //!
-//!     beta_t = sigmoid(-6 + 12 t / 999) (0.005 - 0.00001) + 0.00001,   t = 0 .. 999
-//!     x_t = sqrt(a_t) x + sqrt(1 - a_t) n,   a_t = product of 1 - beta up to t
+//! ```text
+//! beta_t = sigmoid(-6 + 12 t / 999) (0.005 - 0.00001) + 0.00001,   t = 0 .. 999
+//! x_t = sqrt(a_t) x + sqrt(1 - a_t) n,   a_t = product of 1 - beta up to t
+//! ```
 //!
 //! x are pixels after CLIP's normalization. The schedule is not that of Stable Diffusion.
 
