@@ -38,6 +38,13 @@ pub struct RunImages {
     budget: Budget,
 }
 
+/// An image as the tower reads it, before it is one of the run.
+#[derive(Debug)]
+pub struct ReadImage {
+    processed: ProcessedImage,
+    hash: [u8; 32],
+}
+
 /// Whether processed pixels stay in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelMemory {
@@ -81,15 +88,21 @@ impl RunImages {
         }
     }
 
-    /// The index of an image, which is decoded and processed.
+    /// An image, decoded and processed.
     ///
     /// # Errors
     /// When it cannot be read or decoded; when the network does not read images of its size.
-    pub fn add(&mut self, source: &ImageSource) -> Result<usize> {
+    pub fn read(&self, source: &ImageSource) -> Result<ReadImage> {
         let processed = self.processor.process(&source.decode()?)?;
         let hash = hash(&processed)?;
+        Ok(ReadImage { processed, hash })
+    }
+
+    /// The index of an image that was [read](Self::read) from `source`.
+    pub fn add(&mut self, source: &ImageSource, image: ReadImage) -> usize {
+        let ReadImage { processed, hash } = image;
         if let Some(index) = self.by_hash.get(&hash) {
-            return Ok(*index);
+            return *index;
         }
         let index = self.images.len();
         let is_kept = self.keeps_pixels == PixelMemory::Kept && self.budget.take(num_bytes(&processed.pixels));
@@ -101,7 +114,7 @@ impl RunImages {
             pixels: is_kept.then_some(processed),
         });
         self.by_hash.insert(hash, index);
-        Ok(index)
+        index
     }
 
     /// Number of images.

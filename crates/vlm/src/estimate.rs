@@ -32,7 +32,7 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let records = load_records(recipe, directory.config(), &tokenizer, &mut images)?;
+    let records = load_records(recipe, directory.config(), &tokenizer, &mut images, |_, _| Ok(()))?;
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
     let network = Counted::of(recipe, &directory)?;
     let features = kept_bytes(recipe, directory.config(), &images);

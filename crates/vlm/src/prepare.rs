@@ -37,7 +37,10 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let records = load_records(recipe, directory.config(), &tokenizer, &mut images)?;
+    let records = load_records(recipe, directory.config(), &tokenizer, &mut images, |done, total| {
+        let told = reporter.advance("images", done as u64, total as u64);
+        told.map_err(|stopped| Error::from(diptych_llm::Error::from(stopped)))
+    })?;
     check_tokens(&text, &records, &tokenizer, |path| {
         Ok(VlmDir::open(path)?.config().text.vocab_size)
     })?;

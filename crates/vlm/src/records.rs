@@ -5,6 +5,7 @@
 //! room for an answer leaves its record out, and a warning says how many there were.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use diptych_data::{
     Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
@@ -13,9 +14,10 @@ use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
 use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
-use diptych_llm::vision::RunImages;
+use diptych_llm::vision::{ReadImage, RunImages};
 use diptych_models::vlm::{ImageLayout, VlmConfig};
 use diptych_train::Recipe;
+use rayon::prelude::*;
 
 use crate::modality::{VisionLanguage, as_text};
 use crate::{Error, Result};
@@ -49,7 +51,11 @@ impl Left {
     }
 }
 
-/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use.
+/// Records whose images are read at once.
+const AT_ONCE: usize = 32;
+
+/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use. `advance` is told how many
+/// records of how many are done.
 ///
 /// # Errors
 /// Files that are missing or damaged; the first record that cannot be used: with `data.on_error = "skip"` not where an image is the
@@ -59,6 +65,7 @@ pub fn load_records(
     config: &VlmConfig,
     tokenizer: &Tokenizer,
     images: &mut RunImages,
+    mut advance: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Vec<EncodedRecord>> {
     let text = as_text(recipe);
     let on_error = recipe.data.on_error.unwrap_or_default();
@@ -82,25 +89,28 @@ pub fn load_records(
         max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
         convention: encoding.convention,
     };
-    let mut shown = BTreeMap::new();
+    let mut reader = Reader {
+        dataset: &dataset,
+        images,
+        by_path: BTreeMap::new(),
+    };
     let mut kept = Vec::with_capacity(num);
-    for mut record in records {
-        let result = show(&dataset, &record, images, &mut shown)
-            .and_then(|shown| other_sides(recipe, &mut record, shown))
-            .and_then(|shown| expand_record(config, images, &mut record, &shown));
-        match result {
-            Ok(()) if limit.keep(&mut record) => kept.push(record),
-            Ok(()) => long.count(|| {
-                let len = prompt_len(&record);
-                let max_len = limit.max_len;
-                format!(
-                    "record {}: its prompt has {len} tokens, images among them, of `data.max_len` = {max_len}",
-                    record.id
-                )
-            }),
-            Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
-            Err(error) => return Err(error),
+    let mut left = records.into_iter();
+    for done in (0..num).step_by(AT_ONCE) {
+        let chunk: Vec<EncodedRecord> = left.by_ref().take(AT_ONCE).collect();
+        let shown = reader.read(&chunk);
+        for (mut record, shown) in chunk.into_iter().zip(shown) {
+            let expanded = shown
+                .and_then(|shown| other_sides(recipe, &mut record, shown))
+                .and_then(|shown| expand_record(config, reader.images, &mut record, &shown));
+            match expanded {
+                Ok(()) if limit.keep(&mut record) => kept.push(record),
+                Ok(()) => long.count(|| limit.describe(&record)),
+                Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
+                Err(error) => return Err(error),
+            }
         }
+        advance((done + AT_ONCE).min(num), num)?;
     }
     bad.warn();
     long.warn();
@@ -135,44 +145,99 @@ impl Error {
     }
 }
 
-/// The images of a record's row. They are read once for all that is made of a row.
-fn show(
-    dataset: &TextDataset,
-    record: &EncodedRecord,
-    images: &mut RunImages,
-    known: &mut BTreeMap<usize, Shown>,
-) -> Result<Shown> {
-    if let Some(shown) = known.get(&record.row) {
-        return Ok(shown.clone());
-    }
-    let (own, rejected): (&[ImageSource], Option<&[ImageSource]>) = match dataset {
-        TextDataset::Pairs(rows) => {
-            let parts = rows[record.row].parts();
-            (parts.images, parts.rejected_images)
-        }
-        TextDataset::Unpaired(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Ranked(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Samples(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Prompts(rows) => (rows[record.row].parts().images, None),
-    };
-    let mut read = |sources: &[ImageSource]| -> Result<Vec<usize>> {
-        let one = |(at, source): (usize, &ImageSource)| {
-            images.add(source).map_err(|error| Error::Image {
-                id: record.id.clone(),
-                number: at + 1,
-                image: source.clone(),
-                source: Box::new(error),
+/// Reads the images of rows, several at once.
+struct Reader<'a> {
+    dataset: &'a TextDataset,
+    images: &'a mut RunImages,
+    /// Files that were read already.
+    by_path: BTreeMap<PathBuf, usize>,
+}
+
+impl<'a> Reader<'a> {
+    /// The images of the rows of some records.
+    fn read(&mut self, records: &[EncodedRecord]) -> Vec<Result<Shown>> {
+        let sources: Vec<(&ImageSource, bool)> = records
+            .iter()
+            .flat_map(|record| {
+                let (own, rejected) = self.sources(record);
+                own.iter().chain(rejected.unwrap_or_default())
             })
-        };
-        sources.iter().enumerate().map(one).collect()
-    };
-    let shown = Shown {
-        images: read(own)?,
-        rejected: rejected.map(&mut read).transpose()?,
-        others: None,
-    };
-    known.insert(record.row, shown.clone());
-    Ok(shown)
+            .map(|source| (source, self.index_of(source).is_some()))
+            .collect();
+        let images = &*self.images;
+        let read = |(source, is_known): &(&ImageSource, bool)| (!is_known).then(|| images.read(source));
+        let mut read: std::vec::IntoIter<Option<diptych_llm::Result<ReadImage>>> =
+            sources.par_iter().map(read).collect::<Vec<_>>().into_iter();
+        records.iter().map(|record| self.shown(record, &mut read)).collect()
+    }
+
+    /// What a record's row shows, from images that were read in this order.
+    fn shown(
+        &mut self,
+        record: &EncodedRecord,
+        read: &mut impl Iterator<Item = Option<diptych_llm::Result<ReadImage>>>,
+    ) -> Result<Shown> {
+        let (own, rejected) = self.sources(record);
+        let sides = [own, rejected.unwrap_or_default()];
+        // All of them are taken from what was read, also after one that is damaged.
+        let taken: Vec<Result<usize>> = sides
+            .into_iter()
+            .flat_map(|side| side.iter().enumerate())
+            .map(|(at, source)| {
+                self.take(source, read.next().flatten()).map_err(|error| Error::Image {
+                    id: record.id.clone(),
+                    number: at + 1,
+                    image: source.clone(),
+                    source: Box::new(error),
+                })
+            })
+            .collect();
+        let mut images = taken.into_iter().collect::<Result<Vec<usize>>>()?;
+        let others = images.split_off(own.len());
+        Ok(Shown {
+            images,
+            rejected: rejected.map(|_| others),
+            others: None,
+        })
+    }
+
+    /// The index of an image. One that was not read, because it was known, is known.
+    fn take(
+        &mut self,
+        source: &ImageSource,
+        read: Option<diptych_llm::Result<ReadImage>>,
+    ) -> diptych_llm::Result<usize> {
+        if let Some(index) = self.index_of(source) {
+            return Ok(index);
+        }
+        let image = read.unwrap_or_else(|| self.images.read(source))?;
+        let index = self.images.add(source, image);
+        if let ImageSource::Path(path) = source {
+            self.by_path.insert(path.clone(), index);
+        }
+        Ok(index)
+    }
+
+    fn index_of(&self, source: &ImageSource) -> Option<usize> {
+        match source {
+            ImageSource::Path(path) => self.by_path.get(path).copied(),
+            ImageSource::Bytes(_) | ImageSource::Cell(_) => None,
+        }
+    }
+
+    /// What a record's row shows, and what the rejected answer sees instead.
+    fn sources(&self, record: &EncodedRecord) -> (&'a [ImageSource], Option<&'a [ImageSource]>) {
+        match self.dataset {
+            TextDataset::Pairs(rows) => {
+                let parts = rows[record.row].parts();
+                (parts.images, parts.rejected_images)
+            }
+            TextDataset::Unpaired(rows) => (rows[record.row].parts().images, None),
+            TextDataset::Ranked(rows) => (rows[record.row].parts().images, None),
+            TextDataset::Samples(rows) => (rows[record.row].parts().images, None),
+            TextDataset::Prompts(rows) => (rows[record.row].parts().images, None),
+        }
+    }
 }
 
 /// Says which texts of a record see which images, where images are compared.
@@ -267,6 +332,16 @@ struct Limit {
 }
 
 impl Limit {
+    /// Why nothing of a record is left.
+    fn describe(&self, record: &EncodedRecord) -> String {
+        format!(
+            "record {}: its prompt has {} tokens, images among them, of `data.max_len` = {}",
+            record.id,
+            prompt_len(record),
+            self.max_len
+        )
+    }
+
     /// Cuts the responses of a record, and says whether anything of each is left to learn from.
     fn keep(&self, record: &mut EncodedRecord) -> bool {
         let prompt_len = prompt_len(record);
