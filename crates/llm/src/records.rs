@@ -55,15 +55,22 @@ pub struct EncodedResponse {
     pub reference_logps: Option<f64>,
 }
 
+/// A language model does not see images.
+fn refuse_images(dataset: &TextDataset) -> Result<()> {
+    match dataset.first_with_images() {
+        None => Ok(()),
+        Some(index) => Err(Error::Images {
+            id: dataset.record_id(index).to_owned(),
+        }),
+    }
+}
+
 /// Encodes the records of a data set; those that have nothing to learn from are left out, and a warning says how many.
 ///
 /// # Errors
 /// The first record that cannot be encoded; [`Error::Images`] for one with images; [`Error::NothingLeft`] when none is left.
 pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
-    if let Some(index) = dataset.first_with_images() {
-        let id = dataset.record_id(index).to_owned();
-        return Err(Error::Images { id });
-    }
+    refuse_images(dataset)?;
     encode_with_images(dataset, encoder)
 }
 
