@@ -125,7 +125,12 @@ impl VisionNetwork {
                 example: prompt.example,
             })
             .collect();
-        Ok(self.model.generate(&inputs, config)?)
+        let mut answers = self.model.generate(&inputs, config)?;
+        let image = self.model.config().image_token_id;
+        for answer in &mut answers {
+            end_before_image(answer, image, config.eos_token_ids.first().copied());
+        }
+        Ok(answers)
     }
 
     /// What the decoder reads of each different image, encoded once.
@@ -233,10 +238,47 @@ impl VisionNetwork {
     }
 }
 
+/// Nothing can be read in the place of an image token that a network gives itself: the answer ends there.
+fn end_before_image(answer: &mut Generated, image: u32, end: Option<u32>) {
+    let Some(at) = answer.tokens.iter().position(|token| *token == image) else {
+        return;
+    };
+    let kept = at + usize::from(end.is_some());
+    if let Some(end) = end {
+        answer.tokens[at] = end;
+    }
+    answer.tokens.truncate(kept);
+    answer.logps.truncate(kept);
+    answer.is_finished = end.is_some();
+}
+
 /// The embeddings of images, as often as these are read.
 fn in_order<'a>(images: &[usize], distinct: &[usize], embeddings: &'a [ImageEmbeddings]) -> Vec<&'a ImageEmbeddings> {
     images
         .iter()
         .filter_map(|index| Some(&embeddings[distinct.binary_search(index).ok()?]))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_where_it_would_show_an_image() {
+        let ended = |tokens: &[u32], end| {
+            let mut answer = Generated {
+                tokens: tokens.to_vec(),
+                logps: vec![-1.0; tokens.len()],
+                is_finished: false,
+            };
+            end_before_image(&mut answer, 9, end);
+            assert_eq!(answer.logps.len(), answer.tokens.len());
+            (answer.tokens, answer.is_finished)
+        };
+        assert_eq!(ended(&[4, 5], Some(2)), (vec![4, 5], false));
+        assert_eq!(ended(&[4, 9, 5], Some(2)), (vec![4, 2], true));
+        assert_eq!(ended(&[9, 9], Some(2)), (vec![2], true));
+        assert_eq!(ended(&[4, 9, 5], None), (vec![4], false));
+    }
 }
