@@ -10,6 +10,7 @@ mod online_kl;
 mod prepare;
 mod ranked;
 mod rationale;
+mod reference;
 mod sft;
 mod shift;
 mod token_weights;

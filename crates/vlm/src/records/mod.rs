@@ -4,32 +4,20 @@
 //! features, and only then the text is cut to `data.max_len`: completions are cut, and never within an image; a prompt that leaves no
 //! room for an answer leaves its record out, and a warning says how many there were.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod reader;
 
-use diptych_data::{
-    Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
-};
+use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
 use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
 use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
-use diptych_llm::vision::{ReadImage, RunImages};
+use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
 use diptych_train::Recipe;
-use rayon::prelude::*;
 
+use self::reader::{Reader, Shown};
 use crate::modality::{VisionLanguage, as_text};
 use crate::{Error, Result};
-
-/// The images of a row: what its prompt shows, and what the rejected answer sees where that is something else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shown {
-    images: Vec<usize>,
-    rejected: Option<Vec<usize>>,
-    /// What the chosen answer sees for comparison.
-    others: Option<Vec<usize>>,
-}
 
 /// Records left out, and the first of them with what is wrong with it.
 #[derive(Debug, Default)]
@@ -89,11 +77,7 @@ pub fn load_records(
         max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
         convention: encoding.convention,
     };
-    let mut reader = Reader {
-        dataset: &dataset,
-        images,
-        by_path: BTreeMap::new(),
-    };
+    let mut reader = Reader::new(&dataset, images);
     let mut kept = Vec::with_capacity(num);
     let mut left = records.into_iter();
     for done in (0..num).step_by(AT_ONCE) {
@@ -142,101 +126,6 @@ impl Error {
     /// Whether one record or its images are the cause, so that the others can be used without it.
     fn is_of_one_record(&self) -> bool {
         matches!(self, Self::Image { .. } | Self::Placeholders { .. })
-    }
-}
-
-/// Reads the images of rows, several at once.
-struct Reader<'a> {
-    dataset: &'a TextDataset,
-    images: &'a mut RunImages,
-    /// Files that were read already.
-    by_path: BTreeMap<PathBuf, usize>,
-}
-
-impl<'a> Reader<'a> {
-    /// The images of the rows of some records.
-    fn read(&mut self, records: &[EncodedRecord]) -> Vec<Result<Shown>> {
-        let sources: Vec<(&ImageSource, bool)> = records
-            .iter()
-            .flat_map(|record| {
-                let (own, rejected) = self.sources(record);
-                own.iter().chain(rejected.unwrap_or_default())
-            })
-            .map(|source| (source, self.index_of(source).is_some()))
-            .collect();
-        let images = &*self.images;
-        let read = |(source, is_known): &(&ImageSource, bool)| (!is_known).then(|| images.read(source));
-        let mut read: std::vec::IntoIter<Option<diptych_llm::Result<ReadImage>>> =
-            sources.par_iter().map(read).collect::<Vec<_>>().into_iter();
-        records.iter().map(|record| self.shown(record, &mut read)).collect()
-    }
-
-    /// What a record's row shows, from images that were read in this order.
-    fn shown(
-        &mut self,
-        record: &EncodedRecord,
-        read: &mut impl Iterator<Item = Option<diptych_llm::Result<ReadImage>>>,
-    ) -> Result<Shown> {
-        let (own, rejected) = self.sources(record);
-        let sides = [own, rejected.unwrap_or_default()];
-        // All of them are taken from what was read, also after one that is damaged.
-        let taken: Vec<Result<usize>> = sides
-            .into_iter()
-            .flat_map(|side| side.iter().enumerate())
-            .map(|(at, source)| {
-                self.take(source, read.next().flatten()).map_err(|error| Error::Image {
-                    id: record.id.clone(),
-                    number: at + 1,
-                    image: source.clone(),
-                    source: Box::new(error),
-                })
-            })
-            .collect();
-        let mut images = taken.into_iter().collect::<Result<Vec<usize>>>()?;
-        let others = images.split_off(own.len());
-        Ok(Shown {
-            images,
-            rejected: rejected.map(|_| others),
-            others: None,
-        })
-    }
-
-    /// The index of an image. One that was not read, because it was known, is known.
-    fn take(
-        &mut self,
-        source: &ImageSource,
-        read: Option<diptych_llm::Result<ReadImage>>,
-    ) -> diptych_llm::Result<usize> {
-        if let Some(index) = self.index_of(source) {
-            return Ok(index);
-        }
-        let image = read.unwrap_or_else(|| self.images.read(source))?;
-        let index = self.images.add(source, image);
-        if let ImageSource::Path(path) = source {
-            self.by_path.insert(path.clone(), index);
-        }
-        Ok(index)
-    }
-
-    fn index_of(&self, source: &ImageSource) -> Option<usize> {
-        match source {
-            ImageSource::Path(path) => self.by_path.get(path).copied(),
-            ImageSource::Bytes(_) | ImageSource::Cell(_) => None,
-        }
-    }
-
-    /// What a record's row shows, and what the rejected answer sees instead.
-    fn sources(&self, record: &EncodedRecord) -> (&'a [ImageSource], Option<&'a [ImageSource]>) {
-        match self.dataset {
-            TextDataset::Pairs(rows) => {
-                let parts = rows[record.row].parts();
-                (parts.images, parts.rejected_images)
-            }
-            TextDataset::Unpaired(rows) => (rows[record.row].parts().images, None),
-            TextDataset::Ranked(rows) => (rows[record.row].parts().images, None),
-            TextDataset::Samples(rows) => (rows[record.row].parts().images, None),
-            TextDataset::Prompts(rows) => (rows[record.row].parts().images, None),
-        }
     }
 }
 
