@@ -18,6 +18,8 @@ mod judging;
 mod language;
 mod language_errors;
 mod language_runs;
+#[path = "../../../../tests/golden/named_values.rs"]
+mod named_values;
 mod place;
 mod plan;
 mod runs;

@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 
 use diptych_tensor::save_tensors;
 
+use crate::named_values;
 use crate::place::{Place, golden};
-
-#[expect(dead_code, reason = "weights are made from a list of names here")]
-#[path = "../../../../tests/golden/named_values.rs"]
-mod named_values;
 
 const RECIPE: &str = r#"modality = "vlm"
 
