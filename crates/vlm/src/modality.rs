@@ -65,7 +65,7 @@ impl Modality for VisionLanguage {
 /// The recipe as one for text: all that does not look at images reads it.
 pub(crate) fn as_text(recipe: &Recipe<VisionLanguage>) -> Recipe<Language> {
     let mut data = recipe.data.clone();
-    (data.on_error, data.max_image_pixels, data.image_memory) = (None, None, None);
+    (data.on_error, data.max_image_area, data.image_memory) = (None, None, None);
     Recipe {
         modality: Language::NAME.to_owned(),
         run: recipe.run.clone(),
@@ -119,8 +119,8 @@ fn validate_data(recipe: &Recipe<VisionLanguage>) -> diptych_train::Result<()> {
         let found = "a value that is unused: it is about images that are generated";
         return Err(recipe.invalid(key, found, "no such key"));
     }
-    if recipe.data.max_image_pixels == Some(0) {
-        return Err(recipe.invalid("data.max_image_pixels", 0, "a number, at least 1"));
+    if recipe.data.max_image_area == Some(0) {
+        return Err(recipe.invalid("data.max_image_area", 0, "a number, at least 1"));
     }
     if data.encoding.unwrap_or_default().truncation == Truncation::KeepEnd {
         let found = "`keep-end`, which cuts the images that a prompt begins with";

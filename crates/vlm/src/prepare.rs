@@ -76,7 +76,7 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
 /// When the directory has no image processor, or one that does not fit.
 pub(crate) fn run_images(recipe: &Recipe<VisionLanguage>, directory: &VlmDir) -> Result<RunImages> {
     let mut processor = directory.image_processor()?;
-    if let Some(limit) = recipe.data.max_image_pixels {
+    if let Some(limit) = recipe.data.max_image_area {
         processor.max_image_pixels = limit;
     }
     let pixels = match recipe.adapter.tower {
