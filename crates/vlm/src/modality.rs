@@ -104,6 +104,16 @@ fn validate_image_preference(recipe: &Recipe<VisionLanguage>) -> diptych_train::
         let key = format!("{IMAGE_PREFERENCE}.combination");
         return Err(recipe.invalid(&key, found, "objective `dpo`, whose one sigmoid it is, or `separate`"));
     }
+    if let (Combination::Joint, Objective::Dpo(dpo)) = (config.combination, &recipe.objective)
+        && config.beta.total_cmp(&dpo.beta).is_ne()
+    {
+        let found = format!(
+            "{} with `joint`, while `objective.dpo.beta` is {}",
+            config.beta, dpo.beta
+        );
+        let key = format!("{IMAGE_PREFERENCE}.beta");
+        return Err(recipe.invalid(&key, found, "the same: there is one sigmoid"));
+    }
     match recipe.reference {
         ReferenceConfig::Cached { .. } => {
             let found = format!("`cached` with `{IMAGE_PREFERENCE}`, whose other images have no scores that are kept");

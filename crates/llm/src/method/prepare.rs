@@ -109,6 +109,7 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         arrangement: batch.arrangement,
         statistics,
         pad_token_id,
+        needs_reference: recipe.objective.requirements().reference || image_preference.is_some(),
         max_len: encoding_of(recipe).max_len.unwrap_or(usize::MAX),
         policy,
     };

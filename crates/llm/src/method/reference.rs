@@ -85,6 +85,15 @@ pub(super) fn cached(
                 hint: "remove the key, or the columns".into(),
             });
         }
+        if recipe.method.token_weights().is_some() {
+            return Err(Error::Recipe {
+                key: "method.offline_pairs.token_weights".into(),
+                problem: "weighs the policy's tokens, while the data brings sums of the reference's that were not weighed"
+                    .into(),
+                hint: "remove the columns `ref_chosen_logps`, `ref_rejected_logps` (`logps` of RLAIF-V), or take `[reference.adapter_off]`"
+                    .into(),
+            });
+        }
         warn_of_cut_sums(records);
         return Ok(CachedLogps::of_sums(records));
     }

@@ -9,7 +9,7 @@ mod reader;
 use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
 use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
-use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
+use diptych_llm::method::{self, MAX_LEN, check_records, load_dataset, normalize_weights, weigh_tokens};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
@@ -42,8 +42,8 @@ impl Left {
 /// Records whose images are read at once.
 const AT_ONCE: usize = 32;
 
-/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use. `advance` is told how many
-/// records of how many are done.
+/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use, as the data has them:
+/// [`learn`] says what of them is learned. `advance` is told how many records of how many are done.
 ///
 /// # Errors
 /// Files that are missing or damaged; the first record that cannot be used: with `data.on_error = "skip"` not where an image is the
@@ -105,21 +105,20 @@ pub fn load_records(
             num_long: long.num,
         });
     }
-    finish(&text, config.image_token_id, &mut kept)?;
+    // Nothing of them will be cut any more.
+    if let Some(weights) = &text.method.token_weights() {
+        normalize_weights(&mut kept, weights);
+    }
+    check_records(&text, &mut kept)?;
     Ok(kept)
 }
 
-/// What is done to records when nothing of them will be cut any more.
-fn finish(text: &Recipe<Language>, image_token_id: u32, kept: &mut [EncodedRecord]) -> Result<()> {
-    if let Some(weights) = &text.method.token_weights() {
-        normalize_weights(kept, weights);
-    }
-    check_records(text, kept)?;
-    learn(text, kept);
-    for response in kept.iter_mut().flat_map(|record| &mut record.responses) {
+/// Makes the tokens of the prompts learned ones too, where the recipe says so: all but those of images.
+pub(crate) fn learn(text: &Recipe<Language>, image_token_id: u32, records: &mut [EncodedRecord]) {
+    method::learn(text, records);
+    for response in records.iter_mut().flat_map(|record| &mut record.responses) {
         read_only_images(image_token_id, response);
     }
-    Ok(())
 }
 
 impl Error {
