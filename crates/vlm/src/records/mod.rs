@@ -9,7 +9,9 @@ mod reader;
 use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
 use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
-use diptych_llm::method::{self, MAX_LEN, check_records, load_dataset, normalize_weights, weigh_tokens};
+use diptych_llm::method::{
+    self, MAX_LEN, check_records, load_dataset, normalize_weights, warn_of_unused_rationales, weigh_tokens,
+};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
@@ -65,14 +67,18 @@ pub fn load_records(
     };
     let encoder = Encoder::try_new(tokenizer, whole)?.with_image_token_id(config.image_token_id);
     let mut records = encode_with_images(&dataset, &encoder)?;
-    if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
-        add_rationales(&mut records, pairs, &encoder, &config.template)?;
+    if let TextDataset::Pairs(pairs) = &dataset {
+        match text.method.rationale() {
+            Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
+            None => warn_of_unused_rationales(pairs),
+        }
     }
     if let Some(weights) = text.method.token_weights() {
         weigh_tokens(&mut records, &weights);
     }
     let num = records.len();
     let (mut bad, mut long) = (Left::default(), Left::default());
+    let mut num_divided = 0;
     let limit = Limit {
         max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
         convention: encoding.convention,
@@ -86,10 +92,16 @@ pub fn load_records(
         for (mut record, shown) in chunk.into_iter().zip(shown) {
             let expanded = shown
                 .and_then(|shown| other_sides(recipe, &mut record, shown))
-                .and_then(|shown| expand_record(config, reader.images, &mut record, &shown));
+                .and_then(|shown| {
+                    expand_record(config, reader.images, &mut record, &shown)?;
+                    Ok(shown.rejected.is_some())
+                });
             match expanded {
-                Ok(()) if limit.keep(&mut record) => kept.push(record),
-                Ok(()) => long.count(|| limit.describe(&record)),
+                Ok(is_divided) if limit.keep(&mut record) => {
+                    num_divided += usize::from(is_divided);
+                    kept.push(record);
+                }
+                Ok(_) => long.count(|| limit.describe(&record)),
                 Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
                 Err(error) => return Err(error),
             }
@@ -105,12 +117,36 @@ pub fn load_records(
             num_long: long.num,
         });
     }
+    if num_divided > 0 {
+        tracing::warn!(
+            "the rejected answers of {num_divided} records are scored under `rejected_images`; \
+             `[method.offline_pairs.image_preference]` without a corruption scores the chosen answer under them instead"
+        );
+    }
+    if text.method.rationale().is_some() {
+        check_rationales(&kept)?;
+    }
     // Nothing of them will be cut any more.
     if let Some(weights) = &text.method.token_weights() {
         normalize_weights(&mut kept, weights);
     }
     check_records(&text, &mut kept)?;
     Ok(kept)
+}
+
+/// Says which rationales `data.max_len` left nothing of.
+fn check_rationales(kept: &[EncodedRecord]) -> Result<()> {
+    let mut without = kept.iter().filter(|record| record.rationale.is_none());
+    let Some(first) = without.next() else { return Ok(()) };
+    let num = 1 + without.count();
+    if num == kept.len() {
+        return Err(diptych_llm::Error::NoRationale { num }.into());
+    }
+    tracing::warn!(
+        "the rationales of {num} records are left out, {} first: nothing of them is left within `data.max_len`",
+        first.id
+    );
+    Ok(())
 }
 
 /// Makes the tokens of the prompts learned ones too, where the recipe says so: all but those of images.
@@ -222,12 +258,11 @@ struct Limit {
 impl Limit {
     /// Why nothing of a record is left.
     fn describe(&self, record: &EncodedRecord) -> String {
-        format!(
-            "record {}: its prompt has {} tokens, images among them, of `data.max_len` = {}",
-            record.id,
-            prompt_len(record),
-            self.max_len
-        )
+        let (id, max_len, prompt_len) = (&record.id, self.max_len, prompt_len(record));
+        if prompt_len < max_len {
+            return format!("record {id}: of an answer no token that counts is left within `data.max_len` = {max_len}");
+        }
+        format!("record {id}: its prompt has {prompt_len} tokens, images among them, of `data.max_len` = {max_len}")
     }
 
     /// Cuts the responses of a record, and says whether anything of each is left to learn from.
