@@ -2,8 +2,8 @@
 //! that something is there which is not is rejected. Truth comes from the scene that was rendered.
 //!
 //! Of every scene several captions are sampled. A pair is a hallucinating one and a true one that leaves out nothing, of the nearest length. Every
-//! scene is also asked after an object that is there and one that is not (the companion of another where that is missing); a wrong answer
-//! and the right one are a pair.
+//! scene is also asked after an object that is there and one that is not (the companion of another where that is missing); where an answer is
+//! wrong, both questions become pairs of the right and the wrong answer: corrected alone, a model that says yes too often learns to say no.
 //!
 //! Run: `cargo run --release --example shapes_vlm_pairs -- MODEL SCENES.toml OUT_DIR [NUM_PAIRS]`
 //!
@@ -141,7 +141,7 @@ impl Model {
         })
     }
 
-    /// The pairs of some examples: of each at most one of captions and two of answers.
+    /// The pairs of some examples: of each at most one of captions, and two of answers or none.
     fn pairs(&self, examples: &[Example], world: &SceneConfig, counts: &mut Counts) -> anyhow::Result<Vec<Pair>> {
         let (mut requests, mut asked) = (Vec::new(), Vec::new());
         for (picture, example) in examples.iter().enumerate() {
@@ -175,24 +175,29 @@ impl Model {
             .iter()
             .zip(&answers)
             .filter(|(request, _)| request.text != CAPTION_REQUEST);
-        for ((_, answer), (picture, question)) in answered.zip(&asked) {
-            counts.answers += 1;
-            let right = question.answer.to_string();
-            let wrong = if question.answer == Answer::Yes {
-                Answer::No
-            } else {
-                Answer::Yes
+        let answered: Vec<_> = asked.iter().zip(answered.map(|(_, answer)| answer)).collect();
+        for of_picture in answered.chunk_by(|((first, _), _), ((second, _), _)| first == second) {
+            let num_wrong = of_picture
+                .iter()
+                .filter(|((_, question), answer)| **answer != question.answer.to_string())
+                .count();
+            counts.answers += of_picture.len();
+            counts.wrong += num_wrong;
+            if num_wrong == 0 {
+                continue;
             }
-            .to_string();
-            // What is neither yes nor no is no answer to learn from.
-            if *answer == wrong {
-                counts.wrong += 1;
+            for ((picture, question), _) in of_picture {
+                let wrong = if question.answer == Answer::Yes {
+                    Answer::No
+                } else {
+                    Answer::Yes
+                };
                 pairs.push(Pair {
                     id: format!("{}-{}", examples[*picture].index, question.answer),
                     request: question.text.clone(),
                     image: ImageSource::from_image(&render(&examples[*picture].scene, SIDE))?,
-                    chosen: right,
-                    rejected: wrong,
+                    chosen: question.answer.to_string(),
+                    rejected: wrong.to_string(),
                     true_parts: Vec::new(),
                 });
             }
