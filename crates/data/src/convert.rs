@@ -17,7 +17,7 @@ use crate::error::{Error, Result, RowProblem};
 use crate::inspect::MAX_PROBLEMS;
 use crate::row::Row;
 use crate::rows::Rows;
-use crate::text_layout::{TextRecord, check_form, ignored_keys};
+use crate::text_layout::{Form, TextRecord, check_form, is_ignored, left_out};
 use crate::write::checked_row;
 use crate::{DataFiles, Layout, RankedText, RecordKind, TextPair, TextPrompt, TextSample, UnpairedText};
 
@@ -69,6 +69,8 @@ pub enum DropReason {
     SameSides,
     /// A completion that says nothing.
     BlankCompletion,
+    /// The data says that it is not to be learned: [`crate::LeftOut`].
+    LeftOut,
 }
 
 impl DropReason {
@@ -78,6 +80,7 @@ impl DropReason {
             Self::Turns => "no prompt and completion can be taken from the messages",
             Self::SameSides => "all completions are the same",
             Self::BlankCompletion => "a completion says nothing",
+            Self::LeftOut => "the data says that there is nothing to learn",
         }
     }
 }
@@ -147,30 +150,11 @@ fn run<T: TextRecord + Clone + PartialEq>(files: &DataFiles, out: &Path) -> Resu
     let mut first = None;
     for path in files.files() {
         for row in Rows::open(path)? {
-            let row = row?;
-            conversion.num_rows += 1;
-            conversion.count_ignored(&row);
-            let number = row.number;
-            let (record, form) = match T::from_row(row, files.layout()) {
-                Err(Error::Row {
-                    problem: problem @ RowProblem::Turns { .. },
-                    ..
-                }) => {
-                    conversion.drop_row(path, number, DropReason::Turns, problem.to_string());
-                    continue;
-                }
-                read => read?,
-            };
-            check_form(&mut first, form, path, number)?;
-            if let Some(reason) = uselessness(&record) {
-                conversion.drop_row(path, number, reason, reason.description().to_owned());
+            let Some(record) = conversion.record::<T>(row?, &mut first)? else {
                 continue;
-            }
-            serde_json::to_writer(
-                &mut writer,
-                &checked_row(&record, |_, image| folder.keep(&EncodedImage::of(image)?))?,
-            )
-            .map_err(|error| Error::io(out)(error.into()))?;
+            };
+            let row = checked_row(&record, |_, image| folder.keep(&EncodedImage::of(image)?))?;
+            serde_json::to_writer(&mut writer, &row).map_err(|error| Error::io(out)(error.into()))?;
             writer.write_all(b"\n").map_err(Error::io(out))?;
             conversion.num_written += 1;
         }
@@ -193,11 +177,12 @@ fn run<T: TextRecord + Clone + PartialEq>(files: &DataFiles, out: &Path) -> Resu
     Ok(conversion)
 }
 
-/// Why a record teaches nothing, if it does not.
+/// Why a record teaches nothing, if it does not. The same answer under other images does.
 pub(crate) fn uselessness<T: TextRecord>(record: &T) -> Option<DropReason> {
     let (_, completions) = record.texts();
     let (_, first) = completions.first()?;
-    if completions.len() > 1 && completions.iter().all(|(_, other)| other == first) {
+    let sees_the_same = record.images().iter().all(|(key, _)| *key != "rejected_images");
+    if sees_the_same && completions.len() > 1 && completions.iter().all(|(_, other)| other == first) {
         return Some(DropReason::SameSides);
     }
     completions
@@ -212,9 +197,37 @@ impl Conversion {
         self.num_dropped.values().sum()
     }
 
+    /// The record of a row, unless it is dropped.
+    fn record<T: TextRecord>(&mut self, row: Row, first: &mut Option<Form>) -> Result<Option<T>> {
+        self.num_rows += 1;
+        self.count_ignored(&row);
+        let (path, number) = (row.path.clone(), row.number);
+        if let Some(reason) = left_out(&row, self.layout) {
+            let message = format!("one of the rows {}", reason.description());
+            self.drop_row(&path, number, DropReason::LeftOut, message);
+            return Ok(None);
+        }
+        let (record, form) = match T::from_row(row, self.layout) {
+            Err(Error::Row {
+                problem: problem @ RowProblem::Turns { .. },
+                ..
+            }) => {
+                self.drop_row(&path, number, DropReason::Turns, problem.to_string());
+                return Ok(None);
+            }
+            read => read?,
+        };
+        check_form(first, form, &path, number)?;
+        if let Some(reason) = uselessness(&record) {
+            self.drop_row(&path, number, reason, reason.description().to_owned());
+            return Ok(None);
+        }
+        Ok(Some(record))
+    }
+
     fn count_ignored(&mut self, row: &Row) {
         for (key, _) in &row.fields {
-            if ignored_keys(self.layout).contains(&key.as_str()) {
+            if is_ignored(self.layout, key) {
                 *self.ignored_keys.entry(key.clone()).or_default() += 1;
             }
         }

@@ -16,6 +16,13 @@ pub(crate) fn guess(row: &Row) -> Option<(Layout, RecordKind)> {
         Layout::RichHf,
         Layout::SpoPrompts,
         Layout::Ranked,
+        Layout::ReAlign,
+        Layout::HaDpo,
+        Layout::Povid,
+        Layout::Llava,
+        Layout::RlaifV,
+        Layout::RlhfV,
+        Layout::MiaDpo,
         Layout::MsSwift,
         Layout::LlamaFactory,
         Layout::Axolotl,
@@ -36,7 +43,7 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
     let has = |key: &str| has(row, key);
     let any = |keys: &[&str]| keys.iter().any(|key| has(key));
     let pair = any(&["chosen", "rejected"]);
-    let found = match layout {
+    match layout {
         Layout::Auto | Layout::LatentPairs => None,
         Layout::Preference if any(&["chosen_image", "rejected_image"]) => Some(RecordKind::ImagePair),
         Layout::Preference => (pair || any(&["chosen_ids", "rejected_ids"])).then_some(RecordKind::TextPair),
@@ -71,9 +78,13 @@ pub(crate) fn records(layout: Layout, row: &Row) -> Option<RecordKind> {
             () => any(&["messages", "conversations", "query", "response"]).then_some(RecordKind::TextSample),
         },
         Layout::Axolotl => (pair || any(&["chosen_response", "rejected_response"])).then_some(RecordKind::TextPair),
-        Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
-    };
-    found
+        Layout::Llava => has("conversations").then_some(RecordKind::TextSample),
+        Layout::Povid => has("rejected_conversations").then_some(RecordKind::TextPair),
+        Layout::RlhfV => has("text").then_some(RecordKind::TextPair),
+        Layout::RlaifV => (pair && has("question")).then_some(RecordKind::TextPair),
+        Layout::HaDpo => has("image_id").then_some(RecordKind::TextPair),
+        Layout::ReAlign | Layout::MiaDpo | Layout::Openrlhf | Layout::Hh => pair.then_some(RecordKind::TextPair),
+    }
 }
 
 /// Whether a row says something about images, rather than being an image and its prompt.
@@ -125,6 +136,12 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
                 || has("messages") && !is_conversation(row, "chosen")
         }
         Layout::Unpaired => has("label"),
+        Layout::Llava => has("image") && !any(&["chosen", "rejected", "kto_tag", "rejected_response", "label"]),
+        Layout::RlhfV => has("image") && any(&["ds_name", "dataset_name", "origin_dataset", "origin_split"]),
+        Layout::RlaifV => any(&["image", "image_path"]),
+        Layout::MiaDpo => has("image") && has("gt"),
+        Layout::ReAlign => has("retrieved_image"),
+        Layout::HaDpo => any(&["chosen", "reject"]),
         Layout::Hpdv2 => !has("prompt_id"),
         Layout::ImageRewardDb => any(&["image_path", "image"]),
         Layout::RichHf => has("image"),
@@ -138,6 +155,7 @@ fn is_typical(layout: Layout, row: &Row) -> bool {
         | Layout::PromptOnly
         | Layout::Openrlhf
         | Layout::Hh
+        | Layout::Povid
         | Layout::PickAPic => true,
     }
 }

@@ -311,11 +311,19 @@ fn usual_records(layout: Layout) -> RecordKind {
         Layout::LatentPairs | Layout::Auto => RecordKind::LatentPair,
         Layout::Unpaired => RecordKind::UnpairedText,
         Layout::Ranked => RecordKind::RankedText,
-        Layout::Sft => RecordKind::TextSample,
+        Layout::Sft | Layout::Llava => RecordKind::TextSample,
         Layout::PromptOnly => RecordKind::TextPrompt,
-        Layout::LlamaFactory | Layout::MsSwift | Layout::Axolotl | Layout::Openrlhf | Layout::Hh => {
-            RecordKind::TextPair
-        }
+        Layout::LlamaFactory
+        | Layout::MsSwift
+        | Layout::Axolotl
+        | Layout::Openrlhf
+        | Layout::Hh
+        | Layout::RlhfV
+        | Layout::RlaifV
+        | Layout::Povid
+        | Layout::MiaDpo
+        | Layout::ReAlign
+        | Layout::HaDpo => RecordKind::TextPair,
         Layout::ImageRewardDb => RecordKind::RankedImages,
         Layout::RichHf => RecordKind::ImageLabel,
         Layout::SpoPrompts => RecordKind::ImagePrompt,

@@ -38,6 +38,20 @@ pub enum Layout {
     Openrlhf,
     /// JSON of Anthropic's hh-rlhf: transcripts with `Human:` and `Assistant:`, read as messages.
     Hh,
+    /// JSON of `LLaVA`: `image`, `conversations` of `from` and `value`.
+    Llava,
+    /// RLHF-V-Dataset: `image`, and `question`, `chosen`, `rejected` inside `text`.
+    RlhfV,
+    /// RLAIF-V-Dataset: `image`, `question`, `chosen`, `rejected`.
+    RlaifV,
+    /// JSON of POVID: `image`, `conversations`, `rejected_conversations`.
+    Povid,
+    /// JSON of MIA-DPO: `image` (a list), `prompt`, `chosen`, `rejected`, `gt`.
+    MiaDpo,
+    /// JSON of Re-Align: `image`, `retrieved_image`, `chosen`, `rejected`.
+    ReAlign,
+    /// `desc_data.json` and `pope_data.json` of HA-DPO: `image_id`, `chosen`, `rejected` or `reject`.
+    HaDpo,
     /// Pick-a-Pic, versions 1 and 2, Pick-Style and Pick-Safety: `caption`, `jpg_0`, `jpg_1`, `label_0`, `label_1`.
     PickAPic,
     /// HPD v2: `prompt`, `file_path`, `human_preference`, or `prompt`, `image_path`, `rank`.
@@ -52,7 +66,7 @@ pub enum Layout {
 
 impl Layout {
     /// Every name a recipe may use, in the order of the variants.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 25] = [
         "auto",
         "preference",
         "image-caption",
@@ -66,6 +80,13 @@ impl Layout {
         "axolotl",
         "openrlhf",
         "hh",
+        "llava",
+        "rlhf-v",
+        "rlaif-v",
+        "povid",
+        "mia-dpo",
+        "re-align",
+        "ha-dpo",
         "pick-a-pic",
         "hpdv2",
         "image-reward-db",
@@ -73,7 +94,7 @@ impl Layout {
         "spo-prompts",
     ];
     /// The names that say what the files are.
-    pub const EXPLICIT_NAMES: [&'static str; 17] = [
+    pub const EXPLICIT_NAMES: [&'static str; 24] = [
         "preference",
         "image-caption",
         "latent-pairs",
@@ -86,6 +107,13 @@ impl Layout {
         "axolotl",
         "openrlhf",
         "hh",
+        "llava",
+        "rlhf-v",
+        "rlaif-v",
+        "povid",
+        "mia-dpo",
+        "re-align",
+        "ha-dpo",
         "pick-a-pic",
         "hpdv2",
         "image-reward-db",
@@ -109,6 +137,13 @@ impl Layout {
             Self::Axolotl => "axolotl",
             Self::Openrlhf => "openrlhf",
             Self::Hh => "hh",
+            Self::Llava => "llava",
+            Self::RlhfV => "rlhf-v",
+            Self::RlaifV => "rlaif-v",
+            Self::Povid => "povid",
+            Self::MiaDpo => "mia-dpo",
+            Self::ReAlign => "re-align",
+            Self::HaDpo => "ha-dpo",
             Self::PickAPic => "pick-a-pic",
             Self::Hpdv2 => "hpdv2",
             Self::ImageRewardDb => "image-reward-db",
@@ -137,6 +172,13 @@ impl Layout {
             Self::Axolotl => "JSON of axolotl's DPO strategies: intel, argilla, icr, ultra, chat_template",
             Self::Openrlhf => "JSON of OpenRLHF: chosen, rejected, optional prompt and margin",
             Self::Hh => "JSON of hh-rlhf: Human/Assistant transcripts, read as messages",
+            Self::Llava => "JSON of LLaVA: image, conversations of from and value; supervised",
+            Self::RlhfV => "RLHF-V-Dataset: image, and text with question, chosen, rejected as JSON",
+            Self::RlaifV => "RLAIF-V-Dataset: image, question, chosen, rejected; optional logps",
+            Self::Povid => "JSON of POVID: image, conversations, rejected_conversations",
+            Self::MiaDpo => "JSON of MIA-DPO: image (a list), prompt, chosen, rejected, gt",
+            Self::ReAlign => "JSON of Re-Align: image, retrieved_image, chosen, rejected",
+            Self::HaDpo => "desc_data.json and pope_data.json of HA-DPO: image_id, chosen, rejected | reject",
             Self::PickAPic => "Pick-a-Pic v1 and v2, Pick-Style, Pick-Safety: caption, jpg_0, jpg_1, label_0, label_1",
             Self::Hpdv2 => "HPD v2: train.json with file_path, human_preference; test.json with image_path, rank",
             Self::ImageRewardDb => {
@@ -181,6 +223,13 @@ impl FromStr for Layout {
             "axolotl" => Ok(Self::Axolotl),
             "openrlhf" => Ok(Self::Openrlhf),
             "hh" => Ok(Self::Hh),
+            "llava" => Ok(Self::Llava),
+            "rlhf-v" => Ok(Self::RlhfV),
+            "rlaif-v" => Ok(Self::RlaifV),
+            "povid" => Ok(Self::Povid),
+            "mia-dpo" => Ok(Self::MiaDpo),
+            "re-align" => Ok(Self::ReAlign),
+            "ha-dpo" => Ok(Self::HaDpo),
             "pick-a-pic" => Ok(Self::PickAPic),
             "hpdv2" => Ok(Self::Hpdv2),
             "image-reward-db" => Ok(Self::ImageRewardDb),
@@ -201,7 +250,7 @@ mod tests {
     #[test]
     fn every_name_reads_back_and_serde_agrees() {
         let layouts: Vec<Layout> = Layout::NAMES.iter().map(|name| name.parse().unwrap()).collect();
-        assert_eq!(layouts.len(), 18);
+        assert_eq!(layouts.len(), 25);
         assert_eq!(layouts[4..7], [Layout::Unpaired, Layout::Ranked, Layout::Sft]);
         for (layout, name) in layouts.iter().zip(Layout::NAMES) {
             assert_eq!(layout.to_string(), name);

@@ -18,7 +18,9 @@
 //! | [`Layout::Preference`] | JSON with TRL's `prompt`, `chosen`, `rejected` | [`TextPair`] |
 //! | [`Layout::Unpaired`], [`Layout::Ranked`], [`Layout::Sft`], [`Layout::PromptOnly`] | JSON | [`UnpairedText`], [`RankedText`], [`TextSample`], [`TextPrompt`] |
 //! | [`Layout::LlamaFactory`], [`Layout::MsSwift`], [`Layout::Axolotl`], [`Layout::Openrlhf`], [`Layout::Hh`] | JSON of other trainers | the same |
+//! | [`Layout::Llava`], [`Layout::RlhfV`], [`Layout::RlaifV`], [`Layout::Povid`], [`Layout::MiaDpo`], [`Layout::ReAlign`], [`Layout::HaDpo`] | data about images, as published | [`TextSample`], [`TextPair`] |
 //!
+//! Records of text may show images, which have their places in the prompt: see [`ContentBlock::Image`] and [`IMAGE_PLACEHOLDERS`].
 //! Images and latents are read by [`Dataset`], text by [`TextDataset`]; an [`Encoder`] turns text into tokens. [`lint()`] and
 //! [`lint_images`] say what is doubtful, [`convert()`] and [`convert_images`] write any layout as ours.
 //!

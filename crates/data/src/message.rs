@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// What stands in a plain text for an image: LLaVA's placeholder, and the token of Qwen2-VL and Qwen2.5-VL.
+/// What stands in a plain text for an image: `LLaVA`'s placeholder, and the token of Qwen2-VL and Qwen2.5-VL.
 pub const IMAGE_PLACEHOLDERS: [&str; 2] = ["<image>", "<|image_pad|>"];
 
 /// One side of a record: a prompt or a completion.

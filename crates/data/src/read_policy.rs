@@ -83,6 +83,8 @@ pub enum LeftOut {
     NoLabel,
     /// The data says that the two images are the same (`are_different` is false).
     SameImages,
+    /// The answer was right, so that there is no other one (`correct` is true).
+    NothingCorrected,
     /// The only image of its prompt, which can be compared with none.
     Single,
 }
@@ -94,6 +96,7 @@ impl LeftOut {
             Self::Tie => "without a preferred side (ties)",
             Self::NoLabel => "without a label (`has_label` is false)",
             Self::SameImages => "whose images are the same (`are_different` is false)",
+            Self::NothingCorrected => "whose answer was right and not corrected (`correct` is true)",
             Self::Single => "alone with their prompt",
         }
     }

@@ -65,15 +65,26 @@ impl Row {
 
     /// The row's `id` (a string or an integer), or `file:row`.
     pub(crate) fn take_id(&mut self) -> Result<String> {
+        self.take_id_of(&["id"])
+    }
+
+    /// The same at the first of some keys that is there.
+    pub(crate) fn take_id_of(&mut self, keys: &[&str]) -> Result<String> {
         let expected = "a string or an integer";
-        match self.take("id") {
-            None | Some(Value::Null) => {
+        let mut found = None;
+        for key in keys {
+            let value = self.take(key).filter(|value| *value != Value::Null);
+            found = found.or(value.map(|value| (*key, value)));
+        }
+        let key = found.as_ref().map_or("id", |(key, _)| key);
+        match found.map(|(_, value)| value) {
+            None => {
                 let name = self.path.file_name().unwrap_or_default().to_string_lossy();
                 Ok(format!("{name}:{}", self.number))
             }
             Some(Value::String(id)) if !id.is_empty() => Ok(id),
             Some(Value::Number(id)) if id.is_i64() || id.is_u64() => Ok(id.to_string()),
-            Some(found) => Err(self.wrong_type("id", &found, expected)),
+            Some(found) => Err(self.wrong_type(key, &found, expected)),
         }
     }
 
@@ -85,26 +96,37 @@ impl Row {
 
     /// The images of a list that may be absent; a single image is a list of one.
     pub(crate) fn take_images(&mut self, key: &str) -> Result<Vec<ImageSource>> {
+        self.take_images_among(key, &[""])
+    }
+
+    /// The same, where paths are looked for below some folders.
+    pub(crate) fn take_images_among(&mut self, key: &str, folders: &[&str]) -> Result<Vec<ImageSource>> {
         match self.take(key) {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(elements)) => {
-                let element = |(at, value): (usize, Value)| self.image(&format!("{key}[{at}]"), Some(value));
+                let element =
+                    |(at, value): (usize, Value)| self.image_among(&format!("{key}[{at}]"), Some(value), folders);
                 elements.into_iter().enumerate().map(element).collect()
             }
             Some(found @ (Value::Bool(_) | Value::Number(_))) => Err(self.wrong_type(key, &found, IMAGES)),
-            Some(value) => Ok(vec![self.image(key, Some(value))?]),
+            Some(value) => Ok(vec![self.image_among(key, Some(value), folders)?]),
         }
     }
 
     /// The image that a value is.
     pub(crate) fn image(&self, key: &str, value: Option<Value>) -> Result<ImageSource> {
+        self.image_among(key, value, &[""])
+    }
+
+    /// The image that a value is; a path is looked for below some folders.
+    pub(crate) fn image_among(&self, key: &str, value: Option<Value>, folders: &[&str]) -> Result<ImageSource> {
         match value {
             None => Err(self.missing(key, IMAGE)),
             Some(Value::String(found)) => match data_url(&found) {
                 Some(base64) => self.embedded(key, base64),
-                None => self.image_at(key, &found),
+                None => self.image_in(key, &found, folders),
             },
-            Some(Value::Object(object)) => self.image_object(key, object),
+            Some(Value::Object(object)) => self.image_object(key, object, folders),
             Some(Value::Cell(cell)) => Ok(ImageSource::Cell(cell)),
             Some(found) => Err(self.wrong_type(key, &found, IMAGE)),
         }
@@ -112,7 +134,7 @@ impl Row {
 
     /// `{"bytes": base64 or null, "path": string or null}` as Hugging Face `datasets` writes its `Image` feature. The
     /// bytes win; beside them the path is only the name of the file they came from.
-    fn image_object(&self, key: &str, Object(fields): Object) -> Result<ImageSource> {
+    fn image_object(&self, key: &str, Object(fields): Object, folders: &[&str]) -> Result<ImageSource> {
         let (mut bytes, mut path) = (None, None);
         for (inner, value) in fields {
             let full = format!("{key}.{inner}");
@@ -131,7 +153,7 @@ impl Row {
         }
         match (bytes, path) {
             (Some(bytes), _) => self.embedded(&format!("{key}.bytes"), &bytes),
-            (None, Some(path)) => self.image_at(&format!("{key}.path"), &path),
+            (None, Some(path)) => self.image_in(&format!("{key}.path"), &path, folders),
             (None, None) => Err(self.missing(&format!("{key}.bytes"), "the image's bytes as base64")),
         }
     }
@@ -144,11 +166,6 @@ impl Row {
                 reason: error.to_string(),
             })),
         }
-    }
-
-    /// The image file at a path of the row.
-    fn image_at(&self, key: &str, found: &str) -> Result<ImageSource> {
-        self.image_in(key, found, &[""])
     }
 
     /// The image file at a path of the row, below the first of some folders beside the row's file where it lies.

@@ -12,7 +12,8 @@ pub(crate) trait CellTable: Send + Sync {
     fn path(&self) -> &Path;
 
     /// The bytes at a row (from 0) of a leaf column.
-    fn read(&self, row: usize, column: usize) -> Result<Arc<[u8]>>;
+    /// In a column of lists, those of one element of the list.
+    fn read(&self, row: usize, column: usize, element: Option<usize>) -> Result<Arc<[u8]>>;
 }
 
 /// One cell of a table that stays in its file: a place, of a few bytes, whatever the cell holds.
@@ -23,6 +24,8 @@ pub struct TableCell {
     pub(crate) row: usize,
     /// Number of the leaf column, from 0.
     pub(crate) column: usize,
+    /// Place in the row's list, from 0, in a column of lists.
+    pub(crate) element: Option<usize>,
     /// What the file calls the column.
     pub(crate) name: Arc<str>,
 }
@@ -33,13 +36,14 @@ impl TableCell {
     /// # Errors
     /// [`crate::Error::Row`] for a cell that is null or cannot be read, which names file, row and column.
     pub fn read(&self) -> Result<Arc<[u8]>> {
-        self.table.read(self.row, self.column)
+        self.table.read(self.row, self.column, self.element)
     }
 }
 
 impl PartialEq for TableCell {
     fn eq(&self, other: &Self) -> bool {
-        (self.table.path(), self.row, self.column) == (other.table.path(), other.row, other.column)
+        let place = |cell: &Self| (cell.row, cell.column, cell.element);
+        self.table.path() == other.table.path() && place(self) == place(other)
     }
 }
 
@@ -48,7 +52,11 @@ impl Eq for TableCell {}
 impl fmt::Display for TableCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.table.path().display();
-        write!(f, "{path}, row {}, column `{}`", self.row + 1, self.name)
+        write!(f, "{path}, row {}, column `{}`", self.row + 1, self.name)?;
+        match self.element {
+            Some(element) => write!(f, ", element {element}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::row::Row;
 use crate::rows::Rows;
-use crate::text_layout::{TextRecord, check_form};
-use crate::{DataFiles, Layout, RankedText, RecordKind, TextKind, TextPair, TextPrompt, TextSample, UnpairedText};
+use crate::text_layout::{Form, TextRecord, check_form, is_ignored, left_out};
+use crate::{
+    DataFiles, Layout, OnError, RankedText, ReadReport, RecordKind, TextKind, TextPair, TextPrompt, TextSample,
+    UnpairedText,
+};
 
 /// Rows that TRL unpairs at a time: the default batch of `datasets.Dataset.map`.
 const UNPAIR_BATCH: usize = 1000;
@@ -54,19 +58,62 @@ impl TextDataset {
     /// # Errors
     /// As [`TextDataset::load`].
     pub fn read(files: &DataFiles) -> Result<Self> {
-        match files.records() {
-            RecordKind::TextPair => Ok(Self::Pairs(rows(files)?)),
-            RecordKind::UnpairedText => Ok(Self::Unpaired(rows(files)?)),
-            RecordKind::RankedText => Ok(Self::Ranked(rows(files)?)),
-            RecordKind::TextSample => Ok(Self::Samples(rows(files)?)),
-            RecordKind::TextPrompt => Ok(Self::Prompts(rows(files)?)),
+        Ok(Self::read_with(files, OnError::Fail)?.0)
+    }
+
+    /// Reads files that were found before, and tells what became of every row.
+    ///
+    /// With [`OnError::Skip`] every image is decoded once, so that a record whose image cannot be read is left out here and not missed in
+    /// the middle of the work; images are not kept. Otherwise such a record is an error where its image is decoded.
+    ///
+    /// # Errors
+    /// As [`TextDataset::load`], but for rows that are passed over; [`Error::NothingLeft`] when there are rows and none gave a record.
+    pub fn read_with(files: &DataFiles, on_error: OnError) -> Result<(Self, ReadReport)> {
+        let decoding = match on_error {
+            OnError::Skip => Decoding::Once,
+            OnError::Fail => Decoding::Later,
+        };
+        Self::read_policed(files, on_error, decoding)
+    }
+
+    fn read_policed(files: &DataFiles, on_error: OnError, decoding: Decoding) -> Result<(Self, ReadReport)> {
+        Ok(match files.records() {
+            RecordKind::TextPair => {
+                let (records, report) = rows(files, on_error, decoding)?;
+                (Self::Pairs(records), report)
+            }
+            RecordKind::UnpairedText => {
+                let (records, report) = rows(files, on_error, decoding)?;
+                (Self::Unpaired(records), report)
+            }
+            RecordKind::RankedText => {
+                let (records, report) = rows(files, on_error, decoding)?;
+                (Self::Ranked(records), report)
+            }
+            RecordKind::TextSample => {
+                let (records, report) = rows(files, on_error, decoding)?;
+                (Self::Samples(records), report)
+            }
+            RecordKind::TextPrompt => {
+                let (records, report) = rows(files, on_error, decoding)?;
+                (Self::Prompts(records), report)
+            }
             RecordKind::ImagePair
             | RecordKind::ImageCaption
             | RecordKind::LatentPair
             | RecordKind::RankedImages
             | RecordKind::ImageLabel
-            | RecordKind::ImagePrompt => Err(files.not("records of text")),
-        }
+            | RecordKind::ImagePrompt => return Err(files.not("records of text")),
+        })
+    }
+
+    /// Reads what can be read of files that were found before, without a look at their images, and tells what was passed over: for those
+    /// who look at the images themselves, as [`crate::lint()`] does.
+    ///
+    /// # Errors
+    /// As [`TextDataset::read_with`], passing over rows.
+    pub fn read_rows(files: &DataFiles) -> Result<(Self, ReadReport)> {
+        Self::read_policed(files, OnError::Skip, Decoding::Later)
     }
 
     /// What the records are.
@@ -150,22 +197,62 @@ pub fn unpair(pairs: Vec<TextPair>) -> Vec<UnpairedText> {
     records
 }
 
-fn rows<T: TextRecord>(files: &DataFiles) -> Result<Vec<T>> {
+/// Whether images are decoded while rows are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decoding {
+    Once,
+    Later,
+}
+
+fn rows<T: TextRecord>(files: &DataFiles, on_error: OnError, decoding: Decoding) -> Result<(Vec<T>, ReadReport)> {
     let mut records = Vec::new();
+    let mut report = ReadReport::default();
     let mut first = None;
     for path in files.files() {
         for row in Rows::open(path)? {
-            let row = row?;
-            let number = row.number;
-            let (record, form) = T::from_row(row, files.layout())?;
-            check_form(&mut first, form, path, number)?;
-            records.push(record);
+            report.num_rows += 1;
+            match read_row(row, files, &mut first, &mut report, decoding) {
+                Ok(record) => records.extend(record),
+                Err(error) => report.skip(on_error, error)?,
+            }
         }
     }
-    if records.is_empty() {
-        return Err(Error::EmptyDataset {
-            paths: files.describe(),
-        });
+    report.num_records = records.len();
+    report.check(files.describe())?;
+    Ok((records, report))
+}
+
+/// The record of a row; none where it is left out.
+fn read_row<T: TextRecord>(
+    row: Result<Row>,
+    files: &DataFiles,
+    first: &mut Option<Form>,
+    report: &mut ReadReport,
+    decoding: Decoding,
+) -> Result<Option<T>> {
+    let row = row?;
+    for (key, _) in row.fields.iter().filter(|(key, _)| is_ignored(files.layout(), key)) {
+        *report.ignored_keys.entry(key.clone()).or_default() += 1;
     }
-    Ok(records)
+    if let Some(reason) = left_out(&row, files.layout()) {
+        report.leave_out(reason, 1);
+        return Ok(None);
+    }
+    let (path, number) = (row.path.clone(), row.number);
+    let (record, form) = T::from_row(row, files.layout())?;
+    if decoding == Decoding::Once {
+        for (key, image) in record
+            .images()
+            .into_iter()
+            .flat_map(|(key, list)| list.iter().map(move |image| (key, image)))
+        {
+            image.decode().map_err(|source| Error::Record {
+                id: record.id().to_owned(),
+                key,
+                source: source.into(),
+            })?;
+        }
+    }
+    check_form(first, form, &path, number)?;
+    Ok(Some(record))
 }

@@ -216,12 +216,12 @@ fn paths_and_layouts() {
     );
     let unknown = folder.write(
         "unknown.jsonl",
-        r#"{"image": "one.png", "question": "", "chosen": "", "rejected": ""}"#,
+        r#"{"image": "one.png", "question": "", "answer": "", "option": ""}"#,
     );
     says(
         &unknown,
         Layout::Auto,
-        "a first row with the keys [image, question, chosen, rejected]",
+        "a first row with the keys [image, question, answer, option]",
     );
     says(
         &folder.write("array.json", "[\n{}]"),

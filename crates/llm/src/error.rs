@@ -152,6 +152,9 @@ pub enum Error {
         /// The objective.
         objective: &'static str,
     },
+    /// A preference between images under a network that reads none.
+    #[error("`method.offline_pairs.image_preference` needs a network that reads images")]
+    NoVision,
     /// A prompt of `[eval.truth]` whose answers cannot be judged.
     #[error("{path}: prompt {number} is no scene in words")]
     NoScene {
@@ -283,6 +286,7 @@ impl Error {
             | Self::TokenWeight { .. }
             | Self::NoScene { .. }
             | Self::Images { .. }
+            | Self::NoVision
             | Self::TiedScores { .. }
             | Self::ForeignTokens { .. }
             | Self::CacheOrigin { .. }

@@ -14,7 +14,7 @@ use crate::vision::VisionNetwork;
 #[derive(Debug)]
 pub enum Network {
     /// A language model.
-    Text(CausalLm),
+    Text(Box<CausalLm>),
     /// A vision-language model with the images of a run.
     Vision(Box<VisionNetwork>),
 }
@@ -41,7 +41,7 @@ pub(crate) struct PromptRef<'a> {
 
 impl From<CausalLm> for Network {
     fn from(model: CausalLm) -> Self {
-        Self::Text(model)
+        Self::Text(Box::new(model))
     }
 }
 

@@ -46,8 +46,8 @@ pub type TrainedLm = Trained<CausalLm>;
 /// The checkpoint that a network was made from.
 #[derive(Debug, Clone)]
 enum Home {
-    Text(LmDir),
-    Vision(VlmDir),
+    Text(Box<LmDir>),
+    Vision(Box<VlmDir>),
 }
 
 impl Home {
@@ -122,7 +122,7 @@ impl TrainedLm {
             model,
             params,
             adapter: adapter.clone(),
-            home: Home::Text(directory.clone()),
+            home: Home::Text(Box::new(directory.clone())),
         })
     }
 
@@ -143,7 +143,7 @@ impl TrainedLm {
             model,
             params: builder.finish()?,
             adapter: AdapterConfig::Full(diptych_models::FullConfig::default()),
-            home: Home::Text(directory.clone()),
+            home: Home::Text(Box::new(directory.clone())),
         })
     }
 }
@@ -250,7 +250,7 @@ impl Trained<Network> {
             model: VisionNetwork::new(model, &params, parts.images, parts.kept).into(),
             params,
             adapter: adapter.clone(),
-            home: Home::Vision(directory.clone()),
+            home: Home::Vision(Box::new(directory.clone())),
         })
     }
 }

@@ -30,6 +30,8 @@ pub struct EncodedRecord {
     pub margin: Option<f64>,
     /// Why the chosen response of a pair is better, behind a prompt of its own, where that is learned.
     pub rationale: Option<EncodedResponse>,
+    /// The chosen response of a pair under other images than its own, where the data brings these and they are learned from.
+    pub other_images: Option<EncodedResponse>,
 }
 
 /// A response with its prompt, in tokens.
@@ -53,15 +55,22 @@ pub struct EncodedResponse {
     pub reference_logps: Option<f64>,
 }
 
+/// A language model does not see images.
+fn refuse_images(dataset: &TextDataset) -> Result<()> {
+    match dataset.first_with_images() {
+        None => Ok(()),
+        Some(index) => Err(Error::Images {
+            id: dataset.record_id(index).to_owned(),
+        }),
+    }
+}
+
 /// Encodes the records of a data set; those that have nothing to learn from are left out, and a warning says how many.
 ///
 /// # Errors
 /// The first record that cannot be encoded; [`Error::Images`] for one with images; [`Error::NothingLeft`] when none is left.
 pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
-    if let Some(index) = dataset.first_with_images() {
-        let id = dataset.record_id(index).to_owned();
-        return Err(Error::Images { id });
-    }
+    refuse_images(dataset)?;
     encode_with_images(dataset, encoder)
 }
 
@@ -89,6 +98,7 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
                 label: Some(row.label),
                 margin: None,
                 rationale: None,
+                other_images: None,
             };
             kept(encoder.unpaired(records)?).into_iter().map(record).collect()
         }
@@ -102,6 +112,7 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
                 label: None,
                 margin: None,
                 rationale: None,
+                other_images: None,
             };
             kept(encoder.samples(samples)?)
                 .into_iter()
@@ -183,6 +194,7 @@ fn pair(source: &TextPair, row: EncodedPair) -> EncodedRecord {
         label: None,
         margin: source.margin,
         rationale: None,
+        other_images: None,
     }
 }
 
@@ -248,6 +260,7 @@ fn ranked(row: EncodedRanked) -> EncodedRecord {
         label: None,
         margin: None,
         rationale: None,
+        other_images: None,
     }
 }
 

@@ -42,6 +42,21 @@ pub enum Error {
         /// Both numbers.
         source: Box<diptych_models::Error>,
     },
+    /// A preference between images, and a record without other ones.
+    #[error(
+        "record {id}: no `rejected_images`, which `[method.offline_pairs.image_preference]` needs of every row unless it says by which \
+         `corruption` they are made"
+    )]
+    MissingImages {
+        /// The record.
+        id: String,
+    },
+    /// A preference between images, and a record without any.
+    #[error("record {id}: no image, of which `[method.offline_pairs.image_preference]` would make another one")]
+    NoImage {
+        /// The record.
+        id: String,
+    },
     /// No record is left.
     #[error(
         "none of the {num} records is left: of {num_bad} an image cannot be used, {num_long} have prompts longer than `data.max_len`"
@@ -60,7 +75,9 @@ impl Error {
     /// Whether the cause is a setting or a path that the user gave, rather than something that went wrong.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Setting { .. } | Self::Placeholders { .. } => true,
+            Self::Setting { .. } | Self::Placeholders { .. } | Self::MissingImages { .. } | Self::NoImage { .. } => {
+                true
+            }
             Self::Llm(error) => error.is_configuration(),
             Self::Image { .. } | Self::NothingLeft { .. } => false,
         }

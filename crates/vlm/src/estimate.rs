@@ -5,6 +5,7 @@
 
 use diptych_data::Tokenizer;
 use diptych_llm::method::{coupling_note, is_model};
+use diptych_llm::records::EncodedRecord;
 use diptych_llm::vision::RunImages;
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::{VisionConfig, VlmConfig, VlmDir};
@@ -31,7 +32,7 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let records = load_records(recipe, directory.config(), &tokenizer, &mut images)?;
+    let records = load_records(recipe, directory.config(), &tokenizer, &mut images, |_, _| Ok(()))?;
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
     let network = Counted::of(recipe, &directory)?;
     let features = kept_bytes(recipe, directory.config(), &images);
@@ -63,6 +64,23 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         features,
         format!("{what} of {} images that are kept", images.len()),
     );
+    let assumptions = assumptions(recipe, &records, &images);
+    Ok(Estimate {
+        memory: MemoryEstimate {
+            components,
+            moment: "training".to_owned(),
+            missing: vec![
+                "activations of decoder and tower, which grow with `train.micro_batch` and the images' size".to_owned(),
+            ],
+        },
+        time: None,
+        disk: disk(recipe, &network),
+        assumptions,
+    })
+}
+
+/// What the numbers rest on.
+fn assumptions(recipe: &Recipe<VisionLanguage>, records: &[EncodedRecord], images: &RunImages) -> Vec<String> {
     let longest = records
         .iter()
         .flat_map(|record| &record.responses)
@@ -78,18 +96,7 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         "On disk are checkpoints and the result; logs and samples are small beside them.".to_owned(),
     ];
     assumptions.extend(coupling_note(&as_text(recipe)));
-    Ok(Estimate {
-        memory: MemoryEstimate {
-            components,
-            moment: "training".to_owned(),
-            missing: vec![
-                "activations of decoder and tower, which grow with `train.micro_batch` and the images' size".to_owned(),
-            ],
-        },
-        time: None,
-        disk: disk(recipe, &network),
-        assumptions,
-    })
+    assumptions
 }
 
 /// Parameters of the policy.

@@ -21,12 +21,13 @@ mod modality;
 mod prepare;
 pub mod records;
 mod run;
+mod spoil;
 
 pub use adapter::{TowerConfig, VisionAdapter};
 pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use export::export;
-pub use method::{MethodConfig, OfflinePairsConfig};
+pub use method::{ImagePreferenceConfig, MethodConfig, OfflinePairsConfig};
 pub use modality::VisionLanguage;
 pub use prepare::prepare;
 pub use run::{Outcome, run};

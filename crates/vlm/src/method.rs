@@ -1,15 +1,19 @@
 //! `[method.*]` of a recipe for texts with images.
 
 use diptych_llm::arrangement::Arrangement;
-use diptych_llm::method::{BatchConfig, OnlineKlConfig, RationaleConfig, SftConfig, WatchConfig};
+use diptych_llm::method::{
+    Anchor, BatchConfig, Combination, OnlineKlConfig, RationaleConfig, SftConfig, TokenWeightsConfig, WatchConfig,
+};
 use serde::{Deserialize, Serialize};
+
+use crate::corruption::Corruption;
 
 /// How the objective's numbers are obtained: the methods of text, which read images here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodConfig {
     /// Log-probabilities of stored pairs.
-    OfflinePairs(OfflinePairsConfig),
+    OfflinePairs(Box<OfflinePairsConfig>),
     /// Log-probabilities of responses that were each judged good or bad.
     Unpaired(BatchConfig),
     /// Log-probabilities of ranked lists.
@@ -20,7 +24,7 @@ pub enum MethodConfig {
 
 impl Default for MethodConfig {
     fn default() -> Self {
-        Self::OfflinePairs(OfflinePairsConfig::default())
+        Self::OfflinePairs(Box::default())
     }
 }
 
@@ -44,6 +48,14 @@ impl MethodConfig {
             "log-probabilities of texts about images, or of the chosen side of pairs",
         ),
     ];
+
+    /// The preference between images, where there is one.
+    pub fn image_preference(&self) -> Option<&ImagePreferenceConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.image_preference.as_ref(),
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
 
     /// The method of text that does the work.
     pub(crate) fn as_text(&self) -> diptych_llm::MethodConfig {
@@ -72,6 +84,50 @@ pub struct OfflinePairsConfig {
     /// A term beside the objective: the likelihood of the pairs' rationales.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rationale: Option<RationaleConfig>,
+    /// Weights of the tokens in which the answers of a pair differ (dense DPO).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_weights: Option<TokenWeightsConfig>,
+    /// Terms beside the objective: the chosen answer under its own images against the same answer under others (mDPO, rDPO, `CHiP`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_preference: Option<ImagePreferenceConfig>,
+}
+
+/// `[method.offline_pairs.image_preference]`; [`ImagePreference`](diptych_llm::method::ImagePreference) has the formulas. It needs a
+/// reference whose network is there.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImagePreferenceConfig {
+    /// Strength of the pull towards the reference in these terms, above 0. The papers have that of the objective, 0.1.
+    pub beta: f64,
+    /// Factor of the term, at least 0; 1 by default.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// One sigmoid for answers and images, or one each.
+    #[serde(default)]
+    pub combination: Combination,
+    /// Holds the log-ratio of the chosen answer up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
+    /// How the other images are made of a row's own. Without it they are the row's `rejected_images`, and the rejected answer sees
+    /// the same images as the chosen one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corruption: Option<Corruption>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl ImagePreferenceConfig {
+    /// What is computed, whatever the other images are.
+    pub(crate) fn term(&self) -> diptych_llm::method::ImagePreferenceConfig {
+        diptych_llm::method::ImagePreferenceConfig {
+            beta: self.beta,
+            weight: self.weight,
+            combination: self.combination,
+            anchor: self.anchor,
+        }
+    }
 }
 
 impl Default for OfflinePairsConfig {
@@ -83,6 +139,8 @@ impl Default for OfflinePairsConfig {
             watch: text.watch,
             online_kl: text.online_kl,
             rationale: text.rationale,
+            token_weights: text.token_weights,
+            image_preference: None,
         }
     }
 }
@@ -95,6 +153,7 @@ impl OfflinePairsConfig {
             watch: self.watch,
             online_kl: self.online_kl,
             rationale: self.rationale.clone(),
+            token_weights: self.token_weights,
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use diptych_core::ScoreKind;
+use diptych_core::{Objective, ScoreKind};
 use diptych_data::Truncation;
+use diptych_llm::method::Combination;
 use diptych_llm::{Language, LanguageAdapter, SamplesConfig};
 use diptych_models::{AdapterConfig, LoraConfig};
-use diptych_train::{Modality, NoSection, Recipe};
+use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
 
 use crate::adapter::VisionAdapter;
+use crate::corruption::Corruption;
 use crate::method::MethodConfig;
 
 /// `modality = "vlm"`.
@@ -34,7 +36,10 @@ impl Modality for VisionLanguage {
     }
 
     fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
-        Language::needs_reference(&as_text(recipe))
+        Language::needs_reference(&as_text(recipe)).or_else(|| {
+            let term = recipe.method.image_preference();
+            term.map(|_| format!("`{IMAGE_PREFERENCE}`"))
+        })
     }
 
     fn inputs(recipe: &Recipe<Self>) -> diptych_train::Result<Vec<(String, PathBuf)>> {
@@ -44,6 +49,7 @@ impl Modality for VisionLanguage {
     fn validate(recipe: &Recipe<Self>) -> diptych_train::Result<()> {
         validate_data(recipe)?;
         Language::validate(&as_text(recipe))?;
+        validate_image_preference(recipe)?;
         if recipe
             .samples
             .as_ref()
@@ -69,13 +75,41 @@ pub(crate) fn as_text(recipe: &Recipe<VisionLanguage>) -> Recipe<Language> {
         reference: recipe.reference.clone(),
         method: recipe.method.as_text(),
         objective: recipe.objective.clone(),
-        optimizer: recipe.optimizer.clone(),
-        schedule: recipe.schedule.clone(),
+        optimizer: recipe.optimizer,
+        schedule: recipe.schedule,
         train: recipe.train.clone(),
         samples: recipe.samples.clone(),
         evaluation: None,
         rounds: None,
         source: recipe.source.clone(),
+    }
+}
+
+/// The recipe key of the preference between images.
+const IMAGE_PREFERENCE: &str = "method.offline_pairs.image_preference";
+
+fn validate_image_preference(recipe: &Recipe<VisionLanguage>) -> diptych_train::Result<()> {
+    let Some(config) = recipe.method.image_preference() else {
+        return Ok(());
+    };
+    if let Some((key, found, expected)) = config.term().problem() {
+        return Err(recipe.invalid(&format!("{IMAGE_PREFERENCE}.{key}"), found, expected));
+    }
+    if let Some(Err(error)) = config.corruption.as_ref().map(Corruption::validate) {
+        let key = format!("{IMAGE_PREFERENCE}.corruption");
+        return Err(recipe.invalid(&key, error, "settings in their ranges"));
+    }
+    if config.combination == Combination::Joint && !matches!(recipe.objective, Objective::Dpo(_)) {
+        let found = format!("`joint` with objective `{}`", recipe.objective.name());
+        let key = format!("{IMAGE_PREFERENCE}.combination");
+        return Err(recipe.invalid(&key, found, "objective `dpo`, whose one sigmoid it is, or `separate`"));
+    }
+    match recipe.reference {
+        ReferenceConfig::Cached { .. } => {
+            let found = format!("`cached` with `{IMAGE_PREFERENCE}`, whose other images have no scores that are kept");
+            Err(recipe.invalid("reference.cached", found, "`adapter_off` or `frozen`"))
+        }
+        _ => Ok(()),
     }
 }
 

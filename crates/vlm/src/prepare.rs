@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use diptych_data::{SpecialTokens, Tokenizer};
 use diptych_llm::method::{
-    CHECKPOINT, LanguageMethod, MethodParts, assemble, check_tokens, is_model, network_options, warn_of_long,
+    CHECKPOINT, ImagePreference, LanguageMethod, MethodParts, Spoil, assemble, check_tokens, is_model, network_options,
+    warn_of_long,
 };
 use diptych_llm::network::Network;
 use diptych_llm::policy::{NetworkOptions, Trained, VisionParts, load_frozen_vision, start_vision_adapter};
@@ -21,6 +22,7 @@ use diptych_train::{Recipe, ReferenceConfig, Reporter};
 use crate::adapter::TowerConfig;
 use crate::modality::{VisionLanguage, as_text};
 use crate::records::load_records;
+use crate::spoil::Corrupted;
 use crate::{Error, Result};
 
 /// MiB that may keep what was made of images where the recipe does not say.
@@ -35,7 +37,10 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let records = load_records(recipe, directory.config(), &tokenizer, &mut images)?;
+    let records = load_records(recipe, directory.config(), &tokenizer, &mut images, |done, total| {
+        let told = reporter.advance("images", done as u64, total as u64);
+        told.map_err(|stopped| Error::from(diptych_llm::Error::from(stopped)))
+    })?;
     check_tokens(&text, &records, &tokenizer, |path| {
         Ok(VlmDir::open(path)?.config().text.vocab_size)
     })?;
@@ -55,6 +60,12 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
         pad_token_id: pad_token_id(&directory, &tokenizer),
         tokenizer,
         prompts,
+        image_preference: recipe.method.image_preference().map(|config| {
+            let spoil = config
+                .corruption
+                .map(|corruption| Box::new(Corrupted(corruption)) as Box<dyn Spoil>);
+            ImagePreference::new(config.term(), spoil)
+        }),
     };
     Ok(assemble(&text, parts, reporter)?)
 }

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn every_dataset_has_a_layout_and_those_of_the_repository_are_what_they_say() {
         let cards = read::<DatasetCard>(&root().join("datasets")).unwrap();
-        assert_eq!(cards.len(), 10);
+        assert_eq!(cards.len(), 17);
         let mut num_here = 0;
         for (word, _, card) in &cards {
             assert_ne!(card.data.layout, Layout::Auto, "{word}");

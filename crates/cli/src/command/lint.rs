@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use diptych_data::{
-    DataFiles, LintConfig, LintReport, LintSplit, RankedText, RecordKind, RowParts, TextDataset, TextPair, TextPrompt,
-    TextRow, TextSample, Tokenizer, UnpairedText, lint,
+    DataFiles, LintConfig, LintReport, LintSplit, RankedText, ReadReport, RecordKind, RowParts, TextDataset, TextPair,
+    TextPrompt, TextRow, TextSample, Tokenizer, UnpairedText, lint,
 };
 use serde::Serialize;
 
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &LintArguments) -> anyhow::Result<()> {
     let is_for_images =
         files.records() == RecordKind::TextPrompt && arguments.model.as_deref().is_some_and(is_pipeline);
     let (num_errors, report) = if files.records().is_text() && !is_for_images {
-        if let Some(option) = arguments.images.given() {
+        if let Some(option) = arguments.images.given().filter(|option| *option != "--max-side") {
             return Err(usage(format!("{option} is for images; {} are text", files.records())));
         }
         written(arguments, &lint_text(arguments)?, |report| report.num_errors)?
@@ -102,25 +102,35 @@ fn lint_text(arguments: &LintArguments) -> anyhow::Result<LintReport> {
         encoding: encoding::config(&arguments.text.encoding)?,
         num_shown: arguments.text.show.unwrap_or(LintConfig::default().num_shown),
         max_length_ratio: ratio,
+        max_image_side: arguments
+            .images
+            .max_side
+            .unwrap_or(LintConfig::default().max_image_side),
     };
     let tokenizer = Tokenizer::from_dir(model)?;
     let mut splits = vec![(TRAIN, rows(&arguments.data, arguments)?)];
     for (name, path) in &arguments.splits {
         splits.push((name, rows(std::slice::from_ref(path), arguments)?));
     }
-    let splits: Vec<LintSplit<'_, AnyRow>> = splits
+    let looked_at: Vec<LintSplit<'_, AnyRow>> = splits
         .iter()
-        .map(|(name, records)| LintSplit { name, records })
+        .map(|(name, (records, _))| LintSplit { name, records })
         .collect();
-    Ok(lint(&tokenizer, &config, &splits)?)
+    let mut report = lint(&tokenizer, &config, &looked_at)?;
+    for (name, (_, read)) in &splits {
+        report.add_unreadable(name, read);
+    }
+    Ok(report)
 }
 
-fn rows(paths: &[PathBuf], arguments: &LintArguments) -> anyhow::Result<Vec<AnyRow>> {
-    Ok(match TextDataset::load(paths, arguments.layout)? {
+fn rows(paths: &[PathBuf], arguments: &LintArguments) -> anyhow::Result<(Vec<AnyRow>, ReadReport)> {
+    let (dataset, read) = TextDataset::read_rows(&DataFiles::find(paths, arguments.layout)?)?;
+    let rows = match dataset {
         TextDataset::Pairs(rows) => rows.into_iter().map(AnyRow::Pair).collect(),
         TextDataset::Unpaired(rows) => rows.into_iter().map(AnyRow::Unpaired).collect(),
         TextDataset::Ranked(rows) => rows.into_iter().map(AnyRow::Ranked).collect(),
         TextDataset::Samples(rows) => rows.into_iter().map(AnyRow::Sample).collect(),
         TextDataset::Prompts(rows) => rows.into_iter().map(AnyRow::Prompt).collect(),
-    })
+    };
+    Ok((rows, read))
 }

@@ -547,6 +547,8 @@ fn lists_name_what_there_is() {
                 "latent-pairs",
                 "llama-factory",
                 "hh",
+                "rlaif-v",
+                "ha-dpo",
             ],
         ),
         (

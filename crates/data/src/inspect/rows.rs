@@ -205,18 +205,7 @@ impl Tally {
                 .collect();
         }
         inspection.fields = self.fields;
-        inspection.image_sizes = self
-            .sizes
-            .into_iter()
-            .map(|((width, height), num_images)| SizeCount {
-                width,
-                height,
-                num_images,
-            })
-            .collect();
-        inspection
-            .image_sizes
-            .sort_by_key(|size| std::cmp::Reverse(size.num_images));
+        inspection.image_sizes = summarize_sizes(self.sizes);
         inspection.prompts = summarize_prompts(&self.chars, self.prompts.len(), self.max_words);
         inspection.score_margins = summarize_scores(&self.margins);
     }
@@ -248,6 +237,18 @@ pub(super) fn summarize_prompts(lens: &[usize], num_distinct: usize, max_words: 
         max_chars: *lens.iter().max()?,
         max_words,
     })
+}
+
+/// From the images of each size, most frequent first.
+pub(super) fn summarize_sizes(sizes: BTreeMap<(u32, u32), usize>) -> Vec<SizeCount> {
+    let count = |((width, height), num_images)| SizeCount {
+        width,
+        height,
+        num_images,
+    };
+    let mut sizes: Vec<SizeCount> = sizes.into_iter().map(count).collect();
+    sizes.sort_by_key(|size| std::cmp::Reverse(size.num_images));
+    sizes
 }
 
 /// From chosen minus rejected scores.

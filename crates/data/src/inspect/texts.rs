@@ -1,17 +1,17 @@
 //! Inspection of rows of text.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::rows::{count_fields, summarize_prompts, summarize_scores};
+use super::rows::{count_fields, summarize_prompts, summarize_scores, summarize_sizes};
 use super::{FieldSummary, Inspection, LengthSummary, MAX_PREVIEWS, RecordPreview};
 use crate::convert::{DropReason, uselessness};
 use crate::error::{Error, Result};
 use crate::row::Row;
 use crate::rows::Rows;
-use crate::text_layout::{Form, TextRecord, check_form, ignored_keys};
+use crate::text_layout::{Form, TextRecord, check_form, is_ignored, left_out};
 use crate::{DataFiles, ImageSource, RankedText, RecordKind, Text, TextPair, TextPrompt, TextSample, UnpairedText};
 
 /// Characters of a text that a preview shows.
@@ -76,6 +76,7 @@ struct Tally {
     records: BTreeSet<[u8; 32]>,
     lens: Vec<(&'static str, Vec<usize>)>,
     margins: Vec<f64>,
+    sizes: BTreeMap<(u32, u32), usize>,
 }
 
 fn run<T: TextRecord + Judged>(files: &DataFiles, inspection: &mut Inspection) -> Result<()> {
@@ -102,6 +103,9 @@ fn run<T: TextRecord + Judged>(files: &DataFiles, inspection: &mut Inspection) -
 
 fn inspect_row<T: TextRecord + Judged>(row: Row, inspection: &mut Inspection, tally: &mut Tally) {
     count_fields(&mut tally.fields, &row);
+    if let Some(reason) = left_out(&row, inspection.layout) {
+        return *inspection.left_out.entry(reason).or_default() += 1;
+    }
     let (path, number) = (row.path.clone(), row.number);
     let read = T::from_row(row, inspection.layout)
         .and_then(|(record, form)| check_form(&mut tally.first, form, &path, number).map(|()| record));
@@ -109,11 +113,14 @@ fn inspect_row<T: TextRecord + Judged>(row: Row, inspection: &mut Inspection, ta
         Ok(record) => record,
         Err(error) => return inspection.error(error.to_string()),
     };
+    let Some(images) = decoded(&record, &place(&path, number), inspection, tally) else {
+        return;
+    };
     inspection.num_good_records += 1;
     check(&record, &place(&path, number), inspection, tally);
     let (prompt, completions) = record.texts();
     if let Some(prompt) = prompt {
-        tally.count_prompt(prompt);
+        tally.count_prompt(prompt, &places(&record));
     }
     for (key, completion) in &completions {
         tally.count_len(key, len(completion));
@@ -125,12 +132,43 @@ fn inspect_row<T: TextRecord + Judged>(row: Row, inspection: &mut Inspection, ta
         inspection.previews.push(RecordPreview {
             id: record.id().to_owned(),
             prompt: prompt.map_or_else(String::new, shown),
-            images: completions
-                .iter()
-                .map(|(key, text)| format!("{key}: {:?}", shown(text)))
+            images: images
+                .into_iter()
+                .chain(
+                    completions
+                        .iter()
+                        .map(|(key, text)| format!("{key}: {:?}", shown(text))),
+                )
                 .collect(),
         });
     }
+}
+
+/// The images of a record in words, all decoded; none where one of them cannot be.
+fn decoded<T: TextRecord>(
+    record: &T,
+    place: &str,
+    inspection: &mut Inspection,
+    tally: &mut Tally,
+) -> Option<Vec<String>> {
+    let mut described = Vec::new();
+    let mut is_good = true;
+    for (key, images) in record.images() {
+        for (at, image) in images.iter().enumerate() {
+            match image.decode() {
+                Ok(pixels) => {
+                    let (width, height) = pixels.dimensions();
+                    *tally.sizes.entry((width, height)).or_default() += 1;
+                    described.push(format!("{key}[{at}]: {image}, {width}x{height}"));
+                }
+                Err(error) => {
+                    is_good = false;
+                    inspection.error(format!("{place}: `{key}[{at}]`: {error}"));
+                }
+            }
+        }
+    }
+    is_good.then_some(described)
 }
 
 /// Warns of what training would read, but hardly as meant.
@@ -148,7 +186,7 @@ fn check<T: TextRecord + Judged>(record: &T, place: &str, inspection: &mut Inspe
             inspection.num_blank_completions += 1;
             inspection.warning(format!("{place}: a completion says nothing"));
         }
-        Some(DropReason::Turns) | None => {}
+        Some(DropReason::Turns | DropReason::LeftOut) | None => {}
     }
     if record.texts().0.is_some_and(Text::is_blank) {
         inspection.warning(format!("{place}: the prompt is empty"));
@@ -184,6 +222,16 @@ fn check<T: TextRecord + Judged>(record: &T, place: &str, inspection: &mut Inspe
     }
 }
 
+/// Names the images that a prompt shows.
+fn places<T: TextRecord>(record: &T) -> String {
+    let lists = record.images();
+    let shown = lists.iter().filter(|(key, _)| *key == "images");
+    shown
+        .flat_map(|(_, images)| images.iter())
+        .map(|image| image.place() + "\0")
+        .collect()
+}
+
 fn place(path: &Path, row: usize) -> String {
     format!("{}, row {row}", path.display())
 }
@@ -215,15 +263,17 @@ fn shown(text: &Text) -> String {
 }
 
 impl Tally {
-    fn count_prompt(&mut self, prompt: &Text) {
+    fn count_prompt(&mut self, prompt: &Text, images: &str) {
         self.prompt_lens.push(len(prompt));
         self.max_words = self.max_words.max(prompt.content().split_whitespace().count());
         // Roles are part of a prompt: the same words of another speaker are another prompt.
-        self.prompts.insert(match prompt {
+        let words = match prompt {
             Text::Plain(text) => text.clone(),
             Text::Messages(messages) => serde_json::to_string(messages).unwrap_or_default(),
             Text::Ids(ids) => format!("{ids:?}"),
-        });
+        };
+        // The same question about another image is another prompt.
+        self.prompts.insert(format!("{images}{words}"));
     }
 
     fn count_len(&mut self, key: &'static str, len: usize) {
@@ -234,17 +284,17 @@ impl Tally {
     }
 
     fn finish(self, inspection: &mut Inspection) {
-        let ignored = ignored_keys(inspection.layout);
         inspection.ignored_keys = self
             .fields
             .iter()
             .map(|field| field.name.clone())
-            .filter(|name| ignored.contains(&name.as_str()))
+            .filter(|name| is_ignored(inspection.layout, name))
             .collect();
         inspection.fields = self.fields;
         inspection.form = self.first.map(|form| form.to_string());
         inspection.prompts = summarize_prompts(&self.prompt_lens, self.prompts.len(), self.max_words);
         inspection.score_margins = summarize_scores(&self.margins);
+        inspection.image_sizes = summarize_sizes(self.sizes);
         inspection.completion_lengths = self
             .lens
             .into_iter()

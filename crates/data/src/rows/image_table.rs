@@ -60,6 +60,7 @@ impl ImageTable {
         cursors: &mut BTreeMap<usize, Cursor>,
         row: usize,
         column: usize,
+        element: Option<usize>,
     ) -> parquet::errors::Result<Option<ByteArray>> {
         let group = self.starts.partition_point(|start| *start <= row).saturating_sub(1);
         let offset = row - self.starts[group];
@@ -72,15 +73,25 @@ impl ImageTable {
             },
         };
         let skipped = cursor.column.skip_records(offset - cursor.next)?;
-        let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let (read, _, _) = cursor.column.read_records(1, Some(&mut levels), None, &mut values)?;
+        let (mut levels, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let (read, _, _) = cursor
+            .column
+            .read_records(1, Some(&mut levels), Some(&mut repeated), &mut values)?;
         if skipped + cursor.next != offset || read != 1 {
             let said = format!("row group {group} ends before its row {offset}");
             return Err(parquet::errors::ParquetError::General(said));
         }
         cursor.next = offset + 1;
         cursors.insert(column, cursor);
-        Ok(values.pop())
+        let Some(element) = element else {
+            return Ok(values.pop());
+        };
+        // Every element has a level, and a value only where that is the highest.
+        let schema = self.reader.metadata().file_metadata().schema_descr();
+        let highest = schema.column(column).max_def_level();
+        let has_value = levels.get(element) == Some(&highest);
+        let before = levels.iter().take(element).filter(|level| **level == highest).count();
+        Ok((has_value && before < values.len()).then(|| values.swap_remove(before)))
     }
 
     fn open(&self, group: usize, column: usize) -> parquet::errors::Result<ColumnReaderImpl<ByteArrayType>> {
@@ -99,10 +110,10 @@ impl CellTable for ImageTable {
         &self.path
     }
 
-    fn read(&self, row: usize, column: usize) -> Result<Arc<[u8]>> {
+    fn read(&self, row: usize, column: usize, element: Option<usize>) -> Result<Arc<[u8]>> {
         // A cursor is taken out while it is used, so that one that failed is never used again.
         let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        let cell = guarded(|| self.cell(&mut cursors, row, column));
+        let cell = guarded(|| self.cell(&mut cursors, row, column, element));
         drop(cursors);
         let failed = |problem| Error::Row {
             path: self.path.clone(),

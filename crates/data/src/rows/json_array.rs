@@ -1,11 +1,12 @@
-//! Reading a file that is one JSON array of objects, one element at a time, with bounded memory.
+//! Reading a file that is one JSON array of objects, or one object of them, one element at a time, with bounded memory.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result, RowProblem};
+use crate::json::{Object, Value};
 use crate::json_lines::{MAX_LINE_BYTES, parse};
 use crate::row::Row;
 
@@ -16,7 +17,22 @@ pub(crate) struct JsonArray {
     number: usize,
     limit: usize,
     is_done: bool,
+    shape: Shape,
 }
+
+/// What the elements stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Array,
+    /// `{"1": {..}, ..}`: rows that are named by the number of an image.
+    Keyed,
+}
+
+/// The key of a row that is named by a number.
+const NUMBER_KEY: &str = "image_id";
+
+/// Bytes in which the first row of an object of rows must begin.
+const LOOKED_AT: u64 = 4096;
 
 /// How an element ended.
 enum End {
@@ -35,7 +51,7 @@ struct Scanner {
 
 impl Scanner {
     /// Takes one byte; an end when it is the comma or bracket after the element.
-    fn take(&mut self, byte: u8) -> Option<End> {
+    fn take(&mut self, byte: u8, closing: u8) -> Option<End> {
         if self.in_string {
             match byte {
                 _ if self.is_escaped => self.is_escaped = false,
@@ -48,7 +64,7 @@ impl Scanner {
         match byte {
             b'"' => self.in_string = true,
             b'{' | b'[' => self.depth += 1,
-            b']' if self.depth == 0 => return Some(End::Bracket),
+            _ if byte == closing && self.depth == 0 => return Some(End::Bracket),
             b'}' | b']' => self.depth = self.depth.saturating_sub(1),
             b',' if self.depth == 0 => return Some(End::Comma),
             _ => {}
@@ -58,8 +74,13 @@ impl Scanner {
 }
 
 impl JsonArray {
-    /// None where the first character is not `[`.
+    /// None where the first character is not `[`, unless the file is an object of rows that are named by numbers.
     pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+        let shape = if is_keyed(path).map_err(Error::io(path))? {
+            Shape::Keyed
+        } else {
+            Shape::Array
+        };
         let file = File::open(path).map_err(Error::io(path))?;
         let mut array = Self {
             path: path.into(),
@@ -67,8 +88,10 @@ impl JsonArray {
             number: 0,
             limit: MAX_LINE_BYTES,
             is_done: false,
+            shape,
         };
-        Ok((array.first().map_err(Error::io(path))? == Some(b'[')).then_some(array))
+        let opening = if shape == Shape::Keyed { b'{' } else { b'[' };
+        Ok((array.first().map_err(Error::io(path))? == Some(opening)).then_some(array))
     }
 
     /// The first byte that is neither white space nor part of a byte order mark, which it reads past.
@@ -91,6 +114,7 @@ impl JsonArray {
 
     /// Reads an element up to and including the comma or bracket after it. What is longer than the limit is passed over.
     fn read_element(&mut self, element: &mut Vec<u8>) -> std::io::Result<(End, bool)> {
+        let closing = if self.shape == Shape::Keyed { b'}' } else { b']' };
         let mut scanner = Scanner::default();
         let mut total = 0;
         loop {
@@ -101,7 +125,7 @@ impl JsonArray {
             let mut end = None;
             let mut len = 0;
             for byte in available {
-                end = scanner.take(*byte);
+                end = scanner.take(*byte, closing);
                 if end.is_some() {
                     break;
                 }
@@ -177,8 +201,50 @@ impl Iterator for JsonArray {
         if is_too_long {
             return Some(Err(self.error(RowProblem::TooLong { limit: self.limit })));
         }
-        Some(parse(&self.path, self.number, element.trim_ascii()))
+        Some(match self.shape {
+            Shape::Array => parse(&self.path, self.number, element.trim_ascii()),
+            Shape::Keyed => self.keyed(&element),
+        })
     }
+}
+
+impl JsonArray {
+    /// The row of `"number": {..}`.
+    fn keyed(&self, element: &[u8]) -> Result<Row> {
+        let mut row = parse(&self.path, self.number, &[b"{", element, b"}"].concat())?;
+        let (number, value) = row.fields.pop().ok_or_else(|| row.missing(NUMBER_KEY, "a row"))?;
+        let Value::Object(Object(mut fields)) = value else {
+            return Err(row.wrong_type(&number, &value, "an object, the row of this number"));
+        };
+        if fields.iter().any(|(key, _)| key == NUMBER_KEY) {
+            return Err(self.error(RowProblem::Conflict {
+                key: NUMBER_KEY.to_owned(),
+                reason: "is given by the number before the row, too; leave it out".to_owned(),
+            }));
+        }
+        fields.insert(0, (NUMBER_KEY.to_owned(), Value::String(number)));
+        row.fields = fields;
+        Ok(row)
+    }
+}
+
+/// Whether a file begins as an object of objects that are named by numbers.
+fn is_keyed(path: &Path) -> std::io::Result<bool> {
+    let mut begins = Vec::new();
+    File::open(path)?.take(LOOKED_AT).read_to_end(&mut begins)?;
+    let after =
+        |rest: &[u8], byte: u8| -> Option<Vec<u8>> { Some(rest.trim_ascii_start().strip_prefix(&[byte])?.to_vec()) };
+    let begins = begins.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&begins);
+    let found = after(begins, b'{')
+        .and_then(|rest| after(&rest, b'"'))
+        .and_then(|rest| {
+            let num_digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let rest = (num_digits > 0)
+                .then(|| rest[num_digits..].strip_prefix(b"\""))
+                .flatten()?;
+            after(&after(rest, b':')?, b'{')
+        });
+    Ok(found.is_some())
 }
 
 #[cfg(test)]
@@ -224,6 +290,29 @@ mod tests {
         );
         assert!(
             errors[2].contains("row 5: not one JSON object a line: EOF"),
+            "{}",
+            errors[2]
+        );
+    }
+
+    #[test]
+    fn objects_of_numbered_rows_are_rows() {
+        let content = b"{\"17\": {\"a\": \"}, {\"},\n \"18\" : {\"a\": {\"b\": 1}}}\n";
+        assert_eq!(rows(content, 100), [Ok(1), Ok(2)]);
+        let broken = rows(b"{\"17\": {}, \"18\": 3, \"19\": {\"image_id\": 1}, \"20\": {", 100);
+        let errors: Vec<&String> = broken[1..].iter().map(|row| row.as_ref().unwrap_err()).collect();
+        assert!(
+            errors[0].contains("row 2: `18`: found the number 3, expected an object"),
+            "{}",
+            errors[0]
+        );
+        assert!(
+            errors[1].contains("row 3: `image_id` is given by the number"),
+            "{}",
+            errors[1]
+        );
+        assert!(
+            errors[2].contains("row 4: not one JSON object a line: the file ends"),
             "{}",
             errors[2]
         );

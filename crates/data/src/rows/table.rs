@@ -2,7 +2,7 @@
 //!
 //! Columns of text, numbers, booleans, lists and structs are read, uncompressed or with Snappy, which is what `datasets` and
 //! pyarrow write by default. A null, and a NaN, with which pandas marks a missing number, are absent keys. Columns of bytes, which are
-//! images, stay in the file: a row has a [`TableCell`] for each, null or not.
+//! images, stay in the file: a row has a [`TableCell`] for each, null or not, and for each element of a list of images.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +41,8 @@ struct CellColumn {
     /// The keys that lead to it.
     keys: Vec<String>,
     name: Arc<str>,
+    /// Whether each row has a list of them.
+    is_of_list: bool,
 }
 
 impl ParquetRows {
@@ -51,14 +53,21 @@ impl ParquetRows {
             let reader = SerializedFileReader::new(file)?;
             let table = ImageTable::new(path, SerializedFileReader::new(for_cells)?);
             let descriptor = reader.metadata().file_metadata().schema_descr_ptr();
+            let columns: Vec<Vec<String>> = (0..descriptor.num_columns())
+                .map(|leaf| descriptor.column(leaf).path().parts().to_vec())
+                .collect();
             let cells: Vec<CellColumn> = (0..descriptor.num_columns())
-                .filter(|leaf| is_bytes(&descriptor.column(*leaf)))
+                .filter(|leaf| {
+                    let column = descriptor.column(*leaf);
+                    is_bytes(&column) || is_bytes_of_list(&column, &columns)
+                })
                 .map(|leaf| {
                     let path = descriptor.column(leaf).path().clone();
                     CellColumn {
                         leaf,
                         name: path.string().into(),
                         keys: path.parts().to_vec(),
+                        is_of_list: descriptor.column(leaf).max_rep_level() > 0,
                     }
                 })
                 .collect();
@@ -90,13 +99,19 @@ impl ParquetRows {
             None => Vec::new(),
         };
         for column in &self.cells {
-            let cell = TableCell {
-                table: Arc::clone(&self.table),
-                row: self.number - 1,
-                column: column.leaf,
-                name: Arc::clone(&column.name),
+            let cell = |element| {
+                Value::Cell(TableCell {
+                    table: Arc::clone(&self.table),
+                    row: self.number - 1,
+                    column: column.leaf,
+                    element,
+                    name: Arc::clone(&column.name),
+                })
             };
-            insert(&mut fields, &column.keys, Value::Cell(cell));
+            match column.keys.as_slice() {
+                [key, .., leaf] if column.is_of_list => insert_in_list(&mut fields, key, leaf, |at| cell(Some(at))),
+                keys => insert(&mut fields, keys, cell(None)),
+            }
         }
         Ok(fields)
     }
@@ -130,13 +145,24 @@ impl Iterator for ParquetRows {
     }
 }
 
-/// Whether a column holds bytes that are no text, one value a row. Lists of bytes are read with the row, and refused there.
+/// Whether a column holds bytes that are no text, one value a row. Other lists of bytes are read with the row, and refused there.
 fn is_bytes(column: &ColumnDescriptor) -> bool {
+    is_binary(column) && column.max_rep_level() == 0
+}
+
+/// Whether a column holds the bytes of a list of images, as `datasets` writes it: beside something else (`path`), which is read with the
+/// row and tells how many there are.
+fn is_bytes_of_list(column: &ColumnDescriptor, columns: &[Vec<String>]) -> bool {
+    let keys = column.path().parts();
+    let [key, list, element, _] = keys else { return false };
+    let has_neighbour =
+        |other: &Vec<String>| other[..] != *keys && other.starts_with(&[key.clone(), list.clone(), element.clone()]);
+    is_binary(column) && column.max_rep_level() == 1 && columns.iter().any(has_neighbour)
+}
+
+fn is_binary(column: &ColumnDescriptor) -> bool {
     let is_plain = matches!(column.logical_type_ref(), None | Some(LogicalType::Unknown));
-    column.physical_type() == PhysicalType::BYTE_ARRAY
-        && column.converted_type() == ConvertedType::NONE
-        && is_plain
-        && column.max_rep_level() == 0
+    column.physical_type() == PhysicalType::BYTE_ARRAY && column.converted_type() == ConvertedType::NONE && is_plain
 }
 
 /// A schema without some columns, and without the groups that are empty then; none if nothing is left.
@@ -184,6 +210,19 @@ fn insert(fields: &mut Vec<(String, Value)>, keys: &[String], value: Value) {
     }
     if let Value::Object(Object(inner)) = &mut fields[at].1 {
         insert(inner, rest, value);
+    }
+}
+
+/// Puts a value into each object of the list at a key.
+fn insert_in_list(fields: &mut [(String, Value)], key: &str, leaf: &str, cell: impl Fn(usize) -> Value) {
+    let list = fields.iter_mut().find_map(|(known, value)| match value {
+        Value::Array(elements) if known == key => Some(elements),
+        _ => None,
+    });
+    for (at, element) in list.into_iter().flatten().enumerate() {
+        if let Value::Object(Object(inner)) = element {
+            inner.push((leaf.to_owned(), cell(at)));
+        }
     }
 }
 

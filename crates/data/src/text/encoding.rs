@@ -11,14 +11,18 @@ use rayon::prelude::*;
 use super::branch::{Branch, common_prefix};
 use super::encoding_config::{EncodingConfig, EncodingConvention, Truncation};
 use super::encoding_problem::EncodingProblem;
+use super::image_tokens::{ImageToken, Replaced, check_image_tokens};
 use super::rationale::RationaleTemplate;
 use super::rendering::Renderer;
-use super::rows::TextRow;
+use super::rows::{RowParts, TextRow};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::{RankedText, TextPair, TextPrompt, TextSample, UnpairedText};
 
 /// Encodes records with one tokenizer and one configuration.
+///
+/// Of an image there is one token ([`Tokenizer::image_token`]) in the ids, where the chat template or the words have it; a plain text may
+/// have `<image>` for it whatever the tokenizer's own is. [`EncodingConfig::max_len`] knows nothing of how many tokens an image will be.
 ///
 /// ```
 /// use diptych_data::{Encoder, EncodingConfig, TextPair, Tokenizer};
@@ -37,6 +41,7 @@ use crate::{RankedText, TextPair, TextPrompt, TextSample, UnpairedText};
 pub struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     config: EncodingConfig,
+    image_token_id: Option<u32>,
 }
 
 /// Encoded rows, and those that were skipped.
@@ -168,7 +173,23 @@ impl<'a> Encoder<'a> {
     /// [`Error::EncodingConfig`] if settings contradict each other.
     pub fn try_new(tokenizer: &'a Tokenizer, config: EncodingConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self { tokenizer, config })
+        Ok(Self {
+            tokenizer,
+            config,
+            image_token_id: None,
+        })
+    }
+
+    /// The same with a token of images that is not the one of [`Tokenizer::image_token`]: what a network's configuration calls
+    /// `image_token_id`.
+    #[must_use]
+    pub fn with_image_token_id(mut self, id: u32) -> Self {
+        self.image_token_id = Some(id);
+        self
+    }
+
+    pub(crate) fn image_token(&self) -> Option<ImageToken> {
+        ImageToken::of(self.tokenizer, self.image_token_id)
     }
 
     /// The tokenizer.
@@ -280,12 +301,11 @@ impl<'a> Encoder<'a> {
             .par_iter()
             .enumerate()
             .map(|(row, record)| {
-                let parts = record.parts();
-                let ids = self.renderer(&parts).prompt_ids(&record.prompt);
+                let prompt_ids = self.prompt_row(record);
                 Ok(EncodedPrompt {
                     row,
                     id: record.id.clone(),
-                    prompt_ids: ids.map_err(|problem| row_error(&record.id, problem))?,
+                    prompt_ids: prompt_ids.map_err(|problem| row_error(&record.id, problem))?,
                 })
             })
             .collect();
@@ -328,12 +348,33 @@ impl<'a> Encoder<'a> {
 
     /// One record: its shared prompt and its completions.
     pub(crate) fn row<R: TextRow>(&self, record: &R) -> std::result::Result<Outcome, EncodingProblem> {
-        let parts = record.parts();
-        let branches = self.renderer(&parts).branches()?;
+        let token = self.image_token();
+        let replaced = Replaced::of(token.as_ref(), &record.parts());
+        let branches = self.branches(&replaced.apply(record.parts()))?;
         Ok(self.truncated(branches))
     }
 
-    pub(crate) fn renderer<'r>(&self, row: &'r super::rows::RowParts<'r>) -> Renderer<'r>
+    /// The branches of a row, with one token an image.
+    pub(crate) fn branches(&self, parts: &RowParts<'_>) -> std::result::Result<Vec<Branch>, EncodingProblem> {
+        let branches = self.renderer(parts).branches()?;
+        let token = self.image_token();
+        for branch in &branches {
+            check_image_tokens(token.as_ref(), parts, &branch.ids)?;
+        }
+        Ok(branches)
+    }
+
+    fn prompt_row(&self, record: &TextPrompt) -> std::result::Result<Vec<u32>, EncodingProblem> {
+        let token = self.image_token();
+        let replaced = Replaced::of(token.as_ref(), &record.parts());
+        let parts = replaced.apply(record.parts());
+        let prompt = parts.prompt.unwrap_or(&record.prompt);
+        let ids = self.renderer(&parts).prompt_ids(prompt)?;
+        check_image_tokens(token.as_ref(), &parts, &ids)?;
+        Ok(ids)
+    }
+
+    pub(crate) fn renderer<'r>(&self, row: &'r RowParts<'r>) -> Renderer<'r>
     where
         'a: 'r,
     {

@@ -85,6 +85,25 @@ pub enum EncodingProblem {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
+    /// A row with images, and a tokenizer that knows none.
+    #[error(
+        "the row has images, but the tokenizer has no token for them (`image_token` in tokenizer_config.json, `<image>` or \
+         `<|image_pad|>`): it is a language model's"
+    )]
+    NoImageToken,
+    /// Tokens of images that are more or fewer than the images.
+    #[error(
+        "the prompt has {images} images, but {found} tokens `{token}` once it is rendered; both must be as many: the chat template \
+         writes one for every image block, and words must not have any of their own"
+    )]
+    ImageTokens {
+        /// The token.
+        token: String,
+        /// How often it is there.
+        found: usize,
+        /// Images of the row.
+        images: usize,
+    },
     /// A rationale is to be learned of a row that brings its own tokens.
     #[error("the prompt of a rationale is composed of texts, but the sides of this row are tokens")]
     TokenizedRationale,

@@ -1,11 +1,13 @@
 //! Text as language models see it: tokenizers, chat templates, encoded rows and what is wrong with them.
 
 mod branch;
+mod changed_tokens;
 mod chat_template;
 mod encoding;
 mod encoding_config;
 mod encoding_problem;
 mod generation_blocks;
+mod image_tokens;
 mod lint;
 mod python_json;
 mod rationale;
@@ -18,6 +20,7 @@ mod token_weights;
 mod tokenizer;
 mod tokenizer_files;
 
+pub use changed_tokens::{MIN_MATCH_LEN, changed_token_weights, changed_tokens};
 pub use chat_template::{ChatEnding, ChatRequest, ChatTemplate, RenderedChat};
 pub use encoding::{
     Encoded, EncodedCompletion, EncodedPair, EncodedPrompt, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder,

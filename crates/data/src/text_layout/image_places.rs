@@ -12,13 +12,14 @@ use crate::{Content, ContentBlock, IMAGE_PLACEHOLDERS, ImageSource, Message, Tex
 /// What stands for an image in the words of a conversation.
 const PLACEHOLDER: &str = IMAGE_PLACEHOLDERS[0];
 
-/// What becomes of a line break between words and the placeholder beside them.
+/// What becomes of the words around a placeholder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LineBreaks {
-    /// It belongs to the words.
+pub(super) enum Words {
+    /// They stay as they are, with the image at its place between them.
     Kept,
-    /// It is LLaVA's separator, which chat templates write themselves.
-    Dropped,
+    /// Of a message with one image it comes first and the words are trimmed, as `LLaVA`'s code does (`preprocess_multimodal`): the line
+    /// break between them is a separator, which chat templates write themselves. With several images they stay.
+    Llava,
 }
 
 impl Row {
@@ -54,7 +55,7 @@ impl Row {
     pub(super) fn place_images(
         &self,
         num_images: usize,
-        line_breaks: LineBreaks,
+        words: Words,
         (key, prompt): (&str, &mut Text),
         completions: &mut [(&str, &mut Text)],
     ) -> Result<()> {
@@ -68,7 +69,7 @@ impl Row {
         }
         let places = match prompt {
             Text::Plain(_) if num_images == 0 => 0,
-            Text::Messages(messages) if num_images > 0 => place(messages, num_images, line_breaks),
+            Text::Messages(messages) if num_images > 0 => place(messages, num_images, words),
             ref text => text.num_images().unwrap_or(num_images),
         };
         if places != num_images {
@@ -119,7 +120,7 @@ fn into_blocks(text: &mut Text) {
 }
 
 /// Puts images into messages; returns how many have a place.
-fn place(messages: &mut [Message], num_images: usize, line_breaks: LineBreaks) -> usize {
+fn place(messages: &mut [Message], num_images: usize, words: Words) -> usize {
     let num_blocks: usize = messages.iter().map(Message::num_images).sum();
     if num_blocks > 0 {
         return num_blocks;
@@ -130,7 +131,7 @@ fn place(messages: &mut [Message], num_images: usize, line_breaks: LineBreaks) -
         .sum();
     if num_words > 0 {
         for message in messages {
-            split(message, line_breaks);
+            split(message, words);
         }
         return num_words;
     }
@@ -151,41 +152,41 @@ fn place(messages: &mut [Message], num_images: usize, line_breaks: LineBreaks) -
 }
 
 /// Makes image blocks of the placeholders in a message.
-fn split(message: &mut Message, line_breaks: LineBreaks) {
+fn split(message: &mut Message, words: Words) {
     let old = match message.content.take() {
         None => return,
         Some(Content::Text(text)) => vec![ContentBlock::Text { text }],
         Some(Content::Blocks(blocks)) => blocks,
     };
+    let num_images: usize = old
+        .iter()
+        .filter_map(ContentBlock::text)
+        .map(|text| text.matches(PLACEHOLDER).count())
+        .sum();
     let mut blocks = Vec::new();
     for block in old {
-        let ContentBlock::Text { text } = block else {
-            blocks.push(block);
-            continue;
-        };
-        let pieces: Vec<&str> = text.split(PLACEHOLDER).collect();
-        for (at, piece) in pieces.iter().enumerate() {
-            if at > 0 {
-                blocks.push(ContentBlock::Image);
+        match block {
+            ContentBlock::Text { text } if num_images == 1 && words == Words::Llava && text.contains(PLACEHOLDER) => {
+                let rest = text.replace(PLACEHOLDER, "");
+                blocks.insert(0, ContentBlock::Image);
+                blocks.push(ContentBlock::new(rest.trim()));
             }
-            let mut words = *piece;
-            if line_breaks == LineBreaks::Dropped && pieces.len() > 1 {
-                words = if at > 0 {
-                    words.strip_prefix('\n').unwrap_or(words)
-                } else {
-                    words
-                };
-                words = if at + 1 < pieces.len() {
-                    words.strip_suffix('\n').unwrap_or(words)
-                } else {
-                    words
-                };
-            }
-            // A message that says nothing keeps its empty words.
-            if !words.is_empty() || pieces.len() == 1 {
-                blocks.push(ContentBlock::new(words));
-            }
+            ContentBlock::Text { text } => split_text(&text, &mut blocks),
+            ContentBlock::Image => blocks.push(block),
         }
     }
     message.content = Some(Content::Blocks(blocks));
+}
+
+fn split_text(text: &str, blocks: &mut Vec<ContentBlock>) {
+    let is_split = text.contains(PLACEHOLDER);
+    for (at, piece) in text.split(PLACEHOLDER).enumerate() {
+        if at > 0 {
+            blocks.push(ContentBlock::Image);
+        }
+        // A message that says nothing keeps its empty words.
+        if !piece.is_empty() || !is_split {
+            blocks.push(ContentBlock::new(piece));
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! `dataset_info.json`; the default names are read here, and the tags of both of its message styles. It skips rows whose
 //! sides do not take turns with a warning; here they are errors.
 
-use super::image_places::LineBreaks;
+use super::image_places::Words;
 use super::{Form, MEDIA, Part, begin_with, check_alternation, split_last};
 use crate::error::{Result, RowProblem};
 use crate::json::Value;
@@ -61,7 +61,7 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     pair.images = row.take_shown()?;
     row.place_images(
         pair.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         (key, &mut pair.prompt),
         &mut [("chosen", &mut pair.chosen), ("rejected", &mut pair.rejected)],
     )?;
@@ -82,7 +82,7 @@ pub(super) fn unpaired(row: &mut Row) -> Result<(UnpairedText, Form)> {
     record.images = row.take_shown()?;
     row.place_images(
         record.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         (key, &mut record.prompt),
         &mut [("output", &mut record.completion)],
     )?;
@@ -99,7 +99,7 @@ pub(super) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
     messages.extend(completion);
     let images = row.take_shown()?;
     let mut text = Text::Messages(messages);
-    row.place_images(images.len(), LineBreaks::Kept, (key, &mut text), &mut [])?;
+    row.place_images(images.len(), Words::Kept, (key, &mut text), &mut [])?;
     let mut sample = TextSample::new(String::new(), SampleBody::Whole(text));
     sample.images = images;
     let template = row.take_template_inputs(Dialect::Foreign)?;

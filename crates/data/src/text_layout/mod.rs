@@ -11,14 +11,18 @@ mod llama_factory;
 mod message_json;
 mod ms_swift;
 mod openrlhf;
+mod published;
 mod row_text;
 mod samples;
 mod trl;
+mod unread_keys;
 
 use std::fmt;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 
+use self::published::{ha_dpo, llava, mia_dpo, re_align, rlaif_v};
+pub(crate) use self::unread_keys::{is_ignored, left_out};
 use crate::error::{Error, Result, RowProblem};
 use crate::row::Row;
 use crate::{
@@ -68,7 +72,7 @@ pub(crate) trait TextRecord: Sized {
 
     /// The record of a row, of which every key must have been read, but for those a layout is known to carry.
     fn from_row(mut row: Row, layout: Layout) -> Result<(Self, Form)> {
-        row.drop_keys(ignored_keys(layout));
+        row.fields.retain(|(key, _)| !is_ignored(layout, key));
         let read = Self::read(&mut row, layout)?;
         row.refuse_rest()?;
         Ok(read)
@@ -81,7 +85,7 @@ pub(crate) trait TextRecord: Sized {
     #[must_use]
     fn map_images(self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self;
     /// The row without its images that reads as this record in `own_layout`.
-    fn to_row(&self) -> Map<String, Value>;
+    fn to_row(&self) -> Map<String, serde_json::Value>;
     /// Our own layout of such records.
     fn own_layout() -> Layout;
     /// The prompt, where there is one, and what is scored, with its key.
@@ -96,6 +100,12 @@ impl TextRecord for TextPair {
             Layout::Axolotl => axolotl::pair(row),
             Layout::Openrlhf => openrlhf::pair(row),
             Layout::Hh => hh::pair(row),
+            Layout::RlhfV => rlaif_v::pair_in_text(row),
+            Layout::RlaifV => rlaif_v::pair(row),
+            Layout::Povid => llava::pair(row),
+            Layout::MiaDpo => mia_dpo::pair(row),
+            Layout::ReAlign => re_align::pair(row),
+            Layout::HaDpo => ha_dpo::pair(row),
             _ => trl::pair(row),
         }
     }
@@ -114,7 +124,7 @@ impl TextRecord for TextPair {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -152,7 +162,7 @@ impl TextRecord for UnpairedText {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -183,7 +193,7 @@ impl TextRecord for RankedText {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -202,6 +212,7 @@ impl TextRecord for TextSample {
         match layout {
             Layout::LlamaFactory => llama_factory::sample(row),
             Layout::MsSwift => ms_swift::sample(row),
+            Layout::Llava => llava::sample(row),
             _ => samples::sample(row),
         }
     }
@@ -219,7 +230,7 @@ impl TextRecord for TextSample {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -253,7 +264,7 @@ impl TextRecord for TextPrompt {
         self
     }
 
-    fn to_row(&self) -> Map<String, Value> {
+    fn to_row(&self) -> Map<String, serde_json::Value> {
         self.row()
     }
 
@@ -272,68 +283,6 @@ fn some_images<'a>(
 ) -> Vec<(&'static str, &'a [ImageSource])> {
     let lists = [("images", images), ("rejected_images", rejected.unwrap_or_default())];
     lists.into_iter().filter(|(_, images)| !images.is_empty()).collect()
-}
-
-/// Where a row comes from, which published datasets of these layouts say and no trainer reads.
-const PROVENANCE: [&str; 9] = [
-    "prompt_id",
-    "source",
-    "dataset",
-    "split",
-    "category",
-    "language",
-    "license",
-    "chosen_model",
-    "rejected_model",
-];
-
-/// Provenance, and what argilla's and distilabel's datasets carry of their making.
-const DISTILABEL: [&str; 21] = [
-    "prompt_id",
-    "source",
-    "dataset",
-    "split",
-    "category",
-    "language",
-    "license",
-    "chosen_model",
-    "rejected_model",
-    "generations",
-    "generation_model",
-    "generation_models",
-    "order",
-    "labelling_model",
-    "labelling_prompt",
-    "raw_labelling_response",
-    "rating",
-    "rationale",
-    "status",
-    "original_chosen",
-    "original_rejected",
-];
-
-/// Keys that rows of a layout are known to carry and that nothing reads.
-pub(crate) fn ignored_keys(layout: Layout) -> &'static [&'static str] {
-    match layout {
-        Layout::Preference
-        | Layout::Unpaired
-        | Layout::Ranked
-        | Layout::Sft
-        | Layout::PromptOnly
-        | Layout::LlamaFactory
-        | Layout::MsSwift
-        | Layout::Openrlhf => &PROVENANCE,
-        Layout::Axolotl => &DISTILABEL,
-        Layout::Auto
-        | Layout::ImageCaption
-        | Layout::LatentPairs
-        | Layout::Hh
-        | Layout::PickAPic
-        | Layout::Hpdv2
-        | Layout::ImageRewardDb
-        | Layout::RichHf
-        | Layout::SpoPrompts => &[],
-    }
 }
 
 /// Columns of other modalities, which must be empty.

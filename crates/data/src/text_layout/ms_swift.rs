@@ -4,7 +4,7 @@
 //! Source: ms-swift, `docs/source_en/Customization/Custom-dataset.md` and `swift/llm/dataset/preprocessor/core.py`. It
 //! drops rows whose rejected answer equals the chosen one; here `convert` drops them and `inspect` names them.
 
-use super::image_places::LineBreaks;
+use super::image_places::Words;
 use super::llama_factory::take_history;
 use super::{Form, MEDIA, Part, begin_with, check_alternation, split_last};
 use crate::error::{Result, RowProblem};
@@ -62,7 +62,7 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     pair.rejected_images = row.take_shown_rejected(pair.images.len())?;
     row.place_images(
         pair.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         ("messages", &mut pair.prompt),
         &mut [
             ("messages", &mut pair.chosen),
@@ -107,7 +107,7 @@ pub(super) fn unpaired(row: &mut Row) -> Result<(UnpairedText, Form)> {
     record.images = row.take_shown()?;
     row.place_images(
         record.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         ("messages", &mut record.prompt),
         &mut [("messages", &mut record.completion)],
     )?;
@@ -123,7 +123,7 @@ pub(super) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
     messages.extend(answer);
     let images = row.take_shown()?;
     let mut text = Text::Messages(messages);
-    row.place_images(images.len(), LineBreaks::Kept, ("messages", &mut text), &mut [])?;
+    row.place_images(images.len(), Words::Kept, ("messages", &mut text), &mut [])?;
     let mut sample = TextSample::new(String::new(), SampleBody::Whole(text));
     sample.images = images;
     let template = row.take_template_inputs(Dialect::Foreign)?;

@@ -1,6 +1,6 @@
 //! Our `ranked` rows, and TRL's `sft` and `prompt-only` rows.
 
-use super::image_places::LineBreaks;
+use super::image_places::Words;
 use super::{Form, MEDIA, Part, check_repeated_prompt, same_kind};
 use crate::error::{Result, RowProblem};
 use crate::json::{Object, Value};
@@ -83,7 +83,7 @@ pub(super) fn ranked(row: &mut Row) -> Result<(RankedText, Form)> {
         .collect();
     row.place_images(
         record.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         ("prompt", &mut record.prompt),
         &mut completions,
     )?;
@@ -169,10 +169,10 @@ pub(super) fn sample(row: &mut Row) -> Result<(TextSample, Form)> {
     sample.images = row.take_shown()?;
     let num_images = sample.images.len();
     match &mut sample.body {
-        SampleBody::Whole(text) => row.place_images(num_images, LineBreaks::Kept, (bodies[0], text), &mut [])?,
+        SampleBody::Whole(text) => row.place_images(num_images, Words::Kept, (bodies[0], text), &mut [])?,
         SampleBody::Completed { prompt, completion } => row.place_images(
             num_images,
-            LineBreaks::Kept,
+            Words::Kept,
             ("prompt", prompt),
             &mut [("completion", completion)],
         )?,
@@ -221,7 +221,7 @@ pub(super) fn prompt(row: &mut Row) -> Result<(TextPrompt, Form)> {
     record.images = row.take_shown()?;
     row.place_images(
         record.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         ("prompt", &mut record.prompt),
         &mut [],
     )?;

@@ -3,7 +3,7 @@
 //! Source: TRL 1.16, `data_utils.py` (`maybe_extract_prompt`, `unpair_preference_dataset`) and the docs page "Dataset
 //! formats and types".
 
-use super::image_places::LineBreaks;
+use super::image_places::Words;
 use super::{Form, MEDIA, Part, check_repeated_prompt, same_kind};
 use crate::error::{Result, RowProblem};
 use crate::row::Row;
@@ -88,7 +88,7 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     pair.rejected_images = row.take_shown_rejected(pair.images.len())?;
     row.place_images(
         pair.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         (part.image_key(), &mut pair.prompt),
         &mut [("chosen", &mut pair.chosen), ("rejected", &mut pair.rejected)],
     )?;
@@ -157,7 +157,7 @@ pub(super) fn unpaired(row: &mut Row) -> Result<(UnpairedText, Form)> {
     record.images = row.take_shown()?;
     row.place_images(
         record.images.len(),
-        LineBreaks::Kept,
+        Words::Kept,
         ("prompt", &mut record.prompt),
         &mut [("completion", &mut record.completion)],
     )?;

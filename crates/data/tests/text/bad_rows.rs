@@ -187,7 +187,7 @@ fn rows_of_pairs() {
         (OK.replace("\"a\"", r#""\ud800""#), "not one JSON object a line"),
         (OK.replace("\"a\"", &format!("[{}", "[".repeat(200))), "recursion limit"),
     ];
-    assert_eq!(cases.len(), 44);
+    assert_eq!(cases.len(), 45);
     let folder = Folder::new();
     for (row, expected) in cases {
         let path = folder.write("rows.jsonl", format!("{{{OK}}}\n{{{row}}}\n"));

@@ -12,6 +12,8 @@ mod inspection;
 mod layouts;
 mod round_trip;
 mod tables;
+mod vision;
+mod vision_layouts;
 
 use std::path::{Path, PathBuf};
 

@@ -207,6 +207,7 @@ mod tests {
             id: "",
             prompt,
             response,
+            images: &[],
         });
         let sizes = parts.map(|(prompt, response)| (prompt, response.len()));
         for arrangement in [Arrangement::Padded, Arrangement::Packed, Arrangement::SharedPrefix] {

@@ -4,6 +4,7 @@ use diptych_data::RationaleTemplate;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostics::WatchConfig;
+use super::token_weights::TokenWeightsConfig;
 use crate::arrangement::Arrangement;
 
 /// How the objective's numbers are obtained.
@@ -73,6 +74,14 @@ impl MethodConfig {
         }
     }
 
+    /// How the tokens of pairs are weighed, where they are.
+    pub fn token_weights(&self) -> Option<TokenWeightsConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.token_weights,
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
+
     /// What all methods have.
     pub fn batch(&self) -> BatchConfig {
         match self {
@@ -124,6 +133,9 @@ pub struct OfflinePairsConfig {
     /// A term beside the objective: the likelihood of the pairs' rationales (RDPO).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rationale: Option<RationaleConfig>,
+    /// Weights of the tokens in which the answers of a pair differ (dense DPO).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_weights: Option<TokenWeightsConfig>,
 }
 
 /// `[method.offline_pairs.online_kl]`: needs a reference whose network is there.
@@ -153,6 +165,9 @@ impl OfflinePairsConfig {
     pub(crate) fn problem(&self) -> Option<(&'static str, String, &'static str)> {
         let is_weight = |weight: f64| weight.is_finite() && weight >= 0.0;
         let expected = "a finite number, at least 0";
+        if let Some(problem) = self.token_weights.and_then(|config| config.problem()) {
+            return Some(problem);
+        }
         match (&self.online_kl, &self.rationale) {
             (Some(term), _) if !is_weight(term.weight) => Some(("online_kl.weight", term.weight.to_string(), expected)),
             (Some(term), _) if term.max_new_tokens == 0 => {
@@ -180,6 +195,7 @@ impl Default for OfflinePairsConfig {
             watch: WatchConfig::default(),
             online_kl: None,
             rationale: None,
+            token_weights: None,
         }
     }
 }

@@ -4,13 +4,16 @@ mod checks;
 mod config;
 mod diagnostics;
 mod engine;
+mod image_preference;
 mod offline_pairs;
 mod online_kl;
 mod prepare;
 mod ranked;
 mod rationale;
+mod reference;
 mod sft;
 mod shift;
+mod token_weights;
 mod unpaired;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +28,7 @@ pub use self::config::{
 use self::diagnostics::SharedWatch;
 pub use self::diagnostics::{WatchAction, WatchConfig};
 use self::engine::Engine;
+pub use self::image_preference::{Anchor, Combination, ImagePreference, ImagePreferenceConfig, Spoil, SpoilKey};
 use self::online_kl::OnlineKlTerm;
 pub use self::prepare::{
     MAX_LEN, MethodParts, assemble, check_records, encoding_of, learn, load_dataset, network_options, pad_token_id,
@@ -32,6 +36,7 @@ pub use self::prepare::{
 };
 pub(crate) use self::prepare::{load_records, sampled_prompts};
 use self::shift::SharedShift;
+pub use self::token_weights::{TokenWeightsConfig, WeightNormalization, normalize_weights, weigh_tokens};
 use crate::network::Network;
 use crate::policy::Trained;
 use crate::reference::save_state;
@@ -50,7 +55,7 @@ pub struct LanguageMethod {
 /// Which method it is.
 #[derive(Debug)]
 enum Work {
-    OfflinePairs(PairWork),
+    OfflinePairs(Box<PairWork>),
     Unpaired,
     Ranked,
     Sft,
@@ -63,6 +68,7 @@ struct PairWork {
     online_kl: Option<OnlineKlTerm>,
     /// The factor of the rationales' term.
     rationale_weight: Option<f64>,
+    image_preference: Option<ImagePreference>,
 }
 
 impl LanguageMethod {
@@ -90,7 +96,10 @@ impl Method for LanguageMethod {
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {
         match &self.work {
             Work::OfflinePairs(work) => {
-                let mut output = offline_pairs::step(&self.engine, &self.shift, batch)?;
+                let (pairs, mut output) = offline_pairs::step(&self.engine, &self.shift, batch)?;
+                if let Some(term) = &work.image_preference {
+                    term.add_to(&self.engine, batch, &pairs, &mut output)?;
+                }
                 if let Some(online_kl) = &work.online_kl {
                     online_kl.term(&self.engine, batch)?.add_to(&mut output)?;
                 }

@@ -2,7 +2,7 @@
 //!
 //! Rafailov et al., "Direct Preference Optimization", Neural Information Processing Systems 2023, arXiv:2305.18290. A prompt is computed once
 //! for both of its answers. The objective is free: every objective that compares pairs can be used, and those of ranked lists
-//! with lists of two. Beside it there may be the terms of `online_kl.rs` and `rationale.rs`.
+//! with lists of two. Beside it there may be the terms of `online_kl.rs`, `rationale.rs` and `image_preference.rs`.
 //!
 //! Shape letters: B pairs; the 2B answers stand in the order chosen, rejected, chosen, …
 
@@ -14,8 +14,8 @@ use super::shift::SharedShift;
 use crate::Result;
 use crate::scoring::host;
 
-/// Losses and metrics of a micro batch of pairs.
-pub(super) fn step(engine: &Engine, shift: &SharedShift, batch: &MicroBatch) -> Result<StepOutput> {
+/// The scores of a micro batch of pairs, its losses and metrics.
+pub(super) fn step(engine: &Engine, shift: &SharedShift, batch: &MicroBatch) -> Result<(PairLogps, StepOutput)> {
     let places = engine.places(batch);
     let scored = engine.score(&places)?;
     let [chosen, rejected] = [0, 1].map(|side| (0..places.len() as u32).skip(side).step_by(2).collect::<Vec<_>>());
@@ -24,7 +24,7 @@ pub(super) fn step(engine: &Engine, shift: &SharedShift, batch: &MicroBatch) -> 
     let output = engine.objective.pair_losses(&pairs)?;
     let mut step = metrics(&pairs, &scored, output)?;
     step.totals.insert("num_tokens", engine.num_tokens(&places));
-    Ok(step)
+    Ok((pairs, step))
 }
 
 fn metrics(pairs: &PairLogps, batch: &Batch, output: ObjectiveOutput) -> Result<StepOutput> {

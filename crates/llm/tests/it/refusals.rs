@@ -1,6 +1,7 @@
 //! What cannot work is refused before training, by the name of what is wrong.
 
-use diptych_data::{Encoder, EncodingConfig, TextDataset, TextPair, Tokenizer};
+use diptych_data::{Encoder, EncodingConfig, ImageSource, TextDataset, TextPair, Tokenizer};
+use diptych_llm::answers::{plain_prompt, tokenize};
 use diptych_llm::records::encode;
 use diptych_train::Method as _;
 use serde_json::{Value, json};
@@ -399,4 +400,28 @@ fn equal_scores_of_a_list_whose_order_is_learned_are_refused() {
     );
     // A judge's scores say how much a pair counts: of equals, nothing.
     bench.method(&with(json!({ "lipo_lambda": { "beta": 0.1 } })));
+}
+
+#[test]
+fn records_with_images_need_a_model_that_sees_them() {
+    let tokenizer = Tokenizer::from_dir(golden().join("qwen2")).unwrap();
+    let encoder = Encoder::try_new(&tokenizer, EncodingConfig::default()).unwrap();
+    let mut shown = TextPair::new("seen", "<image> What?", " a tide", " a coin");
+    shown.images = vec![ImageSource::Bytes([0].into())];
+    let blind = TextPair::new("told", "What?", " a tide", " a coin");
+    let error = encode(&TextDataset::Pairs(vec![blind, shown]), &encoder).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("record `seen` has images") && message.contains("modality = \"vlm\""),
+        "{message}"
+    );
+    assert!(error.is_configuration());
+    let mut prompt = plain_prompt("asked".to_owned(), "<image> What?".to_owned());
+    prompt.images = vec![ImageSource::Bytes([0].into())];
+    assert!(
+        tokenize(&tokenizer, &[prompt])
+            .unwrap_err()
+            .to_string()
+            .contains("record `asked` has images")
+    );
 }

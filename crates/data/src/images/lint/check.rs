@@ -252,7 +252,7 @@ impl CheckedRow {
         let rule = match reason {
             LeftOut::NoLabel => ImageLintRule::Unlabeled,
             LeftOut::SameImages => ImageLintRule::MarkedIdentical,
-            LeftOut::Tie | LeftOut::Single => ImageLintRule::Tie,
+            LeftOut::Tie | LeftOut::Single | LeftOut::NothingCorrected => ImageLintRule::Tie,
         };
         self.findings.push((rule, format!("a row {}", reason.description())));
     }

@@ -2,12 +2,13 @@
 
 use super::duplicates::Digests;
 use super::{LintConfig, LintRule, ShownSequence, ShownToken};
-use crate::Text;
 use crate::text::branch::Branch;
 use crate::text::encoding::Encoder;
 use crate::text::encoding_problem::EncodingProblem;
+use crate::text::image_tokens::Replaced;
 use crate::text::rows::{RowParts, TextRow};
 use crate::text::tokenizer::{SpecialTokens, Tokenizer};
+use crate::{ImageSource, Text};
 
 /// Characters of cut text that a message shows.
 const SHOWN_CHARS: usize = 60;
@@ -27,9 +28,11 @@ pub(super) struct RowReport {
 }
 
 pub(super) fn check_row<R: TextRow>(encoder: &Encoder, config: &LintConfig, record: &R, is_shown: bool) -> RowReport {
-    let parts = record.parts();
+    let token = encoder.image_token();
+    let replaced = Replaced::of(token.as_ref(), &record.parts());
+    let parts = replaced.apply(record.parts());
     let mut report = RowReport {
-        findings: texts(&parts),
+        findings: [texts(&parts), images(&parts, config)].concat(),
         shown: Vec::new(),
         digests: Digests::of(&parts),
         prompt_len: None,
@@ -38,7 +41,7 @@ pub(super) fn check_row<R: TextRow>(encoder: &Encoder, config: &LintConfig, reco
         is_kept: false,
     };
     report.measure_rationale(encoder, &parts);
-    let branches = match encoder.renderer(&parts).branches() {
+    let branches = match encoder.branches(&parts) {
         Ok(branches) => branches,
         Err(problem) => {
             let rule = match &problem {
@@ -102,7 +105,10 @@ fn texts(parts: &RowParts) -> Vec<(LintRule, String)> {
         if part.text.is_blank() {
             findings.push((LintRule::EmptyAnswer, format!("{} is empty", part.side)));
         }
-        if let Some(same) = parts.completions[..idx].iter().find(|other| other.text == part.text) {
+        // The same answer under other images is something to learn from.
+        if parts.rejected_images.is_none()
+            && let Some(same) = parts.completions[..idx].iter().find(|other| other.text == part.text)
+        {
             findings.push((
                 LintRule::EqualAnswers,
                 format!("{} and {} are the same", same.side, part.side),
@@ -113,6 +119,26 @@ fn texts(parts: &RowParts) -> Vec<(LintRule, String)> {
         findings.push((LintRule::EmptyAnswer, "the rationale is empty".to_owned()));
     }
     findings
+}
+
+/// Decodes every image of the row.
+fn images(parts: &RowParts, config: &LintConfig) -> Vec<(LintRule, String)> {
+    let rejected = parts.rejected_images.unwrap_or_default();
+    let named = |key: &'static str| move |(at, image): (usize, &ImageSource)| (format!("{key}[{at}]"), image.clone());
+    let images = parts.images.iter().enumerate().map(named("images"));
+    let images = images.chain(rejected.iter().enumerate().map(named("rejected_images")));
+    let check = |(key, image): (String, ImageSource)| match image.decode() {
+        Err(error) => Some((LintRule::UnreadableImage, format!("`{key}`: {error}"))),
+        Ok(image) if image.width().max(image.height()) > config.max_image_side => {
+            let (width, height, max) = (image.width(), image.height(), config.max_image_side);
+            Some((
+                LintRule::HugeImage,
+                format!("`{key}` has {width}x{height} pixels, a side of more than {max}"),
+            ))
+        }
+        Ok(_) => None,
+    };
+    images.filter_map(check).collect()
 }
 
 fn sequence(encoder: &Encoder, branch: &Branch, side: &str, has_eos_rule: bool) -> Vec<(LintRule, String)> {

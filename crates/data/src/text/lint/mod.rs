@@ -15,6 +15,7 @@ use super::encoding::{Encoder, SkipReason};
 use super::encoding_config::EncodingConfig;
 use super::rows::TextRow;
 use super::tokenizer::Tokenizer;
+use crate::ReadReport;
 use crate::error::Result;
 
 /// At most this many findings of one rule are kept; all are counted.
@@ -29,6 +30,8 @@ pub struct LintConfig {
     pub num_shown: usize,
     /// A completion more than this many times as long as the other one is a finding; larger than 1.
     pub max_length_ratio: f64,
+    /// An image with a longer side than this, in pixels, is a finding.
+    pub max_image_side: u32,
 }
 
 impl Default for LintConfig {
@@ -37,6 +40,7 @@ impl Default for LintConfig {
             encoding: EncodingConfig::default(),
             num_shown: 3,
             max_length_ratio: 5.0,
+            max_image_side: 4096,
         }
     }
 }
@@ -145,6 +149,12 @@ pub enum LintRule {
     SharedRow,
     /// The same prompt in another split.
     SharedPrompt,
+    /// A row that cannot be read: a key, a missing image, or more or fewer images than places for them.
+    UnreadableRow,
+    /// An image is not an image, damaged or cut short.
+    UnreadableImage,
+    /// An image is huge: most of it is thrown away before a model sees it.
+    HugeImage,
 }
 
 /// One thing that is wrong or doubtful.
@@ -253,6 +263,21 @@ pub fn lint<R: TextRow>(tokenizer: &Tokenizer, config: &LintConfig, splits: &[Li
 }
 
 impl LintReport {
+    /// Counts the rows of a split that could not be read, which are not among its records.
+    pub fn add_unreadable(&mut self, split: &str, read: &ReadReport) {
+        for problem in &read.unreadable {
+            self.add(LintRule::UnreadableRow, split, None, problem.clone());
+        }
+        for _ in read.unreadable.len()..read.num_unreadable {
+            self.add(
+                LintRule::UnreadableRow,
+                split,
+                None,
+                "a row that is not named here".to_owned(),
+            );
+        }
+    }
+
     fn add(&mut self, rule: LintRule, split: &str, row: Option<(usize, &String)>, message: String) {
         let count = self.counts.entry(rule).or_default();
         *count += 1;
@@ -282,6 +307,8 @@ impl LintRule {
             | Self::DoubledBos
             | Self::EmptyAnswer
             | Self::EqualAnswers
+            | Self::UnreadableRow
+            | Self::UnreadableImage
             | Self::SharedRow => LintSeverity::Error,
             Self::DoubledEos
             | Self::MissingEos
@@ -291,6 +318,7 @@ impl LintRule {
             | Self::MissingRationale
             | Self::LengthBias
             | Self::DuplicateRow
+            | Self::HugeImage
             | Self::SharedPrompt => LintSeverity::Warning,
         }
     }

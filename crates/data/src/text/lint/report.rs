@@ -131,6 +131,9 @@ impl LintRule {
             Self::DuplicateRow => "duplicate-row",
             Self::SharedRow => "shared-row",
             Self::SharedPrompt => "shared-prompt",
+            Self::UnreadableRow => "unreadable-row",
+            Self::UnreadableImage => "unreadable-image",
+            Self::HugeImage => "huge-image",
         }
     }
 }

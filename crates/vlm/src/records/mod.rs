@@ -4,27 +4,20 @@
 //! features, and only then the text is cut to `data.max_len`: completions are cut, and never within an image; a prompt that leaves no
 //! room for an answer leaves its record out, and a warning says how many there were.
 
-use std::collections::BTreeMap;
+mod reader;
 
-use diptych_data::{
-    Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
-};
+use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
+use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
-use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset};
+use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
 use diptych_train::Recipe;
 
+use self::reader::{Reader, Shown};
 use crate::modality::{VisionLanguage, as_text};
 use crate::{Error, Result};
-
-/// The images of a row: what its prompt shows, and what the rejected answer sees where that is something else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shown {
-    images: Vec<usize>,
-    rejected: Option<Vec<usize>>,
-}
 
 /// Records left out, and the first of them with what is wrong with it.
 #[derive(Debug, Default)]
@@ -46,7 +39,11 @@ impl Left {
     }
 }
 
-/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use.
+/// Records whose images are read at once.
+const AT_ONCE: usize = 32;
+
+/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use. `advance` is told how many
+/// records of how many are done.
 ///
 /// # Errors
 /// Files that are missing or damaged; the first record that cannot be used: with `data.on_error = "skip"` not where an image is the
@@ -56,46 +53,48 @@ pub fn load_records(
     config: &VlmConfig,
     tokenizer: &Tokenizer,
     images: &mut RunImages,
+    mut advance: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Vec<EncodedRecord>> {
     let text = as_text(recipe);
-    let dataset = load_dataset(&text)?;
+    let on_error = recipe.data.on_error.unwrap_or_default();
+    let dataset = load_dataset(&text, on_error)?;
     let encoding = recipe.data.encoding.unwrap_or_default();
-    let encoder = Encoder::try_new(
-        tokenizer,
-        EncodingConfig {
-            max_len: None,
-            ..encoding
-        },
-    )?;
+    let whole = EncodingConfig {
+        max_len: None,
+        ..encoding
+    };
+    let encoder = Encoder::try_new(tokenizer, whole)?.with_image_token_id(config.image_token_id);
     let mut records = encode_with_images(&dataset, &encoder)?;
     if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
         add_rationales(&mut records, pairs, &encoder, &config.template)?;
     }
+    if let Some(weights) = text.method.token_weights() {
+        weigh_tokens(&mut records, &weights);
+    }
     let num = records.len();
-    let on_error = recipe.data.on_error.unwrap_or_default();
     let (mut bad, mut long) = (Left::default(), Left::default());
     let limit = Limit {
         max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
         convention: encoding.convention,
     };
-    let mut shown = BTreeMap::new();
+    let mut reader = Reader::new(&dataset, images);
     let mut kept = Vec::with_capacity(num);
-    for mut record in records {
-        let result = show(&dataset, &record, images, &mut shown)
-            .and_then(|shown| expand_record(config, images, &mut record, &shown));
-        match result {
-            Ok(()) if limit.keep(&mut record) => kept.push(record),
-            Ok(()) => long.count(|| {
-                let len = prompt_len(&record);
-                let max_len = limit.max_len;
-                format!(
-                    "record {}: its prompt has {len} tokens, images among them, of `data.max_len` = {max_len}",
-                    record.id
-                )
-            }),
-            Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
-            Err(error) => return Err(error),
+    let mut left = records.into_iter();
+    for done in (0..num).step_by(AT_ONCE) {
+        let chunk: Vec<EncodedRecord> = left.by_ref().take(AT_ONCE).collect();
+        let shown = reader.read(&chunk);
+        for (mut record, shown) in chunk.into_iter().zip(shown) {
+            let expanded = shown
+                .and_then(|shown| other_sides(recipe, &mut record, shown))
+                .and_then(|shown| expand_record(config, reader.images, &mut record, &shown));
+            match expanded {
+                Ok(()) if limit.keep(&mut record) => kept.push(record),
+                Ok(()) => long.count(|| limit.describe(&record)),
+                Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
+                Err(error) => return Err(error),
+            }
         }
+        advance((done + AT_ONCE).min(num), num)?;
     }
     bad.warn();
     long.warn();
@@ -106,12 +105,21 @@ pub fn load_records(
             num_long: long.num,
         });
     }
-    check_records(&text, &mut kept)?;
-    learn(&text, &mut kept);
-    for response in kept.iter_mut().flat_map(|record| &mut record.responses) {
-        read_only_images(config.image_token_id, response);
-    }
+    finish(&text, config.image_token_id, &mut kept)?;
     Ok(kept)
+}
+
+/// What is done to records when nothing of them will be cut any more.
+fn finish(text: &Recipe<Language>, image_token_id: u32, kept: &mut [EncodedRecord]) -> Result<()> {
+    if let Some(weights) = &text.method.token_weights() {
+        normalize_weights(kept, weights);
+    }
+    check_records(text, kept)?;
+    learn(text, kept);
+    for response in kept.iter_mut().flat_map(|record| &mut record.responses) {
+        read_only_images(image_token_id, response);
+    }
+    Ok(())
 }
 
 impl Error {
@@ -121,43 +129,26 @@ impl Error {
     }
 }
 
-/// The images of a record's row. They are read once for all that is made of a row.
-fn show(
-    dataset: &TextDataset,
-    record: &EncodedRecord,
-    images: &mut RunImages,
-    known: &mut BTreeMap<usize, Shown>,
-) -> Result<Shown> {
-    if let Some(shown) = known.get(&record.row) {
-        return Ok(shown.clone());
+/// Says which texts of a record see which images, where images are compared.
+fn other_sides(recipe: &Recipe<VisionLanguage>, record: &mut EncodedRecord, shown: Shown) -> Result<Shown> {
+    let Some(config) = recipe.method.image_preference() else {
+        return Ok(shown);
+    };
+    if shown.images.is_empty() {
+        return Err(Error::NoImage { id: record.id.clone() });
     }
-    let (own, rejected): (&[ImageSource], Option<&[ImageSource]>) = match dataset {
-        TextDataset::Pairs(rows) => {
-            let parts = rows[record.row].parts();
-            (parts.images, parts.rejected_images)
-        }
-        TextDataset::Unpaired(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Ranked(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Samples(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Prompts(rows) => (rows[record.row].parts().images, None),
+    if config.corruption.is_some() {
+        return Ok(shown);
+    }
+    let Some(others) = shown.rejected else {
+        return Err(Error::MissingImages { id: record.id.clone() });
     };
-    let mut read = |sources: &[ImageSource]| -> Result<Vec<usize>> {
-        let one = |(at, source): (usize, &ImageSource)| {
-            images.add(source).map_err(|error| Error::Image {
-                id: record.id.clone(),
-                number: at + 1,
-                image: source.clone(),
-                source: Box::new(error),
-            })
-        };
-        sources.iter().enumerate().map(one).collect()
-    };
-    let shown = Shown {
-        images: read(own)?,
-        rejected: rejected.map(&mut read).transpose()?,
-    };
-    known.insert(record.row, shown.clone());
-    Ok(shown)
+    record.other_images = Some(record.responses[0].clone());
+    Ok(Shown {
+        others: Some(others),
+        rejected: None,
+        ..shown
+    })
 }
 
 /// Gives the image tokens of a record's texts their number.
@@ -175,6 +166,9 @@ fn expand_record(config: &VlmConfig, images: &RunImages, record: &mut EncodedRec
             _ => &shown.images,
         };
         expand(config, images, response, own).map_err(failed(&record.id))?;
+    }
+    if let (Some(other), Some(others)) = (&mut record.other_images, &shown.others) {
+        expand(config, images, other, others).map_err(failed(&record.id))?;
     }
     if let Some(rationale) = &mut record.rationale {
         expand(config, images, rationale, &shown.images).map_err(failed(&record.id))?;
@@ -216,7 +210,8 @@ fn expand(
 /// Tokens of the longest prompt of a record.
 fn prompt_len(record: &EncodedRecord) -> usize {
     let len = |response: &EncodedResponse| response.prompt.len() + response.prompt_tail;
-    record.responses.iter().map(len).max().unwrap_or(0)
+    let texts = record.responses.iter().chain(&record.other_images);
+    texts.map(len).max().unwrap_or(0)
 }
 
 /// How long a text may be.
@@ -226,6 +221,16 @@ struct Limit {
 }
 
 impl Limit {
+    /// Why nothing of a record is left.
+    fn describe(&self, record: &EncodedRecord) -> String {
+        format!(
+            "record {}: its prompt has {} tokens, images among them, of `data.max_len` = {}",
+            record.id,
+            prompt_len(record),
+            self.max_len
+        )
+    }
+
     /// Cuts the responses of a record, and says whether anything of each is left to learn from.
     fn keep(&self, record: &mut EncodedRecord) -> bool {
         let prompt_len = prompt_len(record);
@@ -242,7 +247,21 @@ impl Limit {
                 record.rationale = None;
             }
         }
-        record.responses.iter().all(EncodedResponse::is_scored)
+        if let Some(other) = &mut record.other_images {
+            cut(other, max_len);
+            even_out(&mut record.responses[0], other);
+        }
+        let mut texts = record.responses.iter().chain(&record.other_images);
+        texts.all(EncodedResponse::is_scored)
+    }
+}
+
+/// Leaves as much of an answer under some images as of the same answer under others.
+fn even_out(own: &mut EncodedResponse, other: &mut EncodedResponse) {
+    let len = |response: &EncodedResponse| response.ids.len() - response.prompt_tail.min(response.ids.len());
+    let least = len(own).min(len(other));
+    for response in [own, other] {
+        cut(response, response.prompt.len() + response.prompt_tail + least);
     }
 }
 

@@ -1,0 +1,355 @@
+//! The chosen answer under its own images against the same answer under others.
+//!
+//! # Papers
+//! With the log-ratios `A_w`, `A_l` of chosen and rejected answer and that of the chosen answer under other images, `A_w'`:
+//!
+//! - Wang et al., "mDPO: Conditional Preference Optimization for Multimodal Large Language Models", EMNLP 2024, arXiv:2406.11839:
+//!   `-log s(beta (A_w - A_l)) - log s(beta (A_w - A_w')) - log s(beta A_w - delta)`, the last term being the anchor.
+//! - Xing et al., "Re-Align: Aligning Vision Language Models via Retrieval-Augmented Direct Preference Optimization", arXiv:2502.13146
+//!   (rDPO): the same without the anchor, the other image being one that was retrieved.
+//! - Fu et al., "`CHiP`: Cross-modal Hierarchical Direct Preference Optimization for Multimodal LLMs", ICLR 2025, arXiv:2501.16629: one joint
+//!   sigmoid, `-log s(beta ((A_w - A_l) + (A_w - A_w')))`; its token-level divergence is not part of this.
+//!
+//! Convention: sums over tokens. Other images are those of the row (`rejected_images`), or the row's own ones spoiled, alike for policy and
+//! reference and differently in every epoch. All sigmoids are those of the objective `dpo`: a joint one is that of the sums
+//! `(1 + weight) w` and `l + weight w'`, the anchor's that of a rejected log-ratio `delta / beta`.
+//!
+//! Reference code: luka-group/mDPO draws the spoiled image once for the policy and again for the reference; here both see the same.
+//! taco-group/Re-Align sums log-probabilities of the likeliest tokens in the place of those of the answer; here it is the paper's term.
+//!
+//! Shape letter: B records.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use diptych_core::{Dpo, Objective, PairLogps, Responses};
+use diptych_data::ImageSource;
+use diptych_models::vlm::{ProcessedImage, VlmImageProcessor};
+use diptych_tensor::Tensor;
+use diptych_train::{Item, MicroBatch, StepOutput};
+use serde::{Deserialize, Serialize};
+
+use super::engine::Engine;
+use crate::arrangement::{PlacedImage, Sequence};
+use crate::network::Network;
+use crate::scoring::{Statistics, host, score};
+use crate::vision::MadeImages;
+use crate::{Error, Result};
+
+/// How the preference between images is learned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ImagePreferenceConfig {
+    /// Strength of the pull towards the reference in the terms of this module, above 0.
+    pub beta: f64,
+    /// Factor of the term, or of its log-ratios in a joint sigmoid; at least 0.
+    pub weight: f64,
+    /// One sigmoid or two.
+    pub combination: Combination,
+    /// What holds the chosen answer's log-ratio up.
+    pub anchor: Option<Anchor>,
+}
+
+/// How the preference between images and that between answers come together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Combination {
+    /// A sigmoid each, whose losses are added: mDPO, rDPO.
+    #[default]
+    Separate,
+    /// One sigmoid of the sum of both: `CHiP`. The objective is `dpo`.
+    Joint,
+}
+
+/// `-weight log s(beta A_w - delta)`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Anchor {
+    /// Factor, at least 0.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// What the reward is to be above; 0 in the paper.
+    #[serde(default)]
+    pub delta: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// What the term comes to, (B) each.
+struct Losses {
+    /// With the objective's own.
+    total: Tensor,
+    /// The sigmoid of the images, where it is one by itself.
+    image: Option<Tensor>,
+    anchor: Option<Tensor>,
+    /// `beta (A_w - A_w')`.
+    margins: Vec<f64>,
+}
+
+impl ImagePreferenceConfig {
+    /// The first value out of its range: key, what was found, what was expected.
+    pub fn problem(&self) -> Option<(&'static str, String, &'static str)> {
+        let weight = |weight: f64| weight.is_finite() && weight >= 0.0;
+        let at_least_0 = "a finite number, at least 0";
+        if !(self.beta.is_finite() && self.beta > 0.0) {
+            return Some(("beta", self.beta.to_string(), "a finite number above 0"));
+        }
+        if !weight(self.weight) {
+            return Some(("weight", self.weight.to_string(), at_least_0));
+        }
+        let anchor = self.anchor?;
+        if !weight(anchor.weight) {
+            return Some(("anchor.weight", anchor.weight.to_string(), at_least_0));
+        }
+        let is_finite = anchor.delta.is_finite();
+        (!is_finite).then(|| ("anchor.delta", anchor.delta.to_string(), "a finite number"))
+    }
+
+    /// The losses of B records: `losses` are those that the objective gave for `pairs`.
+    fn losses(&self, objective: &Objective, losses: &Tensor, pairs: &PairLogps, other: &Responses) -> Result<Losses> {
+        let dpo = Objective::from(Dpo {
+            beta: self.beta,
+            label_smoothing: 0.0,
+        });
+        let images = dpo.pair_losses(&PairLogps::of(pairs.chosen.clone(), other.clone()))?;
+        let own = host(&images.rewards_chosen)?.into_iter();
+        let margins = own.zip(host(&images.rewards_rejected)?).map(|(own, other)| own - other);
+        let (mut total, image) = match self.combination {
+            Combination::Separate => (plus(losses, &images.losses, self.weight)?, Some(images.losses)),
+            Combination::Joint => (objective.pair_losses(&self.joint(pairs, other)?)?.losses, None),
+        };
+        let mut anchored = None;
+        if let Some(anchor) = self.anchor {
+            let floor = constant(&pairs.chosen, anchor.delta / self.beta)?;
+            let losses = dpo.pair_losses(&PairLogps::of(pairs.chosen.clone(), floor))?.losses;
+            total = plus(&total, &losses, anchor.weight)?;
+            anchored = Some(losses);
+        }
+        Ok(Losses {
+            total,
+            image,
+            anchor: anchored,
+            margins: margins.collect(),
+        })
+    }
+
+    /// `(1 + weight) w` against `l + weight w'`.
+    fn joint(&self, pairs: &PairLogps, other: &Responses) -> Result<PairLogps> {
+        let weight = self.weight;
+        let sum = |a: &Responses, b: &Responses| -> Result<Responses> {
+            let mut sums = Responses::new(plus(&a.policy, &b.policy, weight)?);
+            if let (Some(a), Some(b)) = (&a.reference, &b.reference) {
+                sums.reference = Some(plus(a, b, weight)?);
+            }
+            Ok(sums)
+        };
+        Ok(PairLogps::of(
+            sum(&pairs.chosen, &pairs.chosen)?,
+            sum(&pairs.rejected, other)?,
+        ))
+    }
+}
+
+/// When an image is spoiled: what its random choices depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpoilKey {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the record's row.
+    pub record: u64,
+    /// Number of the image in its record, from 0.
+    pub image: u64,
+    /// Which time the record comes, from 0.
+    pub epoch: u64,
+}
+
+/// Makes other images of a record's own.
+pub trait Spoil: Debug + Send + Sync {
+    /// The spoiled image as the tower reads it; its layout is that of the image itself.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    fn spoil(&self, image: &ImageSource, processor: &VlmImageProcessor, key: SpoilKey) -> Result<ProcessedImage>;
+}
+
+/// The term with where its images come from.
+#[derive(Debug)]
+pub struct ImagePreference {
+    config: ImagePreferenceConfig,
+    /// Where the records do not bring the other images along.
+    spoil: Option<Box<dyn Spoil>>,
+}
+
+impl ImagePreference {
+    /// `spoil` makes the other images of records without [`other_images`](crate::records::EncodedRecord::other_images).
+    pub fn new(config: ImagePreferenceConfig, spoil: Option<Box<dyn Spoil>>) -> Self {
+        Self { config, spoil }
+    }
+
+    /// Adds the term to what the objective gave for `pairs`.
+    pub(super) fn add_to(
+        &self,
+        engine: &Engine,
+        batch: &MicroBatch,
+        pairs: &PairLogps,
+        step: &mut StepOutput,
+    ) -> Result<()> {
+        let (other, num_tokens) = self.score(engine, batch)?;
+        let losses = self.config.losses(&engine.objective, &step.losses, pairs, &other)?;
+        let is_right = |margin: &f64| f64::from(u8::from(*margin > 0.0));
+        let accuracies = losses.margins.iter().map(is_right).collect();
+        step.metrics.insert("image_preference/accuracies", accuracies);
+        step.metrics.insert("image_preference/margins", losses.margins);
+        step.metrics.insert("logps/other_images", host(&other.policy)?);
+        if let Some(image) = losses.image {
+            step.metrics.insert("image_preference/loss", host(&image)?);
+        }
+        if let Some(anchor) = losses.anchor {
+            step.metrics.insert("image_preference/anchor", host(&anchor)?);
+        }
+        step.losses = losses.total;
+        *step.totals.entry("num_tokens").or_default() += num_tokens;
+        Ok(())
+    }
+
+    /// The chosen answers of a micro batch under their other images, (B), and the number of tokens of these texts.
+    fn score(&self, engine: &Engine, batch: &MicroBatch) -> Result<(Responses, f64)> {
+        let Network::Vision(network) = &engine.policy.model else {
+            return Err(Error::NoVision);
+        };
+        let images = network.images();
+        let mut made = Vec::new();
+        let mut placed: Vec<Vec<PlacedImage>> = Vec::with_capacity(batch.items.len());
+        for item in &batch.items {
+            let record = &engine.records[item.index];
+            let Some(spoil) = self.spoil.as_ref().filter(|_| record.other_images.is_none()) else {
+                placed.push(Vec::new());
+                continue;
+            };
+            let mut own = record.responses[0].images.clone();
+            for (number, image) in own.iter_mut().enumerate() {
+                let key = SpoilKey {
+                    seed: batch.seed,
+                    record: record.row as u64,
+                    image: number as u64,
+                    epoch: epoch(batch, item, engine.records.len()),
+                };
+                made.push(spoil.spoil(images.source(image.index), images.processor(), key)?);
+                image.index = images.len() + made.len() - 1;
+            }
+            placed.push(own);
+        }
+        let mut sequences = Vec::with_capacity(batch.items.len());
+        let mut weights = Vec::with_capacity(batch.items.len());
+        for (item, placed) in batch.items.iter().zip(&placed) {
+            let record = &engine.records[item.index];
+            let (response, images) = match &record.other_images {
+                Some(other) => (other, other.images.as_slice()),
+                None => (&record.responses[0], placed.as_slice()),
+            };
+            sequences.push(Sequence {
+                id: &record.id,
+                prompt: &response.prompt,
+                response: &response.ids,
+                images,
+            });
+            weights.push(response.weights.as_deref());
+        }
+        let mut arranged = engine.arranged(&sequences)?;
+        arranged.made = (!made.is_empty()).then(|| Arc::new(MadeImages::new(made)));
+        let reference = engine.reference.score_live(engine.network(), &arranged)?;
+        let policy = score(engine.network(), &arranged, Statistics::Skipped)?;
+        let num_tokens = sequences
+            .iter()
+            .map(|sequence| sequence.prompt.len() + sequence.response.len())
+            .sum::<usize>();
+        let responses = engine.summed(&arranged, &weights, &policy, reference.as_ref())?;
+        Ok((responses, num_tokens as f64))
+    }
+}
+
+/// Which time a record comes.
+fn epoch(batch: &MicroBatch, item: &Item, num_records: usize) -> u64 {
+    let before = (batch.step - 1) * batch.step_items.len() as u64 + item.position;
+    before / num_records as u64
+}
+
+/// `a + weight b`.
+fn plus(a: &Tensor, b: &Tensor, weight: f64) -> Result<Tensor> {
+    let sum = || -> diptych_tensor::Result<Tensor> { Ok((a + (b * weight)?)?) };
+    Ok(sum()?)
+}
+
+/// As many responses with this log-ratio.
+fn constant(like: &Responses, log_ratio: f64) -> Result<Responses> {
+    let filled = || -> diptych_tensor::Result<[Tensor; 2]> {
+        let zeros = like.policy.detach().zeros_like()?;
+        Ok([(&zeros + log_ratio)?, zeros])
+    };
+    let [policy, reference] = filled()?;
+    Ok(Responses {
+        reference: Some(reference),
+        ..Responses::new(policy)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use diptych_tensor::{DType, Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn losses_and_gradients_are_those_of_the_papers() {
+        let text = include_str!("../../../../tests/golden/vlm_preferences.json");
+        let golden: serde_json::Value = serde_json::from_str(text).unwrap();
+        let cases = golden["losses"].as_array().unwrap();
+        for case in cases {
+            let read = |key: &str| -> Vec<f64> { serde_json::from_value(case[key].clone()).unwrap() };
+            let number = |key: &str| case[key].as_f64();
+            let tensor = |values: Vec<f64>| Tensor::new(values, &Device::Cpu).unwrap();
+            let vars = ["chosen", "rejected", "other"]
+                .map(|side| Var::from_tensor(&tensor(read(&format!("policy_{side}")))).unwrap());
+            let side = |at: usize, name: &str| Responses {
+                reference: Some(tensor(read(&format!("reference_{name}")))),
+                ..Responses::new(vars[at].as_tensor().clone())
+            };
+            let pairs = PairLogps::of(side(0, "chosen"), side(1, "rejected"));
+            let config = ImagePreferenceConfig {
+                beta: number("image_beta").unwrap(),
+                weight: number("weight").unwrap(),
+                combination: serde_json::from_value(case["combination"].clone()).unwrap(),
+                anchor: number("anchor").map(|weight| Anchor {
+                    weight,
+                    delta: number("delta").unwrap(),
+                }),
+            };
+            let objective = Objective::from(Dpo {
+                beta: number("beta").unwrap(),
+                label_smoothing: 0.0,
+            });
+            let own = objective.pair_losses(&pairs).unwrap().losses;
+            let losses = config.losses(&objective, &own, &pairs, &side(2, "other")).unwrap();
+            let close = |what: &str, found: Vec<f64>, expected: Vec<f64>| {
+                assert_eq!(found.len(), expected.len());
+                for (found, expected) in found.iter().zip(&expected) {
+                    let bound = 1e-9 * expected.abs().max(1e-3);
+                    assert!(
+                        (found - expected).abs() <= bound,
+                        "{what}: {found}, expected {expected}: {case}"
+                    );
+                }
+            };
+            let numbers = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+            close("losses", numbers(&losses.total), read("losses"));
+            let gradients = losses.total.sum_all().unwrap().backward().unwrap();
+            for (var, side) in vars.iter().zip(["chosen", "rejected", "other"]) {
+                // Without weight nothing reaches the other images.
+                let gradient = gradients.get(var).map_or(vec![0.0; 7], numbers);
+                close(side, gradient, read(&format!("gradient_{side}")));
+            }
+        }
+        assert_eq!(cases.len(), 8);
+    }
+}

@@ -1,0 +1,259 @@
+//! What must hold whatever the numbers are.
+
+use diptych_llm::network::Network;
+use diptych_train::{Method as _, Reporter, VerifyConfig, verify_resume};
+use diptych_vlm::prepare;
+use serde_json::json;
+
+use crate::bench::{Bench, assert_close, compute, flat, numbers};
+
+const MODELS: [&str; 2] = ["llava", "qwen2_5_vl"];
+
+/// A LoRA adapter on decoder, projector and tower of both families.
+fn everywhere(tower: &str) -> serde_json::Value {
+    let targets = "(.*q_proj|.*v_proj|.*linear_1|.*merger\\.mlp\\.0|.*fc1|.*qkv)";
+    json!({ "lora": { "rank": 2, "targets": targets, "tower": tower } })
+}
+
+#[test]
+fn a_policy_equal_to_its_reference_loses_ln_2() {
+    for model in MODELS {
+        let bench = Bench::new(model);
+        for reference in ["adapter_off", "frozen", "cached", "ema"] {
+            for tower in ["frozen", "trained"] {
+                let adapter = json!({ "lora": { "rank": 2, "tower": tower } });
+                let method = bench.method(&json!({ "adapter": adapter, "reference": { reference: {} } }));
+                let (output, _) = compute(&method, 4);
+                for loss in numbers(&output.losses) {
+                    assert!(
+                        (loss - 2_f64.ln()).abs() < 1e-5,
+                        "{model}, {reference}, tower {tower}: {loss}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_arrangement_gives_the_same_losses_and_gradients() {
+    for model in MODELS {
+        let bench = Bench::new(model);
+        let of = |arrangement: &str| {
+            let method = bench.method(&json!({
+                "adapter": { "full": { "tower": "trained" } },
+                "reference": { "none": {} },
+                "objective": { "simpo": { "beta": 2.0, "gamma": 0.5 } },
+                "method": { "offline_pairs": { "arrangement": arrangement } },
+            }));
+            flat(&method, 6)
+        };
+        let (losses, gradients) = of("padded");
+        for arrangement in ["shared_prefix", "packed"] {
+            let (own_losses, own_gradients) = of(arrangement);
+            assert_close(&format!("{model}, {arrangement}: losses"), &own_losses, &losses, 1e-5);
+            assert_close(
+                &format!("{model}, {arrangement}: gradients"),
+                &own_gradients,
+                &gradients,
+                1e-4,
+            );
+        }
+    }
+}
+
+#[test]
+fn features_that_are_kept_are_those_that_are_computed() {
+    for model in MODELS {
+        let bench = Bench::new(model);
+        let of = |memory: u64| {
+            let method = bench.method(&json!({
+                "adapter": { "full": { "tower": "frozen" } },
+                "reference": { "frozen": {} },
+                "data": { "image_memory": memory },
+            }));
+            // Twice, so that the second pass takes what the first one kept.
+            compute(&method, 6);
+            flat(&method, 6)
+        };
+        assert_eq!(of(64), of(0), "{model}");
+    }
+}
+
+#[test]
+fn cached_scores_are_live_ones() {
+    for model in MODELS {
+        let bench = Bench::new(model);
+        let of = |reference: serde_json::Value| {
+            bench.run(&json!({ "adapter": everywhere("trained"), "reference": reference, "train": { "steps": 4 } }))
+        };
+        let live = of(json!({ "adapter_off": {} }));
+        let cached = of(json!({ "cached": {} }));
+        let frozen = of(json!({ "frozen": {} }));
+        for (live, other) in live.iter().zip(&cached).chain(live.iter().zip(&frozen)) {
+            assert!(
+                (live.loss - other.loss).abs() < 1e-6,
+                "{model}: {} and {}",
+                live.loss,
+                other.loss
+            );
+        }
+        assert!(
+            live.last().unwrap().loss != live[0].loss,
+            "{model}: nothing was learned"
+        );
+    }
+}
+
+#[test]
+fn a_cache_knows_its_images() {
+    let bench = Bench::new("llava");
+    let image = bench.path("image.png");
+    let row = json!({
+        "images": ["image.png"], "prompt": [{ "role": "user", "content": "what do you see" }],
+        "chosen": [{ "role": "assistant", "content": "a red star" }], "rejected": [{ "role": "assistant", "content": "no" }],
+    });
+    let rows = bench.rows("rows.jsonl", &[row]);
+    let prepare_with = |name: &str| {
+        std::fs::copy(crate::bench::golden(&format!("vlm_trl/images/{name}.png")), &image).unwrap();
+        bench.try_method(&json!({
+            "data": { "path": rows }, "reference": { "cached": { "path": bench.path("cache.safetensors") } },
+        }))
+    };
+    prepare_with("a").unwrap();
+    prepare_with("a").unwrap();
+    let error = prepare_with("b").unwrap_err().to_string();
+    assert!(error.contains("images"), "{error}");
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one() {
+    for (model, reference) in [("llava", "adapter_off"), ("qwen2_5_vl", "ema")] {
+        let bench = Bench::new(model);
+        let recipe = bench
+            .try_recipe(&json!({ "adapter": everywhere("trained"), "reference": { reference: {} } }))
+            .unwrap();
+        let config = diptych_train::LoopConfig::from_recipe(&recipe).unwrap();
+        let verify = VerifyConfig {
+            steps: 4,
+            stop_after: 2,
+            directory: bench.path("runs"),
+        };
+        let build = || prepare(&recipe, &mut Reporter::silent());
+        let report = verify_resume(build, &config, &verify, &mut |_: &diptych_train::Event<'_>| {}).unwrap();
+        assert!(report.is_exact(), "{model}: {:?}", report.comparisons);
+    }
+}
+
+#[test]
+fn samples_show_the_names_of_their_images() {
+    let bench = Bench::new("llava");
+    let recipe = bench
+        .try_recipe(&json!({ "train": { "steps": 2, "sample_every": 2 }, "samples": { "num_prompts": 2, "max_new_tokens": 4 } }))
+        .unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let outcome = diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh).unwrap();
+    let mut num = 0;
+    for entry in std::fs::read_dir(outcome.output.join("samples")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let images = row["images"].as_array().unwrap();
+            assert!(
+                images.iter().all(|image| image.as_str().unwrap().contains("images")),
+                "{line}"
+            );
+            assert!(row["before"].is_string() && row["after"].is_string(), "{line}");
+            num += 1;
+        }
+    }
+    assert_eq!(num, 2);
+}
+
+#[test]
+fn what_is_exported_is_the_trained_network() {
+    for model in MODELS {
+        let bench = Bench::new(model);
+        let recipe = bench
+            .try_recipe(&json!({ "adapter": everywhere("trained"), "train": { "steps": 2 } }))
+            .unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let outcome = diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh).unwrap();
+        let adapter = outcome.output.join("final");
+        let merged = bench.path("merged");
+        diptych_vlm::export(&bench.path("model"), Some(&adapter), &merged, None).unwrap();
+        let sft = |changes: &serde_json::Value| {
+            let mut all = json!({
+                "objective": { "sft": {} }, "method": { "sft": {} }, "reference": { "none": {} },
+            });
+            all.as_object_mut()
+                .unwrap()
+                .extend(changes.as_object().unwrap().clone());
+            numbers(&compute(&bench.method(&all), 4).0.losses)
+        };
+        let mut start = everywhere("trained");
+        start["lora"]["init"] = json!(adapter);
+        let of_merged = sft(&json!({ "model": { "path": merged } }));
+        assert_close(model, &of_merged, &sft(&json!({ "adapter": start })), 1e-4);
+        let base = sft(&json!({}));
+        assert!(
+            of_merged.iter().zip(&base).any(|(a, b)| (a - b).abs() > 1e-4),
+            "{model}: nothing was learned"
+        );
+    }
+}
+
+#[test]
+fn other_methods_read_images_too() {
+    let bench = Bench::new("qwen2_5_vl");
+    let rows = |changes: serde_json::Value| bench.run(&changes);
+    let kto = rows(json!({
+        "method": { "unpaired": {} }, "objective": { "kto": { "beta": 0.1 } }, "reference": { "adapter_off": {} },
+        "train": { "micro_batch": 4 },
+    }));
+    let lists = rows(json!({ "method": { "ranked": {} }, "objective": { "plackett_luce": { "beta": 0.1 } } }));
+    let sft = rows(json!({ "method": { "sft": { "loss_on": "everything" } }, "objective": { "sft": {} } }));
+    let orpo = rows(json!({ "objective": { "orpo": { "beta": 0.1, "likelihood_of": "text" } } }));
+    for (name, rows) in [("kto", kto), ("lists", lists), ("sft", sft), ("orpo", orpo)] {
+        assert_eq!(rows.len(), 3, "{name}");
+        assert!(
+            rows.iter().all(|row| row.loss.is_finite() && row.grad_norm > 0.0),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_plan_says_what_it_counts() {
+    let bench = Bench::new("llava");
+    let recipe = bench.try_recipe(&json!({ "adapter": everywhere("trained") })).unwrap();
+    let estimate = diptych_vlm::estimate(&recipe).unwrap();
+    let method = prepare(&recipe, &mut Reporter::silent()).unwrap();
+    let trained: usize = method.params().iter().map(|(_, var)| var.elem_count()).sum();
+    let found = |name: &str| {
+        estimate
+            .memory
+            .components
+            .iter()
+            .find(|part| part.name == name)
+            .unwrap()
+            .bytes
+    };
+    // The tower's last layer is not read, and not built either.
+    assert!(
+        found("trained weights") >= 4 * trained as u64,
+        "{} and {trained}",
+        found("trained weights")
+    );
+    assert!(
+        estimate
+            .memory
+            .missing
+            .iter()
+            .any(|missing| missing.contains("activations"))
+    );
+    let Network::Vision(network) = &method.policy().model else {
+        panic!("the network reads no images");
+    };
+    assert_eq!(network.images().len(), 4);
+}

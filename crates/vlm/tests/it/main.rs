@@ -1,0 +1,9 @@
+//! Training of tiny vision-language models.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bench;
+mod gradients;
+mod invariants;
+mod preferences;
+mod refusals;
+mod trl;
