@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use diptych_data::{Encoder, EncodingConfig, ImageSource, TextPrompt, Tokenizer};
+use diptych_data::{
+    Encoder, EncodingConfig, IMAGE_PLACEHOLDERS, ImageSource, Text, TextPrompt, Tokenizer, conversation,
+};
 use diptych_llm::answers::{Answer, end_tokens, generate_answers};
 use diptych_llm::policy::{NetworkOptions, VisionParts, load_frozen_vision};
 use diptych_llm::samples::{AnswerConfig, TokenizedPrompt};
@@ -34,6 +36,42 @@ pub struct AnswerSettings {
     /// Answers computed together.
     pub batch_size: usize,
 }
+
+/// How a question about an image becomes a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptFormat {
+    /// What a user says, by the checkpoint's chat template; images come before the words.
+    Chat {
+        /// What the system says before.
+        system: Option<String>,
+    },
+    /// Plain text with `{}` where the question's words are and `<image>` where its image is. Of a question without an image `<image>` and the
+    /// white space behind it are left out.
+    Plain(String),
+}
+
+impl PromptFormat {
+    /// The prompt of a question.
+    pub fn prompt(&self, id: String, question: &str, image: Option<ImageSource>) -> TextPrompt {
+        let prompt = match self {
+            Self::Chat { system } => conversation(system.as_deref(), question, usize::from(image.is_some())),
+            Self::Plain(format) => {
+                let format = match (&image, format.split_once(PLACEHOLDER)) {
+                    (None, Some((before, after))) => format!("{before}{}", after.trim_start()),
+                    _ => format.clone(),
+                };
+                Text::Plain(format.replace("{}", question))
+            }
+        };
+        TextPrompt {
+            images: image.into_iter().collect(),
+            ..TextPrompt::new(id, prompt)
+        }
+    }
+}
+
+/// What stands for an image in plain text.
+const PLACEHOLDER: &str = IMAGE_PLACEHOLDERS[0];
 
 /// A checkpoint that answers, with or without adapters.
 #[derive(Debug)]
@@ -105,6 +143,11 @@ impl Answerer {
     /// Whether it has a chat template, without which conversations cannot be rendered.
     pub fn has_chat_template(&self) -> bool {
         self.tokenizer.template_names().next().is_some()
+    }
+
+    /// How questions become prompts where nothing else is said: by the chat template, if there is one.
+    pub fn prompt_format(&self) -> Option<PromptFormat> {
+        self.has_chat_template().then_some(PromptFormat::Chat { system: None })
     }
 
     /// Brings prompts into tokens and reads their images.

@@ -20,9 +20,9 @@ pub(crate) use self::data::{
     ShapesArguments, ShapesKind, SplitName,
 };
 pub(crate) use self::hallucination::{
-    AmberArguments, AmberPart, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName,
+    AmberArguments, AmberPart, AnsweringArguments, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName,
     HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, PopeArguments, PopeObjectsArguments,
-    PopeQuestionsArguments, PopeShapesArguments, PopeSource,
+    PictureArguments, PopeQuestionsArguments, PopeShapesArguments, PopeSource, ResponsesName,
 };
 pub(crate) use self::language::{EncodingArguments, GenerateArguments, ScoreArguments, TextOptions};
 

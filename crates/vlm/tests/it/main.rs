@@ -1,6 +1,7 @@
 //! Training of tiny vision-language models.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod answers;
 mod bench;
 mod gradients;
 mod invariants;
