@@ -49,7 +49,10 @@ pub fn evaluate(
     };
     let asked = Asked::write(config, &output.path().join(FOLDER))?;
     let (base, aligned) = asked.answers(recipe, config, output, reporter)?;
-    let (base, aligned) = (asked.score("base", &base, config)?, asked.score("aligned", &aligned, config)?);
+    let (base, aligned) = (
+        asked.score("base", &base, config)?,
+        asked.score("aligned", &aligned, config)?,
+    );
     let compare = |aligned: &Scored, base: &Scored| {
         BenchmarkReport::of(aligned, Some(base), config.seed, config.bootstrap_samples)
     };

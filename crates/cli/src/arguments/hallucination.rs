@@ -349,7 +349,12 @@ pub(crate) struct MmhalArguments {
     #[arg(long, value_name = "FILE", required_unless_present = "model")]
     pub(crate) answers: Option<PathBuf>,
     /// The judge's replies to these answers, in their order
-    #[arg(long, value_name = "FILE", required_unless_present = "model", conflicts_with = "model")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "model",
+        conflicts_with = "model"
+    )]
     pub(crate) judgments: Option<PathBuf>,
     /// Answers of another system, to compare with
     #[arg(long, value_name = "FILE", requires = "base_judgments", conflicts_with = "model")]

@@ -20,9 +20,9 @@ pub(crate) use self::data::{
     ShapesArguments, ShapesKind, SplitName,
 };
 pub(crate) use self::hallucination::{
-    AmberArguments, AmberPart, AnsweringArguments, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName,
-    HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, PopeArguments, PopeObjectsArguments,
-    PictureArguments, PopeQuestionsArguments, PopeShapesArguments, PopeSource, ResponsesName,
+    AmberArguments, AmberPart, AnsweringArguments, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth,
+    ExtractedName, HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, PopeArguments,
+    PopeObjectsArguments, PopeQuestionsArguments, PopeShapesArguments, PopeSource, ResponsesName,
 };
 pub(crate) use self::language::{EncodingArguments, GenerateArguments, ScoreArguments, TextOptions};
 

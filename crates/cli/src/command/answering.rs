@@ -216,9 +216,8 @@ fn ask(
     files: &[NamedQuestions],
     to: &Path,
 ) -> anyhow::Result<AnswerFiles> {
-    let prompt = |question: &BenchmarkQuestion| {
-        format.prompt(question.id.clone(), &question.text, question.image.clone())
-    };
+    let prompt =
+        |question: &BenchmarkQuestion| format.prompt(question.id.clone(), &question.text, question.image.clone());
     let questions = files.iter().flat_map(|(_, file)| file.questions());
     let prompts: Vec<TextPrompt> = questions.map(prompt).collect();
     let stop = stop_flag()?;

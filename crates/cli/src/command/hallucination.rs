@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use diptych_eval::hallucination::{
-    AmberDimension, AmberWords, ArticleRule, Benchmark, BenchmarkReport, ExtractedObjects, Judgments, Lemmatizer, NounSource,
-    ObjectTruth, ObjectVocabulary, PopeConfig, PopeFiles, PopeSetting, QuestionFile, QuestionWording, Scored, ShapesNaming, StoredJudgments,
-    SynonymRules, WordNet, YesNoAnswers, build_pope_questions, captioned_images, coco_image_objects, pope_question_lines,
-    read_amber_queries, read_image_objects, read_pope_questions, score_amber, score_chair, score_hallusion,
-    score_mmhal, score_object_halbench, score_pope, score_shapes_chair, shapes_image_objects, shapes_pope_config,
-    shapes_scenes,
+    AmberDimension, AmberWords, ArticleRule, Benchmark, BenchmarkReport, ExtractedObjects, Judgments, Lemmatizer,
+    NounSource, ObjectTruth, ObjectVocabulary, PopeConfig, PopeFiles, PopeSetting, QuestionFile, QuestionWording,
+    Scored, ShapesNaming, StoredJudgments, SynonymRules, WordNet, YesNoAnswers, build_pope_questions, captioned_images,
+    coco_image_objects, pope_question_lines, read_amber_queries, read_image_objects, read_pope_questions, score_amber,
+    score_chair, score_hallusion, score_mmhal, score_object_halbench, score_pope, score_shapes_chair,
+    shapes_image_objects, shapes_pope_config, shapes_scenes,
 };
 use diptych_shapes::Split;
 use diptych_tensor::files::write_file;

@@ -100,12 +100,7 @@ impl QuestionFile {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::StoredRow`] for a row that is no question of this benchmark, or whose image is not there.
-    pub fn read(
-        benchmark: Benchmark,
-        path: &Path,
-        images: &QuestionImages,
-        wording: &QuestionWording,
-    ) -> Result<Self> {
+    pub fn read(benchmark: Benchmark, path: &Path, images: &QuestionImages, wording: &QuestionWording) -> Result<Self> {
         if benchmark == Benchmark::Pope {
             // Refuses what the scorer would refuse after all questions were answered.
             read_pope_questions(path)?;
@@ -196,12 +191,7 @@ impl QuestionFile {
         }
     }
 
-    fn answered(
-        &self,
-        fields: &Map<String, Value>,
-        answer: &str,
-        question: &BenchmarkQuestion,
-    ) -> Map<String, Value> {
+    fn answered(&self, fields: &Map<String, Value>, answer: &str, question: &BenchmarkQuestion) -> Map<String, Value> {
         let (key, answer) = match self.benchmark {
             Benchmark::Pope | Benchmark::ObjectHalbench => ("answer", answer),
             Benchmark::Chair => ("caption", answer),
@@ -243,7 +233,11 @@ impl Reader<'_> {
                 let (text, name) = (file.text(row, &["text"])?, file.text(row, &["image"])?);
                 let id = row.get("question_id").cloned().unwrap_or_default();
                 let fields = json!({"question_id": id, "question": text, "image": name});
-                (text.to_owned() + &self.wording.suffix, self.image(row, &[name])?, object(fields))
+                (
+                    text.to_owned() + &self.wording.suffix,
+                    self.image(row, &[name])?,
+                    object(fields),
+                )
             }
             Benchmark::Chair => {
                 let (id, names) = self.coco_image(row)?;
@@ -265,7 +259,11 @@ impl Reader<'_> {
                 if !id.is_u64() {
                     return Err(file.error(row, format!("`id` is {id}, expected a number from 0")));
                 }
-                (self.with_suffix(text), self.image(row, &[name])?, object(json!({ "id": id })))
+                (
+                    self.with_suffix(text),
+                    self.image(row, &[name])?,
+                    object(json!({ "id": id })),
+                )
             }
             Benchmark::Mmhal => {
                 let text = file.text(row, &["question"])?;
@@ -293,7 +291,11 @@ impl Reader<'_> {
     }
 
     fn with_suffix(&self, text: &str) -> String {
-        let suffix = if is_question(text) { self.wording.suffix.as_str() } else { "" };
+        let suffix = if is_question(text) {
+            self.wording.suffix.as_str()
+        } else {
+            ""
+        };
         format!("{text}{suffix}")
     }
 

@@ -71,8 +71,8 @@ pub use pope_questions::{
 pub use question_images::QuestionImages;
 pub use report::{BenchmarkReport, Scored};
 pub use shapes::{
-    ShapesNaming, ShapesScene, mention_spans, read_shapes_scenes, score_shapes_chair, shapes_image_objects, shapes_pope_config,
-    shapes_scenes,
+    ShapesNaming, ShapesScene, mention_spans, read_shapes_scenes, score_shapes_chair, shapes_image_objects,
+    shapes_pope_config, shapes_scenes,
 };
 pub use tally::{MetricDifference, MetricEstimate, Tally};
 pub use vocabulary::{Lemmatizer, Mentions, ObjectVocabulary, SynonymRules};

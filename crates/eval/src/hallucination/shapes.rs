@@ -173,7 +173,10 @@ pub fn mention_spans(caption: &str, names: &[String]) -> Vec<Range<usize>> {
         let len = names.iter().filter_map(|name| {
             let parts: Vec<&str> = name.split(' ').collect();
             let here = words.get(start..start + parts.len())?;
-            let is_here = here.iter().zip(&parts).all(|(word, part)| is_form_of(&lower[word.clone()], part));
+            let is_here = here
+                .iter()
+                .zip(&parts)
+                .all(|(word, part)| is_form_of(&lower[word.clone()], part));
             is_here.then_some(parts.len())
         });
         let len = len.max().unwrap_or(0);
@@ -187,7 +190,10 @@ pub fn mention_spans(caption: &str, names: &[String]) -> Vec<Range<usize>> {
 
 /// A word, or the plural of a noun of the shapes world.
 fn is_form_of(word: &str, name: &str) -> bool {
-    let plural = Shape::ALL.iter().find(|shape| shape.name() == name).map(|shape| shape.plural());
+    let plural = Shape::ALL
+        .iter()
+        .find(|shape| shape.name() == name)
+        .map(|shape| shape.plural());
     word == name || plural == Some(word) || (name == "object" && word == "objects")
 }
 

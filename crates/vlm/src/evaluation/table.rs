@@ -189,7 +189,11 @@ pub(super) fn examples(
                 after: answer(after),
             });
         }
-        let named = scene.scene.objects.iter().map(|object| ShapesNaming::ColoredShape.name(object));
+        let named = scene
+            .scene
+            .objects
+            .iter()
+            .map(|object| ShapesNaming::ColoredShape.name(object));
         let truth = named.collect::<Vec<_>>().join(", ");
         examples.push(AnswerExample::new(png, truth, exchanges));
     }

@@ -157,7 +157,10 @@ fn what_cannot_be_shown_names_its_row() {
         "{uneven}"
     );
     std::fs::write(bench.path("torn.jpg"), b"\xff\xd8\xff\xe0 this is no picture").unwrap();
-    let torn = error(&[good, json!({ "id": "torn", "prompt": "what <image>", "images": ["torn.jpg"] })]);
+    let torn = error(&[
+        good,
+        json!({ "id": "torn", "prompt": "what <image>", "images": ["torn.jpg"] }),
+    ]);
     assert!(torn.contains("torn") && torn.contains("torn.jpg"), "{torn}");
     // An image that no place is for, and a place without an image, where no file was read.
     for (text, num) in [("what", 1), ("what <image>", 0)] {
@@ -170,6 +173,9 @@ fn what_cannot_be_shown_names_its_row() {
             .prepare(&[prompt], &mut Reporter::silent())
             .unwrap_err()
             .to_string();
-        assert!(error.contains("odd") && error.contains('0') && error.contains('1'), "{error}");
+        assert!(
+            error.contains("odd") && error.contains('0') && error.contains('1'),
+            "{error}"
+        );
     }
 }
