@@ -27,7 +27,7 @@ use diptych::shapes::{
 const SEED: u64 = 2;
 const SIDE: u32 = 32;
 const NUM_CAPTIONS: usize = 6;
-const NUM_PAIRS: usize = 900;
+const NUM_PAIRS: usize = 800;
 /// Scenes that are answered about together.
 const BATCH: usize = 32;
 const MAX_NEW_TOKENS: usize = 24;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use diptych_data::{ImageSource, SampleBody, TextDataset, TextPrompt, TextSample, write_text};
 use diptych_eval::hallucination::{PopeQuestion, read_pope_questions};
 use diptych_shapes::{
-    CAPTION_REQUEST, COMPLETION_START, Example, QuestionKind, SceneConfig, Split, picture_prompt, render,
+    CAPTION_REQUEST, COMPLETION_START, Example, Question, QuestionKind, SceneConfig, Split, picture_prompt, render,
 };
 
 use crate::arguments::{ShapesArguments, ShapesKind};
@@ -46,7 +46,7 @@ impl Pictures<'_> {
         Ok(vec![ImageSource::from_image(&render(&example.scene, self.size))?])
     }
 
-    /// Of every picture its caption and one question after an object, answered yes and no by turns.
+    /// Of every picture its caption and one question: after an object that is there, one that is not, a color and a shape by turns.
     fn samples(&self) -> anyhow::Result<Vec<TextSample>> {
         let mut samples = Vec::with_capacity(2 * self.num);
         for index in 0..self.num {
@@ -64,13 +64,10 @@ impl Pictures<'_> {
                 });
             };
             push(format!("{index}-caption"), CAPTION_REQUEST, example.caption.clone());
-            let mut questions = example
-                .questions
-                .iter()
-                .filter(|question| question.kind == QuestionKind::Existence);
-            // The object that is there comes first; the one that is not is missing where everything is there.
-            let question = questions.nth(index % 2).or_else(|| example.questions.first());
-            if let Some(question) = question {
+            let kinds = [QuestionKind::Existence, QuestionKind::Color, QuestionKind::Shape];
+            let is_asked = |question: &&Question| kinds.contains(&question.kind);
+            let questions: Vec<&Question> = example.questions.iter().filter(is_asked).collect();
+            if let Some(question) = questions.get(index % questions.len().max(1)) {
                 push(format!("{index}-question"), &question.text, question.answer.to_string());
             }
         }
