@@ -3,6 +3,7 @@
 
 mod answers;
 mod bench;
+mod evaluation;
 mod gradients;
 mod invariants;
 mod preferences;
