@@ -50,12 +50,7 @@ impl Place {
     }
 
     fn read(&self, benchmark: Benchmark, name: &str) -> diptych_eval::Result<QuestionFile> {
-        QuestionFile::read(
-            benchmark,
-            &self.path(name),
-            &self.images(),
-            &QuestionWording::default(),
-        )
+        QuestionFile::read(benchmark, &self.path(name), &self.images(), &QuestionWording::default())
     }
 
     /// Writes the answers to a file of questions and returns where.
@@ -248,10 +243,7 @@ fn mmhal_and_hallusion() {
             "question_id": "0", "question": "Is it so?", "gt_answer": "1", "gt_answer_details": "It is.", "filename": file,
             "model_prediction": "old", "gpt4v_output_gpt_check": "1"})
     };
-    let rows = json!([
-        row("VS", "0", Value::Null),
-        row("VD", "1", json!("./VD/chart/0_1.png")),
-    ]);
+    let rows = json!([row("VS", "0", Value::Null), row("VD", "1", json!("./VD/chart/0_1.png")),]);
     place.write("hallusion.json", rows.to_string());
     let file = place.read(Benchmark::Hallusion, "hallusion.json").unwrap();
     assert_eq!(
@@ -311,14 +303,27 @@ fn hallucinated_words_are_found_where_they_stand() {
 #[test]
 fn what_is_missing_names_its_row() {
     let place = Place::new(&["a.jpg"]);
-    let pope = |image: &str| json!({"question_id": 1, "image": image, "text": "Is there a cat in the image?", "label": "yes"});
+    let pope =
+        |image: &str| json!({"question_id": 1, "image": image, "text": "Is there a cat in the image?", "label": "yes"});
     let cases: [(Benchmark, Value, &str); 7] = [
         (Benchmark::Pope, pope("lost.jpg"), "lost.jpg"),
         (Benchmark::Chair, json!({"image": "lost.jpg"}), "lost.jpg"),
         (Benchmark::Chair, json!({"picture": "a.jpg"}), "image"),
-        (Benchmark::ObjectHalbench, json!({"image_id": 3, "image": "a.jpg"}), "question"),
-        (Benchmark::Amber, json!({"id": "x", "image": "a.jpg", "query": "Describe this image."}), "`id`"),
-        (Benchmark::Mmhal, json!({"image_src": "https://host/lost.jpg", "question": "?"}), "lost.jpg"),
+        (
+            Benchmark::ObjectHalbench,
+            json!({"image_id": 3, "image": "a.jpg"}),
+            "question",
+        ),
+        (
+            Benchmark::Amber,
+            json!({"id": "x", "image": "a.jpg", "query": "Describe this image."}),
+            "`id`",
+        ),
+        (
+            Benchmark::Mmhal,
+            json!({"image_src": "https://host/lost.jpg", "question": "?"}),
+            "lost.jpg",
+        ),
         (
             Benchmark::Hallusion,
             json!({"visual_input": "1", "question": "?", "filename": null}),

@@ -158,7 +158,7 @@ pub(crate) fn wording(answering: &AnsweringArguments, prompt: Option<&str>, show
     };
     QuestionWording {
         caption_prompt: prompt.map_or(request, str::to_owned),
-        suffix: answering.suffix.clone().unwrap_or_default(),
+        suffix: unescaped(answering.suffix.as_deref().unwrap_or_default()),
         ..default
     }
 }
@@ -196,7 +196,7 @@ fn format(answering: &AnsweringArguments, shown: &Shown<'_>, answerer: &Answerer
             let reason = "--prompt-format needs {} for the question and <image> for its image";
             return Err(usage(reason));
         }
-        return Ok(PromptFormat::Plain(format.replace("\\n", "\n")));
+        return Ok(PromptFormat::Plain(unescaped(format)));
     }
     match (answerer.prompt_format(), shown, &answering.system) {
         (Some(_), _, system) => Ok(PromptFormat::Chat { system: system.clone() }),
@@ -206,6 +206,11 @@ fn format(answering: &AnsweringArguments, shown: &Shown<'_>, answerer: &Answerer
             "--model {model} has no chat template: say with --prompt-format how a question becomes a prompt"
         ))),
     }
+}
+
+/// A shell passes `\n` on as it is written.
+fn unescaped(text: &str) -> String {
+    text.replace("\\n", "\n")
 }
 
 /// Asks everything in one go, so that what several files show is encoded once.

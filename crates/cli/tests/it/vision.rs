@@ -38,7 +38,17 @@ fn prompts_about_images_are_answered() {
     });
     place.write("rows.jsonl", rows.join("\n"));
     let generate = |more: &[&str], out: &str| {
-        let mut words = vec!["generate", "--model", &model, "--temperature", "0", "--max-new-tokens", "30", "--out", out];
+        let mut words = vec![
+            "generate",
+            "--model",
+            &model,
+            "--temperature",
+            "0",
+            "--max-new-tokens",
+            "30",
+            "--out",
+            out,
+        ];
         words.extend(more);
         place.run(&words)
     };
@@ -48,24 +58,34 @@ fn prompts_about_images_are_answered() {
     let all = lines(&place.read("all/answers.jsonl"));
     assert_eq!(all[0]["images"], json!(["pictures/0.png"]));
     assert!(all[2]["images"][0].as_str().unwrap().ends_with("pictures/2.png"));
-    assert!(all.iter().all(|row| row["answer"].as_str().unwrap().contains("a ")), "{all:?}");
+    assert!(
+        all.iter().all(|row| row["answer"].as_str().unwrap().contains("a ")),
+        "{all:?}"
+    );
     // What is computed together changes no answer.
     generate(&["--prompts", "rows.jsonl", "--batch-size", "1"], "single").success();
     let single = lines(&place.read("single/answers.jsonl"));
     assert_eq!(single[1]["tokens"], all[2]["tokens"]);
 
     let row = |file: &str| json!({"prompt": "<image> is there", "images": [file]}).to_string();
-    place.write("lost.jsonl", [row("pictures/0.png"), row("pictures/lost.png")].join("\n"));
+    place.write(
+        "lost.jsonl",
+        [row("pictures/0.png"), row("pictures/lost.png")].join("\n"),
+    );
     generate(&["--prompts", "lost.jsonl"], "out").failure(1, &["lost.jsonl", "row 2", "pictures/lost.png"]);
     let twice = [&asked[..], &["--image", "pictures/1.png"]].concat();
     generate(&twice, "out").failure(1, &["--prompt 1", "1", "2 images"]);
-    generate(&["--prompt", "what", "--image", "pictures/0.png"], "out").failure(2, &["--prompt 1", "no `<image>`", "chat template"]);
+    generate(&["--prompt", "what", "--image", "pictures/0.png"], "out")
+        .failure(2, &["--prompt 1", "no `<image>`", "chat template"]);
     generate(&["--prompt", "<image> what", "--image", "none.png"], "out").failure(1, &["--prompt 1", "none.png"]);
-    generate(&["--prompt", "what", "--steps", "3"], "out").failure(2, &["--steps is nothing", "a vision-language model"]);
+    generate(&["--prompt", "what", "--steps", "3"], "out")
+        .failure(2, &["--steps is nothing", "a vision-language model"]);
     assert!(!place.path("out").exists());
     let texts = Place::with_language();
     texts
-        .run(&["generate", "--model", "lm", "--prompt", "a", "--image", "a.png", "--out", "out"])
+        .run(&[
+            "generate", "--model", "lm", "--prompt", "a", "--image", "a.png", "--out", "out",
+        ])
         .failure(2, &["--image is nothing", "a language model"]);
 }
 
@@ -107,14 +127,35 @@ fn a_run_and_the_benchmarks_say_the_same() {
     let place = Place::new();
     place.write("recipe.toml", recipe());
     let said = place.run(&["train", "recipe.toml"]).success();
-    assert!(said.contains("(CHAIRs)") && said.contains("16 held-out pictures"), "{said}");
+    assert!(
+        said.contains("(CHAIRs)") && said.contains("16 held-out pictures"),
+        "{said}"
+    );
     let summary = place.json("run/summary.json");
     let of_run = |name: &str| summary["metrics"][name].as_f64().unwrap();
     let model = repository("models/shapes-vlm");
     let ask = |command: &str| {
         let words: Vec<&str> = command.split_whitespace().collect();
-        let more = ["--model", &model, "--adapter", "run/final", "--base", "--max-new-tokens", "40", "--batch-size", "5"];
-        place.run(&[&["eval"], &words[..], &more[..], &["--bootstrap-samples", "50", "--seed", "1"]].concat())
+        let more = [
+            "--model",
+            &model,
+            "--adapter",
+            "run/final",
+            "--base",
+            "--max-new-tokens",
+            "40",
+            "--batch-size",
+            "5",
+        ];
+        place.run(
+            &[
+                &["eval"],
+                &words[..],
+                &more[..],
+                &["--bootstrap-samples", "50", "--seed", "1"],
+            ]
+            .concat(),
+        )
     };
     let said = ask(
         "pope --annotations run/hallucination/pope_adversarial.jsonl --scenes run/hallucination/scenes.jsonl --out pope",
@@ -153,7 +194,10 @@ fn a_model_answers_benchmarks_about_files() {
             .to_string()
     };
     place.write("pope.jsonl", [0, 1, 2].map(pope).join("\n"));
-    place.write("mmhal.json", json!([{"question": "what color", "image_src": "x/1.png", "model_answer": ""}]).to_string());
+    place.write(
+        "mmhal.json",
+        json!([{"question": "what color", "image_src": "x/1.png", "model_answer": ""}]).to_string(),
+    );
     place.write(
         "amber.json",
         json!([{"id": 7, "image": "2.png", "query": "is there a star?"}]).to_string(),
@@ -170,7 +214,11 @@ fn a_model_answers_benchmarks_about_files() {
         place.run(&[&["eval"], &words[..], &model[..], format].concat())
     };
     let format = ["--prompt-format", "<image> {}:"];
-    run("pope --questions pope.jsonl --images pictures --bootstrap-samples 10 --out pope", &format).success();
+    run(
+        "pope --questions pope.jsonl --images pictures --bootstrap-samples 10 --out pope",
+        &format,
+    )
+    .success();
     let answers = lines(&place.read("pope/answers/pope_pope.jsonl"));
     assert_eq!(answers.len(), 3);
     assert_eq!(answers[1]["question"], "is there a red circle");
@@ -184,13 +232,38 @@ fn a_model_answers_benchmarks_about_files() {
     assert!(response == "Yes" || response == "No", "{response}");
 
     let cases: [(&str, &[&str], i32, &[&str]); 8] = [
-        ("pope --questions pope.jsonl --images pictures", &[], 2, &["no chat template", "--prompt-format"]),
+        (
+            "pope --questions pope.jsonl --images pictures",
+            &[],
+            2,
+            &["no chat template", "--prompt-format"],
+        ),
         ("pope --questions pope.jsonl --images nowhere", &format, 1, &["nowhere"]),
-        ("pope --questions pope.jsonl", &format, 1, &["pope.jsonl, row 1", "0.png", "folder"]),
+        (
+            "pope --questions pope.jsonl",
+            &format,
+            1,
+            &["pope.jsonl, row 1", "0.png", "folder"],
+        ),
         ("mmhal --images pictures", &format, 2, &["--questions is missing"]),
-        ("pope --questions pope.jsonl --images pictures", &["--prompt-format", "{}"], 2, &["<image>"]),
-        ("pope --questions pope.jsonl --images pictures --base", &format, 2, &["--adapter"]),
-        ("pope --questions pope.jsonl --images pictures --answers a.jsonl", &format, 2, &["--answers"]),
+        (
+            "pope --questions pope.jsonl --images pictures",
+            &["--prompt-format", "{}"],
+            2,
+            &["<image>"],
+        ),
+        (
+            "pope --questions pope.jsonl --images pictures --base",
+            &format,
+            2,
+            &["--adapter"],
+        ),
+        (
+            "pope --questions pope.jsonl --images pictures --answers a.jsonl",
+            &format,
+            2,
+            &["--answers"],
+        ),
         (
             "amber --queries amber.json --images pictures --annotations annotations.json --associations relation.json --safe-words safe.txt",
             &format,

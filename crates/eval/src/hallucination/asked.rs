@@ -57,8 +57,8 @@ pub enum YesNoAnswers {
 pub struct QuestionWording {
     /// What captions are asked for with, where a benchmark has no words of its own (CHAIR).
     pub caption_prompt: String,
-    /// What stands behind every text that ends with a question mark or is one of POPE's: "\nAnswer the question using a single word
-    /// or phrase." Descriptions are asked for without it.
+    /// What stands behind every text that has a question mark or is one of POPE's: "\nAnswer the question using a single word or
+    /// phrase." Descriptions are asked for without it.
     pub suffix: String,
     /// See there.
     pub yes_no_answers: YesNoAnswers,
@@ -248,10 +248,7 @@ impl Reader<'_> {
             Benchmark::ObjectHalbench => {
                 let (_, names) = self.coco_image(row)?;
                 let image = self.image(row, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
-                let mut fields = row.fields().clone();
-                // As the official program leaves them out: they are what makes the file large.
-                fields.retain(|_, value| !value.as_str().is_some_and(|text| embedded(text).is_some()));
-                (file.text(row, &["question"])?.to_owned(), image, fields)
+                (file.text(row, &["question"])?.to_owned(), image, without_pictures(row))
             }
             Benchmark::Amber => {
                 let (text, name) = (file.text(row, &["query"])?, file.text(row, &["image"])?);
@@ -269,21 +266,20 @@ impl Reader<'_> {
                 let text = file.text(row, &["question"])?;
                 let name = file.text(row, &["image", "image_path", "image_src"])?;
                 let last = name.rsplit('/').next().unwrap_or(name);
-                let mut fields = row.fields().clone();
-                fields.retain(|_, value| !value.as_str().is_some_and(|text| embedded(text).is_some()));
-                (self.with_suffix(text), self.image(row, &[name, last])?, fields)
+                (
+                    self.with_suffix(text),
+                    self.image(row, &[name, last])?,
+                    without_pictures(row),
+                )
             }
             Benchmark::Hallusion => {
                 let text = file.text(row, &["question"])?;
-                let mut fields = row.fields().clone();
-                // Verdicts in the row are about other answers.
-                fields.retain(|key, _| !key.starts_with("gpt4v_output_gpt_check"));
                 let image = if file.id(row, &["visual_input"])? == "0" {
                     None
                 } else {
                     self.image(row, &[file.text(row, &["filename"])?])?
                 };
-                (self.with_suffix(text), image, fields)
+                (self.with_suffix(text), image, without_verdicts(row))
             }
         };
         let id = format!("{}:{}", self.path.display(), row.number);
@@ -321,8 +317,22 @@ impl Reader<'_> {
     }
 }
 
+/// A row without the pictures that are in it, which official programs leave out too: they are what makes the files large.
+fn without_pictures(row: &Row) -> Map<String, Value> {
+    let mut fields = row.fields().clone();
+    fields.retain(|_, value| !value.as_str().is_some_and(|text| embedded(text).is_some()));
+    fields
+}
+
+/// A row without what a judge said, which was about other answers.
+fn without_verdicts(row: &Row) -> Map<String, Value> {
+    let mut fields = row.fields().clone();
+    fields.retain(|key, _| !key.starts_with("gpt4v_output_gpt_check"));
+    fields
+}
+
 fn is_question(text: &str) -> bool {
-    text.trim_end().ends_with('?') || text.contains("?\n")
+    text.contains('?')
 }
 
 fn caption_row(id: Value, name: &str) -> Map<String, Value> {

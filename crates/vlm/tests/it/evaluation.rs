@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use diptych_shapes::{Color, Shape};
 use diptych_train::ResumeMode;
 use diptych_vlm::evaluation::check_evaluation;
 use diptych_vlm::{Outcome, run};
@@ -51,27 +52,24 @@ fn hallucinating(folder: &Path, side: &str) -> f64 {
     for (row, scene) in captions.iter().zip(&scenes) {
         assert_eq!(row["image"], scene["image"]);
         let objects = scene["scene"]["objects"].as_array().unwrap();
-        let there: Vec<String> = objects
-            .iter()
-            .map(|object| {
-                format!(
-                    "{} {}",
-                    object["color"].as_str().unwrap(),
-                    object["shape"].as_str().unwrap()
-                )
-            })
-            .collect();
         let caption = row["caption"].as_str().unwrap();
         let words: Vec<&str> = caption
             .split(|letter: char| !letter.is_alphabetic())
             .filter(|word| !word.is_empty())
             .collect();
-        let colors = ["red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink", "white", "black"];
-        num += usize::from(words.windows(2).any(|pair| {
-            let name = pair.join(" ");
-            let known = there.iter().any(|object| name.starts_with(object.as_str()));
-            colors.contains(&pair[0]) && !known
-        }));
+        let is_wrong = |(place, word): (usize, &&str)| {
+            let shape = Shape::ALL
+                .iter()
+                .find(|shape| [shape.name(), shape.plural()].contains(word));
+            let color = place.checked_sub(1).map(|before| words[before]);
+            let color = color.filter(|word| Color::from_name(word).is_some());
+            let is_known = |object: &Value| {
+                shape.is_none_or(|shape| object["shape"] == shape.name())
+                    && color.is_none_or(|color| object["color"] == color)
+            };
+            (shape.is_some() || word.starts_with("object")) && !objects.iter().any(is_known)
+        };
+        num += usize::from(words.iter().enumerate().any(is_wrong));
     }
     num as f64 / captions.len() as f64
 }
@@ -147,9 +145,9 @@ fn settings_out_of_range_are_refused_by_key() {
         let error = bench.try_recipe(&changes).unwrap_err().to_string();
         assert!(error.contains(key), "{key}: {error}");
     }
-    // One object alone in the whole world leaves nothing to ask about that is not there.
-    let scenes = json!({ "max_objects": 1, "shapes": ["circle"], "colors": ["red"] });
-    let changes = json!({ "eval": { "hallucination": { "scenes": scenes } } });
+    // Of two kinds of objects, both are in nearly every picture of four: nothing is left to ask about that is not there.
+    let scenes = json!({ "min_objects": 4, "max_objects": 4, "shapes": ["circle", "square"] });
+    let changes = json!({ "eval": { "hallucination": { "naming": "shape", "scenes": scenes } } });
     let recipe = bench.try_recipe(&changes).unwrap();
     let error = check_evaluation(&recipe).unwrap_err().to_string();
     assert!(error.contains("image"), "{error}");
