@@ -9,10 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use diptych_data::ImageSource;
 use diptych_eval::hallucination::{
-    AmberDimension, AmberWords, Benchmark, CAPTION_PROMPT, ExtractedObjects, Lemmatizer, NounSource, ObjectTruth,
-    ObjectVocabulary, PopeFiles, QuestionFile, QuestionImages, QuestionWording, ShapesNaming, StoredJudgments,
-    SynonymRules, YesNoAnswers, mention_spans, read_amber_queries, score_amber, score_chair, score_hallusion,
-    score_mmhal, score_object_halbench, score_pope, score_shapes_chair, shapes_scenes,
+    AmberDimension, AmberWords, Benchmark, CAPTION_PROMPT, ExtractedObjects, NounSource, ObjectTruth, ObjectVocabulary,
+    PopeFiles, QuestionFile, QuestionImages, QuestionWording, ShapesNaming, StoredJudgments, SynonymRules,
+    YesNoAnswers, mention_spans, read_amber_queries, score_amber, score_chair, score_hallusion, score_mmhal,
+    score_object_halbench, score_pope, score_shapes_chair, shapes_scenes,
 };
 use diptych_shapes::{SceneConfig, Split};
 use serde_json::{Value, json};

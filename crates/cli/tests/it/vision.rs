@@ -219,7 +219,7 @@ fn a_model_answers_benchmarks_about_files() {
         &format,
     )
     .success();
-    let answers = lines(&place.read("pope/answers/pope_pope.jsonl"));
+    let answers = lines(&place.read("pope/answers/pope.jsonl"));
     assert_eq!(answers.len(), 3);
     assert_eq!(answers[1]["question"], "is there a red circle");
     let said = run("mmhal --questions mmhal.json --images pictures --out mmhal", &format).success();

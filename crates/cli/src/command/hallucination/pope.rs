@@ -48,7 +48,13 @@ pub(crate) fn run_pope(arguments: &PopeArguments) -> anyhow::Result<()> {
     let files = AnswerFiles::of((answering, options), (answers, base_answers), &shown, |images| {
         let named = annotations.iter().zip(&settings).map(|(path, setting)| {
             let file = QuestionFile::read(Benchmark::Pope, path, images, &wording)?;
-            Ok((format!("pope_{setting}"), file))
+            let is_named = setting.contains("pope");
+            let name = if is_named {
+                setting.clone()
+            } else {
+                format!("pope_{setting}")
+            };
+            Ok((name, file))
         });
         named.collect()
     })?;
