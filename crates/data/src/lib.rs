@@ -96,5 +96,6 @@ pub use table_cell::TableCell;
 pub use text::*;
 pub use text_dataset::{TextDataset, unpair};
 pub use text_layout::extract_prompt::extract_prompt;
+pub use text_layout::image_places::conversation;
 pub use text_record::{RankedText, SampleBody, ScoredText, TextPair, TextPrompt, TextSample, UnpairedText};
 pub use write::{write_captions, write_latent_pairs, write_pairs, write_ranked, write_text};

@@ -26,6 +26,8 @@ pub struct Answer {
 #[derive(Serialize)]
 struct Row<'a> {
     prompt: PromptValue<'a>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    images: Vec<String>,
     answer: &'a str,
     tokens: &'a [u32],
     finished: bool,
@@ -201,7 +203,7 @@ pub fn generate_answers<'a>(
     Ok(answers)
 }
 
-/// Writes one JSON object an answer: `prompt` as it was given, `answer`, `tokens`, `finished`. The file appears whole or not at all.
+/// Writes one JSON object an answer: `prompt` as it was given, the names of its `images` if it shows any, `answer`, `tokens`, `finished`. The file appears whole or not at all.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -210,6 +212,7 @@ pub fn write_answers(path: &Path, prompts: &[TextPrompt], answers: &[Answer]) ->
     for (prompt, answer) in prompts.iter().zip(answers) {
         let row = Row {
             prompt: (&prompt.prompt).into(),
+            images: prompt.images.iter().map(ToString::to_string).collect(),
             answer: &answer.text,
             tokens: &answer.tokens,
             finished: answer.is_finished,

@@ -43,6 +43,9 @@ pub use recipe::{
     BucketsConfig, CacheConfig, DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig,
     TrainConfig, known_modality_of, modality_of, string_override,
 };
-pub use report::{EvaluationTable, Repetitions, RunComparison, compare_runs, write_evaluation, write_report};
+pub use report::{
+    AnswerExample, AnswerExchange, AnswerPiece, EvaluationTable, Repetitions, RunComparison, compare_runs,
+    write_evaluation, write_examples, write_report,
+};
 pub use run::{LoopConfig, Order, ResumeMode, check_start, train};
 pub use verify::{Comparison, ResumeReport, VerifyConfig, verify_resume};

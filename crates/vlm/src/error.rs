@@ -90,6 +90,12 @@ impl From<diptych_llm::Error> for Error {
     }
 }
 
+impl From<diptych_eval::Error> for Error {
+    fn from(error: diptych_eval::Error) -> Self {
+        diptych_llm::Error::from(error).into()
+    }
+}
+
 impl From<diptych_data::Error> for Error {
     fn from(error: diptych_data::Error) -> Self {
         diptych_llm::Error::from(error).into()

@@ -6,15 +6,19 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`answers`] | answers to prompts that show images |
 //! | [`corruption`] | images spoiled on purpose, as functions of seed, record and epoch |
 //! | [`records`] | rows with images to tokens: placeholders expanded, completions cut, never an image |
 //! | [`estimate`](mod@estimate) | what a run will need |
+//! | [`evaluation`] | hallucination of base and aligned model on held-out pictures of the embedded world |
 //! | [`export()`] | checkpoints with an adapter merged in |
 
 mod adapter;
+pub mod answers;
 pub mod corruption;
 mod error;
 pub mod estimate;
+pub mod evaluation;
 mod export;
 mod method;
 mod modality;

@@ -11,6 +11,7 @@ use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
 
 use crate::adapter::VisionAdapter;
 use crate::corruption::Corruption;
+use crate::evaluation::VisionEvaluationConfig;
 use crate::method::MethodConfig;
 
 /// `modality = "vlm"`.
@@ -23,7 +24,7 @@ impl Modality for VisionLanguage {
     type Adapter = VisionAdapter;
     type Method = MethodConfig;
     type Samples = SamplesConfig;
-    type Evaluation = NoSection;
+    type Evaluation = VisionEvaluationConfig;
     type Rounds = NoSection;
 
     fn can_switch_off(adapter: &VisionAdapter) -> bool {
@@ -50,6 +51,9 @@ impl Modality for VisionLanguage {
         validate_data(recipe)?;
         Language::validate(&as_text(recipe))?;
         validate_image_preference(recipe)?;
+        if let Some((key, found, expected)) = recipe.evaluation.as_ref().and_then(VisionEvaluationConfig::problem) {
+            return Err(recipe.invalid(&format!("eval.{key}"), found, &expected));
+        }
         if recipe
             .samples
             .as_ref()

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use diptych_tensor::DeviceChoice;
 
-use super::SplitName;
+use super::{NumberFormat, SplitName};
 
 /// What every benchmark takes.
 #[derive(Debug, Args)]
@@ -20,19 +21,79 @@ pub(crate) struct BenchmarkOptions {
     pub(crate) bootstrap_samples: usize,
 }
 
+/// A model that answers, in the place of a file of answers.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "A model that answers")]
+pub(crate) struct AnsweringArguments {
+    /// Vision-language model in transformers' layout that answers the questions, in the place of --answers
+    #[arg(long, value_name = "DIR", conflicts_with = "answers")]
+    pub(crate) model: Option<PathBuf>,
+    /// Adapter of the model, a PEFT directory
+    #[arg(long, value_name = "PATH", requires = "model")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// The model without its adapter answers too, to compare with
+    #[arg(long, requires = "adapter", conflicts_with = "base_answers")]
+    pub(crate) base: bool,
+    /// Folder of the images that the questions name
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub(crate) images: Option<PathBuf>,
+    /// How a question becomes a prompt: its words at {}, the image at <image>; by default the model's chat template
+    #[arg(long, value_name = "TEXT", requires = "model")]
+    pub(crate) prompt_format: Option<String>,
+    /// What the system says before, in a chat template
+    #[arg(long, value_name = "TEXT", requires = "model", conflicts_with = "prompt_format")]
+    pub(crate) system: Option<String>,
+    /// Behind every question but requests for descriptions, as "\nAnswer the question using a single word or phrase."
+    #[arg(long, value_name = "TEXT", requires = "model")]
+    pub(crate) suffix: Option<String>,
+    /// Tokens of an answer, at most; by default 512
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) max_new_tokens: Option<usize>,
+    /// Divides the logits; by default 0, always the likeliest token
+    #[arg(long, value_name = "T", requires = "model")]
+    pub(crate) temperature: Option<f64>,
+    /// Only the likeliest tokens that together have this probability; by default 1, all
+    #[arg(long, value_name = "P", requires = "temperature")]
+    pub(crate) top_p: Option<f64>,
+    /// Answers computed together; by default 16
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) batch_size: Option<usize>,
+    /// Number format of the network; by default f32
+    #[arg(long, value_enum, requires = "model")]
+    pub(crate) precision: Option<NumberFormat>,
+    /// auto, cpu, cuda[:n] or metal; by default auto
+    #[arg(long, requires = "model")]
+    pub(crate) device: Option<DeviceChoice>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PopeArguments {
     /// Questions with their labels, one file a setting
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(long, alias = "questions", value_name = "FILE", required = true, num_args = 1..)]
     pub(crate) annotations: Vec<PathBuf>,
     /// Answers, a file for each file of questions and in its order
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(long, value_name = "FILE", required_unless_present = "model", num_args = 1..)]
     pub(crate) answers: Vec<PathBuf>,
     /// Answers of another system to the same questions, to compare with
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) base_answers: Vec<PathBuf>,
     #[command(flatten)]
+    pub(crate) pictures: PictureArguments,
+    #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArguments,
+}
+
+/// Scenes of the shapes world whose pictures a model is shown.
+#[derive(Debug, Args)]
+pub(crate) struct PictureArguments {
+    /// Scenes of the shapes world that the questions are about, in the place of --images
+    #[arg(long, value_name = "FILE", requires = "model", conflicts_with = "images")]
+    pub(crate) scenes: Option<PathBuf>,
+    /// Pixels of a side of their pictures; by default 32
+    #[arg(long, value_name = "PIXELS", requires = "scenes")]
+    pub(crate) size: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -143,28 +204,39 @@ pub(crate) struct CocoTruth {
 #[derive(Debug, Args)]
 pub(crate) struct ChairArguments {
     /// Captions: image_id and caption
-    #[arg(long, value_name = "FILE")]
-    pub(crate) answers: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "model")]
+    pub(crate) answers: Option<PathBuf>,
     /// Captions of another system for the same images, to compare with
     #[arg(long, value_name = "FILE")]
     pub(crate) base_answers: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) truth: CocoTruth,
     /// Scenes of the shapes world that the captions are about, instead of COCO's annotations
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["synonyms", "instances", "captions", "annotations"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["synonyms", "instances", "captions", "annotations", "images"])]
     pub(crate) scenes: Option<PathBuf>,
     /// What counts as an object of its own in a scene
     #[arg(long, value_enum, requires = "scenes")]
     pub(crate) naming: Option<NamingName>,
+    /// Pixels of a side of the scenes' pictures; by default 32
+    #[arg(long, value_name = "PIXELS", requires_all = ["scenes", "model"])]
+    pub(crate) size: Option<u32>,
+    /// Rows with image or image_id of the images to caption, such as POPE's questions; by default all of --images or --scenes
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) questions: Option<PathBuf>,
+    /// What captions are asked for with; by default "Please describe this image in detail.", of scenes "describe the picture"
+    #[arg(long, value_name = "TEXT", requires = "model")]
+    pub(crate) prompt: Option<String>,
     #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArguments,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct HalbenchArguments {
     /// Answers with their extracted objects: image_id, answer and objs
-    #[arg(long, value_name = "FILE")]
-    pub(crate) answers: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "model")]
+    pub(crate) answers: Option<PathBuf>,
     /// Answers of another system about the same images, to compare with
     #[arg(long, value_name = "FILE")]
     pub(crate) base_answers: Option<PathBuf>,
@@ -176,8 +248,13 @@ pub(crate) struct HalbenchArguments {
     /// What is done with objects that are only there as the extracting model named them
     #[arg(long, value_enum, default_value_t = ExtractedName::Refused)]
     pub(crate) extracted: ExtractedName,
+    /// The benchmark's questions: image_id, question and perhaps image
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) questions: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -186,13 +263,15 @@ pub(crate) enum ExtractedName {
     Refused,
     /// A rule brings them into shape, which is an approximation
     HeadNoun,
+    /// Nothing was extracted: the whole answer is read word by word, which is an approximation
+    WholeAnswer,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct AmberArguments {
     /// Answers: id and response, and for descriptions their nouns
-    #[arg(long, value_name = "FILE")]
-    pub(crate) answers: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "model")]
+    pub(crate) answers: Option<PathBuf>,
     /// Answers of another system, to compare with
     #[arg(long, value_name = "FILE")]
     pub(crate) base_answers: Option<PathBuf>,
@@ -217,14 +296,19 @@ pub(crate) struct AmberArguments {
     /// WordNet's directory of dictionaries, for the lemmas of every word
     #[arg(long, value_name = "DIR")]
     pub(crate) wordnet: Option<PathBuf>,
-    /// One of AMBER's files of queries, to resample the questions about an image together
-    #[arg(long, value_name = "FILE")]
+    /// One of AMBER's files of queries, which a model answers, and which says which questions are about one image and resampled together
+    #[arg(long, alias = "questions", value_name = "FILE")]
     pub(crate) queries: Option<PathBuf>,
     /// The part that is scored, by the official letters
     #[arg(long, value_enum, default_value_t = AmberPart::A)]
     pub(crate) dimension: AmberPart,
+    /// What becomes of a model's answers to questions, which have to be Yes or No exactly
+    #[arg(long, value_enum, default_value_t = ResponsesName::FirstWord)]
+    pub(crate) responses: ResponsesName,
     #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -233,6 +317,14 @@ pub(crate) enum NounsName {
     Stored,
     /// Every word of the vocabulary, which is an approximation
     EveryWord,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResponsesName {
+    /// "Yes, there is." becomes "Yes"
+    FirstWord,
+    /// They stay as they are
+    Verbatim,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -254,35 +346,50 @@ pub(crate) enum AmberPart {
 #[derive(Debug, Args)]
 pub(crate) struct MmhalArguments {
     /// The official template, with model_answer filled in
-    #[arg(long, value_name = "FILE")]
-    pub(crate) answers: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "model")]
+    pub(crate) answers: Option<PathBuf>,
     /// The judge's replies to these answers, in their order
-    #[arg(long, value_name = "FILE")]
-    pub(crate) judgments: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "model",
+        conflicts_with = "model"
+    )]
+    pub(crate) judgments: Option<PathBuf>,
     /// Answers of another system, to compare with
-    #[arg(long, value_name = "FILE", requires = "base_judgments")]
+    #[arg(long, value_name = "FILE", requires = "base_judgments", conflicts_with = "model")]
     pub(crate) base_answers: Option<PathBuf>,
     /// The judge's replies to those
     #[arg(long, value_name = "FILE", requires = "base_answers")]
     pub(crate) base_judgments: Option<PathBuf>,
+    /// The official template, which a model answers; a judge's replies to these answers are scored by another call
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) questions: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArguments,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct HallusionArguments {
     /// The official rows, with model_prediction filled in, and with the verdicts unless --judgments are given
-    #[arg(long, value_name = "FILE")]
-    pub(crate) answers: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "model")]
+    pub(crate) answers: Option<PathBuf>,
     /// The judge's replies to these answers, in their order
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     pub(crate) judgments: Option<PathBuf>,
     /// Answers of another system, to compare with
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
     pub(crate) base_answers: Option<PathBuf>,
     /// The judge's replies to those
     #[arg(long, value_name = "FILE", requires = "base_answers")]
     pub(crate) base_judgments: Option<PathBuf>,
+    /// The official rows, which a model answers; a judge's replies to these answers are scored by another call
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) questions: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
+    #[command(flatten)]
+    pub(crate) answering: AnsweringArguments,
 }

@@ -12,7 +12,7 @@ use super::{NumberFormat, one_of};
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateArguments {
-    /// Directory in diffusers layout, or a language model in transformers' layout
+    /// Directory in diffusers layout, or a language or vision-language model in transformers' layout
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
     /// Adapter in PEFT, diffusers or kohya format
@@ -21,9 +21,12 @@ pub(crate) struct GenerateArguments {
     /// A prompt; may be repeated
     #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "prompts")]
     pub(crate) prompt: Vec<String>,
-    /// File with one prompt a line, or with rows that have a prompt
+    /// File with one prompt a line, or with rows that have a prompt, for vision-language models also images
     #[arg(long, value_name = "FILE")]
     pub(crate) prompts: Option<PathBuf>,
+    /// An image that every --prompt shows; may be repeated. Its place is at <image>, else before the words in a conversation
+    #[arg(long, value_name = "FILE", requires = "prompt")]
+    pub(crate) image: Vec<PathBuf>,
     /// Directory for the images and their captions.jsonl, or for answers.jsonl
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,

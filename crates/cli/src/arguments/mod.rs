@@ -20,9 +20,9 @@ pub(crate) use self::data::{
     ShapesArguments, ShapesKind, SplitName,
 };
 pub(crate) use self::hallucination::{
-    AmberArguments, AmberPart, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName,
-    HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, PopeArguments, PopeObjectsArguments,
-    PopeQuestionsArguments, PopeShapesArguments, PopeSource,
+    AmberArguments, AmberPart, AnsweringArguments, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth,
+    ExtractedName, HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, PopeArguments,
+    PopeObjectsArguments, PopeQuestionsArguments, PopeShapesArguments, PopeSource, ResponsesName,
 };
 pub(crate) use self::language::{EncodingArguments, GenerateArguments, ScoreArguments, TextOptions};
 
@@ -165,19 +165,19 @@ pub(crate) enum EvalCommand {
     ShapesGeneval(GenevalArguments),
     /// A win rate from the verdicts of a judge of pairs, asked in both orders
     Verdicts(VerdictsArguments),
-    /// Is there a … in the image? Answers to POPE's questions
+    /// Is there a … in the image? POPE's questions, answered by a model or in files
     Pope(PopeArguments),
     /// Make POPE's questions from what is in each image
     PopeQuestions(PopeQuestionsArguments),
-    /// Objects in captions that are not in the image, by CHAIR's rules, or of scenes of the shapes world
+    /// Objects in captions that are not in the image, by CHAIR's rules, or of scenes of the shapes world; a model's, or from a file
     Chair(ChairArguments),
-    /// CHAIR on objects that a language model extracted: Object HalBench
+    /// CHAIR on objects that a language model extracted: Object HalBench, answered by a model or in a file
     ObjectHalbench(HalbenchArguments),
-    /// AMBER's descriptions and questions
+    /// AMBER's descriptions and questions, answered by a model or in a file
     Amber(AmberArguments),
-    /// MMHal-Bench from a judge's replies
+    /// MMHal-Bench: let a model answer it, then score the answers by a judge's replies
     Mmhal(MmhalArguments),
-    /// HallusionBench from a judge's verdicts
+    /// HallusionBench: let a model answer it, then score the answers by a judge's verdicts
     Hallusion(HallusionArguments),
 }
 

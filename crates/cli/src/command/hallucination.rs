@@ -1,173 +1,67 @@
-//! `diptych eval pope`, `chair`, `object-halbench`, `amber`, `mmhal`, `hallusion`: answers in files, scored without a model.
+//! `diptych eval pope`, `chair`, `object-halbench`, `amber`, `mmhal`, `hallusion`: answers of a model, or in files, scored.
+
+mod pope;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use diptych_eval::hallucination::{
-    AmberDimension, AmberWords, ArticleRule, BenchmarkReport, ExtractedObjects, Judgments, Lemmatizer, NounSource,
-    ObjectTruth, ObjectVocabulary, PopeConfig, PopeFiles, PopeSetting, Scored, ShapesNaming, StoredJudgments,
-    SynonymRules, WordNet, build_pope_questions, captioned_images, coco_image_objects, pope_question_lines,
-    read_amber_queries, read_image_objects, read_pope_questions, score_amber, score_chair, score_hallusion,
-    score_mmhal, score_object_halbench, score_pope, score_shapes_chair, shapes_image_objects, shapes_pope_config,
-    shapes_scenes,
+    AmberDimension, AmberWords, Benchmark, BenchmarkReport, ExtractedObjects, Judgments, Lemmatizer, NounSource,
+    ObjectTruth, ObjectVocabulary, QuestionFile, QuestionWording, Scored, ShapesNaming, StoredJudgments, SynonymRules,
+    WordNet, YesNoAnswers, captioned_images, read_amber_queries, score_amber, score_chair, score_hallusion,
+    score_mmhal, score_object_halbench, score_shapes_chair,
 };
-use diptych_shapes::Split;
 use diptych_tensor::files::write_file;
 
+pub(crate) use self::pope::{run_pope, run_pope_questions};
 use crate::arguments::{
-    AmberArguments, AmberPart, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName,
-    HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, PopeArguments, PopeObjectsArguments,
-    PopeQuestionsArguments, PopeShapesArguments, PopeSource, SplitName,
+    AmberArguments, AmberPart, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName, HalbenchArguments,
+    HallusionArguments, MmhalArguments, NamingName, NounsName, ResponsesName,
 };
-use crate::command::shapes::read_scenes;
+use crate::command::answering::{AnswerFiles, Shown, required, wording};
 use crate::failure::usage;
 use crate::output::{ensure_free, print, write_directory};
 
-pub(crate) fn run_pope(arguments: &PopeArguments) -> anyhow::Result<()> {
-    let PopeArguments {
-        annotations,
-        answers,
-        base_answers,
-        options,
-    } = arguments;
-    ensure_free(&options.out)?;
-    let score = |option: &str, answers: &[PathBuf]| {
-        if answers.len() != annotations.len() {
-            let (found, expected) = (answers.len(), annotations.len());
-            return Err(usage(format!(
-                "{option} names {found} files, expected {expected}, one for each of --annotations"
-            )));
-        }
-        let settings = setting_names(annotations);
-        let files = annotations
-            .iter()
-            .zip(answers)
-            .zip(settings)
-            .map(|((questions, answers), setting)| PopeFiles {
-                setting,
-                questions,
-                answers,
-            });
-        Ok(score_pope(&files.collect::<Vec<_>>())?)
-    };
-    let scored = score("--answers", answers)?;
-    let base = if base_answers.is_empty() {
-        None
-    } else {
-        Some(score("--base-answers", base_answers)?)
-    };
-    finish(options, &scored, base.as_ref())
-}
-
-/// Settings are known from the names of the published files; other files are called by their names.
-fn setting_names(questions: &[PathBuf]) -> Vec<String> {
-    let name = |path: &PathBuf| {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let known = PopeSetting::ALL.iter().find(|setting| stem.contains(setting.name()));
-        known.map_or(stem, |setting| setting.name().to_owned())
-    };
-    let names: Vec<String> = questions.iter().map(name).collect();
-    if names.iter().collect::<BTreeSet<_>>().len() == names.len() {
-        return names;
-    }
-    names
-        .iter()
-        .enumerate()
-        .map(|(index, name)| format!("{}-{name}", index + 1))
-        .collect()
-}
-
-pub(crate) fn run_pope_questions(arguments: &PopeQuestionsArguments) -> anyhow::Result<()> {
-    match &arguments.source {
-        PopeSource::Objects(arguments) => pope_of_objects(arguments),
-        PopeSource::Shapes(arguments) => pope_of_shapes(arguments),
-    }
-}
-
-fn pope_of_objects(arguments: &PopeObjectsArguments) -> anyhow::Result<()> {
-    ensure_free(&arguments.out)?;
-    let images = match (&arguments.objects, &arguments.instances) {
-        (Some(objects), None) => read_image_objects(objects)?,
-        (None, Some(instances)) => coco_image_objects(instances)?,
-        _ => return Err(usage("give one of --objects and --instances")),
-    };
-    let config = PopeConfig {
-        num_images: arguments.num_images,
-        objects_per_image: arguments.objects_per_image,
-        template: arguments.template.clone(),
-        article: match arguments.article {
-            ArticleName::Published => ArticleRule::Published,
-            ArticleName::ReleasedCode => ArticleRule::ReleasedCode,
-        },
-        seed: arguments.seed,
-    };
-    write_pope_questions(&arguments.out, &images, &config, None)
-}
-
-fn pope_of_shapes(arguments: &PopeShapesArguments) -> anyhow::Result<()> {
-    ensure_free(&arguments.out)?;
-    if arguments.num == 0 {
-        return Err(usage("--num is 0, expected at least 1"));
-    }
-    let split = match arguments.split {
-        SplitName::Train => Split::Train,
-        SplitName::HeldOut => Split::HeldOut,
-    };
-    let world = read_scenes(arguments.scenes.as_deref())?;
-    let scenes = shapes_scenes(arguments.seed, split, arguments.num, &world)?;
-    let config = PopeConfig {
-        objects_per_image: arguments.objects_per_image,
-        ..shapes_pope_config(arguments.seed)
-    };
-    let images = shapes_image_objects(&scenes, naming(arguments.naming));
-    let lines = json_lines(scenes.iter())?;
-    write_pope_questions(&arguments.out, &images, &config, Some(&lines))
-}
-
-fn write_pope_questions(
-    out: &Path,
-    images: &[diptych_eval::hallucination::ImageObjects],
-    config: &PopeConfig,
-    scenes: Option<&str>,
-) -> anyhow::Result<()> {
-    let built = build_pope_questions(images, config)?;
-    write_directory(out, |dir| {
-        for (setting, questions) in &built {
-            let path = dir.join(format!("pope_{}.jsonl", setting.name()));
-            write_file(&path, pope_question_lines(questions).as_bytes())?;
-            // What was written is what `eval pope` will read.
-            read_pope_questions(&path)?;
-        }
-        scenes.map_or(Ok(()), |scenes| {
-            Ok(write_file(&dir.join("scenes.jsonl"), scenes.as_bytes())?)
-        })
-    })?;
-    let count = built.first().map_or(0, |(_, questions)| questions.len());
-    print(format!("wrote {count} questions of each setting to {}", out.display()))
-}
-
 pub(crate) fn run_chair(arguments: &ChairArguments) -> anyhow::Result<()> {
-    ensure_free(&arguments.options.out)?;
-    let base = arguments.base_answers.as_deref();
-    if let Some(scenes) = &arguments.scenes {
-        let naming = naming(arguments.naming.unwrap_or(NamingName::ColoredShape));
-        let scored = score_shapes_chair(&arguments.answers, scenes, naming)?;
-        let base = base.map(|base| score_shapes_chair(base, scenes, naming)).transpose()?;
-        return finish(&arguments.options, &scored, base.as_ref());
-    }
-    let vocabulary = vocabulary(&arguments.truth, SynonymRules::Chair)?;
-    let files = [Some(arguments.answers.as_path()), base];
-    let truth = coco_truth(&arguments.truth, &files, &vocabulary, &Lemmatizer::PatternRules)?;
-    let scored = score_chair(&arguments.answers, &vocabulary, &truth)?;
-    let base = base.map(|base| score_chair(base, &vocabulary, &truth)).transpose()?;
-    finish(&arguments.options, &scored, base.as_ref())
+    let ChairArguments { answering, options, .. } = arguments;
+    ensure_free(&options.out)?;
+    let scenes = arguments.scenes.as_deref();
+    let vocabulary = if scenes.is_none() {
+        Some(vocabulary(&arguments.truth, SynonymRules::Chair)?)
+    } else {
+        None
+    };
+    let shown = scenes.map_or(Shown::Images, |scenes| Shown::Scenes(scenes, arguments.size));
+    let wording = wording(answering, arguments.prompt.as_deref(), &shown);
+    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let files = AnswerFiles::of((answering, options), given, &shown, |images| {
+        let file = match &arguments.questions {
+            Some(path) => QuestionFile::read(Benchmark::Chair, path, images, &wording)?,
+            None => QuestionFile::captions(images, &wording)?,
+        };
+        Ok(vec![("captions".to_owned(), file)])
+    })?;
+    finish(options, &files, || {
+        let (Some(vocabulary), None) = (&vocabulary, scenes) else {
+            let naming = naming(arguments.naming.unwrap_or(NamingName::ColoredShape));
+            let scenes = scenes.unwrap_or_else(|| Path::new(""));
+            let score = |answers: &Path| score_shapes_chair(answers, scenes, naming);
+            return Ok((score(files.only())?, files.only_base().map(score).transpose()?));
+        };
+        let both = [Some(files.only()), files.only_base()];
+        let truth = coco_truth(&arguments.truth, &both, vocabulary, &Lemmatizer::PatternRules)?;
+        let score = |answers: &Path| score_chair(answers, vocabulary, &truth);
+        Ok((score(files.only())?, files.only_base().map(score).transpose()?))
+    })
 }
 
 pub(crate) fn run_object_halbench(arguments: &HalbenchArguments) -> anyhow::Result<()> {
-    ensure_free(&arguments.options.out)?;
-    let vocabulary = vocabulary(&arguments.truth, SynonymRules::ObjectHalBench)?;
-    let base = arguments.base_answers.as_deref();
-    let files = [Some(arguments.answers.as_path()), base];
+    let HalbenchArguments { answering, options, .. } = arguments;
+    ensure_free(&options.out)?;
+    let is_scored = answering.model.is_none() || arguments.extracted == ExtractedName::WholeAnswer;
+    let vocabulary = is_scored
+        .then(|| vocabulary(&arguments.truth, SynonymRules::ObjectHalBench))
+        .transpose()?;
     let lemmatizer = match &arguments.wordnet {
         Some(directory) => Lemmatizer::WordNet(WordNet::read(directory)?),
         None if arguments.truth.captions.is_empty() => Lemmatizer::PatternRules,
@@ -176,18 +70,34 @@ pub(crate) fn run_object_halbench(arguments: &HalbenchArguments) -> anyhow::Resu
             return Err(usage(reason));
         }
     };
-    let truth = coco_truth(&arguments.truth, &files, &vocabulary, &lemmatizer)?;
+    let wording = wording(answering, None, &Shown::Images);
+    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
+        let path = required(arguments.questions.as_ref(), "--questions")?;
+        let file = QuestionFile::read(Benchmark::ObjectHalbench, path, images, &wording)?;
+        Ok(vec![("object_halbench".to_owned(), file)])
+    })?;
+    let Some(vocabulary) = vocabulary else {
+        let next = "put the objects that a language model extracts into them as `objs` and score them with --answers, or read the whole \
+                    answers with --extracted whole-answer";
+        return files.finish_unscored(&options.out, next);
+    };
     let extracted = match arguments.extracted {
         ExtractedName::Refused => ExtractedObjects::Refused,
         ExtractedName::HeadNoun => ExtractedObjects::HeadNoun,
+        ExtractedName::WholeAnswer => ExtractedObjects::WholeAnswer,
     };
-    let score = |answers: &Path| score_object_halbench(answers, &vocabulary, &truth, extracted);
-    let (scored, base) = (score(&arguments.answers)?, base.map(score).transpose()?);
-    finish(&arguments.options, &scored, base.as_ref())
+    finish(options, &files, || {
+        let both = [Some(files.only()), files.only_base()];
+        let truth = coco_truth(&arguments.truth, &both, &vocabulary, &lemmatizer)?;
+        let score = |answers: &Path| score_object_halbench(answers, &vocabulary, &truth, extracted);
+        Ok((score(files.only())?, files.only_base().map(score).transpose()?))
+    })
 }
 
 pub(crate) fn run_amber(arguments: &AmberArguments) -> anyhow::Result<()> {
-    ensure_free(&arguments.options.out)?;
+    let AmberArguments { answering, options, .. } = arguments;
+    ensure_free(&options.out)?;
     let nouns = match (arguments.nouns, &arguments.wordnet) {
         (NounsName::Stored, None) => NounSource::Stored,
         (NounsName::Stored, Some(_)) => return Err(usage("--wordnet is only for --nouns every-word")),
@@ -208,39 +118,92 @@ pub(crate) fn run_amber(arguments: &AmberArguments) -> anyhow::Result<()> {
         .map(read_amber_queries)
         .transpose()?
         .unwrap_or_default();
-    let dimensions: &[AmberDimension] = match arguments.dimension {
+    let dimensions = dimensions(arguments.dimension);
+    let describes = dimensions.contains(&AmberDimension::Generative);
+    if answering.model.is_some() && describes && nouns_are_stored(&nouns) {
+        let reason = "a model's answers have no nouns: give --nouns every-word, or --dimension d; for the official numbers add the nouns of \
+                      NLTK's tagger to the answers and score them with --answers";
+        return Err(usage(reason));
+    }
+    let wording = QuestionWording {
+        yes_no_answers: match arguments.responses {
+            ResponsesName::FirstWord => YesNoAnswers::FirstWord,
+            ResponsesName::Verbatim => YesNoAnswers::Verbatim,
+        },
+        ..wording(answering, None, &Shown::Images)
+    };
+    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
+        let path = required(arguments.queries.as_ref(), "--queries")?;
+        let file = QuestionFile::read(Benchmark::Amber, path, images, &wording)?;
+        Ok(vec![("amber".to_owned(), file)])
+    })?;
+    let score = |answers: &Path| score_amber(answers, &arguments.annotations, &words, &nouns, dimensions, &images);
+    finish(options, &files, || {
+        Ok((score(files.only())?, files.only_base().map(score).transpose()?))
+    })
+}
+
+fn dimensions(part: AmberPart) -> &'static [AmberDimension] {
+    match part {
         AmberPart::A => &AmberDimension::ALL,
         AmberPart::G => &[AmberDimension::Generative],
         AmberPart::D => &AmberDimension::ALL[1..],
         AmberPart::De => &[AmberDimension::Existence],
         AmberPart::Da => &[AmberDimension::Attribute],
         AmberPart::Dr => &[AmberDimension::Relation],
-    };
-    let score = |answers: &Path| score_amber(answers, &arguments.annotations, &words, &nouns, dimensions, &images);
-    let scored = score(&arguments.answers)?;
-    let base = arguments.base_answers.as_deref().map(score).transpose()?;
-    finish(&arguments.options, &scored, base.as_ref())
+    }
+}
+
+fn nouns_are_stored(nouns: &NounSource) -> bool {
+    match nouns {
+        NounSource::Stored => true,
+        NounSource::EveryWord(_) => false,
+    }
 }
 
 pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
-    ensure_free(&arguments.options.out)?;
+    let MmhalArguments { answering, options, .. } = arguments;
+    ensure_free(&options.out)?;
+    let wording = wording(answering, None, &Shown::Images);
+    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
+        let path = required(arguments.questions.as_ref(), "--questions")?;
+        let file = QuestionFile::read(Benchmark::Mmhal, path, images, &wording)?;
+        Ok(vec![("mmhal".to_owned(), file)])
+    })?;
+    let Some(judgments) = &arguments.judgments else {
+        return files.finish_unscored(&options.out, JUDGE_NEXT);
+    };
     let score = |answers: &Path, judgments: &Path| -> anyhow::Result<Scored> {
         let mut judgments = StoredJudgments::read(judgments)?;
         let scored = score_mmhal(answers, &mut judgments)?;
         judgments.check_len(scored.rows.len())?;
         Ok(scored)
     };
-    let scored = score(&arguments.answers, &arguments.judgments)?;
-    let base = arguments
-        .base_answers
-        .as_deref()
-        .zip(arguments.base_judgments.as_deref());
-    let base = base.map(|(answers, judgments)| score(answers, judgments)).transpose()?;
-    finish(&arguments.options, &scored, base.as_ref())
+    finish(options, &files, || {
+        let base = files.only_base().zip(arguments.base_judgments.as_deref());
+        let base = base.map(|(answers, judgments)| score(answers, judgments)).transpose()?;
+        Ok((score(files.only(), judgments)?, base))
+    })
 }
 
+/// What has to happen to answers that a judge reads.
+const JUDGE_NEXT: &str = "score them with --answers and a judge's replies as --judgments";
+
 pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()> {
-    ensure_free(&arguments.options.out)?;
+    let HallusionArguments { answering, options, .. } = arguments;
+    ensure_free(&options.out)?;
+    let wording = wording(answering, None, &Shown::Images);
+    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
+        let path = required(arguments.questions.as_ref(), "--questions")?;
+        let file = QuestionFile::read(Benchmark::Hallusion, path, images, &wording)?;
+        Ok(vec![("hallusion".to_owned(), file)])
+    })?;
+    if answering.model.is_some() {
+        return files.finish_unscored(&options.out, JUDGE_NEXT);
+    }
     let score = |answers: &Path, judgments: Option<&Path>| -> anyhow::Result<Scored> {
         let mut judgments = judgments.map(StoredJudgments::read).transpose()?;
         let judge = judgments.as_mut().map(|judgments| judgments as &mut dyn Judgments);
@@ -250,12 +213,18 @@ pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()
         }
         Ok(scored)
     };
-    let scored = score(&arguments.answers, arguments.judgments.as_deref())?;
-    let base = arguments.base_answers.as_deref();
-    let base = base
-        .map(|answers| score(answers, arguments.base_judgments.as_deref()))
-        .transpose()?;
-    finish(&arguments.options, &scored, base.as_ref())
+    finish(options, &files, || {
+        let base = files.only_base();
+        let base = base
+            .map(|answers| score(answers, arguments.base_judgments.as_deref()))
+            .transpose()?;
+        Ok((score(files.only(), arguments.judgments.as_deref())?, base))
+    })
+}
+
+/// A file that may be given, as a list.
+fn given(file: &Option<PathBuf>) -> Vec<PathBuf> {
+    file.iter().cloned().collect()
 }
 
 fn naming(name: NamingName) -> ShapesNaming {
@@ -300,15 +269,21 @@ fn coco_truth(
     )?)
 }
 
-/// Writes `report.json` and what was found in each answer, and shows the table.
-fn finish(options: &BenchmarkOptions, scored: &Scored, base: Option<&Scored>) -> anyhow::Result<()> {
-    let report = BenchmarkReport::of(scored, base, options.seed, options.bootstrap_samples)?;
+/// Writes `report.json`, what was found in each answer and what a model answered, and shows the table.
+fn finish(
+    options: &BenchmarkOptions,
+    files: &AnswerFiles,
+    score: impl FnOnce() -> anyhow::Result<(Scored, Option<Scored>)>,
+) -> anyhow::Result<()> {
+    let (scored, base) = files.scored(&options.out, score)?;
+    let report = BenchmarkReport::of(&scored, base.as_ref(), options.seed, options.bootstrap_samples)?;
     write_directory(&options.out, |dir| {
+        files.keep(dir)?;
         write_file(
             &dir.join("report.json"),
             serde_json::to_string_pretty(&report)?.as_bytes(),
         )?;
-        if let Some(base) = base {
+        if let Some(base) = &base {
             write_file(
                 &dir.join("base-answers.jsonl"),
                 json_lines(base.rows.iter())?.as_bytes(),

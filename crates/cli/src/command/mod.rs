@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod answering;
 mod build;
 mod cache;
 mod cards;

@@ -18,7 +18,7 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<()> {
         match &recipe {
             AnyRecipe::Diffusion(recipe) => diptych_diffusion::check_evaluation(recipe)?,
             AnyRecipe::Language(recipe) => diptych_llm::evaluation::check_evaluation(recipe)?,
-            AnyRecipe::VisionLanguage(_) => {}
+            AnyRecipe::VisionLanguage(recipe) => diptych_vlm::evaluation::check_evaluation(recipe)?,
         }
         return print(recipe.plan()?.to_toml()?.trim_end());
     }
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<()> {
         }
         AnyRecipe::VisionLanguage(recipe) => {
             let outcome = diptych_vlm::run(&recipe, |event| progress.show(event), &stop, resume)?;
-            conclusion(None::<&String>, &outcome.summary, &outcome.output)
+            conclusion(outcome.hallucination.as_ref(), &outcome.summary, &outcome.output)
         }
     })
 }

@@ -27,3 +27,4 @@ mod sampling;
 mod sdxl;
 mod tools;
 mod vision;
+mod vision_answers;

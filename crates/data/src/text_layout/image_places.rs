@@ -22,6 +22,20 @@ pub(super) enum Words {
     Llava,
 }
 
+/// What a user says about images, perhaps after what the system says, as chat templates of vision-language models read it: each `<image>`
+/// in the words is the place of one image, and where there is none all of them come before the words. Whether there are as many
+/// places as images is for the [`Encoder`](crate::Encoder) to check.
+pub fn conversation(system: Option<&str>, words: &str, num_images: usize) -> Text {
+    let system = system.map(|system| Message::new("system", system));
+    let user = Message::new("user", words);
+    let mut messages: Vec<Message> = system.into_iter().chain([user]).collect();
+    if num_images == 0 {
+        return Text::Messages(messages);
+    }
+    place(&mut messages, num_images, Words::Kept);
+    Text::Messages(messages).into_blocks()
+}
+
 impl Row {
     /// The images at `images` or the one at `image`.
     pub(super) fn take_shown(&mut self) -> Result<Vec<ImageSource>> {

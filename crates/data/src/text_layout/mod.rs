@@ -6,7 +6,7 @@
 mod axolotl;
 pub(crate) mod extract_prompt;
 mod hh;
-mod image_places;
+pub(crate) mod image_places;
 mod llama_factory;
 mod message_json;
 mod ms_swift;

@@ -1,4 +1,5 @@
-//! Benchmarks of hallucination, scored from files of answers: no model is needed.
+//! Benchmarks of hallucination, scored from files of answers: no model is needed. [`QuestionFile`] reads what a model is asked and writes its
+//! answers into such files.
 //!
 //! Each module says which official program it follows, which of its quirks are kept, and what differs. Every function gives a
 //! [`Scored`]: the counts of each image, from which [`BenchmarkReport`] makes the numbers, their intervals and, against other answers to the
@@ -32,6 +33,7 @@
 
 mod amber;
 mod amber_nouns;
+mod asked;
 mod chair;
 mod coco;
 mod ground_truth;
@@ -41,6 +43,7 @@ mod mmhal;
 mod object_halbench;
 mod pope;
 mod pope_questions;
+mod question_images;
 mod report;
 mod rows;
 mod shapes;
@@ -52,6 +55,7 @@ mod wordnet;
 
 pub use amber::{AmberDimension, read_amber_queries, score_amber};
 pub use amber_nouns::{AmberWords, NounSource};
+pub use asked::{Benchmark, BenchmarkQuestion, CAPTION_PROMPT, QuestionFile, QuestionWording, YesNoAnswers};
 pub use chair::score_chair;
 pub use ground_truth::{ObjectTruth, captioned_images};
 pub use hallusion::{HallusionVerdict, parse_hallusion_verdict, score_hallusion};
@@ -64,10 +68,11 @@ pub use pope::{
 pub use pope_questions::{
     ArticleRule, ImageObjects, PopeConfig, PopeSetting, build_pope_questions, coco_image_objects, read_image_objects,
 };
+pub use question_images::QuestionImages;
 pub use report::{BenchmarkReport, Scored};
 pub use shapes::{
-    ShapesNaming, ShapesScene, read_shapes_scenes, score_shapes_chair, shapes_image_objects, shapes_pope_config,
-    shapes_scenes,
+    ShapesNaming, ShapesScene, mention_spans, read_shapes_scenes, score_shapes_chair, shapes_image_objects,
+    shapes_pope_config, shapes_scenes,
 };
 pub use tally::{MetricDifference, MetricEstimate, Tally};
 pub use vocabulary::{Lemmatizer, Mentions, ObjectVocabulary, SynonymRules};

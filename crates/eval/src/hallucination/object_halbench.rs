@@ -9,7 +9,7 @@
 //!
 //! # Who extracts
 //! A row has the objects either as the official program leaves them (`objs`, or `words` in its output), which gives the official numbers, or
-//! as the extracting model named them (`extract_objs`). The official program brings those into shape with spaCy's `en_core_web_trf`, which
+//! as the extracting model named them (`extract_objs`), or not at all ([`ExtractedObjects::WholeAnswer`]). The official program brings those into shape with spaCy's `en_core_web_trf`, which
 //! is not part of this program: [`ExtractedObjects::HeadNoun`] does it by a rule instead, and the report says so.
 
 use std::collections::BTreeSet;
@@ -35,6 +35,8 @@ pub enum ExtractedObjects {
     /// Words are made singular by the rules of `pattern.en`; pairs of words that belong together are taken, or else the longest end of
     /// the name that is a known object, or else the name. An approximation.
     HeadNoun,
+    /// Nothing needs to be extracted: what the answer mentions is found word by word, as CHAIR does. An approximation.
+    WholeAnswer,
 }
 
 const NUM_COLUMNS: usize = 8;
@@ -97,9 +99,14 @@ pub fn score_object_halbench(
     }
     let mut notes = Vec::new();
     if num_shaped_here > 0 {
-        notes.push(format!(
-            "{num_shaped_here} answers have only `extract_objs`: their objects were brought into shape by a rule, not by spaCy"
-        ));
+        notes.push(match extracted {
+            ExtractedObjects::WholeAnswer => {
+                format!("of {num_shaped_here} answers no language model extracted the objects; they were found word by word")
+            }
+            ExtractedObjects::Refused | ExtractedObjects::HeadNoun => format!(
+                "{num_shaped_here} answers have only `extract_objs`: their objects were brought into shape by a rule, not by spaCy"
+            ),
+        });
     }
     Ok(Scored {
         benchmark: "object-halbench",
@@ -130,6 +137,11 @@ fn shaped(
     vocabulary: &ObjectVocabulary,
     extracted: ExtractedObjects,
 ) -> Result<Vec<String>> {
+    let is_short = caption.split_whitespace().count() <= SHORT_ANSWER_WORDS;
+    if extracted == ExtractedObjects::WholeAnswer {
+        let mentions = vocabulary.mentions(caption, &Lemmatizer::PatternRules);
+        return Ok(if is_short { Vec::new() } else { unique(mentions.words) });
+    }
     let Some(value) = row.get("extract_objs") else {
         return Err(file.error(
             row,
@@ -141,7 +153,7 @@ fn shaped(
              the approximation by a rule (`head-noun`)";
         return Err(file.error(row, reason));
     }
-    if caption.split_whitespace().count() <= SHORT_ANSWER_WORDS {
+    if is_short {
         return Ok(Vec::new());
     }
     if let Value::String(text) = value {

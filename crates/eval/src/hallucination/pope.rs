@@ -192,12 +192,13 @@ fn check_question(answers: &RowFile, row: &Row, question: &PopeQuestion) -> Resu
 type Formula = fn(&[f64]) -> f64;
 
 /// Name, formula of one setting, formula of their mean.
-const FORMULAS: [(&str, Formula, Formula); 5] = [
+const FORMULAS: [(&str, Formula, Formula); 6] = [
     ("accuracy", accuracy, |counts| mean(counts, accuracy)),
     ("precision", precision, |counts| mean(counts, precision)),
     ("recall", recall, |counts| mean(counts, recall)),
     ("f1", f1, |counts| mean(counts, f1)),
     ("yes_ratio", yes_ratio, |counts| mean(counts, yes_ratio)),
+    ("false_yes", false_yes, |counts| mean(counts, false_yes)),
 ];
 
 fn metrics(settings: &[PopeFiles<'_>]) -> Vec<Metric> {
@@ -240,6 +241,11 @@ fn f1(counts: &[f64]) -> f64 {
 
 fn yes_ratio(counts: &[f64]) -> f64 {
     (counts[0] + counts[1]) / counts.iter().sum::<f64>()
+}
+
+/// How often what is not there is said to be there; not one of the official numbers.
+fn false_yes(counts: &[f64]) -> f64 {
+    counts[1] / (counts[1] + counts[2])
 }
 
 fn mean(counts: &[f64], formula: Formula) -> f64 {

@@ -91,6 +91,11 @@ impl RowFile {
 }
 
 impl Row {
+    /// All of the row.
+    pub(crate) fn fields(&self) -> &Map<String, Value> {
+        &self.fields
+    }
+
     /// The value at a key, unless that is null.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.fields.get(key).filter(|value| !value.is_null())

@@ -5,6 +5,7 @@
 //! caption's objects are those its [`Claims`] name; CHAIR's sums are then the same as for photographs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
 
 use diptych_shapes::{Claims, Color, Example, Object, Scene, SceneConfig, Shape, Split};
@@ -152,6 +153,48 @@ pub fn score_shapes_chair(captions: &Path, scenes: &Path, naming: ShapesNaming) 
         notes,
         rows,
     })
+}
+
+/// Where a caption names some of the objects that it mentions, as a row of [`score_shapes_chair`] calls them ("red circle"): places in
+/// bytes, in order.
+pub fn mention_spans(caption: &str, names: &[String]) -> Vec<Range<usize>> {
+    let lower = caption.to_ascii_lowercase();
+    let mut words: Vec<Range<usize>> = Vec::new();
+    for (at, letter) in lower.char_indices().filter(|(_, letter)| letter.is_alphabetic()) {
+        let end = at + letter.len_utf8();
+        match words.last_mut() {
+            Some(word) if word.end == at => word.end = end,
+            _ => words.push(at..end),
+        }
+    }
+    let mut spans = Vec::new();
+    let mut start = 0;
+    while start < words.len() {
+        let len = names.iter().filter_map(|name| {
+            let parts: Vec<&str> = name.split(' ').collect();
+            let here = words.get(start..start + parts.len())?;
+            let is_here = here
+                .iter()
+                .zip(&parts)
+                .all(|(word, part)| is_form_of(&lower[word.clone()], part));
+            is_here.then_some(parts.len())
+        });
+        let len = len.max().unwrap_or(0);
+        if len > 0 {
+            spans.push(words[start].start..words[start + len - 1].end);
+        }
+        start += len.max(1);
+    }
+    spans
+}
+
+/// A word, or the plural of a noun of the shapes world.
+fn is_form_of(word: &str, name: &str) -> bool {
+    let plural = Shape::ALL
+        .iter()
+        .find(|shape| shape.name() == name)
+        .map(|shape| shape.plural());
+    word == name || plural == Some(word) || (name == "object" && word == "objects")
 }
 
 fn scenes_by_image(path: &Path) -> Result<BTreeMap<String, Scene>> {

@@ -3,6 +3,7 @@
 mod comparison;
 mod curves;
 mod evaluation;
+mod examples;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use serde::Serialize;
 pub use self::comparison::{Repetitions, RunComparison, compare_runs};
 use self::curves::{Curve, curves};
 pub use self::evaluation::{EvaluationTable, write_evaluation};
+pub use self::examples::{AnswerExample, AnswerExchange, AnswerPiece, write_examples};
 use crate::directory::{MetricsRow, RunDirectory, Summary, entries, file_name, read_metrics, step_of};
 use crate::{Error, Result};
 
@@ -37,6 +39,7 @@ struct Page {
     facts: Vec<(String, String)>,
     stopped: bool,
     evaluation: Option<EvaluationTable>,
+    examples: Option<Vec<AnswerExample>>,
     samples: Vec<Sample>,
     num_samples: usize,
     curves: Vec<Curve>,
@@ -79,6 +82,7 @@ fn render(directory: &RunDirectory, rows: &[MetricsRow]) -> Result<String> {
         facts: summary.as_ref().map(facts).unwrap_or_default(),
         stopped: summary.as_ref().is_some_and(|summary| summary.stopped),
         evaluation: read_json(&directory.evaluation())?,
+        examples: read_json(&directory.path().join(examples::EXAMPLES))?,
         samples,
         num_samples,
         curves: curves(rows)?,

@@ -1,7 +1,9 @@
 //! Training of tiny vision-language models.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod answers;
 mod bench;
+mod evaluation;
 mod gradients;
 mod invariants;
 mod preferences;

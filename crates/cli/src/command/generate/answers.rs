@@ -16,7 +16,7 @@ use crate::output::{print, write_directory};
 use crate::progress::Progress;
 
 /// Tokens of an answer where no limit is given.
-const MAX_NEW_TOKENS: usize = 256;
+pub(super) const MAX_NEW_TOKENS: usize = 256;
 
 pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
     let texts = &arguments.texts;
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
 }
 
 /// How tokens are chosen; an option that would change nothing is refused.
-fn sampling_of(texts: &TextOptions) -> anyhow::Result<Sampling> {
+pub(super) fn sampling_of(texts: &TextOptions) -> anyhow::Result<Sampling> {
     let default = Sampling::default();
     let sampling = Sampling {
         temperature: texts.temperature.unwrap_or(default.temperature),

@@ -2,6 +2,7 @@
 
 mod answers;
 mod images;
+mod vision;
 
 use crate::arguments::GenerateArguments;
 use crate::command::model_kind::ModelKind;
@@ -14,14 +15,10 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
     let (foreign, run): (_, fn(&GenerateArguments) -> anyhow::Result<()>) = match kind {
         ModelKind::Pipeline => (arguments.texts.given(), images::run),
         ModelKind::Language => (arguments.images.given(), answers::run),
-        ModelKind::VisionLanguage => {
-            return Err(usage(format!(
-                "--model {} is a vision-language model, which this command does not sample yet",
-                arguments.model.display()
-            )));
-        }
+        ModelKind::VisionLanguage => (arguments.images.given(), vision::run),
     };
-    match foreign {
+    let is_blind = kind != ModelKind::VisionLanguage && !arguments.image.is_empty();
+    match foreign.or(is_blind.then_some("--image")) {
         Some(option) => Err(usage(format!(
             "{option} is nothing that --model {}, {}, would use",
             arguments.model.display(),
