@@ -10,8 +10,8 @@ use diptych_eval::hallucination::{
 use diptych_llm::policy::NetworkOptions;
 use diptych_models::lm::Sampling;
 use diptych_shapes::{CAPTION_REQUEST, picture_prompt};
+use diptych_tensor::DType;
 use diptych_tensor::files::write_file;
-use diptych_tensor::{DType, DeviceChoice};
 use diptych_train::Reporter;
 use diptych_vlm::answers::{AnswerSettings, Answerer, PromptFormat};
 use tempfile::TempDir;
@@ -178,7 +178,7 @@ fn settings(answering: &AnsweringArguments, options: &BenchmarkOptions) -> anyho
     };
     Ok(AnswerSettings {
         network: NetworkOptions {
-            device: answering.device.unwrap_or(DeviceChoice::default()).resolve()?,
+            device: answering.device.unwrap_or_default().resolve()?,
             dtype: answering.precision.map_or(DType::F32, DType::from),
             seed: options.seed,
         },

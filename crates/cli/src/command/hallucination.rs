@@ -33,7 +33,10 @@ pub(crate) fn run_chair(arguments: &ChairArguments) -> anyhow::Result<()> {
     };
     let shown = scenes.map_or(Shown::Images, |scenes| Shown::Scenes(scenes, arguments.size));
     let wording = wording(answering, arguments.prompt.as_deref(), &shown);
-    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let given = (
+        &*given(arguments.answers.as_ref()),
+        &*given(arguments.base_answers.as_ref()),
+    );
     let files = AnswerFiles::of((answering, options), given, &shown, |images| {
         let file = match &arguments.questions {
             Some(path) => QuestionFile::read(Benchmark::Chair, path, images, &wording)?,
@@ -71,7 +74,10 @@ pub(crate) fn run_object_halbench(arguments: &HalbenchArguments) -> anyhow::Resu
         }
     };
     let wording = wording(answering, None, &Shown::Images);
-    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let given = (
+        &*given(arguments.answers.as_ref()),
+        &*given(arguments.base_answers.as_ref()),
+    );
     let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
         let path = required(arguments.questions.as_ref(), "--questions")?;
         let file = QuestionFile::read(Benchmark::ObjectHalbench, path, images, &wording)?;
@@ -132,7 +138,10 @@ pub(crate) fn run_amber(arguments: &AmberArguments) -> anyhow::Result<()> {
         },
         ..wording(answering, None, &Shown::Images)
     };
-    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let given = (
+        &*given(arguments.answers.as_ref()),
+        &*given(arguments.base_answers.as_ref()),
+    );
     let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
         let path = required(arguments.queries.as_ref(), "--queries")?;
         let file = QuestionFile::read(Benchmark::Amber, path, images, &wording)?;
@@ -166,7 +175,10 @@ pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
     let MmhalArguments { answering, options, .. } = arguments;
     ensure_free(&options.out)?;
     let wording = wording(answering, None, &Shown::Images);
-    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let given = (
+        &*given(arguments.answers.as_ref()),
+        &*given(arguments.base_answers.as_ref()),
+    );
     let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
         let path = required(arguments.questions.as_ref(), "--questions")?;
         let file = QuestionFile::read(Benchmark::Mmhal, path, images, &wording)?;
@@ -195,7 +207,10 @@ pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()
     let HallusionArguments { answering, options, .. } = arguments;
     ensure_free(&options.out)?;
     let wording = wording(answering, None, &Shown::Images);
-    let given = (&*given(&arguments.answers), &*given(&arguments.base_answers));
+    let given = (
+        &*given(arguments.answers.as_ref()),
+        &*given(arguments.base_answers.as_ref()),
+    );
     let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
         let path = required(arguments.questions.as_ref(), "--questions")?;
         let file = QuestionFile::read(Benchmark::Hallusion, path, images, &wording)?;
@@ -223,8 +238,8 @@ pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()
 }
 
 /// A file that may be given, as a list.
-fn given(file: &Option<PathBuf>) -> Vec<PathBuf> {
-    file.iter().cloned().collect()
+fn given(file: Option<&PathBuf>) -> Vec<PathBuf> {
+    file.cloned().into_iter().collect()
 }
 
 fn naming(name: NamingName) -> ShapesNaming {

@@ -139,7 +139,7 @@ impl QuestionFile {
                 text: wording.caption_prompt.clone(),
                 image: Some(image),
             });
-            asked.rows.push(caption_row(coco_id(name), name));
+            asked.rows.push(caption_row(&coco_id(name), name));
         }
         Ok(asked)
     }
@@ -175,7 +175,8 @@ impl QuestionFile {
         Ok(if self.is_list() {
             format!("{:#}\n", Value::Array(rows))
         } else {
-            rows.iter().map(|row| format!("{row}\n")).collect()
+            let lines = rows.iter().map(|row| row.to_string() + "\n");
+            lines.collect()
         })
     }
 
@@ -241,7 +242,7 @@ impl Reader<'_> {
             }
             Benchmark::Chair => {
                 let (id, names) = self.coco_image(row)?;
-                let fields = caption_row(id, &names[0]);
+                let fields = caption_row(&id, &names[0]);
                 let image = self.image(row, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
                 (self.wording.caption_prompt.clone(), image, fields)
             }
@@ -320,7 +321,7 @@ impl Reader<'_> {
 /// A row without the pictures that are in it, which official programs leave out too: they are what makes the files large.
 fn without_pictures(row: &Row) -> Map<String, Value> {
     let mut fields = row.fields().clone();
-    fields.retain(|_, value| !value.as_str().is_some_and(|text| embedded(text).is_some()));
+    fields.retain(|_, value| value.as_str().is_none_or(|text| embedded(text).is_none()));
     fields
 }
 
@@ -335,7 +336,7 @@ fn is_question(text: &str) -> bool {
     text.contains('?')
 }
 
-fn caption_row(id: Value, name: &str) -> Map<String, Value> {
+fn caption_row(id: &Value, name: &str) -> Map<String, Value> {
     let mut fields = object(json!({ "image_id": id }));
     if embedded(name).is_none() {
         fields.insert("image".to_owned(), name.into());

@@ -97,23 +97,29 @@ pub fn score_object_halbench(
             "hallucinated": hallucinated, "ground_truth": there,
         }));
     }
-    let mut notes = Vec::new();
-    if num_shaped_here > 0 {
-        notes.push(match extracted {
-            ExtractedObjects::WholeAnswer => {
-                format!("of {num_shaped_here} answers no language model extracted the objects; they were found word by word")
-            }
-            ExtractedObjects::Refused | ExtractedObjects::HeadNoun => format!(
-                "{num_shaped_here} answers have only `extract_objs`: their objects were brought into shape by a rule, not by spaCy"
-            ),
-        });
-    }
     Ok(Scored {
         benchmark: "object-halbench",
         tally,
-        notes,
+        notes: notes(num_shaped_here, extracted),
         rows,
     })
+}
+
+/// What is no official number of these.
+fn notes(num_shaped_here: usize, extracted: ExtractedObjects) -> Vec<String> {
+    if num_shaped_here == 0 {
+        return Vec::new();
+    }
+    vec![match extracted {
+        ExtractedObjects::WholeAnswer => {
+            format!(
+                "of {num_shaped_here} answers no language model extracted the objects; they were found word by word"
+            )
+        }
+        ExtractedObjects::Refused | ExtractedObjects::HeadNoun => format!(
+            "{num_shaped_here} answers have only `extract_objs`: their objects were brought into shape by a rule, not by spaCy"
+        ),
+    }]
 }
 
 fn metrics() -> Vec<Metric> {
