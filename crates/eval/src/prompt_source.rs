@@ -11,7 +11,6 @@ use crate::read_prompts;
 /// Prompts for images to learn from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-#[expect(clippy::large_enum_variant, reason = "a recipe has one of them")]
 pub enum PromptSource {
     /// The different prompts of the data.
     Data {},
