@@ -24,4 +24,4 @@ mod runs;
 mod sampling;
 mod sdxl;
 mod tools;
-mod vision;
+mod vision_answers;
