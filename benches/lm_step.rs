@@ -249,7 +249,7 @@ fn write_data(directory: &Path, arguments: &Arguments) -> anyhow::Result<()> {
             let words = uniform_vec(&mut rng, 3.0, VOCABULARY as f32, len);
             words.into_iter().map(|word| word as u32).collect()
         };
-        let words = |ids: Vec<u32>| -> String { ids.iter().map(|id| format!(" w{id}")).collect() };
+        let words = |ids: Vec<u32>| ids.iter().map(|id| format!("w{id}")).collect::<Vec<_>>().join(" ");
         let [prompt, chosen, rejected] = [
             ids(0, arguments.model.prompt_tokens()),
             ids(1, ANSWER_TOKENS),
@@ -268,8 +268,8 @@ fn write_data(directory: &Path, arguments: &Arguments) -> anyhow::Result<()> {
                 let levels = levels.into_iter().map(|level| level as u8).collect();
                 let image = image::RgbImage::from_raw(IMAGE_SIDE, IMAGE_SIDE, levels).context("levels of an image")?;
                 image.save(directory.join(&name))?;
-                json!({ "images": [name], "prompt": format!("<image>{}", words(prompt)), "chosen": words(chosen),
-                    "rejected": words(rejected) })
+                json!({ "images": [name], "prompt": format!("<image> {}", words(prompt)), "chosen": format!(" {}", words(chosen)),
+                    "rejected": format!(" {}", words(rejected)) })
             }
         };
         writeln!(text, "{row}")?;

@@ -2,16 +2,16 @@
 //! that something is there which is not is rejected. Truth comes from the scene that was rendered.
 //!
 //! Of every scene several captions are sampled. A pair is a hallucinating one and a true one that leaves out nothing, of the nearest length. Every
-//! scene is also asked after an object that is there and one that is not (the companion of another where that is missing); a wrong answer
-//! and the right one are a pair.
+//! scene is also asked after an object that is there and one that is not (the companion of another where that is missing); where an answer is
+//! wrong, both questions become pairs of the right and the wrong answer: corrected alone, a model that says yes too often learns to say no.
 //!
-//! Run: `cargo run --release --example shapes_vlm_pairs -- MODEL SCENES.toml OUT_DIR [NUM_PAIRS]`
+//! Run: `cargo run --release --example shapes_vlm_pairs -- MODEL SCENES.toml OUT.jsonl NUM_PAIRS mark|mask`
 //!
-//! It writes `OUT_DIR/pairs.jsonl`, and `OUT_DIR/mask.jsonl` with spans: the same pairs with weight 0 on the words of rejected captions
-//! that are true, as Mask-DPO (Gu et al., ICLR 2025) masks them.
+//! With `mark`, spans of weight 1, which change nothing, say where a rejected answer hallucinates. With `mask`, spans of weight 0 leave out
+//! what is true in it, as Mask-DPO (Gu et al., ICLR 2025) does.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Context as _;
 use diptych::data::{CharSpan, ImageSource, SpecialTokens, TextDataset, TextPair, Tokenizer, write_text};
@@ -27,7 +27,6 @@ use diptych::shapes::{
 const SEED: u64 = 2;
 const SIDE: u32 = 32;
 const NUM_CAPTIONS: usize = 6;
-const NUM_PAIRS: usize = 800;
 /// Scenes that are answered about together.
 const BATCH: usize = 32;
 const MAX_NEW_TOKENS: usize = 24;
@@ -35,10 +34,15 @@ const MAX_NEW_TOKENS: usize = 24;
 #[expect(clippy::print_stdout, reason = "an example talks to its reader")]
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [model, scenes, out, rest @ ..] = arguments.as_slice() else {
-        anyhow::bail!("expected MODEL SCENES.toml OUT_DIR [NUM_PAIRS]");
+    let [model, scenes, out, num_pairs, spans] = arguments.as_slice() else {
+        anyhow::bail!("expected MODEL SCENES.toml OUT.jsonl NUM_PAIRS mark|mask");
     };
-    let num_pairs = rest.first().map_or(Ok(NUM_PAIRS), |number| number.parse())?;
+    let num_pairs: usize = num_pairs.parse().context("NUM_PAIRS is no number")?;
+    let spans = match spans.as_str() {
+        "mark" => Spans::Mark,
+        "mask" => Spans::Mask,
+        other => anyhow::bail!("found {other:?}, expected mark or mask"),
+    };
     let world: SceneConfig = toml::from_str(&std::fs::read_to_string(scenes).with_context(|| scenes.clone())?)?;
     let model = Model::load(model)?;
     let (mut pairs, mut counts) = (Vec::new(), Counts::default());
@@ -51,18 +55,11 @@ fn main() -> anyhow::Result<()> {
         first += BATCH as u64;
     }
     pairs.truncate(num_pairs);
-    let out = PathBuf::from(out);
-    std::fs::create_dir_all(&out)?;
-    let masked = pairs
-        .iter()
-        .map(|pair| pair.record(true))
-        .collect::<anyhow::Result<_>>()?;
-    let plain = pairs
-        .iter()
-        .map(|pair| pair.record(false))
-        .collect::<anyhow::Result<_>>()?;
-    write_text(&out.join("mask.jsonl"), &TextDataset::Pairs(masked))?;
-    write_text(&out.join("pairs.jsonl"), &TextDataset::Pairs(plain))?;
+    let records = pairs.iter().map(|pair| pair.record(spans)).collect();
+    if let Some(directory) = Path::new(out).parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    write_text(Path::new(out), &TextDataset::Pairs(records))?;
     println!(
         "{first} scenes: {} of {} captions hallucinate, {} of {} answers are wrong; {} pairs",
         counts.hallucinating,
@@ -82,6 +79,15 @@ struct Counts {
     wrong: usize,
 }
 
+/// What the spans of rejected answers are for.
+#[derive(Clone, Copy)]
+enum Spans {
+    /// They mark what is not there.
+    Mark,
+    /// They leave out the rest.
+    Mask,
+}
+
 /// A pair about one picture.
 struct Pair {
     id: String,
@@ -89,25 +95,39 @@ struct Pair {
     image: ImageSource,
     chosen: String,
     rejected: String,
-    /// Characters of the rejected answer that are true.
-    true_parts: Vec<(usize, usize)>,
+    /// Characters of the rejected answer that are not true, in their order.
+    false_parts: Vec<(usize, usize)>,
 }
 
 impl Pair {
-    fn record(&self, with_spans: bool) -> anyhow::Result<TextPair> {
+    fn record(&self, spans: Spans) -> TextPair {
         let [chosen, rejected] = [&self.chosen, &self.rejected].map(|answer| format!("{COMPLETION_START}{answer}"));
         let mut pair = TextPair::new(self.id.clone(), picture_prompt(&self.request), chosen, rejected);
         pair.images = vec![self.image.clone()];
-        if with_spans {
-            let shift = COMPLETION_START.len();
-            let spans = self.true_parts.iter().map(|&(start, end)| CharSpan {
-                start: start + shift,
-                end: end + shift,
-                weight: 0.0,
-            });
-            pair.rejected_spans = spans.collect();
+        let (parts, weight) = match spans {
+            Spans::Mark => (self.false_parts.clone(), 1.0),
+            Spans::Mask if self.false_parts.is_empty() => (Vec::new(), 0.0),
+            Spans::Mask => (self.rest(), 0.0),
+        };
+        let shift = COMPLETION_START.len();
+        let span = |(start, end): (usize, usize)| CharSpan {
+            start: start + shift,
+            end: end + shift,
+            weight,
+        };
+        pair.rejected_spans = parts.into_iter().map(span).collect();
+        pair
+    }
+
+    /// Everything but the false parts, words between them included.
+    fn rest(&self) -> Vec<(usize, usize)> {
+        let (mut rest, mut from) = (Vec::new(), 0);
+        for &(start, end) in &self.false_parts {
+            rest.extend((from < start).then_some((from, start)));
+            from = end;
         }
-        Ok(pair)
+        rest.extend((from < self.rejected.len()).then_some((from, self.rejected.len())));
+        rest
     }
 }
 
@@ -141,7 +161,7 @@ impl Model {
         })
     }
 
-    /// The pairs of some examples: of each at most one of captions and two of answers.
+    /// The pairs of some examples: of each at most one of captions, and two of answers or none.
     fn pairs(&self, examples: &[Example], world: &SceneConfig, counts: &mut Counts) -> anyhow::Result<Vec<Pair>> {
         let (mut requests, mut asked) = (Vec::new(), Vec::new());
         for (picture, example) in examples.iter().enumerate() {
@@ -175,25 +195,30 @@ impl Model {
             .iter()
             .zip(&answers)
             .filter(|(request, _)| request.text != CAPTION_REQUEST);
-        for ((_, answer), (picture, question)) in answered.zip(&asked) {
-            counts.answers += 1;
-            let right = question.answer.to_string();
-            let wrong = if question.answer == Answer::Yes {
-                Answer::No
-            } else {
-                Answer::Yes
+        let answered: Vec<_> = asked.iter().zip(answered.map(|(_, answer)| answer)).collect();
+        for of_picture in answered.chunk_by(|((first, _), _), ((second, _), _)| first == second) {
+            let num_wrong = of_picture
+                .iter()
+                .filter(|((_, question), answer)| **answer != question.answer.to_string())
+                .count();
+            counts.answers += of_picture.len();
+            counts.wrong += num_wrong;
+            if num_wrong == 0 {
+                continue;
             }
-            .to_string();
-            // What is neither yes nor no is no answer to learn from.
-            if *answer == wrong {
-                counts.wrong += 1;
+            for ((picture, question), _) in of_picture {
+                let wrong = if question.answer == Answer::Yes {
+                    Answer::No
+                } else {
+                    Answer::Yes
+                };
                 pairs.push(Pair {
                     id: format!("{}-{}", examples[*picture].index, question.answer),
                     request: question.text.clone(),
                     image: ImageSource::from_image(&render(&examples[*picture].scene, SIDE))?,
-                    chosen: right,
-                    rejected: wrong,
-                    true_parts: Vec::new(),
+                    chosen: question.answer.to_string(),
+                    false_parts: vec![(0, wrong.to_string().len())],
+                    rejected: wrong.to_string(),
                 });
             }
         }
@@ -311,17 +336,9 @@ impl<'a> Judged<'a> {
         self.parts.iter().any(|(_, _, is_there)| !is_there)
     }
 
-    /// Everything but what is not there, words between included.
-    fn true_parts(&self) -> Vec<(usize, usize)> {
-        let (mut spans, mut from) = (Vec::new(), 0);
-        for &(start, end, is_there) in &self.parts {
-            if !is_there {
-                spans.extend((from < start).then_some((from, start)));
-                from = end;
-            }
-        }
-        spans.extend((from < self.caption.len()).then_some((from, self.caption.len())));
-        spans
+    fn false_parts(&self) -> Vec<(usize, usize)> {
+        let parts = self.parts.iter().filter(|(_, _, is_there)| !is_there);
+        parts.map(|&(start, end, _)| (start, end)).collect()
     }
 }
 
@@ -348,6 +365,6 @@ fn caption_pair(example: &Example, captions: &[&str], counts: &mut Counts) -> an
         image: ImageSource::from_image(&render(&example.scene, SIDE))?,
         chosen: chosen.caption.to_owned(),
         rejected: rejected.caption.to_owned(),
-        true_parts: rejected.true_parts(),
+        false_parts: rejected.false_parts(),
     }))
 }

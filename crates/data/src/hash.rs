@@ -11,8 +11,10 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::images::image_layout::ImageRow;
+use crate::row::Row;
 use crate::rows::Rows;
-use crate::{DataFiles, ImageSource, RecordKind};
+use crate::text_layout::TextRecord;
+use crate::{DataFiles, ImageSource, Layout, RankedText, RecordKind, TextPair, TextPrompt, TextSample, UnpairedText};
 
 /// SHA-256 of a dataset's files and of every image they name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,24 +51,22 @@ impl DataFiles {
             let file = hash_file(path)?;
             whole.update(format!("file {}\n", file.sha256));
             files.push(file);
-            // Text is all in the record file.
-            if self.records() == RecordKind::LatentPair || self.records().is_text() {
+            if self.records() == RecordKind::LatentPair {
                 continue;
             }
             for row in Rows::open(path)? {
-                let read = row.and_then(|row| ImageRow::read(row, self.layout(), self.records()));
-                let row = match read {
+                let named = match row.and_then(|row| self.images_of(row)) {
                     // A row that gives no record names no image; the record file's own hash covers it.
                     Err(error) if error.is_of_one_record() => continue,
-                    row => row?,
+                    named => named?,
                 };
                 // Embedded images are part of the record file's own hash.
-                for source in row.images() {
+                for source in named {
                     let ImageSource::Path(path) = source else { continue };
-                    if !images.contains_key(path) {
-                        images.insert(path.clone(), hash_file(path)?.sha256);
+                    if !images.contains_key(&path) {
+                        images.insert(path.clone(), hash_file(&path)?.sha256);
                     }
-                    whole.update(format!("image {}\n", images[path]));
+                    whole.update(format!("image {}\n", images[&path]));
                 }
             }
         }
@@ -75,6 +75,25 @@ impl DataFiles {
             files,
             num_image_files: images.len(),
         })
+    }
+
+    /// The images that a row names.
+    fn images_of(&self, row: Row) -> Result<Vec<ImageSource>> {
+        fn of<T: TextRecord>(row: Row, layout: Layout) -> Result<Vec<ImageSource>> {
+            let lists = T::from_row(row, layout)?.0;
+            Ok(lists.images().into_iter().flat_map(|(_, list)| list.to_vec()).collect())
+        }
+        match self.records() {
+            RecordKind::TextPair => of::<TextPair>(row, self.layout()),
+            RecordKind::UnpairedText => of::<UnpairedText>(row, self.layout()),
+            RecordKind::RankedText => of::<RankedText>(row, self.layout()),
+            RecordKind::TextSample => of::<TextSample>(row, self.layout()),
+            RecordKind::TextPrompt => of::<TextPrompt>(row, self.layout()),
+            kind => {
+                let row = ImageRow::read(row, self.layout(), kind)?;
+                Ok(row.images().into_iter().cloned().collect())
+            }
+        }
     }
 }
 

@@ -32,16 +32,14 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let folder = tempfile::tempdir()?;
 //! let file = folder.path().join("pairs.jsonl");
-//! let red = image::RgbImage::from_pixel(8, 8, image::Rgb([255, 0, 0]));
-//! let blue = image::RgbImage::from_pixel(8, 8, image::Rgb([0, 0, 255]));
+//! let [red, blue] = [[255, 0, 0], [0, 0, 255]].map(|color| image::RgbImage::from_pixel(8, 8, image::Rgb(color)));
 //! let pair = ImagePair::new("0", "a red square", ImageSource::from_image(&red)?, ImageSource::from_image(&blue)?);
 //! write_pairs(&file, &[pair])?;
 //!
 //! let dataset = Dataset::load(&[file], Layout::Auto)?;
 //! assert_eq!((dataset.records(), dataset.len()), (diptych_data::RecordKind::ImagePair, 1));
 //! let Dataset::Pairs(pairs) = dataset else { unreachable!("the layout was just checked") };
-//! let (chosen, _rejected) = pairs[0].decode()?;
-//! assert_eq!(chosen, red);
+//! assert_eq!(pairs[0].decode()?.0, red);
 //! # Ok(())
 //! # }
 //! ```

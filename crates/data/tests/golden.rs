@@ -184,3 +184,21 @@ fn hashes_are_of_contents_and_not_of_places() {
     assert_ne!(moved().sha256, hash.sha256);
     assert_eq!(moved().files[0].sha256, hash.files[0].sha256);
 }
+
+#[test]
+fn images_of_text_are_in_the_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |from: &str| std::fs::copy(fixtures().join("images").join(from), folder.path().join("a.png")).unwrap();
+    place("rgb.png");
+    let row = r#"{"prompt": "<image>What is it?", "chosen": "A cup.", "rejected": "A cat.", "images": ["a.png"]}"#;
+    std::fs::write(folder.path().join("pairs.jsonl"), row).unwrap();
+    let hash = || {
+        let files = diptych_data::DataFiles::find(&[folder.path().join("pairs.jsonl")], Layout::Auto).unwrap();
+        files.content_hash().unwrap()
+    };
+    let before = hash();
+    assert_eq!(before.num_image_files, 1);
+    place("gray.png");
+    assert_ne!(hash().sha256, before.sha256);
+    assert_eq!(hash().files[0].sha256, before.files[0].sha256);
+}

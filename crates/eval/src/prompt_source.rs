@@ -21,7 +21,7 @@ pub enum PromptSource {
         path: PathBuf,
     },
     /// Captions of the shapes world's training split, never the same example twice.
-    Scenes(SceneConfig),
+    Scenes(Box<SceneConfig>),
 }
 
 impl Default for PromptSource {
@@ -70,7 +70,7 @@ impl PromptSource {
             Self::File { path } => PromptPool::Known(different(read_prompts(path)?)),
             Self::Scenes(scenes) => PromptPool::Scenes {
                 seed,
-                scenes: Box::new(scenes.clone()),
+                scenes: scenes.clone(),
             },
         })
     }
@@ -132,7 +132,7 @@ mod tests {
             (Some(2), vec!["a".into(), "b".into()])
         );
 
-        let scenes = PromptSource::Scenes(SceneConfig::default());
+        let scenes = PromptSource::Scenes(Box::default());
         scenes.validate().unwrap();
         let pool = scenes.open(3, of_data).unwrap();
         let captions = pool.at(&[0, 1, 2]).unwrap();

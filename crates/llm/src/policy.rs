@@ -38,6 +38,8 @@ pub struct Trained<N> {
     pub params: Params,
     adapter: AdapterConfig,
     home: Home,
+    /// Adapted layers of the start that are not trained further: those of a tower that is frozen.
+    carried: LoraAdapter,
 }
 
 /// A language model and those of its parameters that are trained.
@@ -123,6 +125,7 @@ impl TrainedLm {
             params,
             adapter: adapter.clone(),
             home: Home::Text(Box::new(directory.clone())),
+            carried: LoraAdapter::default(),
         })
     }
 
@@ -144,6 +147,7 @@ impl TrainedLm {
             params: builder.finish()?,
             adapter: AdapterConfig::Full(diptych_models::FullConfig::default()),
             home: Home::Text(Box::new(directory.clone())),
+            carried: LoraAdapter::default(),
         })
     }
 }
@@ -156,7 +160,12 @@ impl<N> Trained<N> {
     pub fn save(&self, directory: &Path) -> Result<()> {
         match &self.adapter {
             AdapterConfig::Lora(lora) => {
-                let adapter = LoraAdapter::from_params(&self.params, lora, "")?;
+                let mut adapter = LoraAdapter::from_params(&self.params, lora, "")?;
+                adapter.modules.extend(self.carried.modules.clone());
+                if matches!(self.home, Home::Vision(_)) {
+                    // Suffixes would also be those of a tower's layers that have no adapter: PEFT writes the layers.
+                    adapter.targets = None;
+                }
                 Ok(adapter.save_peft(directory, Some(&self.home.path().to_string_lossy()))?)
             }
             AdapterConfig::Full(_) => {
@@ -189,12 +198,16 @@ impl<N> Trained<N> {
     /// # Errors
     /// When a file is missing or damaged, or belongs to another network.
     pub fn restore(&self, directory: &Path) -> Result<()> {
-        let tensors = match (&self.adapter, &self.home) {
+        let mut tensors = match (&self.adapter, &self.home) {
             (AdapterConfig::Lora(_), Home::Text(_)) => adapter_tensors(&load_adapter(directory)?),
             (AdapterConfig::Lora(_), Home::Vision(home)) => adapter_tensors(&home.adapter(directory)?),
             (AdapterConfig::Full(_), Home::Text(_)) => self.read_like_params(&LmDir::open(directory)?.weights()?)?,
             (AdapterConfig::Full(_), Home::Vision(_)) => self.read_like_params(&VlmDir::open(directory)?.weights()?)?,
         };
+        for name in self.carried.modules.keys() {
+            let prefix = format!("{name}.lora_");
+            tensors.retain(|tensor, _| !tensor.starts_with(&prefix));
+        }
         Ok(self.params.load(&tensors)?)
     }
 
@@ -214,6 +227,7 @@ impl From<TrainedLm> for Trained<Network> {
             params: trained.params,
             adapter: trained.adapter,
             home: trained.home,
+            carried: trained.carried,
         }
     }
 }
@@ -246,11 +260,15 @@ impl Trained<Network> {
         };
         let start = start_vision_adapter(directory, adapter)?;
         let (model, params) = load_vision(directory, trainable, (start.as_ref(), tower), options)?;
+        let is_trained = |name: &String| params.names().any(|param| param == format!("{name}.lora_A.weight"));
+        let mut carried = start.unwrap_or_default();
+        carried.modules.retain(|name, _| !is_trained(name));
         Ok(Self {
             model: VisionNetwork::new(model, &params, parts.images, parts.kept).into(),
             params,
             adapter: adapter.clone(),
             home: Home::Vision(Box::new(directory.clone())),
+            carried,
         })
     }
 }

@@ -270,12 +270,13 @@ impl ImageReader {
             if let Some(index) = place.as_ref().and_then(|place| self.known.get(place)) {
                 return Ok(*index);
             }
-            let index = self.images.add(source).map_err(|error| Error::Image {
+            let read = self.images.read(source).map_err(|error| Error::Image {
                 id: prompt.id.clone(),
                 number: at + 1,
                 image: source.clone(),
                 source: Box::new(error),
             })?;
+            let index = self.images.add(source, read);
             self.known.extend(place.map(|place| (place, index)));
             Ok(index)
         };

@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// No record is left.
     #[error(
-        "none of the {num} records is left: of {num_bad} an image cannot be used, {num_long} have prompts longer than `data.max_len`"
+        "none of the {num} records is left: of {num_bad} an image cannot be used, of {num_long} nothing to learn is left within `data.max_len`"
     )]
     NothingLeft {
         /// Records that were encoded.

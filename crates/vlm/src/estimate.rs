@@ -16,7 +16,7 @@ use crate::Result;
 use crate::adapter::TowerConfig;
 use crate::modality::{VisionLanguage, as_text};
 use crate::prepare::run_images;
-use crate::records::load_records;
+use crate::records::{learn, load_records};
 
 /// Bytes of an element of a trained parameter.
 const WIDE: u64 = 4;
@@ -32,7 +32,8 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let records = load_records(recipe, directory.config(), &tokenizer, &mut images)?;
+    let mut records = load_records(recipe, directory.config(), &tokenizer, &mut images, |_, _| Ok(()))?;
+    learn(&as_text(recipe), directory.config().image_token_id, &mut records);
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
     let network = Counted::of(recipe, &directory)?;
     let features = kept_bytes(recipe, directory.config(), &images);

@@ -69,7 +69,7 @@ impl Modality for VisionLanguage {
 /// The recipe as one for text: all that does not look at images reads it.
 pub(crate) fn as_text(recipe: &Recipe<VisionLanguage>) -> Recipe<Language> {
     let mut data = recipe.data.clone();
-    (data.on_error, data.max_image_pixels, data.image_memory) = (None, None, None);
+    (data.on_error, data.max_image_area, data.image_memory) = (None, None, None);
     Recipe {
         modality: Language::NAME.to_owned(),
         run: recipe.run.clone(),
@@ -108,6 +108,16 @@ fn validate_image_preference(recipe: &Recipe<VisionLanguage>) -> diptych_train::
         let key = format!("{IMAGE_PREFERENCE}.combination");
         return Err(recipe.invalid(&key, found, "objective `dpo`, whose one sigmoid it is, or `separate`"));
     }
+    if let (Combination::Joint, Objective::Dpo(dpo)) = (config.combination, &recipe.objective)
+        && config.beta.total_cmp(&dpo.beta).is_ne()
+    {
+        let found = format!(
+            "{} with `joint`, while `objective.dpo.beta` is {}",
+            config.beta, dpo.beta
+        );
+        let key = format!("{IMAGE_PREFERENCE}.beta");
+        return Err(recipe.invalid(&key, found, "the same: there is one sigmoid"));
+    }
     match recipe.reference {
         ReferenceConfig::Cached { .. } => {
             let found = format!("`cached` with `{IMAGE_PREFERENCE}`, whose other images have no scores that are kept");
@@ -123,8 +133,8 @@ fn validate_data(recipe: &Recipe<VisionLanguage>) -> diptych_train::Result<()> {
         let found = "a value that is unused: it is about images that are generated";
         return Err(recipe.invalid(key, found, "no such key"));
     }
-    if recipe.data.max_image_pixels == Some(0) {
-        return Err(recipe.invalid("data.max_image_pixels", 0, "a number, at least 1"));
+    if recipe.data.max_image_area == Some(0) {
+        return Err(recipe.invalid("data.max_image_area", 0, "a number, at least 1"));
     }
     if data.encoding.unwrap_or_default().truncation == Truncation::KeepEnd {
         let found = "`keep-end`, which cuts the images that a prompt begins with";

@@ -21,7 +21,7 @@ use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use crate::adapter::TowerConfig;
 use crate::modality::{VisionLanguage, as_text};
-use crate::records::load_records;
+use crate::records::{learn, load_records};
 use crate::spoil::Corrupted;
 use crate::{Error, Result};
 
@@ -37,12 +37,17 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let records = load_records(recipe, directory.config(), &tokenizer, &mut images)?;
+    let mut records = load_records(recipe, directory.config(), &tokenizer, &mut images, |done, total| {
+        let told = reporter.advance("images", done as u64, total as u64);
+        told.map_err(|stopped| Error::from(diptych_llm::Error::from(stopped)))
+    })?;
     check_tokens(&text, &records, &tokenizer, |path| {
         Ok(VlmDir::open(path)?.config().text.vocab_size)
     })?;
     warn_of_long(&records, directory.config().text.max_position_embeddings);
-    let prompts = sampled_prompts(recipe, &records, &tokenizer, directory.config().image_token_id)?;
+    let image_token_id = directory.config().image_token_id;
+    let prompts = sampled_prompts(recipe, &records, &tokenizer, image_token_id)?;
+    learn(&text, image_token_id, &mut records);
     let networks = Networks {
         directory: &directory,
         adapter: adapter_of(&text)?,
@@ -73,14 +78,14 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
 /// When the directory has no image processor, or one that does not fit.
 pub(crate) fn run_images(recipe: &Recipe<VisionLanguage>, directory: &VlmDir) -> Result<RunImages> {
     let mut processor = directory.image_processor()?;
-    if let Some(limit) = recipe.data.max_image_pixels {
+    if let Some(limit) = recipe.data.max_image_area {
         processor.max_image_pixels = limit;
     }
     let pixels = match recipe.adapter.tower {
         TowerConfig::Frozen => PixelMemory::MadeAgain,
         TowerConfig::Trained => PixelMemory::Kept,
     };
-    let limit = recipe.data.image_memory.unwrap_or(IMAGE_MEMORY) << 20;
+    let limit = recipe.data.image_memory.unwrap_or(IMAGE_MEMORY).saturating_mul(1 << 20);
     Ok(RunImages::new(processor, pixels, limit))
 }
 

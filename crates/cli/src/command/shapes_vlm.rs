@@ -86,8 +86,8 @@ impl Pictures<'_> {
     /// The prompts of a file of POPE's questions about these examples.
     fn questions(&self, file: &Path) -> anyhow::Result<Vec<TextPrompt>> {
         let prompt = |question: PopeQuestion| {
-            let index = question.image.parse().ok().filter(|index| *index < self.num);
-            let index: usize = index.ok_or_else(|| {
+            let index = question.image.parse::<usize>().ok().filter(|index| *index < self.num);
+            let index = index.ok_or_else(|| {
                 usage(format!(
                     "{}: question {} is about image {:?}, expected the number of one of {} examples",
                     file.display(),

@@ -18,10 +18,13 @@ mod judging;
 mod language;
 mod language_errors;
 mod language_runs;
+#[path = "../../../../tests/golden/named_values.rs"]
+mod named_values;
 mod place;
 mod plan;
 mod runs;
 mod sampling;
 mod sdxl;
 mod tools;
+mod vision;
 mod vision_answers;

@@ -7,11 +7,9 @@ use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
 use diptych_tensor::{Tensor, save_tensors};
 use serde_json::json;
 
+use crate::named_values;
 use crate::place::{Place, golden};
 use crate::tools::{PARITY, error, forward, inputs, read};
-
-#[path = "../../../../tests/golden/named_values.rs"]
-mod named_values;
 
 const DENOISER: [(&str, &str); 5] = [
     ("sample", "sample"),

@@ -59,10 +59,31 @@ fn read_keys(layout: Layout) -> Option<&'static [&'static str]> {
     }
 }
 
+/// Keys that say something of a record in layouts that have them: where a published layout does not, they are not passed over.
+const MEANINGFUL: [&str; 17] = [
+    "image",
+    "images",
+    "rejected_images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "margin",
+    "chosen_score",
+    "rejected_score",
+    "ref_chosen_logps",
+    "ref_rejected_logps",
+    "chosen_spans",
+    "rejected_spans",
+    "rationale",
+    "tools",
+    "chat_template_kwargs",
+];
+
 /// Whether nothing reads a key that rows of a layout may have.
 pub(crate) fn is_ignored(layout: Layout, key: &str) -> bool {
     match read_keys(layout) {
-        Some(read) => !read.contains(&key),
+        Some(read) => !read.contains(&key) && !MEANINGFUL.contains(&key),
         None => ignored_keys(layout).contains(&key),
     }
 }

@@ -468,6 +468,19 @@ fn the_same_answer_under_other_images_is_a_pair() {
     );
 }
 
+#[test]
+fn columns_that_say_something_of_a_record_are_not_passed_over() {
+    let folder = folder();
+    let first = r#"{"id": "1", "image": "a.png", "conversations": [{"from": "human", "value": "<image>Which?"}, {"from": "gpt", "value": "This."}]}"#;
+    let video = r#"{"id": "2", "video": "x.mp4", "source": "web", "conversations": [{"from": "human", "value": "<video>What happens?"}, {"from": "gpt", "value": "Rain."}]}"#;
+    let path = folder.rows("llava.jsonl", &[first, video]);
+    let said = failure(&path, Layout::Auto);
+    assert!(said.contains("llava.jsonl, row 2: `video`"), "{said}");
+    let scored = r#"{"id": "1", "image": "a.png", "margin": 2.0, "conversations": [{"from": "human", "value": "<image>Which?"}, {"from": "gpt", "value": "This."}], "rejected_conversations": [{"from": "human", "value": "<image>Which?"}, {"from": "gpt", "value": "That."}]}"#;
+    let said = failure(&folder.rows("povid.jsonl", &[scored]), Layout::Auto);
+    assert!(said.contains("povid.jsonl, row 1: `margin`"), "{said}");
+}
+
 /// Base64 as it stands in JSON lines.
 mod base64_of {
     pub(super) fn encode(bytes: &[u8]) -> String {

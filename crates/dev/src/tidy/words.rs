@@ -27,6 +27,7 @@ const LIBRARIES: &[&str] = &[
     "crates/shapes/src/",
     "crates/tensor/src/",
     "crates/train/src/",
+    "crates/vlm/src/",
 ];
 
 const BANS: &[Ban] = &[

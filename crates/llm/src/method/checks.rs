@@ -332,7 +332,7 @@ pub fn warn_of_long(records: &[EncodedRecord], max_positions: usize) {
 }
 
 /// Rationales that the data has and the recipe does not use.
-pub(super) fn warn_of_unused_rationales(pairs: &[TextPair]) {
+pub fn warn_of_unused_rationales(pairs: &[TextPair]) {
     if pairs.iter().any(|pair| pair.rationale.is_some()) {
         tracing::warn!("the column `rationale` of the data is not used; `[method.offline_pairs.rationale]` learns it");
     }

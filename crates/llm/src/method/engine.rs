@@ -24,6 +24,8 @@ pub(crate) struct Engine {
     pub(crate) arrangement: Arrangement,
     pub(crate) statistics: Statistics,
     pub(crate) pad_token_id: u32,
+    /// Whether the reference's scores of the responses are looked at: by the objective, or by a term beside it.
+    pub(crate) needs_reference: bool,
     /// Tokens of a prompt with a response, at most.
     pub(crate) max_len: usize,
 }
@@ -105,7 +107,7 @@ impl Engine {
         let (sequences, weights) = self.parts(places, texts.as_deref());
         let model = self.network();
         let arranged = self.arranged(&sequences)?;
-        let reference = if needs.reference {
+        let reference = if self.needs_reference {
             self.reference.score(model, &arranged, places)?
         } else {
             None

@@ -10,6 +10,7 @@ mod online_kl;
 mod prepare;
 mod ranked;
 mod rationale;
+mod reference;
 mod sft;
 mod shift;
 mod token_weights;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::{Params, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput};
 
-pub use self::checks::{CHECKPOINT, check_tokens, coupling_note, is_model, warn_of_long};
+pub use self::checks::{CHECKPOINT, check_tokens, coupling_note, is_model, warn_of_long, warn_of_unused_rationales};
 pub use self::config::{
     BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, OnlineKlConfig, RationaleConfig, SftConfig,
 };

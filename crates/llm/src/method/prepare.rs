@@ -1,30 +1,27 @@
 //! From a recipe to a method that can be trained.
 
-use std::path::Path;
-
 use diptych_data::{DataFiles, Encoder, EncodingConfig, OnError, SpecialTokens, Tokenizer};
 use diptych_data::{RecordKind, TextDataset};
 use diptych_models::lm::{GenerateConfig, LmDir};
-use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use super::checks::{
-    CHECKPOINT, check_encoding, check_judge_scores, check_judged, check_spans, check_ties, check_tokens, check_weights,
-    coupling_note, take_margins, warn_of_cut_sums, warn_of_long, warn_of_unused_rationales, warn_of_unused_scores,
+    check_encoding, check_judge_scores, check_judged, check_spans, check_ties, check_tokens, check_weights,
+    coupling_note, take_margins, warn_of_long, warn_of_unused_rationales, warn_of_unused_scores,
 };
 use super::config::{LossOn, MethodConfig};
 use super::diagnostics::SharedWatch;
-use super::engine::{Engine, start_logps};
+use super::engine::Engine;
 use super::image_preference::ImagePreference;
 use super::online_kl::OnlineKlTerm;
+use super::reference::{cached, live_reference};
 use super::shift::SharedShift;
 use super::token_weights::{normalize_weights, weigh_tokens};
 use super::{LanguageMethod, PairWork, Work};
 use crate::answers::{end_tokens, prompt_at};
-use crate::cached_logps::{CachedLogps, Origin, hash_images, hash_network, hash_records};
 use crate::modality::{Language, adapter_of};
 use crate::network::Network;
-use crate::policy::{NetworkOptions, Trained, TrainedLm, load_checkpoint, load_frozen, start_adapter};
+use crate::policy::{NetworkOptions, Trained, TrainedLm};
 use crate::records::{EncodedRecord, add_rationales, encode};
 use crate::reference::Reference;
 use crate::samples::{AnswerConfig, TextSamples, TokenizedPrompt};
@@ -112,6 +109,7 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         arrangement: batch.arrangement,
         statistics,
         pad_token_id,
+        needs_reference: recipe.objective.requirements().reference || image_preference.is_some(),
         max_len: encoding_of(recipe).max_len.unwrap_or(usize::MAX),
         policy,
     };
@@ -287,115 +285,6 @@ pub fn pad_token_id(directory: &LmDir, tokenizer: &Tokenizer) -> u32 {
         .or(tokenizer.pad_id())
         .or(tokenizer.eos_id())
         .unwrap_or(0)
-}
-
-/// The reference that computes scores when it is asked. `cached` needs none: its scores are the policy's before its first step.
-fn live_reference(
-    recipe: &Recipe<Language>,
-    directory: &LmDir,
-    adapter: &AdapterConfig,
-    options: &NetworkOptions,
-) -> Result<Reference> {
-    let start = || -> Result<Reference> {
-        let network = load_frozen(directory, start_adapter(adapter)?.as_ref(), options)?;
-        Ok(Reference::Frozen(Box::new(network.into())))
-    };
-    match &recipe.reference {
-        ReferenceConfig::None {} | ReferenceConfig::Cached { .. } => Ok(Reference::None),
-        ReferenceConfig::AdapterOff {} => Ok(Reference::AdapterOff),
-        ReferenceConfig::Frozen {} => start(),
-        ReferenceConfig::Ema {
-            mixup_alpha,
-            sync_steps,
-        } => {
-            let copy = TrainedLm::load(directory, adapter, options)?;
-            Ok(Reference::moving(copy.into(), *mixup_alpha, *sync_steps))
-        }
-        ReferenceConfig::Checkpoint { path } => {
-            let path = recipe.resolve_path(CHECKPOINT, path)?;
-            let network = load_checkpoint(&path, directory, options)?;
-            Ok(Reference::Frozen(Box::new(network.into())))
-        }
-    }
-}
-
-/// Scores of the start: from the data, from a file, or computed now.
-fn cached(
-    recipe: &Recipe<Language>,
-    engine: &Engine,
-    path: Option<&Path>,
-    reporter: &mut Reporter<'_>,
-) -> Result<CachedLogps> {
-    let records = &engine.records;
-    let given = records
-        .iter()
-        .flat_map(|record| &record.responses)
-        .filter(|response| response.reference_logps.is_some());
-    let (num_given, num) = (
-        given.count(),
-        records.iter().map(|record| record.responses.len()).sum::<usize>(),
-    );
-    if num_given > 0 && num_given < num {
-        return Err(Error::PartlyScored {
-            found: num_given,
-            expected: num,
-        });
-    }
-    if num_given == num {
-        if recipe.objective.requirements().reference_tokens {
-            return Err(Error::Recipe {
-                key: "reference.cached".into(),
-                problem: "has only the summed scores of the data, and the objective needs those of single tokens"
-                    .into(),
-                hint: "remove the columns `ref_chosen_logps`, `ref_rejected_logps`".into(),
-            });
-        }
-        if path.is_some() {
-            return Err(Error::Recipe {
-                key: "reference.cached.path".into(),
-                problem:
-                    "is unused: the data has the scores itself (`ref_chosen_logps`, `ref_rejected_logps`, `ref_logps`)"
-                        .into(),
-                hint: "remove the key, or the columns".into(),
-            });
-        }
-        warn_of_cut_sums(records);
-        return Ok(CachedLogps::of_sums(records));
-    }
-    let origin = origin(recipe, engine)?;
-    if let Some(path) = path
-        && let Some(found) = CachedLogps::read(path, records, &origin)?
-    {
-        return Ok(found);
-    }
-    let total = num as u64;
-    let logps = start_logps(engine, 2 * recipe.train.micro_batch, |done| {
-        Ok(reporter.advance("scores of the reference", done as u64, total)?)
-    })?;
-    let computed = CachedLogps::try_new(logps, records, Path::new("the computed scores"))?;
-    if let Some(path) = path {
-        computed.save(path, &origin)?;
-    }
-    Ok(computed)
-}
-
-/// What the scores depend on.
-fn origin(recipe: &Recipe<Language>, engine: &Engine) -> Result<Origin> {
-    let records = &engine.records;
-    let adapter = match adapter_of(recipe)? {
-        AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => hash_network(&path)?,
-        AdapterConfig::Lora(_) | AdapterConfig::Full(_) => "none".to_owned(),
-    };
-    let mut origin = Origin::from([
-        ("model".to_owned(), hash_network(&recipe.model_path()?)?),
-        ("adapter".to_owned(), adapter),
-        ("rows or tokenization".to_owned(), hash_records(records)),
-        ("precision".to_owned(), format!("{:?}", recipe.run.precision.dtype())),
-    ]);
-    if let Network::Vision(network) = &engine.policy.model {
-        origin.insert("images".to_owned(), hash_images(records, network.images()));
-    }
-    Ok(origin)
 }
 
 /// The prompts to sample, where anything is sampled.

@@ -84,9 +84,9 @@ pub struct DataConfig {
     /// Brings images to sizes that are like their own shapes, in place of one square.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buckets: Option<BucketsConfig>,
-    /// Pixels (width times height) of the largest image that a text shows; for texts with images. By default what Pillow accepts.
+    /// Width times height, in pixels, of the largest image that a text shows; for texts with images. By default what Pillow accepts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_image_pixels: Option<usize>,
+    pub max_image_area: Option<usize>,
     /// How much memory, in MiB, may keep what was made of the images of texts: features of a tower that is frozen, pixels for one that
     /// is trained. What does not fit is made again whenever it is needed. By default 4096.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,7 +133,7 @@ impl DataConfig {
             ("data.flip", self.flip.is_some()),
             ("data.crops", self.crops.is_some()),
             ("data.buckets", self.buckets.is_some()),
-            ("data.max_image_pixels", self.max_image_pixels.is_some()),
+            ("data.max_image_area", self.max_image_area.is_some()),
             ("data.image_memory", self.image_memory.is_some()),
             ("data.cache", self.cache.is_some()),
         ];

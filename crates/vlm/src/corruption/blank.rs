@@ -15,7 +15,7 @@ pub struct Blank {
 }
 
 impl Blank {
-    pub(super) fn apply(&self, image: &RgbImage) -> RgbImage {
+    pub(super) fn apply(self, image: &RgbImage) -> RgbImage {
         RgbImage::from_pixel(image.width(), image.height(), self.fill.color(image))
     }
 }

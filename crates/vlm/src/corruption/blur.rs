@@ -22,14 +22,14 @@ impl Default for Blur {
 }
 
 impl Blur {
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(self) -> Result<()> {
         if (0.1..=100.0).contains(&self.sigma) {
             return Ok(());
         }
         Err(out_of_range("blur.sigma", &self.sigma, "pixels, 0.1 to 100"))
     }
 
-    pub(super) fn apply(&self, image: &RgbImage) -> RgbImage {
+    pub(super) fn apply(self, image: &RgbImage) -> RgbImage {
         let weights = weights(self.sigma.clamp(0.1, 100.0));
         let (width, height) = (image.width() as usize, image.height() as usize);
         let values: Vec<f64> = image.iter().map(|value| f64::from(*value)).collect();

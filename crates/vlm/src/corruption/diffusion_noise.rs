@@ -43,7 +43,7 @@ impl Default for DiffusionNoise {
 }
 
 impl DiffusionNoise {
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(self) -> Result<()> {
         if self.step < NUM_NOISE_STEPS {
             return Ok(());
         }

@@ -28,11 +28,11 @@ impl Default for PatchShuffle {
 }
 
 impl PatchShuffle {
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(self) -> Result<()> {
         check_patch("patch_shuffle.patch", self.patch)
     }
 
-    pub(super) fn apply(&self, image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
+    pub(super) fn apply(self, image: &RgbImage, rng: &mut impl Rng) -> RgbImage {
         let patch = self.patch.max(1);
         let columns = (image.width() / patch) as usize;
         let count = columns * (image.height() / patch) as usize;

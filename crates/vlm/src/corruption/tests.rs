@@ -1,6 +1,6 @@
-//! Sizes, shares, schedules and determinism; and values of PIL, NumPy and PyTorch.
+//! Sizes, shares, schedules and determinism; and values of PIL, `NumPy` and PyTorch.
 //!
-//! Numbers named after PIL, NumPy or PyTorch were made with Pillow 13.0, NumPy and torch 2.15 from the pixels given here.
+//! Numbers named after PIL, `NumPy` or PyTorch were made with Pillow 13.0, `NumPy` and torch 2.15 from the pixels given here.
 
 use std::collections::BTreeMap;
 
@@ -345,6 +345,7 @@ fn turns_are_those_of_pil_and_pytorch() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of pixels")]
 fn color_operations_are_those_of_pil() {
     let values = [
         200, 30, 40, 10, 220, 90, 60, 70, 250, 128, 128, 128, 255, 240, 10, 0, 0, 0,

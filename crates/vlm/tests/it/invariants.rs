@@ -160,7 +160,7 @@ fn samples_show_the_names_of_their_images() {
             let row: serde_json::Value = serde_json::from_str(line).unwrap();
             let images = row["images"].as_array().unwrap();
             assert!(
-                images.iter().all(|image| image.as_str().unwrap().ends_with(".png")),
+                images.iter().all(|image| image.as_str().unwrap().contains("images")),
                 "{line}"
             );
             assert!(row["before"].is_string() && row["after"].is_string(), "{line}");
@@ -168,6 +168,70 @@ fn samples_show_the_names_of_their_images() {
         }
     }
     assert_eq!(num, 2);
+}
+
+#[test]
+fn samples_are_of_whole_prompts_also_where_prompts_are_learned() {
+    for model in MODELS {
+        let bench = Bench::new(model);
+        let recipe = bench
+            .try_recipe(&json!({
+                "objective": { "sft": {} }, "method": { "sft": { "loss_on": "everything" } }, "reference": { "none": {} },
+                "train": { "steps": 1, "sample_every": 1 }, "samples": { "num_prompts": 3, "max_new_tokens": 2 },
+            }))
+            .unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let outcome = diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh).unwrap();
+        let file = std::fs::read_dir(outcome.output.join("samples"))
+            .unwrap()
+            .next()
+            .unwrap();
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        assert_eq!(text.lines().count(), 3, "{model}: {text}");
+        for line in text.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(!row["images"].as_array().unwrap().is_empty(), "{model}: {line}");
+            assert!(
+                row["prompt"].as_str().unwrap().split_whitespace().count() > 2,
+                "{model}: {line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_adapted_tower_that_is_not_trained_stays_in_the_adapter() {
+    for model in MODELS {
+        let bench = Bench::new(model);
+        let run = |adapter: serde_json::Value| {
+            let recipe = bench
+                .try_recipe(&json!({ "adapter": adapter, "train": { "steps": 1 } }))
+                .unwrap();
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            let folder = tempfile::tempdir_in(bench.path("")).unwrap().keep();
+            let mut recipe = recipe;
+            recipe.run.output = folder.join("run");
+            diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh)
+                .unwrap()
+                .output
+                .join("final")
+        };
+        let modules = |adapter: &std::path::Path| {
+            let adapter = diptych_models::lora::LoraAdapter::load(adapter, "language_model").unwrap();
+            adapter.modules.into_keys().collect::<Vec<_>>()
+        };
+        let first = run(everywhere("trained"));
+        let mut further = everywhere("frozen");
+        further["lora"]["init"] = json!(first);
+        let second = run(further);
+        let is_of_tower = |name: &&String| name.contains("vision_tower") || name.contains("visual.blocks");
+        assert!(
+            modules(&first).iter().any(|name| is_of_tower(&name)),
+            "{model}: {:?}",
+            modules(&first)
+        );
+        assert_eq!(modules(&first), modules(&second), "{model}");
+    }
 }
 
 #[test]

@@ -154,6 +154,53 @@ fn dense_weights_are_learned_with() {
 }
 
 #[test]
+fn images_are_compared_beside_an_objective_without_a_reference() {
+    let bench = Bench::new("llava");
+    let changes = |weight: f64| {
+        json!({
+            "method": term(&json!({ "weight": weight, "corruption": { "crop": {} } })),
+            "objective": { "simpo": { "beta": 2.0, "gamma": 0.5 } },
+            "reference": { "frozen": {} },
+        })
+    };
+    let losses = |weight| numbers(&compute(&bench.method(&changes(weight)), 4).0.losses);
+    // At the start the term is ln 2 a record.
+    for (with, without) in losses(1.0).iter().zip(losses(0.0)) {
+        assert!((with - without - 2_f64.ln()).abs() < 1e-5, "{with}, {without}");
+    }
+}
+
+#[test]
+fn reference_sums_of_the_data_cannot_be_those_of_weighed_tokens() {
+    let bench = Bench::new("llava");
+    let text = std::fs::read_to_string(golden("vlm_trl/pairs.jsonl")).unwrap();
+    let scored: Vec<Value> = text
+        .lines()
+        .map(|line| {
+            let mut row: Value = serde_json::from_str(line).unwrap();
+            row["images"] = row["images"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|name| json!(golden("vlm_trl").join(name.as_str().unwrap())))
+                .collect();
+            row["ref_chosen_logps"] = json!(-20.0);
+            row["ref_rejected_logps"] = json!(-21.0);
+            row
+        })
+        .collect();
+    let error = bench
+        .try_method(&json!({
+            "data": { "path": bench.rows("scored.jsonl", &scored) },
+            "method": { "offline_pairs": { "token_weights": { "gamma": 5.0 } } },
+            "reference": { "cached": {} },
+        }))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("token_weights"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_compared_is_named() {
     let bench = Bench::new("llava");
     let error = bench
@@ -164,6 +211,8 @@ fn what_cannot_be_compared_is_named() {
     let crop = term(&json!({ "corruption": { "crop": {} } }));
     let mut joint = crop.clone();
     joint["offline_pairs"]["image_preference"]["combination"] = json!("joint");
+    let mut beta = joint.clone();
+    beta["offline_pairs"]["image_preference"]["beta"] = json!(5.0);
     let mut far = crop.clone();
     far["offline_pairs"]["image_preference"]["corruption"] = json!({ "crop": { "min_area": 2.0 } });
     let mut weight = crop.clone();
@@ -181,6 +230,7 @@ fn what_cannot_be_compared_is_named() {
             json!({ "method": joint, "objective": { "ipo": { "beta": 0.1 } } }),
             "image_preference.combination",
         ),
+        (json!({ "method": beta }), "image_preference.beta"),
         (json!({ "method": far }), "image_preference.corruption"),
         (json!({ "method": weight }), "image_preference.weight"),
         (

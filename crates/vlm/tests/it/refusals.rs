@@ -45,7 +45,7 @@ fn images_that_cannot_be_read_are_named_with_their_row() {
     let large = refused(
         &bench,
         row("wide", &json!(["images/c.png"])),
-        &json!({ "max_image_pixels": 860 }),
+        &json!({ "max_image_area": 860 }),
     );
     assert!(large.contains("wide") && large.contains("860"), "{large}");
 }
@@ -92,7 +92,7 @@ fn settings_that_cut_or_ignore_images_are_refused() {
             "data.encoding.truncation",
         ),
         (json!({ "data": { "resolution": 64 } }), "data.resolution"),
-        (json!({ "data": { "max_image_pixels": 0 } }), "data.max_image_pixels"),
+        (json!({ "data": { "max_image_area": 0 } }), "data.max_image_area"),
         (
             json!({ "samples": { "prompts": ["what do you see"] }, "train": { "sample_every": 1 } }),
             "samples.prompts",

@@ -4,30 +4,22 @@
 //! features, and only then the text is cut to `data.max_len`: completions are cut, and never within an image; a prompt that leaves no
 //! room for an answer leaves its record out, and a warning says how many there were.
 
-use std::collections::BTreeMap;
+mod reader;
 
-use diptych_data::{
-    Encoder, EncodingConfig, EncodingConvention, ImageSource, OnError, TextDataset, TextRow as _, Tokenizer,
-};
+use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
 use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
-use diptych_llm::method::{MAX_LEN, check_records, learn, load_dataset, normalize_weights, weigh_tokens};
+use diptych_llm::method::{
+    self, MAX_LEN, check_records, load_dataset, normalize_weights, warn_of_unused_rationales, weigh_tokens,
+};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
 use diptych_train::Recipe;
 
+use self::reader::{Reader, Shown};
 use crate::modality::{VisionLanguage, as_text};
 use crate::{Error, Result};
-
-/// The images of a row: what its prompt shows, and what the rejected answer sees where that is something else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shown {
-    images: Vec<usize>,
-    rejected: Option<Vec<usize>>,
-    /// What the chosen answer sees for comparison.
-    others: Option<Vec<usize>>,
-}
 
 /// Records left out, and the first of them with what is wrong with it.
 #[derive(Debug, Default)]
@@ -49,7 +41,11 @@ impl Left {
     }
 }
 
-/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use.
+/// Records whose images are read at once.
+const AT_ONCE: usize = 32;
+
+/// Reads the rows of a recipe and their images, and gives the records that its method and objective can use, as the data has them:
+/// [`learn`] says what of them is learned. `advance` is told how many records of how many are done.
 ///
 /// # Errors
 /// Files that are missing or damaged; the first record that cannot be used: with `data.on_error = "skip"` not where an image is the
@@ -59,6 +55,7 @@ pub fn load_records(
     config: &VlmConfig,
     tokenizer: &Tokenizer,
     images: &mut RunImages,
+    mut advance: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Vec<EncodedRecord>> {
     let text = as_text(recipe);
     let on_error = recipe.data.on_error.unwrap_or_default();
@@ -70,37 +67,46 @@ pub fn load_records(
     };
     let encoder = Encoder::try_new(tokenizer, whole)?.with_image_token_id(config.image_token_id);
     let mut records = encode_with_images(&dataset, &encoder)?;
-    if let (TextDataset::Pairs(pairs), Some(config)) = (&dataset, text.method.rationale()) {
-        add_rationales(&mut records, pairs, &encoder, &config.template)?;
+    if let TextDataset::Pairs(pairs) = &dataset {
+        match text.method.rationale() {
+            Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
+            None => warn_of_unused_rationales(pairs),
+        }
     }
     if let Some(weights) = text.method.token_weights() {
         weigh_tokens(&mut records, &weights);
     }
     let num = records.len();
     let (mut bad, mut long) = (Left::default(), Left::default());
+    let mut num_divided = 0;
     let limit = Limit {
         max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
         convention: encoding.convention,
     };
-    let mut shown = BTreeMap::new();
+    let mut reader = Reader::new(&dataset, images);
     let mut kept = Vec::with_capacity(num);
-    for mut record in records {
-        let result = show(&dataset, &record, images, &mut shown)
-            .and_then(|shown| other_sides(recipe, &mut record, shown))
-            .and_then(|shown| expand_record(config, images, &mut record, &shown));
-        match result {
-            Ok(()) if limit.keep(&mut record) => kept.push(record),
-            Ok(()) => long.count(|| {
-                let len = prompt_len(&record);
-                let max_len = limit.max_len;
-                format!(
-                    "record {}: its prompt has {len} tokens, images among them, of `data.max_len` = {max_len}",
-                    record.id
-                )
-            }),
-            Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
-            Err(error) => return Err(error),
+    let mut left = records.into_iter();
+    for done in (0..num).step_by(AT_ONCE) {
+        let chunk: Vec<EncodedRecord> = left.by_ref().take(AT_ONCE).collect();
+        let shown = reader.read(&chunk);
+        for (mut record, shown) in chunk.into_iter().zip(shown) {
+            let expanded = shown
+                .and_then(|shown| other_sides(recipe, &mut record, shown))
+                .and_then(|shown| {
+                    expand_record(config, reader.images, &mut record, &shown)?;
+                    Ok(shown.rejected.is_some())
+                });
+            match expanded {
+                Ok(is_divided) if limit.keep(&mut record) => {
+                    num_divided += usize::from(is_divided);
+                    kept.push(record);
+                }
+                Ok(_) => long.count(|| limit.describe(&record)),
+                Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
+                Err(error) => return Err(error),
+            }
         }
+        advance((done + AT_ONCE).min(num), num)?;
     }
     bad.warn();
     long.warn();
@@ -111,21 +117,44 @@ pub fn load_records(
             num_long: long.num,
         });
     }
-    finish(&text, config.image_token_id, &mut kept)?;
+    if num_divided > 0 {
+        tracing::warn!(
+            "the rejected answers of {num_divided} records are scored under `rejected_images`; \
+             `[method.offline_pairs.image_preference]` without a corruption scores the chosen answer under them instead"
+        );
+    }
+    if text.method.rationale().is_some() {
+        check_rationales(&kept)?;
+    }
+    // Nothing of them will be cut any more.
+    if let Some(weights) = &text.method.token_weights() {
+        normalize_weights(&mut kept, weights);
+    }
+    check_records(&text, &mut kept)?;
     Ok(kept)
 }
 
-/// What is done to records when nothing of them will be cut any more.
-fn finish(text: &Recipe<Language>, image_token_id: u32, kept: &mut [EncodedRecord]) -> Result<()> {
-    if let Some(weights) = &text.method.token_weights() {
-        normalize_weights(kept, weights);
+/// Says which rationales `data.max_len` left nothing of.
+fn check_rationales(kept: &[EncodedRecord]) -> Result<()> {
+    let mut without = kept.iter().filter(|record| record.rationale.is_none());
+    let Some(first) = without.next() else { return Ok(()) };
+    let num = 1 + without.count();
+    if num == kept.len() {
+        return Err(diptych_llm::Error::NoRationale { num }.into());
     }
-    check_records(text, kept)?;
-    learn(text, kept);
-    for response in kept.iter_mut().flat_map(|record| &mut record.responses) {
+    tracing::warn!(
+        "the rationales of {num} records are left out, {} first: nothing of them is left within `data.max_len`",
+        first.id
+    );
+    Ok(())
+}
+
+/// Makes the tokens of the prompts learned ones too, where the recipe says so: all but those of images.
+pub(crate) fn learn(text: &Recipe<Language>, image_token_id: u32, records: &mut [EncodedRecord]) {
+    method::learn(text, records);
+    for response in records.iter_mut().flat_map(|record| &mut record.responses) {
         read_only_images(image_token_id, response);
     }
-    Ok(())
 }
 
 impl Error {
@@ -133,46 +162,6 @@ impl Error {
     fn is_of_one_record(&self) -> bool {
         matches!(self, Self::Image { .. } | Self::Placeholders { .. })
     }
-}
-
-/// The images of a record's row. They are read once for all that is made of a row.
-fn show(
-    dataset: &TextDataset,
-    record: &EncodedRecord,
-    images: &mut RunImages,
-    known: &mut BTreeMap<usize, Shown>,
-) -> Result<Shown> {
-    if let Some(shown) = known.get(&record.row) {
-        return Ok(shown.clone());
-    }
-    let (own, rejected): (&[ImageSource], Option<&[ImageSource]>) = match dataset {
-        TextDataset::Pairs(rows) => {
-            let parts = rows[record.row].parts();
-            (parts.images, parts.rejected_images)
-        }
-        TextDataset::Unpaired(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Ranked(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Samples(rows) => (rows[record.row].parts().images, None),
-        TextDataset::Prompts(rows) => (rows[record.row].parts().images, None),
-    };
-    let mut read = |sources: &[ImageSource]| -> Result<Vec<usize>> {
-        let one = |(at, source): (usize, &ImageSource)| {
-            images.add(source).map_err(|error| Error::Image {
-                id: record.id.clone(),
-                number: at + 1,
-                image: source.clone(),
-                source: Box::new(error),
-            })
-        };
-        sources.iter().enumerate().map(one).collect()
-    };
-    let shown = Shown {
-        images: read(own)?,
-        rejected: rejected.map(&mut read).transpose()?,
-        others: None,
-    };
-    known.insert(record.row, shown.clone());
-    Ok(shown)
 }
 
 /// Says which texts of a record see which images, where images are compared.
@@ -267,6 +256,15 @@ struct Limit {
 }
 
 impl Limit {
+    /// Why nothing of a record is left.
+    fn describe(&self, record: &EncodedRecord) -> String {
+        let (id, max_len, prompt_len) = (&record.id, self.max_len, prompt_len(record));
+        if prompt_len < max_len {
+            return format!("record {id}: of an answer no token that counts is left within `data.max_len` = {max_len}");
+        }
+        format!("record {id}: its prompt has {prompt_len} tokens, images among them, of `data.max_len` = {max_len}")
+    }
+
     /// Cuts the responses of a record, and says whether anything of each is left to learn from.
     fn keep(&self, record: &mut EncodedRecord) -> bool {
         let prompt_len = prompt_len(record);

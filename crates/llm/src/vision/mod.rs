@@ -1,152 +1,20 @@
 //! A vision-language model with the images of a run: each is encoded once a batch for every network that looks at it, and where the
 //! tower never changes its features are computed once a run and kept, as far as memory is allowed for it.
 
+mod images;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use diptych_data::ImageSource;
 use diptych_models::lm::{GenerateConfig, Generated};
-use diptych_models::vlm::{
-    ImageEmbeddings, ImageLayout, ProcessedImage, VisionFeatures, VisionLanguageModel, VlmImageProcessor, VlmPrompt,
-};
-use diptych_tensor::{DType, Device, Params, Tensor};
-use sha2::{Digest, Sha256};
+use diptych_models::vlm::{ImageEmbeddings, ProcessedImage, VisionFeatures, VisionLanguageModel, VlmPrompt};
+use diptych_tensor::{Params, Tensor};
 
+pub use self::images::{PixelMemory, ReadImage, RunImages};
+use self::images::{guard, num_bytes};
+use crate::Result;
 use crate::arrangement::Arranged;
 use crate::network::PromptRef;
-use crate::{Error, Result};
-
-/// An image of a run.
-#[derive(Debug)]
-struct RunImage {
-    source: ImageSource,
-    layout: ImageLayout,
-    hash: [u8; 32],
-    /// Numbers that the tower reads.
-    num_elements: usize,
-    /// What the tower reads, where it is kept.
-    pixels: Option<ProcessedImage>,
-}
-
-/// The images of a run, by index. Images that look the same to the tower are one.
-#[derive(Debug)]
-pub struct RunImages {
-    images: Vec<RunImage>,
-    by_hash: BTreeMap<[u8; 32], usize>,
-    processor: VlmImageProcessor,
-    keeps_pixels: PixelMemory,
-    budget: Budget,
-}
-
-/// Whether processed pixels stay in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PixelMemory {
-    /// As far as memory is allowed for it: a tower that is trained reads them in every step.
-    Kept,
-    /// They are made again from the file when they are needed: of a frozen tower its features are kept.
-    MadeAgain,
-}
-
-/// Bytes that may be kept, and those that are.
-#[derive(Debug)]
-struct Budget {
-    limit: u64,
-    used: Mutex<u64>,
-}
-
-impl Budget {
-    /// Takes `bytes`, if they are left.
-    fn take(&self, bytes: u64) -> bool {
-        let mut used = guard(&self.used);
-        let fits = used.saturating_add(bytes) <= self.limit;
-        if fits {
-            *used += bytes;
-        }
-        fits
-    }
-}
-
-impl RunImages {
-    /// None yet. `limit` is how many bytes of pixels and features may be kept in memory.
-    pub fn new(processor: VlmImageProcessor, keeps_pixels: PixelMemory, limit: u64) -> Self {
-        Self {
-            images: Vec::new(),
-            by_hash: BTreeMap::new(),
-            processor,
-            keeps_pixels,
-            budget: Budget {
-                limit,
-                used: Mutex::new(0),
-            },
-        }
-    }
-
-    /// The index of an image, which is decoded and processed.
-    ///
-    /// # Errors
-    /// When it cannot be read or decoded; when the network does not read images of its size.
-    pub fn add(&mut self, source: &ImageSource) -> Result<usize> {
-        let processed = self.processor.process(&source.decode()?)?;
-        let hash = hash(&processed)?;
-        if let Some(index) = self.by_hash.get(&hash) {
-            return Ok(*index);
-        }
-        let index = self.images.len();
-        let is_kept = self.keeps_pixels == PixelMemory::Kept && self.budget.take(num_bytes(&processed.pixels));
-        self.images.push(RunImage {
-            source: source.clone(),
-            layout: processed.layout,
-            hash,
-            num_elements: processed.pixels.elem_count(),
-            pixels: is_kept.then_some(processed),
-        });
-        self.by_hash.insert(hash, index);
-        Ok(index)
-    }
-
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        self.images.len()
-    }
-
-    /// Whether there is no image.
-    pub fn is_empty(&self) -> bool {
-        self.images.is_empty()
-    }
-
-    /// How the features of an image are laid out.
-    pub fn layout(&self, index: usize) -> ImageLayout {
-        self.images[index].layout
-    }
-
-    /// How many numbers the tower reads of an image.
-    pub fn num_elements(&self, index: usize) -> usize {
-        self.images[index].num_elements
-    }
-
-    /// Where an image came from.
-    pub fn source(&self, index: usize) -> &ImageSource {
-        &self.images[index].source
-    }
-
-    /// How images are processed.
-    pub fn processor(&self) -> &VlmImageProcessor {
-        &self.processor
-    }
-
-    /// What an image's pixels are: equal for equal pixels.
-    pub(crate) fn content(&self, index: usize) -> &[u8; 32] {
-        &self.images[index].hash
-    }
-
-    fn pixels(&self, index: usize) -> Result<ProcessedImage> {
-        let image = &self.images[index];
-        match &image.pixels {
-            Some(pixels) => Ok(pixels.clone()),
-            None => Ok(self.processor.process(&image.source.decode()?)?),
-        }
-    }
-}
 
 /// Images that are no record's, made for one batch: the run's images are counted before them.
 #[derive(Debug)]
@@ -257,7 +125,12 @@ impl VisionNetwork {
                 example: prompt.example,
             })
             .collect();
-        Ok(self.model.generate(&inputs, config)?)
+        let mut answers = self.model.generate(&inputs, config)?;
+        let image = self.model.config().image_token_id;
+        for answer in &mut answers {
+            end_before_image(answer, image, config.eos_token_ids.first().copied());
+        }
+        Ok(answers)
     }
 
     /// What the decoder reads of each different image, encoded once.
@@ -348,7 +221,7 @@ impl VisionNetwork {
         let computed = self.model.vision_features(&pixels.iter().collect::<Vec<_>>())?;
         for (index, features) in missing.into_iter().zip(computed) {
             let features = features.detach();
-            if self.images.budget.take(num_bytes(&features.features)) {
+            if self.images.may_keep(num_bytes(&features.features)) {
                 let own = VisionFeatures {
                     // Otherwise it would hold the memory of all images of this pass.
                     features: features
@@ -365,6 +238,20 @@ impl VisionNetwork {
     }
 }
 
+/// Nothing can be read in the place of an image token that a network gives itself: the answer ends there.
+fn end_before_image(answer: &mut Generated, image: u32, end: Option<u32>) {
+    let Some(at) = answer.tokens.iter().position(|token| *token == image) else {
+        return;
+    };
+    let kept = at + usize::from(end.is_some());
+    if let Some(end) = end {
+        answer.tokens[at] = end;
+    }
+    answer.tokens.truncate(kept);
+    answer.logps.truncate(kept);
+    answer.is_finished = end.is_some();
+}
+
 /// The embeddings of images, as often as these are read.
 fn in_order<'a>(images: &[usize], distinct: &[usize], embeddings: &'a [ImageEmbeddings]) -> Vec<&'a ImageEmbeddings> {
     images
@@ -373,28 +260,25 @@ fn in_order<'a>(images: &[usize], distinct: &[usize], embeddings: &'a [ImageEmbe
         .collect()
 }
 
-fn num_bytes(tensor: &Tensor) -> u64 {
-    (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn hash(image: &ProcessedImage) -> Result<[u8; 32]> {
-    let read = || -> diptych_tensor::Result<Vec<f32>> {
-        Ok(image
-            .pixels
-            .to_device(&Device::Cpu)?
-            .to_dtype(DType::F32)?
-            .flatten_all()?
-            .to_vec1()?)
-    };
-    let mut hasher = Sha256::new();
-    hasher.update(format!("{:?} {:?}", image.layout, image.pixels.dims()));
-    for value in read().map_err(Error::from)? {
-        hasher.update(value.to_le_bytes());
+    #[test]
+    fn an_answer_ends_where_it_would_show_an_image() {
+        let ended = |tokens: &[u32], end| {
+            let mut answer = Generated {
+                tokens: tokens.to_vec(),
+                logps: vec![-1.0; tokens.len()],
+                is_finished: false,
+            };
+            end_before_image(&mut answer, 9, end);
+            assert_eq!(answer.logps.len(), answer.tokens.len());
+            (answer.tokens, answer.is_finished)
+        };
+        assert_eq!(ended(&[4, 5], Some(2)), (vec![4, 5], false));
+        assert_eq!(ended(&[4, 9, 5], Some(2)), (vec![4, 2], true));
+        assert_eq!(ended(&[9, 9], Some(2)), (vec![2], true));
+        assert_eq!(ended(&[4, 9, 5], None), (vec![4], false));
     }
-    Ok(hasher.finalize().into())
-}
-
-/// What is behind a lock: whole in any case, as nothing is done while it is held but to read or replace values.
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
