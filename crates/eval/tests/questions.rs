@@ -42,7 +42,7 @@ impl Place {
     }
 
     fn lines(&self, name: &str, rows: &[Value]) -> PathBuf {
-        self.write(name, rows.iter().map(|row| format!("{row}\n")).collect::<String>())
+        self.write(name, rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n"))
     }
 
     fn images(&self) -> QuestionImages {

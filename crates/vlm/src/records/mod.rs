@@ -60,28 +60,13 @@ pub fn load_records(
     let text = as_text(recipe);
     let on_error = recipe.data.on_error.unwrap_or_default();
     let dataset = load_dataset(&text, on_error)?;
-    let encoding = recipe.data.encoding.unwrap_or_default();
-    let whole = EncodingConfig {
-        max_len: None,
-        ..encoding
-    };
-    let encoder = Encoder::try_new(tokenizer, whole)?.with_image_token_id(config.image_token_id);
-    let mut records = encode_with_images(&dataset, &encoder)?;
-    if let TextDataset::Pairs(pairs) = &dataset {
-        match text.method.rationale() {
-            Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
-            None => warn_of_unused_rationales(pairs),
-        }
-    }
-    if let Some(weights) = text.method.token_weights() {
-        weigh_tokens(&mut records, &weights);
-    }
+    let records = encoded(&text, config.image_token_id, &dataset, tokenizer)?;
     let num = records.len();
     let (mut bad, mut long) = (Left::default(), Left::default());
     let mut num_divided = 0;
     let limit = Limit {
         max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
-        convention: encoding.convention,
+        convention: recipe.data.encoding.unwrap_or_default().convention,
     };
     let mut reader = Reader::new(&dataset, images);
     let mut kept = Vec::with_capacity(num);
@@ -117,6 +102,38 @@ pub fn load_records(
             num_long: long.num,
         });
     }
+    finish(&text, num_divided, &mut kept)?;
+    Ok(kept)
+}
+
+/// The rows as whole texts in tokens, with one image token an image.
+fn encoded(
+    text: &Recipe<Language>,
+    image_token_id: u32,
+    dataset: &TextDataset,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<EncodedRecord>> {
+    let whole = EncodingConfig {
+        max_len: None,
+        ..text.data.encoding.unwrap_or_default()
+    };
+    let encoder = Encoder::try_new(tokenizer, whole)?.with_image_token_id(image_token_id);
+    let mut records = encode_with_images(dataset, &encoder)?;
+    if let TextDataset::Pairs(pairs) = dataset {
+        match text.method.rationale() {
+            Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
+            None => warn_of_unused_rationales(pairs),
+        }
+    }
+    if let Some(weights) = text.method.token_weights() {
+        weigh_tokens(&mut records, &weights);
+    }
+    Ok(records)
+}
+
+/// What is said of records, and done to them, when nothing of them will be cut any more. Of `num_divided` the rejected answer sees other
+/// images than the chosen one.
+fn finish(text: &Recipe<Language>, num_divided: usize, kept: &mut [EncodedRecord]) -> Result<()> {
     if num_divided > 0 {
         tracing::warn!(
             "the rejected answers of {num_divided} records are scored under `rejected_images`; \
@@ -124,14 +141,12 @@ pub fn load_records(
         );
     }
     if text.method.rationale().is_some() {
-        check_rationales(&kept)?;
+        check_rationales(kept)?;
     }
-    // Nothing of them will be cut any more.
     if let Some(weights) = &text.method.token_weights() {
-        normalize_weights(&mut kept, weights);
+        normalize_weights(kept, weights);
     }
-    check_records(&text, &mut kept)?;
-    Ok(kept)
+    Ok(check_records(text, kept)?)
 }
 
 /// Says which rationales `data.max_len` left nothing of.
