@@ -45,7 +45,7 @@ impl Left {
 const AT_ONCE: usize = 32;
 
 /// Reads the rows of a recipe and their images, and gives the records that its method and objective can use, as the data has them:
-/// [`learn`] says what of them is learned. `advance` is told how many records of how many are done.
+/// what of them is learned is said later. `advance` is told how many records of how many are done.
 ///
 /// # Errors
 /// Files that are missing or damaged; the first record that cannot be used: with `data.on_error = "skip"` not where an image is the
