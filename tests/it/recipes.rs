@@ -6,6 +6,7 @@ use std::path::Path;
 use diptych::diffusion::Diffusion;
 use diptych::llm::Language;
 use diptych::train::{Modality, Plan, Recipe, modality_of};
+use diptych::vlm::VisionLanguage;
 
 use crate::root;
 
@@ -29,6 +30,7 @@ fn every_shipped_recipe_is_valid() {
         let is_resolved = match modality.as_str() {
             "diffusion" => check::<Diffusion>(&path, &text),
             "llm" => check::<Language>(&path, &text),
+            "vlm" => check::<VisionLanguage>(&path, &text),
             other => panic!("{}: no test reads modality {other}", path.display()),
         };
         let count = counts.entry(modality).or_default();
@@ -38,6 +40,7 @@ fn every_shipped_recipe_is_valid() {
     let expected = [
         ("diffusion".to_owned(), Count { read: 29, resolved: 23 }),
         ("llm".to_owned(), Count { read: 2, resolved: 1 }),
+        ("vlm".to_owned(), Count { read: 2, resolved: 1 }),
     ];
     assert_eq!(counts, BTreeMap::from(expected));
 }
