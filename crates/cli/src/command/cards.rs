@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn every_dataset_has_a_layout_and_those_of_the_repository_are_what_they_say() {
         let cards = read::<DatasetCard>(&root().join("datasets")).unwrap();
-        assert_eq!(cards.len(), 17);
+        assert_eq!(cards.len(), 18);
         let mut num_here = 0;
         for (word, _, card) in &cards {
             assert_ne!(card.data.layout, Layout::Auto, "{word}");
@@ -201,13 +201,13 @@ mod tests {
                 assert!(card.source.starts_with("https://") && card.download.is_some(), "{word}");
             }
         }
-        assert_eq!(num_here, 2);
+        assert_eq!(num_here, 3);
     }
 
     #[test]
     fn every_model_says_where_it_is_from_and_those_of_the_repository_are_what_they_say() {
         let cards = read::<ModelCard>(&root().join("models")).unwrap();
-        assert_eq!(cards.len(), 11);
+        assert_eq!(cards.len(), 12);
         let mut num_here = 0;
         for (word, _, card) in &cards {
             assert!(
@@ -227,6 +227,6 @@ mod tests {
             assert!(said.contains(&format!("\"{}\"", card.class)), "{word}");
             num_here += 1;
         }
-        assert_eq!(num_here, 2);
+        assert_eq!(num_here, 3);
     }
 }

@@ -101,7 +101,9 @@ const RECIPES: [(&str, &str, &str, &[&str]); 16] = [
         "another modality",
         "modality = \"diffusion\"",
         "modality = \"diffusoin\"",
-        &["recipe.toml:LINE: `modality`: found `diffusoin`, expected `diffusion` or `llm` (did you mean `diffusion`?)"],
+        &[
+            "recipe.toml:LINE: `modality`: found `diffusoin`, expected `diffusion`, `vlm` or `llm` (did you mean `diffusion`?)",
+        ],
     ),
     (
         "no model",

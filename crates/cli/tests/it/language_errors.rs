@@ -13,7 +13,7 @@ const CASES: [Case; 88] = [
     (
         "train recipe.toml --set modality=llms",
         2,
-        &["`modality`: found `llms`, expected `diffusion` or `llm` (did you mean `llm`?)"],
+        &["`modality`: found `llms`, expected `diffusion`, `vlm` or `llm` (did you mean `llm`?)"],
     ),
     (
         "train recipe.toml --set model.path=nowhere",
@@ -491,12 +491,12 @@ fn a_recipe_that_is_wrong_is_refused_with_its_line() {
         (
             "modality = \"llm\"",
             "modality = \"lm\"",
-            "recipe.toml:1: `modality`: found `lm`, expected `diffusion` or `llm`",
+            "recipe.toml:1: `modality`: found `lm`, expected `diffusion`, `vlm` or `llm`",
         ),
         (
             "modality = \"llm\"\n",
             "",
-            "recipe.toml: `modality`: found nothing, expected `diffusion` or `llm`",
+            "recipe.toml: `modality`: found nothing, expected `diffusion`, `vlm` or `llm`",
         ),
         (
             "[objective.dpo]",

@@ -146,10 +146,11 @@ fn a_run_with_images_leaves_an_adapter_that_is_merged() {
 
 #[test]
 fn a_run_with_images_resumes_exactly() {
-    let stdout = place().run(&["verify-resume", "recipe.toml", "--steps", "4"]).success();
+    let found = place().run(&["verify-resume", "recipe.toml", "--steps", "4"]);
     assert!(
-        stdout.contains("bit for bit") && !stdout.contains("DIFFERENT"),
-        "{stdout}"
+        found.stdout.contains("bit for bit") && !found.stdout.contains("DIFFERENT"),
+        "{}",
+        found.stdout
     );
 }
 
