@@ -209,28 +209,19 @@ impl VisionNetwork {
             let found = |index: &usize| Some((*index, all.get(index)?.clone()));
             images.iter().filter_map(found).collect()
         };
-        let missing: Vec<usize> = images
-            .iter()
-            .copied()
-            .filter(|index| !known.contains_key(index))
-            .collect();
-        let pixels = missing
-            .iter()
-            .map(|index| self.images.pixels(*index))
-            .collect::<Result<Vec<_>>>()?;
-        let computed = self.model.vision_features(&pixels.iter().collect::<Vec<_>>())?;
-        for (index, features) in missing.into_iter().zip(computed) {
+        for &index in images {
+            if known.contains_key(&index) {
+                continue;
+            }
+            // Each by itself: in the company of others its numbers would depend on which of them were kept already, and a resumed run
+            // would not be the same to the last bit.
+            let pixels = self.images.pixels(index)?;
+            let Some(features) = self.model.vision_features(&[&pixels])?.pop() else {
+                continue;
+            };
             let features = features.detach();
             if self.images.may_keep(num_bytes(&features.features)) {
-                let own = VisionFeatures {
-                    // Otherwise it would hold the memory of all images of this pass.
-                    features: features
-                        .features
-                        .force_contiguous()
-                        .map_err(diptych_tensor::Error::from)?,
-                    layout: features.layout,
-                };
-                guard(&kept.features).insert(index, own);
+                guard(&kept.features).insert(index, features.clone());
             }
             known.insert(index, features);
         }
