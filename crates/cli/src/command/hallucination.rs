@@ -15,8 +15,8 @@ use diptych_tensor::files::write_file;
 
 pub(crate) use self::pope::{run_pope, run_pope_questions};
 use crate::arguments::{
-    AmberArguments, AmberPart, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName, HalbenchArguments,
-    HallusionArguments, MmhalArguments, NamingName, NounsName, ResponsesName,
+    AmberArguments, AmberPart, AnsweringArguments, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName,
+    HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, ResponsesName,
 };
 use crate::command::answering::{AnswerFiles, Shown, required, wording};
 use crate::failure::usage;
@@ -174,16 +174,9 @@ fn nouns_are_stored(nouns: &NounSource) -> bool {
 pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
     let MmhalArguments { answering, options, .. } = arguments;
     ensure_free(&options.out)?;
-    let wording = wording(answering, None, &Shown::Images);
-    let given = (
-        &*given(arguments.answers.as_ref()),
-        &*given(arguments.base_answers.as_ref()),
-    );
-    let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
-        let path = required(arguments.questions.as_ref(), "--questions")?;
-        let file = QuestionFile::read(Benchmark::Mmhal, path, images, &wording)?;
-        Ok(vec![("mmhal".to_owned(), file)])
-    })?;
+    let given = (arguments.answers.as_ref(), arguments.base_answers.as_ref());
+    let questions = arguments.questions.as_ref();
+    let files = judged_files((answering, options), given, questions, (Benchmark::Mmhal, "mmhal"))?;
     let Some(judgments) = &arguments.judgments else {
         return files.finish_unscored(&options.out, JUDGE_NEXT);
     };
@@ -203,19 +196,33 @@ pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
 /// What has to happen to answers that a judge reads.
 const JUDGE_NEXT: &str = "score them with --answers and a judge's replies as --judgments";
 
+/// The answers to a benchmark whose questions come in one file, which a judge reads: those given, or a model's.
+fn judged_files(
+    (answering, options): (&AnsweringArguments, &BenchmarkOptions),
+    (answers, base): (Option<&PathBuf>, Option<&PathBuf>),
+    questions: Option<&PathBuf>,
+    (benchmark, name): (Benchmark, &str),
+) -> anyhow::Result<AnswerFiles> {
+    let wording = wording(answering, None, &Shown::Images);
+    let given = (&*given(answers), &*given(base));
+    AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
+        let path = required(questions, "--questions")?;
+        let file = QuestionFile::read(benchmark, path, images, &wording)?;
+        Ok(vec![(name.to_owned(), file)])
+    })
+}
+
 pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()> {
     let HallusionArguments { answering, options, .. } = arguments;
     ensure_free(&options.out)?;
-    let wording = wording(answering, None, &Shown::Images);
-    let given = (
-        &*given(arguments.answers.as_ref()),
-        &*given(arguments.base_answers.as_ref()),
-    );
-    let files = AnswerFiles::of((answering, options), given, &Shown::Images, |images| {
-        let path = required(arguments.questions.as_ref(), "--questions")?;
-        let file = QuestionFile::read(Benchmark::Hallusion, path, images, &wording)?;
-        Ok(vec![("hallusion".to_owned(), file)])
-    })?;
+    let given = (arguments.answers.as_ref(), arguments.base_answers.as_ref());
+    let questions = arguments.questions.as_ref();
+    let files = judged_files(
+        (answering, options),
+        given,
+        questions,
+        (Benchmark::Hallusion, "hallusion"),
+    )?;
     if answering.model.is_some() {
         return files.finish_unscored(&options.out, JUDGE_NEXT);
     }
