@@ -10,7 +10,7 @@
 //! tokens, 64 words and two answers of 128; the tower is frozen. LoRA of rank 16 on all projections of the decoder; f32. `--reference
 //! live` computes the reference in every step with the adapter off, `--reference cached` before training. Ours is the whole trainer as
 //! a recipe runs it, diagnostics included; the Python needs torch, transformers, trl, peft and datasets, and without `--python` only
-//! ours is measured. Each round runs in a process of its own, so that peak memory is the step's and not the bench's.
+//! ours is measured. With images, TRL's reference is live in both: it computes none beforehand. Each round runs in a process of its own, so that peak memory is the step's and not the bench's.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -122,9 +122,10 @@ fn main() -> anyhow::Result<()> {
         ours.push(run(&mut worker)?);
         if let Some(python) = &arguments.python {
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../benches/peer_trl_step.py");
-            let reference = match arguments.reference {
-                Reference::Live => "live",
-                Reference::Cached => "precomputed",
+            let reference = match (arguments.reference, arguments.model) {
+                (Reference::Cached, Model::Llama) => "precomputed",
+                // TRL refuses to compute a reference beforehand for data with images.
+                (Reference::Live, _) | (Reference::Cached, Model::Llava) => "live",
             };
             let (pairs, prompt_tokens) = (arguments.model.num_pairs(), arguments.model.prompt_tokens());
             let work =
@@ -236,7 +237,17 @@ fn write_llava(directory: &Path, text: &Value) -> anyhow::Result<()> {
         ..BuilderConfig::new(None)
     })?;
     VisionLanguageModel::load(&builder, dir.config(), TowerTraining::Included)?;
-    let tensors = builder.finish()?.snapshot()?;
+    let mut tensors = builder.finish()?.snapshot()?;
+    // Checkpoints hold the whole tower; what lies behind its features is never run, so that any values do.
+    let copies = [("encoder.layers.4.", "encoder.layers.5."), (".pre_layrnorm.", ".post_layernorm.")];
+    for (from, to) in copies {
+        let behind: Vec<_> = tensors
+            .iter()
+            .filter(|(name, _)| name.contains("vision_tower") && name.contains(from))
+            .map(|(name, tensor)| (name.replace(from, to), tensor.clone()))
+            .collect();
+        tensors.extend(behind);
+    }
     Ok(vlm::save(directory, dir.config(), (&tensors, DType::F32))?)
 }
 

@@ -29,8 +29,8 @@ pub(crate) struct Comparison {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Data {
-    /// Those of the recipe.
-    Shipped,
+    /// Those that the checkpoint made itself.
+    Own,
     /// The same with the sides of some exchanged.
     Flipped,
     /// Pictures of the renderer: the right one over one with a wrong object.
@@ -59,6 +59,15 @@ impl Plan {
 impl Entry {
     pub(crate) fn recipe(&self) -> PathBuf {
         root().join(format!("examples/recipes/shapes_diffusion_{}.toml", self.recipe))
+    }
+
+    /// Whether the recipe reads data; the rest makes its own in rounds.
+    pub(crate) fn reads_data(&self) -> anyhow::Result<bool> {
+        let path = self.recipe();
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let recipe: toml::Value = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        let paths = recipe.get("data").and_then(|data| data.get("path"));
+        Ok(paths.and_then(toml::Value::as_array).is_none_or(|paths| !paths.is_empty()))
     }
 
     /// The value of a key that the entry sets.

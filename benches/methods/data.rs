@@ -9,42 +9,38 @@ use diptych::tensor::files::write_file;
 use diptych::tensor::random::{Stream, generator, uniform_vec};
 use serde_json::{Map, Value};
 
-use crate::comparison::{Data, root};
+use crate::comparison::Data;
 
 /// The share of pairs whose sides are exchanged.
 const FLIPPED: f32 = 0.3;
-/// As many as there are shipped ones, about.
-const NUM_RENDERED: u64 = 1328;
-/// Source of the scenes; the shipped pairs and the evaluations have others.
+/// As many as the checkpoint makes, about.
+const NUM_RENDERED: u64 = 320;
+/// Source of the scenes; the checkpoint's own pairs and the evaluations have others.
 const SEED: u64 = 77;
 /// Pixels a side.
 const SIZE: u32 = 32;
 
-/// The file of such pairs, made if it is not there; none where the recipe's own are meant.
-pub(crate) fn path_of(data: Data, scenes: &SceneConfig, out: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let path = match data {
-        Data::Shipped => return Ok(None),
-        Data::Flipped => out.join("flipped.jsonl"),
-        Data::Rendered => out.join("rendered.jsonl"),
+/// The file of the pairs, made from those of the checkpoint if it is not there.
+pub(crate) fn path_of(data: Data, own: &Path, scenes: &SceneConfig, out: &Path) -> anyhow::Result<PathBuf> {
+    let (path, write): (_, &dyn Fn(&Path) -> anyhow::Result<()>) = match data {
+        Data::Own => return Ok(own.to_owned()),
+        Data::Flipped => (out.join("flipped.jsonl"), &|path| flip(own, path)),
+        Data::Rendered => (out.join("rendered.jsonl"), &|path| render_pairs(path, scenes)),
     };
     if !path.is_file() {
-        match data {
-            Data::Shipped => {}
-            Data::Flipped => flip(&path)?,
-            Data::Rendered => render_pairs(&path, scenes)?,
-        }
+        write(&path)?;
     }
-    Ok(Some(path))
+    Ok(path)
 }
 
-/// The shipped pairs, the sides of some of them exchanged with their scores.
-fn flip(path: &Path) -> anyhow::Result<()> {
-    let shipped = std::fs::read_to_string(root().join("datasets/shapes-pairs/pairs.jsonl"))?;
-    let mut rows: Vec<Map<String, Value>> = shipped
+/// The same pairs, the sides of some of them exchanged with their scores.
+fn flip(own: &Path, path: &Path) -> anyhow::Result<()> {
+    let own = std::fs::read_to_string(own)?;
+    let mut rows: Vec<Map<String, Value>> = own
         .lines()
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
-        .context("the shipped pairs")?;
+        .context("the pairs of the checkpoint")?;
     let draws = uniform_vec(&mut generator(SEED, Stream::Noise, 0, 0), 0.0, 1.0, rows.len());
     for (row, _) in rows.iter_mut().zip(draws).filter(|(_, draw)| *draw < FLIPPED) {
         for [chosen, rejected] in [["chosen_image", "rejected_image"], ["chosen_score", "rejected_score"]] {

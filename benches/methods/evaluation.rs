@@ -19,8 +19,8 @@ pub(crate) struct Evaluation {
 }
 
 impl Evaluation {
-    /// Scores the base model. `recipe` says how everything else is sampled: `[eval.win_rate]`.
-    pub(crate) fn begin(recipe: &Recipe<Diffusion>, seed: u64) -> anyhow::Result<Self> {
+    /// Scores a model as it is. `recipe` says how everything else is sampled: `[eval.win_rate]`.
+    pub(crate) fn begin(recipe: &Recipe<Diffusion>, model: &Path, seed: u64) -> anyhow::Result<Self> {
         let config = recipe
             .evaluation
             .as_ref()
@@ -37,7 +37,7 @@ impl Evaluation {
             prompts: config.prompts()?,
             sampling: sampling_of(&config, samples),
             config,
-            model: recipe.model_path()?,
+            model: model.to_owned(),
             base: Vec::new(),
         };
         evaluation.base = evaluation.scores(None)?;

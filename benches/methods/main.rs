@@ -10,6 +10,7 @@
 //! `OUT/methods.md`. `--only NAME` takes the entries of one name, `--plan FILE` compares something else, `--evaluation-seed 0` takes other
 //! prompts: those to choose settings on.
 
+mod checkpoint;
 mod comparison;
 mod data;
 mod evaluation;
@@ -27,6 +28,7 @@ use diptych::diffusion::Diffusion;
 use diptych::tensor::files::write_file;
 use diptych::train::{Recipe, RunDirectory};
 
+use self::checkpoint::Checkpoint;
 use self::comparison::{Comparison, Entry, Plan, root};
 use self::evaluation::Evaluation;
 use self::results::{Measured, Results, key};
@@ -102,16 +104,18 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&out)?;
 
     let main_recipe = Recipe::<Diffusion>::read(&root().join("examples/recipes/shapes_diffusion_dpo.toml"), &[])?;
-    let evaluation = Evaluation::begin(&main_recipe, options.evaluation_seed)?;
+    let scenes = main_recipe.evaluation.as_ref().and_then(|sections| sections.win_rate.as_ref());
+    let scenes = scenes.and_then(|config| config.scenes.clone()).unwrap_or_default();
+    let checkpoint = Checkpoint::prepare(&scenes, &out)?;
+    let evaluation = Evaluation::begin(&main_recipe, &checkpoint.model, options.evaluation_seed)?;
     let results = Mutex::new(Results::open(out.join("results.jsonl"), options.evaluation_seed)?);
     let mut jobs = VecDeque::new();
     for &seed in &options.seeds {
         for comparison in &plan.comparisons {
-            let scenes = evaluation.config.scenes.clone().unwrap_or_default();
-            let data = data::path_of(comparison.data, &scenes, &out)?;
+            let data = data::path_of(comparison.data, &checkpoint.pairs, &scenes, &out)?;
             let wanted = |entry: &&Entry| options.only.as_ref().is_none_or(|only| entry.name == *only);
             for entry in comparison.entries.iter().filter(wanted) {
-                jobs.push_back(job(comparison, entry, seed, data.as_deref(), &out));
+                jobs.push_back(job(comparison, entry, seed, [&checkpoint.model, &data], &out)?);
             }
         }
     }
@@ -161,26 +165,35 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn job<'a>(comparison: &'a Comparison, entry: &'a Entry, seed: u64, data: Option<&Path>, out: &Path) -> Job<'a> {
+fn job<'a>(
+    comparison: &'a Comparison,
+    entry: &'a Entry,
+    seed: u64,
+    [model, data]: [&Path; 2],
+    out: &Path,
+) -> anyhow::Result<Job<'a>> {
     let output = out
         .join("run")
         .join(format!("{:?}-{}-{seed}", comparison.data, entry.name.replace(' ', "-")));
     let mut overrides = entry.set.clone();
     overrides.extend([
         format!("run.seed={seed}"),
+        format!("model.path={:?}", model.display().to_string()),
         format!("run.output={:?}", output.display().to_string()),
         "run.device=\"cpu\"".to_owned(),
         "train.sample_every=0".to_owned(),
         "train.checkpoint_every=0".to_owned(),
     ]);
-    overrides.extend(data.map(|path| format!("data.path={:?}", path.display().to_string())));
-    Job {
+    if entry.reads_data()? {
+        overrides.push(format!("data.path={:?}", data.display().to_string()));
+    }
+    Ok(Job {
         comparison,
         entry,
         seed,
         overrides,
         output,
-    }
+    })
 }
 
 /// Trains and judges; the run is deleted, its numbers stay.
