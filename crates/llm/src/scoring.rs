@@ -30,6 +30,8 @@ pub struct Scored {
     pub per_token_logps: Tensor,
     /// What the distributions look like, (N) each.
     pub statistics: Option<TokenStatistics>,
+    /// The states that predict the tokens, (N, D): what whole distributions are made of. `None` for scores that were kept.
+    pub hidden: Option<Tensor>,
 }
 
 /// Log-probabilities of the response tokens under a network.
@@ -52,6 +54,7 @@ pub fn score_detached<'a>(model: impl Into<NetworkRef<'a>>, arranged: &Arranged)
     let scored = score_hidden(model, &hidden, arranged, Statistics::Skipped)?;
     Ok(Scored {
         per_token_logps: scored.per_token_logps.detach(),
+        hidden: scored.hidden.map(|hidden| hidden.detach()),
         ..scored
     })
 }
@@ -73,17 +76,28 @@ fn score_hidden(model: NetworkRef<'_>, hidden: &Tensor, arranged: &Arranged, sta
             Scored {
                 per_token_logps,
                 statistics: Some(statistics),
+                hidden: Some(rows),
             }
         }
         Statistics::Skipped => Scored {
             per_token_logps: model.token_logps(&rows, &targets, config)?,
             statistics: None,
+            hidden: Some(rows),
         },
     })
 }
 
+/// Log-probabilities of other tokens in the places of those that were scored, (N), with the gradient of these. `tokens` is (N) u32.
+///
+/// # Errors
+/// [`Error::Tensor`] for a token that is not in the vocabulary.
+pub(crate) fn score_others(model: NetworkRef<'_>, hidden: &Tensor, tokens: &Tensor) -> Result<Tensor> {
+    let model = model.language_model();
+    Ok(model.token_logps(hidden, tokens, model.token_logps_config())?)
+}
+
 /// Targets that are in the vocabulary. The token of images need not be, and has no weight in any score.
-fn readable_targets<'a>(model: NetworkRef<'_>, targets: &'a [u32]) -> Cow<'a, [u32]> {
+pub(crate) fn readable_targets<'a>(model: NetworkRef<'_>, targets: &'a [u32]) -> Cow<'a, [u32]> {
     match model.image_token_id() {
         Some(image) if targets.contains(&image) => {
             let readable = |target: &u32| if *target == image { 0 } else { *target };

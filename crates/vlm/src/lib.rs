@@ -31,7 +31,7 @@ pub use adapter::{TowerConfig, VisionAdapter};
 pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use export::export;
-pub use method::{ImagePreferenceConfig, MethodConfig, OfflinePairsConfig};
+pub use method::{ImagePreferenceConfig, MethodConfig, OfflinePairsConfig, OwnAnswerConfig};
 pub use modality::VisionLanguage;
 pub use prepare::prepare;
 pub use run::{Outcome, run};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diptych_data::{SpecialTokens, Tokenizer};
 use diptych_llm::method::{
-    CHECKPOINT, ImagePreference, LanguageMethod, MethodParts, Spoil, assemble, check_tokens, is_model, network_options,
+    CHECKPOINT, ImagePreference, LanguageMethod, MethodParts, OwnAnswer, Spoil, assemble, check_tokens, is_model, network_options,
     warn_of_long,
 };
 use diptych_llm::network::Network;
@@ -68,6 +68,10 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
                 .map(|corruption| Box::new(Corrupted(corruption)) as Box<dyn Spoil>);
             ImagePreference::new(config.term(), spoil)
         }),
+        own_answer: recipe
+            .method
+            .own_answer()
+            .map(|config| OwnAnswer::new(config.term(), Box::new(Corrupted(config.corruption)))),
     };
     Ok(assemble(&text, parts, reporter)?)
 }

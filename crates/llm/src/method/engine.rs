@@ -6,6 +6,7 @@ use diptych_core::{Objective, Responses};
 use diptych_tensor::Tensor;
 use diptych_train::{MicroBatch, StepOutput, Weighted};
 
+use super::image_preference::{ImageScores, likeliest_others, of_rejected};
 use crate::Result;
 use crate::arrangement::{Arranged, Arrangement, Sequence};
 use crate::network::{Network, NetworkRef};
@@ -28,6 +29,19 @@ pub(crate) struct Engine {
     pub(crate) needs_reference: bool,
     /// Tokens of a prompt with a response, at most.
     pub(crate) max_len: usize,
+    /// Whether dense weights are for a second objective, rather than for the only one.
+    pub(crate) dense: Dense,
+    /// What the scores of rejected answers are sums of.
+    pub(crate) rejected_scores: ImageScores,
+}
+
+/// What the weights of a dense preference are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dense {
+    /// The objective's scores.
+    Instead,
+    /// Those of a second objective beside it.
+    Beside,
 }
 
 /// A batch of responses with their scores.
@@ -38,6 +52,8 @@ pub(crate) struct Batch {
     pub(crate) policy: Scored,
     /// Scores of the reference token by token, where it has them.
     pub(crate) reference: Option<Scored>,
+    /// The scores with dense weights, where these are for a second objective.
+    pub(crate) segments: Option<Responses>,
 }
 
 /// What a term beside the objective gives a micro batch of B records.
@@ -117,7 +133,12 @@ impl Engine {
         } else {
             self.statistics
         };
-        let policy = score(model, &arranged, statistics)?;
+        let mut policy = score(model, &arranged, statistics)?;
+        let mut reference = reference;
+        if self.rejected_scores == ImageScores::LikeliestOther {
+            let others = likeliest_others(self, &arranged.targets, &policy, reference.as_ref())?;
+            (policy, reference) = of_rejected(places, &arranged, (policy, reference), others)?;
+        }
         let dtype = policy.per_token_logps.dtype();
         let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
         let token_scores = TokenScores::from(needs.tokens || needs.collisions);
@@ -128,7 +149,19 @@ impl Engine {
             let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
             responses.whole_texts = Some(gathering.whole_texts(&policy)?);
         }
+        let segments = match self.dense {
+            Dense::Instead => None,
+            Dense::Beside => {
+                let weights: Vec<Option<&[f32]>> =
+                    places.iter().map(|place| self.response(*place).score_weights()).collect();
+                let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
+                let mut segments = gathering.responses(&policy, reference.as_ref(), token_scores)?;
+                segments.judge_scores.clone_from(&responses.judge_scores);
+                Some(segments)
+            }
+        };
         Ok(Batch {
+            segments,
             responses,
             arranged,
             gathering,
@@ -144,7 +177,7 @@ impl Engine {
         places: &[ResponsePlace],
         texts: Option<&'a [WholeText]>,
     ) -> (Vec<Sequence<'a>>, Vec<Option<&'a [f32]>>) {
-        let plain = |place: &ResponsePlace| (self.sequence(*place), self.response(*place).weights.as_deref());
+        let plain = |place: &ResponsePlace| (self.sequence(*place), self.weights(*place));
         let Some(texts) = texts else {
             return places.iter().map(plain).unzip();
         };
@@ -162,6 +195,28 @@ impl Engine {
 
     pub(super) fn response(&self, place: ResponsePlace) -> &EncodedResponse {
         &self.records[place.record].responses[place.response]
+    }
+
+    /// The weights of the tokens in the objective's score.
+    fn weights(&self, place: ResponsePlace) -> Option<&[f32]> {
+        let response = self.response(place);
+        match self.dense {
+            Dense::Instead => response.score_weights(),
+            Dense::Beside => response.weights.as_deref(),
+        }
+    }
+
+    /// 1 for every token of a response that is learned, whatever dense weights say, and 0 for the others. Where the whole text is scored
+    /// there are `len` tokens, those of the prompt first.
+    pub(super) fn counted(&self, place: ResponsePlace, len: usize) -> Vec<f32> {
+        let response = self.response(place);
+        let own = match &response.weights {
+            Some(weights) => weights.iter().map(|weight| f32::from(u8::from(*weight != 0.0))).collect(),
+            None => vec![1.0; response.ids.len()],
+        };
+        let mut counted = vec![0.0; len.saturating_sub(own.len())];
+        counted.extend(own);
+        counted
     }
 
     pub(super) fn sequence(&self, place: ResponsePlace) -> Sequence<'_> {
@@ -214,10 +269,10 @@ impl WholeText {
     fn of(response: &EncodedResponse, image: Option<u32>) -> Self {
         let prompt = response.prompt.get(1..).unwrap_or_default();
         let prompt_len = prompt.len() + response.prompt_tail;
-        let own = response
-            .weights
-            .clone()
-            .unwrap_or_else(|| vec![1.0; response.ids.len()]);
+        let own = match response.score_weights() {
+            Some(weights) => weights.to_vec(),
+            None => vec![1.0; response.ids.len()],
+        };
         let after = |weight: f32| [&vec![weight; prompt_len], &own[response.prompt_tail..]].concat();
         let ids = [prompt, &response.ids].concat();
         let mut weights = after(1.0);
@@ -339,6 +394,7 @@ mod tests {
             images: Vec::new(),
             prompt_tail: 2,
             weights: Some(vec![0.0, 0.0, 0.0, 1.0, 0.5]),
+            dense: None,
             is_cut: false,
             judge_score: None,
             reference_logps: None,

@@ -11,12 +11,13 @@ use super::checks::{
 };
 use super::config::{LossOn, MethodConfig};
 use super::diagnostics::SharedWatch;
-use super::engine::Engine;
+use super::engine::{Dense, Engine};
 use super::image_preference::ImagePreference;
 use super::online_kl::OnlineKlTerm;
 use super::reference::{cached, live_reference};
 use super::shift::SharedShift;
-use super::token_weights::{normalize_weights, weigh_tokens};
+use super::own_answer::OwnAnswer;
+use super::token_weights::weigh_tokens;
 use super::{LanguageMethod, PairWork, Work};
 use crate::answers::{end_tokens, prompt_at};
 use crate::modality::{Language, adapter_of};
@@ -48,6 +49,8 @@ pub struct MethodParts {
     pub prompts: Option<Vec<TokenizedPrompt>>,
     /// A term of pairs that compares images.
     pub image_preference: Option<ImagePreference>,
+    /// A term of pairs that compares with the policy's own tokens.
+    pub own_answer: Option<OwnAnswer>,
 }
 
 /// Loads the networks of a recipe and encodes its records.
@@ -72,6 +75,7 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
         tokenizer,
         prompts,
         image_preference: None,
+        own_answer: None,
     };
     assemble(recipe, parts, reporter)
 }
@@ -89,6 +93,7 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         tokenizer,
         prompts,
         image_preference,
+        own_answer,
     } = parts;
     if recipe.train.gradient_checkpointing {
         policy.model.checkpoint_gradients();
@@ -109,7 +114,15 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         arrangement: batch.arrangement,
         statistics,
         pad_token_id,
-        needs_reference: recipe.objective.requirements().reference || image_preference.is_some(),
+        needs_reference: recipe.objective.requirements().reference
+            || image_preference.is_some()
+            || own_answer.is_some()
+            || recipe.method.token_divergence().is_some(),
+        dense: match recipe.method.token_weights().and_then(|config| config.beside) {
+            Some(_) => Dense::Beside,
+            None => Dense::Instead,
+        },
+        rejected_scores: image_preference.as_ref().map(ImagePreference::scores).unwrap_or_default(),
         max_len: encoding_of(recipe).max_len.unwrap_or(usize::MAX),
         policy,
     };
@@ -126,6 +139,9 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
             online_kl: config.online_kl.map(|config| OnlineKlTerm::new(config, end_tokens)),
             rationale_weight: config.rationale.as_ref().map(|config| config.weight),
             image_preference,
+            own_answer,
+            token_divergence: config.token_divergence,
+            beside: config.token_weights.and_then(|config| config.beside),
         })),
         MethodConfig::Unpaired(_) => Work::Unpaired,
         MethodConfig::Ranked(_) => Work::Ranked,
@@ -157,17 +173,13 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
     let dataset = load_dataset(recipe, OnError::Fail)?;
     let encoder = Encoder::try_new(tokenizer, encoding_of(recipe))?;
     let mut records = encode(&dataset, &encoder)?;
-    if let Some(config) = recipe.method.token_weights() {
-        weigh_tokens(&mut records, &config);
-        normalize_weights(&mut records, &config);
-    }
     if let TextDataset::Pairs(pairs) = &dataset {
         match recipe.method.rationale() {
             Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
             None => warn_of_unused_rationales(pairs),
         }
     }
-    check_records(recipe, &mut records)?;
+    complete_records(recipe, &mut records)?;
     check_tokens(recipe, &records, tokenizer, |path| {
         Ok(LmDir::open(path)?.config().vocab_size)
     })?;
@@ -191,11 +203,15 @@ pub fn load_dataset(recipe: &Recipe<Language>, on_error: OnError) -> Result<Text
     Ok(prepared_dataset(recipe, dataset))
 }
 
-/// Refuses records that the objective cannot use, and gives them the margins that it looks at.
+/// Gives records of which nothing will be cut any more the margins and weights that the objective looks at, and refuses those that it
+/// cannot use.
 ///
 /// # Errors
 /// The first record that it cannot use.
-pub fn check_records(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) -> Result<()> {
+pub fn complete_records(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) -> Result<()> {
+    if let Some(config) = recipe.method.token_weights() {
+        weigh_tokens(records, &config);
+    }
     take_margins(recipe, records)?;
     check_judged(recipe, records)?;
     check_judge_scores(recipe, records)?;
