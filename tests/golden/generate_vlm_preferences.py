@@ -6,7 +6,8 @@ Made with: Python 3.11.7, torch 2.15.0
 Writes vlm_preferences.json. `losses`: log-probabilities under policy and reference of chosen and rejected answers and of the chosen one under
 other images, and the losses of mDPO, rDPO, CHiP, TDPO and RRPO's margin with the gradients of their sum, also by the `divergence` of each answer.
 `own_answers`: POVID's second stage in the same way. `heads`: hidden states and projections of two networks, the divergence of each row's
-distribution with the gradients of its weighted sum, and the likeliest words with and without one. `differences`: ids, and the places that
+distribution with the gradients of its weighted sum, and the likeliest words with and without one. `powers` and `triplets`: TARS's two losses of
+spectra, from torch.fft. `differences`: ids, and the places that
 Python's difflib says were replaced, with blocks of at least `min_match_size` ids as what is the same.
 """
 
@@ -120,6 +121,45 @@ def head_cases():
             head_case(4, 3, 2, 2, 4, None, 1.0, same=True)]
 
 
+def states(generator, rows, width=3):
+    return torch.round(torch.randn(rows, width, generator=generator), decimals=3)
+
+
+def power_case(seed, chosen, rejected, beta, same=False):
+    generator = torch.Generator().manual_seed(seed)
+    policy = [states(generator, rows) for rows in (chosen, rejected)]
+    reference = [z.clone() for z in policy] if same else [states(generator, rows) for rows in (chosen, rejected)]
+    policy = [z.requires_grad_() for z in policy]
+    power = lambda z: torch.fft.fft(z, dim=0).real.square().sum().log()
+    ratios = [power(z) - power(r) for z, r in zip(policy, reference)]
+    loss = -logsigmoid(beta * (ratios[0] - ratios[1]))
+    gradients = torch.autograd.grad(loss, policy)
+    return {"beta": beta, "loss": loss.item()} | {
+        f"{who}_{side}": z.tolist() for who, both in (("policy", policy), ("reference", reference), ("gradient", gradients))
+        for side, z in zip(("chosen", "rejected"), both)}
+
+
+def triplet_case(own, chosen, rejected, margin):
+    own = own.clone().requires_grad_()
+    length = max(len(own), len(chosen), len(rejected))
+    f, w, l = [torch.fft.fft(z, n=length, dim=0).abs() for z in (own, chosen, rejected)]
+    loss = torch.relu((f - w).square().mean() - (f - l).square().mean() + margin)
+    gradient, = torch.autograd.grad(loss, own)
+    return {"own": own.tolist(), "chosen": chosen.tolist(), "rejected": rejected.tolist(), "margin": margin, "loss": loss.item(),
+            "gradient": gradient.tolist()}
+
+
+def triplet_cases():
+    research = [[[.126, -.132, .64], [.105, -.536, .362], [1.304, .947, -.704], [-1.265, -.623, .041]],
+                [[-2.325, -.219, -1.246], [-.732, -.544, -.316], [.412, 1.043, -.129], [1.366, -.665, .352]],
+                [[.903, .094, -.743], [-.922, -.458, .22], [-1.01, -.209, -.159], [.541, .215, .355]]]
+    generator = torch.Generator().manual_seed(11)
+    of = lambda *rows: [states(generator, count) for count in rows]
+    cases = [triplet_case(*map(torch.tensor, research), 0.5), triplet_case(*of(5, 5, 3), 6.0), triplet_case(*of(3, 4, 4), 0.0)]
+    assert abs(cases[0]["loss"] - 0.19699440561651138) < 1e-12 and any(case["loss"] == 0.0 for case in cases)
+    return cases
+
+
 def difference(rejected, chosen, size):
     """Replaced places, told from the operations between blocks that are long enough."""
     blocks = difflib.SequenceMatcher(None, rejected, chosen).get_matching_blocks()
@@ -150,4 +190,5 @@ def differences():
     return cases
 
 
-OUT.write_text(json.dumps({"losses": loss_cases(), "own_answers": own_cases(), "heads": head_cases(), "differences": differences()}, separators=(",", ":")) + "\n")
+OUT.write_text(json.dumps({"losses": loss_cases(), "own_answers": own_cases(), "heads": head_cases(), "powers": [power_case(1, 5, 4, 1.0), power_case(2, 1, 6, 0.3),
+                           power_case(3, 4, 4, 1.0, same=True)], "triplets": triplet_cases(), "differences": differences()}, separators=(",", ":")) + "\n")

@@ -154,7 +154,7 @@ impl CachedLogps {
         Ok(Scored {
             per_token_logps: tensor()?,
             statistics: None,
-            hidden: None,
+            states: None,
         })
     }
 }

@@ -152,6 +152,7 @@ impl Modality for Language {
         } else {
             let term = recipe.method.online_kl().map(|_| "online_kl");
             let term = term.or(recipe.method.token_divergence().map(|_| "token_divergence"));
+            let term = term.or(recipe.method.frequency().map(|_| "frequency"));
             term.map(|term| format!("`method.offline_pairs.{term}`"))
         }
     }
@@ -311,9 +312,15 @@ fn validate_reference(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
     } else if recipe.method.online_kl().is_some() {
         let user = "`method.offline_pairs.online_kl`".to_owned();
         (user, "compares answers that the policy gives while it is trained")
+    } else if recipe.method.frequency().is_some() {
+        let user = "`method.offline_pairs.frequency`".to_owned();
+        (user, "compares states, of which no cache keeps any")
     } else if recipe.method.token_divergence().is_some() {
         let user = "`method.offline_pairs.token_divergence`".to_owned();
-        (user, "compares whole distributions, of which no cache keeps more than one number")
+        (
+            user,
+            "compares whole distributions, of which no cache keeps more than one number",
+        )
     } else {
         return Ok(());
     };

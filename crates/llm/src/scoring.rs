@@ -30,8 +30,8 @@ pub struct Scored {
     pub per_token_logps: Tensor,
     /// What the distributions look like, (N) each.
     pub statistics: Option<TokenStatistics>,
-    /// The states that predict the tokens, (N, D): what whole distributions are made of. `None` for scores that were kept.
-    pub hidden: Option<Tensor>,
+    /// The last states of all tokens of the batch, (B T, D): what whole distributions are made of. `None` for scores that were kept.
+    pub states: Option<Tensor>,
 }
 
 /// Log-probabilities of the response tokens under a network.
@@ -54,20 +54,21 @@ pub fn score_detached<'a>(model: impl Into<NetworkRef<'a>>, arranged: &Arranged)
     let scored = score_hidden(model, &hidden, arranged, Statistics::Skipped)?;
     Ok(Scored {
         per_token_logps: scored.per_token_logps.detach(),
-        hidden: scored.hidden.map(|hidden| hidden.detach()),
+        states: scored.states.map(|states| states.detach()),
         ..scored
     })
 }
 
 fn score_hidden(model: NetworkRef<'_>, hidden: &Tensor, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
     let model_targets = readable_targets(model, &arranged.targets);
-    let rows = || -> diptych_tensor::Result<(Tensor, Tensor)> {
+    let rows = || -> diptych_tensor::Result<(Tensor, Tensor, Tensor)> {
         let device = hidden.device();
         let at = Tensor::new(arranged.predecessors.as_slice(), device)?;
         let targets = Tensor::new(model_targets.as_ref(), device)?;
-        Ok((hidden.flatten(0, 1)?.index_select(&at, 0)?, targets))
+        let states = hidden.flatten(0, 1)?;
+        Ok((states.index_select(&at, 0)?, states, targets))
     };
-    let (rows, targets) = rows()?;
+    let (rows, states, targets) = rows()?;
     let model = model.language_model();
     let config = model.token_logps_config();
     Ok(match statistics {
@@ -76,15 +77,30 @@ fn score_hidden(model: NetworkRef<'_>, hidden: &Tensor, arranged: &Arranged, sta
             Scored {
                 per_token_logps,
                 statistics: Some(statistics),
-                hidden: Some(rows),
+                states: Some(states),
             }
         }
         Statistics::Skipped => Scored {
             per_token_logps: model.token_logps(&rows, &targets, config)?,
             statistics: None,
-            hidden: Some(rows),
+            states: Some(states),
         },
     })
+}
+
+impl Scored {
+    /// The states that predict some of the response tokens, each of which is counted among all of the batch: (n, D).
+    ///
+    /// # Errors
+    /// [`Error::NoDistributions`] for scores that were kept.
+    pub(crate) fn predicting(&self, arranged: &Arranged, tokens: impl Iterator<Item = usize>) -> Result<Tensor> {
+        let states = self.states.as_ref().ok_or(Error::NoDistributions)?;
+        let at: Vec<u32> = tokens.map(|token| arranged.predecessors[token]).collect();
+        let rows = || -> diptych_tensor::Result<Tensor> {
+            Ok(states.index_select(&Tensor::new(at.as_slice(), states.device())?, 0)?)
+        };
+        Ok(rows()?)
+    }
 }
 
 /// Log-probabilities of other tokens in the places of those that were scored, (N), with the gradient of these. `tokens` is (N) u32.

@@ -52,7 +52,9 @@ pub enum Error {
         id: String,
     },
     /// A comparison under spoiled or other images, and a record without any.
-    #[error("record {id}: no image, of which the terms of `[method.offline_pairs]` that compare images would make another one")]
+    #[error(
+        "record {id}: no image, of which the terms of `[method.offline_pairs]` that compare images would make another one"
+    )]
     NoImage {
         /// The record.
         id: String,

@@ -1,9 +1,11 @@
 //! `[method.*]` of a recipe for texts with images.
 
+use std::path::PathBuf;
+
 use diptych_llm::arrangement::Arrangement;
 use diptych_llm::method::{
-    Anchor, BatchConfig, Combination, ImageScores, OnlineKlConfig, RationaleConfig, ReferenceDraw, ReferenceTokens,
-    SftConfig, TokenDivergenceConfig, TokenWeightsConfig, WatchConfig,
+    Anchor, BatchConfig, Combination, FrequencyConfig, ImageScores, OnlineKlConfig, Perturbed, RationaleConfig,
+    ReferenceDraw, ReferenceTokens, SftConfig, TokenDivergenceConfig, TokenWeightsConfig, WatchConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +68,14 @@ impl MethodConfig {
         }
     }
 
+    /// The perturbation of prompts, where there is one.
+    pub fn token_perturbation(&self) -> Option<&TokenPerturbationConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.token_perturbation.as_ref(),
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
+
     /// The method of text that does the work.
     pub(crate) fn as_text(&self) -> diptych_llm::MethodConfig {
         match self {
@@ -99,6 +109,12 @@ pub struct OfflinePairsConfig {
     /// The divergence from the reference, token by token along the answers (`CHiP`, RRPO, TDPO).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_divergence: Option<TokenDivergenceConfig>,
+    /// Tokens that have little to do with the images are masked or replaced before anything is scored (TARS).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_perturbation: Option<TokenPerturbationConfig>,
+    /// A term beside the objective: the spectra of both answers' states (TARS).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency: Option<FrequencyConfig>,
     /// A part of the loss: the chosen answer against the policy's own tokens under spoiled images (POVID).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_answer: Option<OwnAnswerConfig>,
@@ -158,6 +174,34 @@ pub struct OwnAnswerConfig {
     pub corruption: Corruption,
 }
 
+/// `[method.offline_pairs.token_perturbation]`; [`TokenPerturbation`](diptych_llm::method::TokenPerturbation) has the formula.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenPerturbationConfig {
+    /// A CLIP in transformers' layout, which says how like its images a word is.
+    pub clip: PathBuf,
+    /// Which tokens are perturbed.
+    #[serde(default)]
+    pub tokens: Perturbed,
+    /// What stands in their places.
+    #[serde(default)]
+    pub change: Change,
+    /// The token of `mask`; by default the tokenizer's mask, unknown or padding token, whichever it has first. Contradicts `replace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_token: Option<String>,
+}
+
+/// What stands in the place of a perturbed token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// One token.
+    #[default]
+    Mask,
+    /// Another token of the vocabulary, drawn; neither a special one nor one of the first five.
+    Replace,
+}
+
 fn half() -> f64 {
     0.5
 }
@@ -203,6 +247,8 @@ impl Default for OfflinePairsConfig {
             token_weights: text.token_weights,
             token_divergence: text.token_divergence,
             own_answer: None,
+            token_perturbation: None,
+            frequency: text.frequency,
             image_preference: None,
         }
     }
@@ -218,6 +264,7 @@ impl OfflinePairsConfig {
             rationale: self.rationale.clone(),
             token_weights: self.token_weights,
             token_divergence: self.token_divergence,
+            frequency: self.frequency,
         }
     }
 }

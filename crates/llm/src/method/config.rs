@@ -5,6 +5,7 @@ use diptych_data::RationaleTemplate;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostics::WatchConfig;
+use super::frequency::FrequencyConfig;
 use super::token_divergence::TokenDivergenceConfig;
 use super::token_weights::TokenWeightsConfig;
 use crate::arrangement::Arrangement;
@@ -92,6 +93,14 @@ impl MethodConfig {
         }
     }
 
+    /// The comparison of spectra, where there is one.
+    pub fn frequency(&self) -> Option<FrequencyConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.frequency,
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
+
     /// What all methods have.
     pub fn batch(&self) -> BatchConfig {
         match self {
@@ -149,6 +158,9 @@ pub struct OfflinePairsConfig {
     /// The divergence from the reference, token by token along the answers (TDPO, RRPO).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_divergence: Option<TokenDivergenceConfig>,
+    /// A term beside the objective: the spectra of both answers' states (TARS).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency: Option<FrequencyConfig>,
 }
 
 /// `[method.offline_pairs.online_kl]`: needs a reference whose network is there.
@@ -179,7 +191,10 @@ impl OfflinePairsConfig {
         let is_weight = |weight: f64| weight.is_finite() && weight >= 0.0;
         let expected = "a finite number, at least 0";
         let weights = self.token_weights.and_then(|config| config.problem(needs));
-        if let Some(problem) = weights.or_else(|| self.token_divergence?.problem(needs)) {
+        if let Some(problem) = weights
+            .or_else(|| self.token_divergence?.problem(needs))
+            .or_else(|| self.frequency?.problem())
+        {
             return Some(problem);
         }
         match (&self.online_kl, &self.rationale) {
@@ -211,6 +226,7 @@ impl Default for OfflinePairsConfig {
             rationale: None,
             token_weights: None,
             token_divergence: None,
+            frequency: None,
         }
     }
 }

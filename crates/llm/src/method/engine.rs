@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use diptych_core::{Objective, Responses};
 use diptych_tensor::Tensor;
-use diptych_train::{MicroBatch, StepOutput, Weighted};
+use diptych_train::{Item, MicroBatch, StepOutput, Weighted};
 
 use super::image_preference::{ImageScores, likeliest_others, of_rejected};
+use super::other_images::epoch;
+use super::token_perturbation::TokenPerturbation;
 use crate::Result;
 use crate::arrangement::{Arranged, Arrangement, Sequence};
 use crate::network::{Network, NetworkRef};
@@ -42,6 +44,107 @@ pub(crate) enum Dense {
     Instead,
     /// Those of a second objective beside it.
     Beside,
+}
+
+/// The texts of a micro batch: those of the records, or perturbed ones in their places.
+#[derive(Debug)]
+pub(crate) struct Texts<'a> {
+    pub(crate) engine: &'a Engine,
+    /// The responses of records that are perturbed, by the number of the record.
+    perturbed: BTreeMap<usize, Vec<EncodedResponse>>,
+}
+
+impl<'a> Texts<'a> {
+    /// Those of the records.
+    pub(crate) fn of(engine: &'a Engine) -> Self {
+        Self {
+            engine,
+            perturbed: BTreeMap::new(),
+        }
+    }
+
+    /// The texts of a micro batch, perturbed.
+    pub(super) fn perturbed(engine: &'a Engine, perturbation: &TokenPerturbation, batch: &MicroBatch) -> Self {
+        let of = |item: &Item| {
+            let epoch = epoch(batch, item, engine.records.len());
+            let record = &engine.records[item.index];
+            (item.index, perturbation.apply(item.index, record, (batch.seed, epoch)))
+        };
+        Self {
+            engine,
+            perturbed: batch.items.iter().map(of).collect(),
+        }
+    }
+
+    /// Whether they are other ones than those of the records.
+    pub(super) fn is_perturbed(&self) -> bool {
+        !self.perturbed.is_empty()
+    }
+
+    pub(super) fn response(&self, place: ResponsePlace) -> &EncodedResponse {
+        match self.perturbed.get(&place.record) {
+            Some(responses) => &responses[place.response],
+            None => self.engine.response(place),
+        }
+    }
+
+    pub(super) fn sequence(&self, place: ResponsePlace) -> Sequence<'_> {
+        let response = self.response(place);
+        Sequence {
+            id: &self.engine.records[place.record].id,
+            prompt: &response.prompt,
+            response: &response.ids,
+            images: &response.images,
+        }
+    }
+
+    /// The weights of the tokens in the objective's score.
+    fn weights(&self, place: ResponsePlace) -> Option<&[f32]> {
+        let response = self.response(place);
+        match self.engine.dense {
+            Dense::Instead => response.score_weights(),
+            Dense::Beside => response.weights.as_deref(),
+        }
+    }
+
+    /// 1 for every token of a response that is learned, whatever dense weights say, and 0 for the others. Where the whole text is scored
+    /// there are `len` tokens, those of the prompt first.
+    pub(super) fn counted(&self, place: ResponsePlace, len: usize) -> Vec<f32> {
+        let response = self.response(place);
+        let own = match &response.weights {
+            Some(weights) => weights
+                .iter()
+                .map(|weight| f32::from(u8::from(*weight != 0.0)))
+                .collect(),
+            None => vec![1.0; response.ids.len()],
+        };
+        let mut counted = vec![0.0; len.saturating_sub(own.len())];
+        counted.extend(own);
+        counted
+    }
+
+    /// Prompts and responses with the weights of the responses' tokens. Of whole texts, everything after the first token stands in
+    /// the place of the response, and what belongs to the prompt has no weight in it.
+    fn parts<'b>(
+        &'b self,
+        places: &[ResponsePlace],
+        texts: Option<&'b [WholeText]>,
+    ) -> (Vec<Sequence<'b>>, Vec<Option<&'b [f32]>>) {
+        let plain = |place: &ResponsePlace| (self.sequence(*place), self.weights(*place));
+        let Some(texts) = texts else {
+            return places.iter().map(plain).unzip();
+        };
+        let whole = |(place, text): (&ResponsePlace, &'b WholeText)| {
+            let own = self.sequence(*place);
+            let sequence = Sequence {
+                prompt: &own.prompt[..own.prompt.len().min(1)],
+                response: &text.ids,
+                ..own
+            };
+            (sequence, Some(text.response_weights.as_slice()))
+        };
+        places.iter().zip(texts).map(whole).unzip()
+    }
 }
 
 /// A batch of responses with their scores.
@@ -112,15 +215,20 @@ impl Engine {
 
     /// The responses at `places`, as the objective wants them.
     pub(crate) fn score(&self, places: &[ResponsePlace]) -> Result<Batch> {
+        self.score_texts(&Texts::of(self), places)
+    }
+
+    /// The same of texts that may be perturbed.
+    pub(super) fn score_texts(&self, own: &Texts<'_>, places: &[ResponsePlace]) -> Result<Batch> {
         let needs = self.objective.requirements();
         let image = self.network().image_token_id();
         let texts: Option<Vec<WholeText>> = needs.whole_texts.then(|| {
             places
                 .iter()
-                .map(|place| WholeText::of(self.response(*place), image))
+                .map(|place| WholeText::of(own.response(*place), image))
                 .collect()
         });
-        let (sequences, weights) = self.parts(places, texts.as_deref());
+        let (sequences, weights) = own.parts(places, texts.as_deref());
         let model = self.network();
         let arranged = self.arranged(&sequences)?;
         let reference = if self.needs_reference {
@@ -136,7 +244,7 @@ impl Engine {
         let mut policy = score(model, &arranged, statistics)?;
         let mut reference = reference;
         if self.rejected_scores == ImageScores::LikeliestOther {
-            let others = likeliest_others(self, &arranged.targets, &policy, reference.as_ref())?;
+            let others = likeliest_others(self, &arranged, &policy, reference.as_ref())?;
             (policy, reference) = of_rejected(places, &arranged, (policy, reference), others)?;
         }
         let dtype = policy.per_token_logps.dtype();
@@ -152,8 +260,10 @@ impl Engine {
         let segments = match self.dense {
             Dense::Instead => None,
             Dense::Beside => {
-                let weights: Vec<Option<&[f32]>> =
-                    places.iter().map(|place| self.response(*place).score_weights()).collect();
+                let weights: Vec<Option<&[f32]>> = places
+                    .iter()
+                    .map(|place| own.response(*place).score_weights())
+                    .collect();
                 let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
                 let mut segments = gathering.responses(&policy, reference.as_ref(), token_scores)?;
                 segments.judge_scores.clone_from(&responses.judge_scores);
@@ -170,53 +280,8 @@ impl Engine {
         })
     }
 
-    /// Prompts and responses with the weights of the responses' tokens. Of whole texts, everything after the first token stands in
-    /// the place of the response, and what belongs to the prompt has no weight in it.
-    fn parts<'a>(
-        &'a self,
-        places: &[ResponsePlace],
-        texts: Option<&'a [WholeText]>,
-    ) -> (Vec<Sequence<'a>>, Vec<Option<&'a [f32]>>) {
-        let plain = |place: &ResponsePlace| (self.sequence(*place), self.weights(*place));
-        let Some(texts) = texts else {
-            return places.iter().map(plain).unzip();
-        };
-        let whole = |(place, text): (&ResponsePlace, &'a WholeText)| {
-            let own = self.sequence(*place);
-            let sequence = Sequence {
-                prompt: &own.prompt[..own.prompt.len().min(1)],
-                response: &text.ids,
-                ..own
-            };
-            (sequence, Some(text.response_weights.as_slice()))
-        };
-        places.iter().zip(texts).map(whole).unzip()
-    }
-
     pub(super) fn response(&self, place: ResponsePlace) -> &EncodedResponse {
         &self.records[place.record].responses[place.response]
-    }
-
-    /// The weights of the tokens in the objective's score.
-    fn weights(&self, place: ResponsePlace) -> Option<&[f32]> {
-        let response = self.response(place);
-        match self.dense {
-            Dense::Instead => response.score_weights(),
-            Dense::Beside => response.weights.as_deref(),
-        }
-    }
-
-    /// 1 for every token of a response that is learned, whatever dense weights say, and 0 for the others. Where the whole text is scored
-    /// there are `len` tokens, those of the prompt first.
-    pub(super) fn counted(&self, place: ResponsePlace, len: usize) -> Vec<f32> {
-        let response = self.response(place);
-        let own = match &response.weights {
-            Some(weights) => weights.iter().map(|weight| f32::from(u8::from(*weight != 0.0))).collect(),
-            None => vec![1.0; response.ids.len()],
-        };
-        let mut counted = vec![0.0; len.saturating_sub(own.len())];
-        counted.extend(own);
-        counted
     }
 
     pub(super) fn sequence(&self, place: ResponsePlace) -> Sequence<'_> {

@@ -24,11 +24,11 @@ use diptych_tensor::{DType, Tensor};
 use diptych_train::StepOutput;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Batch, Engine, Term, Texts};
-use crate::Result;
+use super::engine::{Batch, Term, Texts};
 use crate::arrangement::Arranged;
 use crate::reference::ResponsePlace;
 use crate::scoring::host;
+use crate::{Error, Result};
 
 /// `[method.offline_pairs.frequency]`: needs a reference whose network is there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -86,27 +86,31 @@ impl FrequencyConfig {
     /// Adds the term of pairs, which were scored as `scored` says, to their losses.
     pub(super) fn add_to(
         &self,
-        engine: &Engine,
         (texts, places): (&Texts<'_>, &[ResponsePlace]),
         scored: &Batch,
         step: &mut StepOutput,
     ) -> Result<()> {
+        let engine = texts.engine;
         let clean = Texts::of(engine);
         let sequences: Vec<_> = places.iter().map(|place| clean.sequence(*place)).collect();
         let arranged = engine.arranged(&sequences)?;
         let losses = match self.form {
             FrequencyForm::Power { beta } => {
                 let reference = engine.reference.score_live(engine.network(), &arranged)?;
-                let reference = reference.and_then(|scored| scored.states).ok_or(crate::Error::NoDistributions)?;
-                let policy = scored.policy.states.as_ref().ok_or(crate::Error::NoDistributions)?;
+                let reference = reference
+                    .and_then(|scored| scored.states)
+                    .ok_or(Error::NoDistributions)?;
+                let policy = scored.policy.states.as_ref().ok_or(Error::NoDistributions)?;
                 let (policy, reference) = (powers(policy, &scored.arranged)?, powers(&reference, &arranged)?);
                 power_losses(beta, &policy, &reference)?
             }
             FrequencyForm::Triplet { margin } => {
                 let network = engine.network();
                 let policy = network.embeddings(&scored.arranged)?;
-                let reference = engine.reference.with_network(network, |network| network.embeddings(&arranged))?;
-                let reference = reference.ok_or(crate::Error::NoDistributions)?.detach();
+                let reference = engine
+                    .reference
+                    .with_network(network, |network| network.embeddings(&arranged))?;
+                let reference = reference.ok_or(Error::NoDistributions)?.detach();
                 let of = |states: &Tensor, arranged: &Arranged, at: usize| -> Result<Tensor> {
                     Ok(rows(states, &arranged.texts[at].concat())?)
                 };
@@ -124,7 +128,11 @@ impl FrequencyConfig {
             }
         };
         // Prompts are perturbed anew, and unperturbed texts are read once more.
-        let num_tokens = if texts.is_perturbed() { Term::count(&sequences) } else { 0.0 };
+        let num_tokens = if texts.is_perturbed() {
+            Term::count(&sequences)
+        } else {
+            0.0
+        };
         let dtype = step.losses.dtype();
         let weighted = || -> diptych_tensor::Result<Tensor> { Term::weighted(&losses.to_dtype(dtype)?, self.weight) };
         Term {
@@ -138,9 +146,14 @@ impl FrequencyConfig {
 
 /// The logarithm of the power of every text, (M).
 fn powers(states: &Tensor, arranged: &Arranged) -> Result<Tensor> {
-    let of_text = |text: &[Vec<u32>; 2]| -> diptych_tensor::Result<Tensor> { log_power(&rows(states, &text.concat())?) };
+    let of_text =
+        |text: &[Vec<u32>; 2]| -> diptych_tensor::Result<Tensor> { log_power(&rows(states, &text.concat())?) };
     let stacked = || -> diptych_tensor::Result<Tensor> {
-        let powers = arranged.texts.iter().map(of_text).collect::<diptych_tensor::Result<Vec<_>>>()?;
+        let powers = arranged
+            .texts
+            .iter()
+            .map(of_text)
+            .collect::<diptych_tensor::Result<Vec<_>>>()?;
         Ok(Tensor::stack(&powers, 0)?)
     };
     Ok(stacked()?)
@@ -184,7 +197,11 @@ fn power_losses(beta: f64, policy: &Tensor, reference: &Tensor) -> Result<Tensor
 /// `relu(mse(|Fz|, |Fw|) - mse(|Fz|, |Fl|) + margin)` of embeddings (T, D) each, T each its own: a number.
 fn triplet_loss(margin: f64, own: &Tensor, chosen: &Tensor, rejected: &Tensor) -> diptych_tensor::Result<Tensor> {
     let len = [own, chosen, rejected].iter().map(|z| z.dims()[0]).max().unwrap_or(0);
-    let [own, chosen, rejected] = [magnitudes(own, len)?, magnitudes(chosen, len)?, magnitudes(rejected, len)?];
+    let [own, chosen, rejected] = [
+        magnitudes(own, len)?,
+        magnitudes(chosen, len)?,
+        magnitudes(rejected, len)?,
+    ];
     let mse = |other: &Tensor| -> diptych_tensor::Result<Tensor> { Ok((&own - other)?.sqr()?.mean_all()?) };
     Ok(((mse(&chosen)? - mse(&rejected)?)? + margin)?.relu()?)
 }
@@ -244,7 +261,10 @@ mod tests {
         assert_eq!(found.len(), expected.len(), "{what}");
         for (found, expected) in found.iter().zip(&expected) {
             let bound = 1e-9 * expected.abs().max(1e-2);
-            assert!((found - expected).abs() <= bound, "{what}: {found}, expected {expected}");
+            assert!(
+                (found - expected).abs() <= bound,
+                "{what}: {found}, expected {expected}"
+            );
         }
     }
 

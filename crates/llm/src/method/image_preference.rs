@@ -25,14 +25,14 @@ use diptych_tensor::{Tensor, ops};
 use diptych_train::{MicroBatch, StepOutput};
 use serde::{Deserialize, Serialize};
 
-use super::engine::Engine;
+use super::engine::{Engine, Texts};
 use super::offline_pairs::Pairs;
 use super::other_images::{Draw, ReferenceDraw, Spoil, under_other_images};
+use crate::Result;
 use crate::arrangement::Arranged;
 use crate::network::NetworkRef;
 use crate::reference::ResponsePlace;
 use crate::scoring::{Scored, Statistics, host, readable_targets, score, score_others};
-use crate::{Error, Result};
 
 /// How the preference between images is learned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -132,7 +132,10 @@ impl ImagePreferenceConfig {
         let margins = own.zip(host(&images.rewards_rejected)?).map(|(own, other)| own - other);
         let (mut total, image) = match self.combination {
             Combination::Separate => (plus(losses, &images.losses, self.weight)?, Some(images.losses)),
-            Combination::Joint => (objective.pair_losses(&self.joint(given, &pairs.chosen, other)?)?.losses, None),
+            Combination::Joint => (
+                objective.pair_losses(&self.joint(given, &pairs.chosen, other)?)?.losses,
+                None,
+            ),
         };
         let mut anchored = None;
         if let Some(anchor) = self.anchor {
@@ -183,9 +186,17 @@ impl ImagePreference {
     }
 
     /// Adds the term to what the objective gave for the pairs.
-    pub(super) fn add_to(&self, engine: &Engine, batch: &MicroBatch, pairs: &Pairs, step: &mut StepOutput) -> Result<()> {
-        let (other, num_tokens) = self.score(engine, batch)?;
-        let losses = self.config.losses(&engine.objective, &step.losses, pairs, &other)?;
+    pub(super) fn add_to(
+        &self,
+        texts: &Texts<'_>,
+        batch: &MicroBatch,
+        pairs: &Pairs,
+        step: &mut StepOutput,
+    ) -> Result<()> {
+        let (other, num_tokens) = self.score(texts, batch)?;
+        let losses = self
+            .config
+            .losses(&texts.engine.objective, &step.losses, pairs, &other)?;
         let is_right = |margin: &f64| f64::from(u8::from(*margin > 0.0));
         let accuracies = losses.margins.iter().map(is_right).collect();
         step.metrics.insert("image_preference/accuracies", accuracies);
@@ -203,8 +214,9 @@ impl ImagePreference {
     }
 
     /// The chosen answers of a micro batch under their other images, (B), and the number of tokens of these texts.
-    fn score(&self, engine: &Engine, batch: &MicroBatch) -> Result<(Responses, f64)> {
-        let under = |draw| under_other_images(engine, batch, self.spoil.as_deref(), draw);
+    fn score(&self, texts: &Texts<'_>, batch: &MicroBatch) -> Result<(Responses, f64)> {
+        let engine = texts.engine;
+        let under = |draw| under_other_images(texts, batch, self.spoil.as_deref(), draw);
         let answers = under(Draw::Policy)?;
         let reference = match self.config.reference_draw {
             ReferenceDraw::Same => engine.reference.score_live(engine.network(), &answers.arranged)?,
@@ -216,37 +228,42 @@ impl ImagePreference {
         let mut policy = score(engine.network(), &answers.arranged, Statistics::Skipped)?;
         let mut reference = reference;
         if self.config.scores == ImageScores::LikeliestOther {
-            let targets = &answers.arranged.targets;
-            (policy, reference) = likeliest_others(engine, targets, &policy, reference.as_ref())?;
+            (policy, reference) = likeliest_others(engine, &answers.arranged, &policy, reference.as_ref())?;
         }
-        let weights: Vec<Option<&[f32]>> = answers.responses.iter().map(|response| response.score_weights()).collect();
+        let weights: Vec<Option<&[f32]>> = answers
+            .responses
+            .iter()
+            .map(|response| response.score_weights())
+            .collect();
         let responses = engine.summed(&answers.arranged, &weights, &policy, reference.as_ref())?;
         Ok((responses, answers.num_tokens()))
     }
 }
 
-/// The scores of the likeliest tokens but the `targets` in the places of these, each network's own.
+/// The scores of the likeliest tokens but those of the batch in the places of these, each network's own.
 pub(super) fn likeliest_others(
     engine: &Engine,
-    targets: &[u32],
+    arranged: &Arranged,
     policy: &Scored,
     reference: Option<&Scored>,
 ) -> Result<(Scored, Option<Scored>)> {
     let others = |network: NetworkRef<'_>, scored: &Scored| -> Result<Scored> {
-        let hidden = scored.hidden.as_ref().ok_or(Error::NoDistributions)?;
-        let head = network.language_model().token_head(hidden)?;
-        let readable = readable_targets(network, targets);
+        let hidden = scored.predicting(arranged, 0..arranged.targets.len())?;
+        let head = network.language_model().token_head(&hidden)?;
+        let readable = readable_targets(network, &arranged.targets);
         let targets = || -> diptych_tensor::Result<Tensor> { Ok(Tensor::new(readable.as_ref(), hidden.device())?) };
         let tokens = ops::likeliest_tokens(&head, Some(&targets()?))?;
         Ok(Scored {
-            per_token_logps: score_others(network, hidden, &tokens)?,
+            per_token_logps: score_others(network, &hidden, &tokens)?,
             ..scored.clone()
         })
     };
     let network = engine.network();
     let of_policy = others(network, policy)?;
     let reference = match reference {
-        Some(scored) => engine.reference.with_network(network, |network| others(network, scored))?,
+        Some(scored) => engine
+            .reference
+            .with_network(network, |network| others(network, scored))?,
         None => None,
     };
     Ok((of_policy, reference))
@@ -374,7 +391,11 @@ mod tests {
                 let gradient = gradients.get(var).map_or(vec![0.0; 7], numbers);
                 close(side, gradient, read(&format!("gradient_{side}")));
             }
-            for (var, side) in divergences.iter().flat_map(|(_, vars)| vars).zip(["chosen", "rejected"]) {
+            for (var, side) in divergences
+                .iter()
+                .flat_map(|(_, vars)| vars)
+                .zip(["chosen", "rejected"])
+            {
                 let gradient = gradients.get(var).map_or(vec![0.0; 7], numbers);
                 close(side, gradient, read(&format!("gradient_divergence_{side}")));
             }

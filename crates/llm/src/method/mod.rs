@@ -4,6 +4,7 @@ mod checks;
 mod config;
 mod diagnostics;
 mod engine;
+mod frequency;
 mod image_preference;
 mod offline_pairs;
 mod online_kl;
@@ -16,6 +17,7 @@ mod reference;
 mod sft;
 mod shift;
 mod token_divergence;
+mod token_perturbation;
 mod token_weights;
 mod unpaired;
 
@@ -31,6 +33,7 @@ pub use self::config::{
 use self::diagnostics::SharedWatch;
 pub use self::diagnostics::{WatchAction, WatchConfig};
 use self::engine::Engine;
+pub use self::frequency::{FrequencyConfig, FrequencyForm};
 pub use self::image_preference::{Anchor, Combination, ImagePreference, ImagePreferenceConfig, ImageScores};
 use self::online_kl::OnlineKlTerm;
 pub use self::other_images::{ReferenceDraw, Spoil, SpoilKey};
@@ -42,6 +45,7 @@ pub use self::prepare::{
 pub(crate) use self::prepare::{load_records, sampled_prompts};
 use self::shift::SharedShift;
 pub use self::token_divergence::{DivergenceRole, TokenDivergenceConfig};
+pub use self::token_perturbation::{Likeness, Perturbed, Replacement, TokenPerturbation};
 pub use self::token_weights::{TokenWeightsConfig, WeightNormalization};
 use crate::network::Network;
 use crate::policy::Trained;
@@ -77,6 +81,8 @@ struct PairWork {
     image_preference: Option<ImagePreference>,
     own_answer: Option<OwnAnswer>,
     token_divergence: Option<TokenDivergenceConfig>,
+    token_perturbation: Option<TokenPerturbation>,
+    frequency: Option<FrequencyConfig>,
     /// The factor of the objective of weighed tokens beside that of plain ones.
     beside: Option<f64>,
 }

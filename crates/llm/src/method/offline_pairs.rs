@@ -3,7 +3,7 @@
 //! Rafailov et al., "Direct Preference Optimization", Neural Information Processing Systems 2023, arXiv:2305.18290. A prompt is computed once
 //! for both of its answers. The objective is free: every objective that compares pairs can be used, and those of ranked lists
 //! with lists of two. Beside it there may be the terms of `online_kl.rs`, `rationale.rs`, `image_preference.rs`, `own_answer.rs`,
-//! `token_divergence.rs` and `token_weights.rs`.
+//! `token_divergence.rs`, `token_weights.rs` and `frequency.rs`, and prompts may be perturbed (`token_perturbation.rs`).
 //!
 //! Shape letters: B pairs; the 2B answers stand in the order chosen, rejected, chosen, …
 
@@ -11,7 +11,7 @@ use diptych_core::{ObjectiveOutput, PairLogps, Responses, pair_metrics};
 use diptych_train::{MicroBatch, StepOutput};
 
 use super::PairWork;
-use super::engine::{Batch, Engine};
+use super::engine::{Batch, Engine, Texts};
 use super::shift::SharedShift;
 use super::token_weights::beside;
 use crate::Result;
@@ -28,11 +28,15 @@ pub(super) struct Pairs {
 /// The losses and metrics of a micro batch of pairs, with the terms that compare its own answers.
 pub(super) fn step(engine: &Engine, work: &PairWork, shift: &SharedShift, batch: &MicroBatch) -> Result<StepOutput> {
     let places = engine.places(batch);
-    let scored = engine.score(&places)?;
+    let texts = match &work.token_perturbation {
+        Some(perturbation) => Texts::perturbed(engine, perturbation, batch),
+        None => Texts::of(engine),
+    };
+    let scored = engine.score_texts(&texts, &places)?;
     let mut plain = pairs_of(&scored.responses)?;
     plain.reward_shift = shift.of(&engine.objective, batch, &scored.responses)?;
     let divergences = match &work.token_divergence {
-        Some(config) => Some((config, config.measure(engine, &places, &scored)?)),
+        Some(config) => Some((config, config.measure(&texts, &places, &scored)?)),
         None => None,
     };
     let given = match &divergences {
@@ -44,13 +48,16 @@ pub(super) fn step(engine: &Engine, work: &PairWork, shift: &SharedShift, batch:
     let mut step = metrics(&pairs.plain, &scored, output)?;
     step.totals.insert("num_tokens", engine.num_tokens(&places));
     if let Some(term) = &work.own_answer {
-        term.add_to(engine, batch, (&pairs.plain, &scored), &mut step)?;
+        term.add_to(&texts, batch, (&pairs.plain, &scored), &mut step)?;
     }
     if let Some(term) = &work.image_preference {
-        term.add_to(engine, batch, &pairs, &mut step)?;
+        term.add_to(&texts, batch, &pairs, &mut step)?;
     }
     if let Some((config, divergences)) = &divergences {
         config.add_to(divergences, &mut step)?;
+    }
+    if let Some(config) = &work.frequency {
+        config.add_to((&texts, &places), &scored, &mut step)?;
     }
     if let (Some(weight), Some(segments)) = (work.beside, &scored.segments) {
         let mut segments = pairs_of(segments)?;

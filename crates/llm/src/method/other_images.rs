@@ -8,10 +8,11 @@ use diptych_models::vlm::{ProcessedImage, VlmImageProcessor};
 use diptych_train::{Item, MicroBatch};
 use serde::{Deserialize, Serialize};
 
-use super::engine::Engine;
+use super::engine::Texts;
 use crate::arrangement::{Arranged, PlacedImage, Sequence};
 use crate::network::Network;
 use crate::records::EncodedResponse;
+use crate::reference::ResponsePlace;
 use crate::vision::MadeImages;
 use crate::{Error, Result};
 
@@ -68,11 +69,12 @@ pub(super) struct OtherAnswers<'a> {
 /// Lays out the chosen answers of a micro batch under images that `spoil` makes of their own, or without it under the other images that
 /// the records bring along.
 pub(super) fn under_other_images<'a>(
-    engine: &'a Engine,
+    texts: &'a Texts<'_>,
     batch: &MicroBatch,
     spoil: Option<&dyn Spoil>,
     draw: Draw,
 ) -> Result<OtherAnswers<'a>> {
+    let engine = texts.engine;
     let Network::Vision(network) = &engine.policy.model else {
         return Err(Error::NoVision);
     };
@@ -85,7 +87,7 @@ pub(super) fn under_other_images<'a>(
             placed.push(Vec::new());
             continue;
         };
-        let mut own = record.responses[0].images.clone();
+        let mut own = texts.response(chosen(item)).images.clone();
         let epoch = epoch(batch, item, engine.records.len());
         for (number, image) in own.iter_mut().enumerate() {
             let key = SpoilKey {
@@ -109,7 +111,7 @@ pub(super) fn under_other_images<'a>(
         let record = &engine.records[item.index];
         let (response, images) = match (&record.other_images, spoil) {
             (Some(other), None) => (other, other.images.as_slice()),
-            _ => (&record.responses[0], placed.as_slice()),
+            _ => (texts.response(chosen(item)), placed.as_slice()),
         };
         sequences.push(Sequence {
             id: &record.id,
@@ -132,8 +134,15 @@ impl OtherAnswers<'_> {
     }
 }
 
+fn chosen(item: &Item) -> ResponsePlace {
+    ResponsePlace {
+        record: item.index,
+        response: 0,
+    }
+}
+
 /// Which time a record comes.
-fn epoch(batch: &MicroBatch, item: &Item, num_records: usize) -> u64 {
+pub(super) fn epoch(batch: &MicroBatch, item: &Item, num_records: usize) -> u64 {
     let before = (batch.step - 1) * batch.step_items.len() as u64 + item.position;
     before / num_records as u64
 }

@@ -21,7 +21,7 @@ use diptych_tensor::{Tensor, ops};
 use diptych_train::{MicroBatch, StepOutput};
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Batch, Engine, Term};
+use super::engine::{Batch, Engine, Term, Texts};
 use super::other_images::{Draw, OtherAnswers, Spoil, under_other_images};
 use crate::network::NetworkRef;
 use crate::scoring::{Scored, host, score_detached, score_others};
@@ -67,7 +67,9 @@ impl OwnAnswerConfig {
         });
         let term = dpo.pair_losses(&PairLogps::of(chosen.clone(), own.clone()))?;
         let margins = host(&term.rewards_chosen)?.into_iter();
-        let margins = margins.zip(host(&term.rewards_rejected)?).map(|(chosen, own)| chosen - own);
+        let margins = margins
+            .zip(host(&term.rewards_rejected)?)
+            .map(|(chosen, own)| chosen - own);
         let total = || -> diptych_tensor::Result<Tensor> {
             Ok(((losses * (1.0 - self.share))? + Term::weighted(&term.losses, self.share)?)?)
         };
@@ -91,13 +93,13 @@ impl OwnAnswer {
     /// Puts the term beside what the objective gave for the pairs, which were scored as `scored` says.
     pub(super) fn add_to(
         &self,
-        engine: &Engine,
+        texts: &Texts<'_>,
         batch: &MicroBatch,
         (pairs, scored): (&PairLogps, &Batch),
         step: &mut StepOutput,
     ) -> Result<()> {
-        let noisy = under_other_images(engine, batch, Some(&*self.spoil), Draw::Policy)?;
-        let own = self.own(engine, &noisy, scored)?;
+        let noisy = under_other_images(texts, batch, Some(&*self.spoil), Draw::Policy)?;
+        let own = self.own(texts.engine, &noisy, scored)?;
         let (losses, of_term, margins) = self.config.losses(&step.losses, &pairs.chosen, &own)?;
         let is_right = |margin: &f64| f64::from(u8::from(*margin > 0.0));
         let accuracies = margins.iter().map(is_right).collect();
@@ -113,7 +115,8 @@ impl OwnAnswer {
     /// The scores of the policy's own tokens in the places of those of the chosen answers, (B).
     fn own(&self, engine: &Engine, noisy: &OtherAnswers<'_>, scored: &Batch) -> Result<Responses> {
         let find = |network: NetworkRef<'_>| -> Result<Tensor> {
-            let hidden = score_detached(network, &noisy.arranged)?.hidden.ok_or(Error::NoDistributions)?;
+            let arranged = &noisy.arranged;
+            let hidden = score_detached(network, arranged)?.predicting(arranged, 0..arranged.targets.len())?;
             let head = network.language_model().token_head(&hidden)?;
             Ok(ops::likeliest_tokens(&head, None)?)
         };
@@ -124,12 +127,12 @@ impl OwnAnswer {
             ReferenceTokens::Own => engine.reference.with_network(policy, find)?,
         };
         let others = |network: NetworkRef<'_>, clean: &Scored, tokens: &Tensor| -> Result<Scored> {
-            let hidden = clean.hidden.as_ref().ok_or(Error::NoDistributions)?;
-            let hidden = chosen_rows(hidden, scored)?;
+            let chosen = scored.arranged.responses.iter().step_by(2).cloned().flatten();
+            let hidden = clean.predicting(&scored.arranged, chosen)?;
             Ok(Scored {
                 per_token_logps: score_others(network, &hidden, tokens)?,
                 statistics: None,
-                hidden: None,
+                states: None,
             })
         };
         let own = others(policy, &scored.policy, &tokens)?;
@@ -140,19 +143,13 @@ impl OwnAnswer {
             .reference
             .with_network(policy, |network| others(network, clean, &tokens))?
             .ok_or(Error::NoDistributions)?;
-        let weights: Vec<Option<&[f32]>> = noisy.responses.iter().map(|response| response.score_weights()).collect();
+        let weights: Vec<Option<&[f32]>> = noisy
+            .responses
+            .iter()
+            .map(|response| response.score_weights())
+            .collect();
         engine.summed(&noisy.arranged, &weights, &own, Some(&reference))
     }
-}
-
-/// The rows of the chosen answers' tokens, pair after pair.
-fn chosen_rows(hidden: &Tensor, scored: &Batch) -> Result<Tensor> {
-    let chosen = scored.arranged.responses.iter().step_by(2).cloned().flatten();
-    let rows: Vec<u32> = chosen.map(|at| at as u32).collect();
-    let taken = || -> diptych_tensor::Result<Tensor> {
-        Ok(hidden.index_select(&Tensor::new(rows.as_slice(), hidden.device())?, 0)?)
-    };
-    Ok(taken()?)
 }
 
 #[cfg(test)]
@@ -169,8 +166,8 @@ mod tests {
         for case in cases {
             let read = |key: &str| -> Vec<f64> { serde_json::from_value(case[key].clone()).unwrap() };
             let tensor = |key: &str| Tensor::new(read(key).as_slice(), &Device::Cpu).unwrap();
-            let vars = ["chosen", "rejected", "own"]
-                .map(|side| Var::from_tensor(&tensor(&format!("policy_{side}"))).unwrap());
+            let vars =
+                ["chosen", "rejected", "own"].map(|side| Var::from_tensor(&tensor(&format!("policy_{side}"))).unwrap());
             let side = |at: usize, name: &str| Responses {
                 reference: Some(tensor(&format!("reference_{name}"))),
                 ..Responses::new(vars[at].as_tensor().clone())
@@ -192,7 +189,10 @@ mod tests {
                 assert_eq!(found.len(), expected.len());
                 for (found, expected) in found.iter().zip(expected) {
                     let bound = 1e-9 * expected.abs().max(1e-3);
-                    assert!((found - expected).abs() <= bound, "{what}: {found}, expected {expected}: {case}");
+                    assert!(
+                        (found - expected).abs() <= bound,
+                        "{what}: {found}, expected {expected}: {case}"
+                    );
                 }
             };
             let numbers = |tensor: &Tensor| tensor.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
@@ -200,7 +200,11 @@ mod tests {
             close("margins", &margins, &read("margins"));
             let gradients = losses.sum_all().unwrap().backward().unwrap();
             for (var, name) in vars.iter().zip(["chosen", "rejected", "own"]) {
-                close(name, &numbers(gradients.get(var).unwrap()), &read(&format!("gradient_{name}")));
+                close(
+                    name,
+                    &numbers(gradients.get(var).unwrap()),
+                    &read(&format!("gradient_{name}")),
+                );
             }
         }
         assert_eq!(cases.len(), 2);

@@ -14,9 +14,10 @@ use super::diagnostics::SharedWatch;
 use super::engine::{Dense, Engine};
 use super::image_preference::ImagePreference;
 use super::online_kl::OnlineKlTerm;
+use super::own_answer::OwnAnswer;
 use super::reference::{cached, live_reference};
 use super::shift::SharedShift;
-use super::own_answer::OwnAnswer;
+use super::token_perturbation::TokenPerturbation;
 use super::token_weights::weigh_tokens;
 use super::{LanguageMethod, PairWork, Work};
 use crate::answers::{end_tokens, prompt_at};
@@ -51,6 +52,8 @@ pub struct MethodParts {
     pub image_preference: Option<ImagePreference>,
     /// A term of pairs that compares with the policy's own tokens.
     pub own_answer: Option<OwnAnswer>,
+    /// What perturbs the texts of pairs.
+    pub token_perturbation: Option<TokenPerturbation>,
 }
 
 /// Loads the networks of a recipe and encodes its records.
@@ -76,6 +79,7 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
         prompts,
         image_preference: None,
         own_answer: None,
+        token_perturbation: None,
     };
     assemble(recipe, parts, reporter)
 }
@@ -94,6 +98,7 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         prompts,
         image_preference,
         own_answer,
+        token_perturbation,
     } = parts;
     if recipe.train.gradient_checkpointing {
         policy.model.checkpoint_gradients();
@@ -117,12 +122,16 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         needs_reference: recipe.objective.requirements().reference
             || image_preference.is_some()
             || own_answer.is_some()
-            || recipe.method.token_divergence().is_some(),
+            || recipe.method.token_divergence().is_some()
+            || recipe.method.frequency().is_some(),
         dense: match recipe.method.token_weights().and_then(|config| config.beside) {
             Some(_) => Dense::Beside,
             None => Dense::Instead,
         },
-        rejected_scores: image_preference.as_ref().map(ImagePreference::scores).unwrap_or_default(),
+        rejected_scores: image_preference
+            .as_ref()
+            .map(ImagePreference::scores)
+            .unwrap_or_default(),
         max_len: encoding_of(recipe).max_len.unwrap_or(usize::MAX),
         policy,
     };
@@ -141,6 +150,8 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
             image_preference,
             own_answer,
             token_divergence: config.token_divergence,
+            token_perturbation,
+            frequency: config.frequency,
             beside: config.token_weights.and_then(|config| config.beside),
         })),
         MethodConfig::Unpaired(_) => Work::Unpaired,

@@ -25,9 +25,9 @@ use diptych_tensor::{Tensor, ops};
 use diptych_train::StepOutput;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Batch, Engine, Term};
+use super::engine::{Batch, Term, Texts};
 use crate::reference::ResponsePlace;
-use crate::scoring::{Gathering, host};
+use crate::scoring::{Gathering, Scored, host};
 use crate::{Error, Result};
 
 /// `[method.offline_pairs.token_divergence]`: needs a reference whose network is there.
@@ -68,7 +68,11 @@ impl TokenDivergenceConfig {
             _ => return None,
         };
         let found = format!("a part of log-ratios, while the objective {reason}");
-        Some(("token_divergence.role", found, "`penalty`, or an objective of log-ratios as `dpo`"))
+        Some((
+            "token_divergence.role",
+            found,
+            "`penalty`, or an objective of log-ratios as `dpo`",
+        ))
     }
 }
 
@@ -81,12 +85,12 @@ pub(super) struct Divergences {
 
 impl TokenDivergenceConfig {
     /// The divergences of the answers at `places`, which are pairs, chosen before rejected.
-    pub(super) fn measure(&self, engine: &Engine, places: &[ResponsePlace], batch: &Batch) -> Result<Divergences> {
+    pub(super) fn measure(&self, texts: &Texts<'_>, places: &[ResponsePlace], batch: &Batch) -> Result<Divergences> {
         let answers: &[usize] = match self.role {
             DivergenceRole::Margin | DivergenceRole::MarginOfBoth => &[0, 1],
             DivergenceRole::Penalty => &[0],
         };
-        let sums = self.sums(engine, places, batch, answers)?;
+        let sums = sums(texts, places, batch, answers)?;
         let side = |side: u32| {
             let at: Vec<u32> = (side..places.len() as u32).step_by(2).collect();
             let taken = || -> diptych_tensor::Result<Tensor> {
@@ -98,45 +102,6 @@ impl TokenDivergenceConfig {
             chosen: side(0)?,
             rejected: (answers.len() == 2).then(|| side(1)).transpose()?,
         })
-    }
-
-    /// The divergence of every response, (M); 0 for those of sides that are not asked for.
-    fn sums(&self, engine: &Engine, places: &[ResponsePlace], batch: &Batch, sides: &[usize]) -> Result<Tensor> {
-        let (Some(own), Some(other)) = (&batch.policy.hidden, batch.reference.as_ref().and_then(|r| r.hidden.as_ref()))
-        else {
-            return Err(Error::NoDistributions);
-        };
-        let is_asked = |at: &usize| sides.contains(&(at % 2));
-        let tokens: Vec<u32> = (0..places.len())
-            .filter(is_asked)
-            .flat_map(|at| batch.arranged.responses[at].clone())
-            .map(|at| at as u32)
-            .collect();
-        let policy = engine.network();
-        let rows = |hidden: &Tensor| -> diptych_tensor::Result<Tensor> {
-            Ok(hidden.index_select(&Tensor::new(tokens.as_slice(), hidden.device())?, 0)?)
-        };
-        let own = match self.weight {
-            // Only measured.
-            0.0 => rows(&own.detach())?,
-            _ => rows(own)?,
-        };
-        let own = policy.language_model().token_head(&own)?;
-        let other = rows(other)?;
-        let divergences = engine.reference.with_network(policy, |reference| {
-            let other = reference.language_model().token_head(&other)?;
-            Ok(ops::token_divergences(&own, &other)?)
-        })?;
-        let divergences = divergences.ok_or(Error::NoDistributions)?;
-        let num = batch.arranged.targets.len();
-        let per_token = spread(&divergences, &tokens, num)?;
-        let masks: Vec<Vec<f32>> = places
-            .iter()
-            .zip(&batch.arranged.responses)
-            .map(|(place, tokens)| engine.counted(*place, tokens.len()))
-            .collect();
-        let masks: Vec<Option<&[f32]>> = masks.iter().map(|mask| Some(mask.as_slice())).collect();
-        Gathering::try_new(&batch.arranged, &masks, divergences.dtype(), divergences.device())?.sum(&per_token)
     }
 
     /// The pairs as the objective is given them.
@@ -165,9 +130,8 @@ impl TokenDivergenceConfig {
             return Ok(());
         }
         let dtype = step.losses.dtype();
-        let term = || -> diptych_tensor::Result<Tensor> {
-            Term::weighted(&divergences.chosen.to_dtype(dtype)?, self.weight)
-        };
+        let term =
+            || -> diptych_tensor::Result<Tensor> { Term::weighted(&divergences.chosen.to_dtype(dtype)?, self.weight) };
         Term {
             losses: term()?,
             metrics: [].into(),
@@ -177,14 +141,40 @@ impl TokenDivergenceConfig {
     }
 }
 
+/// The divergence of every response, (M); 0 for those of sides that are not asked for.
+fn sums(texts: &Texts<'_>, places: &[ResponsePlace], batch: &Batch, sides: &[usize]) -> Result<Tensor> {
+    let is_asked = |at: &usize| sides.contains(&(at % 2));
+    let tokens: Vec<usize> = (0..places.len())
+        .filter(is_asked)
+        .flat_map(|at| batch.arranged.responses[at].clone())
+        .collect();
+    let policy = texts.engine.network();
+    let rows = |scored: &Scored| scored.predicting(&batch.arranged, tokens.iter().copied());
+    let own = policy.language_model().token_head(&rows(&batch.policy)?)?;
+    let other = rows(batch.reference.as_ref().ok_or(Error::NoDistributions)?)?;
+    let divergences = texts.engine.reference.with_network(policy, |reference| {
+        let other = reference.language_model().token_head(&other)?;
+        Ok(ops::token_divergences(&own, &other)?)
+    })?;
+    let divergences = divergences.ok_or(Error::NoDistributions)?;
+    let num = batch.arranged.targets.len();
+    let per_token = spread(&divergences, &tokens, num)?;
+    let masks: Vec<Vec<f32>> = places
+        .iter()
+        .zip(&batch.arranged.responses)
+        .map(|(place, tokens)| texts.counted(*place, tokens.len()))
+        .collect();
+    let masks: Vec<Option<&[f32]>> = masks.iter().map(|mask| Some(mask.as_slice())).collect();
+    Gathering::try_new(&batch.arranged, &masks, divergences.dtype(), divergences.device())?.sum(&per_token)
+}
+
 /// Values of some tokens among all N of a batch, 0 for the others.
-fn spread(values: &Tensor, tokens: &[u32], num: usize) -> diptych_tensor::Result<Tensor> {
+fn spread(values: &Tensor, tokens: &[usize], num: usize) -> diptych_tensor::Result<Tensor> {
     let mut at = vec![tokens.len() as u32; num];
     for (place, token) in tokens.iter().enumerate() {
-        at[*token as usize] = place as u32;
+        at[*token] = place as u32;
     }
     let zero = Tensor::zeros(1, values.dtype(), values.device())?;
     let at = Tensor::new(at, values.device())?;
     Ok(Tensor::cat(&[values, &zero], 0)?.index_select(&at, 0)?)
 }
-

@@ -8,8 +8,8 @@
 //!   Its published program has one objective of weighed tokens (weight 4, no division) in the place of both.
 //! - Sarkar et al., "Self-alignment of Large Video Language Models with Refined Regularized Preference Optimization", Neural Information
 //!   Processing Systems 2025, arXiv:2504.12083 (RRPO): the sum over phrases that differ, which is that over their tokens: `gamma = 1`,
-//!   `unchanged = 0`, `normalization = "none"`, beside a `token_divergence` as penalty. Rows may say themselves where their phrases are, as
-//!   spans.
+//!   `unchanged = 0`, `normalization = "none"`, beside a `token_divergence` as penalty. Its phrases are told by the data's masks; here
+//!   they are what differs.
 //!
 //! Which tokens were corrected is told by the rules of the published program of RLHF-V (RLHF-V/RLAIF-V, `utils/diff_lib.py`), which are
 //! those of Python's `difflib.SequenceMatcher(None, rejected, chosen)` on the ids of prompt and answer after the first one:
@@ -103,7 +103,9 @@ pub(super) fn weigh_tokens(records: &mut [EncodedRecord], config: &TokenWeightsC
     let mut num_same = 0;
     for record in records {
         let EncodedRecord {
-            responses, other_images, ..
+            responses,
+            other_images,
+            ..
         } = record;
         let [chosen, rejected] = responses.as_mut_slice() else {
             continue;
@@ -132,7 +134,12 @@ pub(super) fn weigh_tokens(records: &mut [EncodedRecord], config: &TokenWeightsC
 /// The ids of a text with one token an image, and the place of each in the text.
 fn spelled(response: &EncodedResponse) -> (Vec<u32>, Vec<usize>) {
     let ids = response.prompt.iter().chain(&response.ids).copied();
-    let is_rest = |at: usize| response.images.iter().any(|image| (image.tokens.start + 1..image.tokens.end).contains(&at));
+    let is_rest = |at: usize| {
+        response
+            .images
+            .iter()
+            .any(|image| (image.tokens.start + 1..image.tokens.end).contains(&at))
+    };
     ids.enumerate()
         .filter(|(at, _)| !is_rest(*at))
         .map(|(at, id)| (id, at))
@@ -143,7 +150,8 @@ fn spelled(response: &EncodedResponse) -> (Vec<u32>, Vec<usize>) {
 fn differing(rejected: &EncodedResponse, chosen: &EncodedResponse, min_match_size: usize) -> [Vec<usize>; 2] {
     let [rejected, chosen] = [rejected, chosen].map(spelled);
     let (in_rejected, in_chosen) = changed_tokens(&rejected.0[1..], &chosen.0[1..], min_match_size);
-    let places = |spans: Vec<Range<usize>>, places: &[usize]| spans.into_iter().flatten().map(|at| places[at + 1]).collect();
+    let places =
+        |spans: Vec<Range<usize>>, places: &[usize]| spans.into_iter().flatten().map(|at| places[at + 1]).collect();
     [places(in_rejected, &rejected.1), places(in_chosen, &chosen.1)]
 }
 

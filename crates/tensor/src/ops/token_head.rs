@@ -12,8 +12,8 @@
 use candle_core::{D, DType, Tensor};
 
 use super::kernel::shape_error;
-use super::token_logps::{TokenLogpsConfig, row_chunks, wide_logits};
 use super::log_softmax;
+use super::token_logps::{TokenLogpsConfig, row_chunks, wide_logits};
 use crate::autograd::checkpoint;
 use crate::{Error, Result};
 
@@ -95,7 +95,12 @@ pub fn likeliest_tokens(head: &TokenHead, other_than: Option<&Tensor>) -> Result
         && (others.dims() != [rows] || others.dtype() != DType::U32 || words < 2)
     {
         let expected = format!("({rows},) u32 beside at least 2 words");
-        return Err(shape_error("likeliest_tokens", "tokens to avoid", others.dims(), expected));
+        return Err(shape_error(
+            "likeliest_tokens",
+            "tokens to avoid",
+            others.dims(),
+            expected,
+        ));
     }
     let of_chunk = |(first, len): (usize, usize)| -> Result<Tensor> {
         let mut logits = head.logits(first, len)?;

@@ -42,11 +42,20 @@ fn cases() -> Vec<Case> {
 }
 
 fn assert_close(what: &str, found: &Tensor, expected: &[f64], tolerance: f64) {
-    let found: Vec<f64> = found.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let found: Vec<f64> = found
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap();
     assert_eq!(found.len(), expected.len(), "{what}");
     for (found, expected) in found.iter().zip(expected) {
         let bound = tolerance * expected.abs().max(1.0);
-        assert!((found - expected).abs() <= bound, "{what}: {found}, expected {expected}");
+        assert!(
+            (found - expected).abs() <= bound,
+            "{what}: {found}, expected {expected}"
+        );
     }
 }
 
@@ -68,8 +77,16 @@ fn divergences_and_their_gradients_are_those_of_pytorch() {
             let other_hidden = Var::from_tensor(&of("other_hidden", rows)).unwrap();
             let other = head(&other_hidden, &of("other_weight", words));
             let found = ops::token_divergences(&head(&hidden, &weight), &other).unwrap();
-            assert_close(&format!("{at} {dtype:?}"), &found, &case.numbers("divergences"), tolerance);
-            let upstream = Tensor::new(case.numbers("upstream"), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            assert_close(
+                &format!("{at} {dtype:?}"),
+                &found,
+                &case.numbers("divergences"),
+                tolerance,
+            );
+            let upstream = Tensor::new(case.numbers("upstream"), &Device::Cpu)
+                .unwrap()
+                .to_dtype(dtype)
+                .unwrap();
             let gradients = (found * upstream).unwrap().sum_all().unwrap().backward().unwrap();
             let what = |of: &str| format!("{at} {dtype:?}: gradient of {of}");
             let by_hidden = case.numbers("gradient_hidden");
@@ -111,11 +128,18 @@ fn heads_that_do_not_fit_are_refused() {
         config: TokenLogpsConfig::default(),
     };
     for (rows, words) in [(2, 5), (3, 4)] {
-        let error = ops::token_divergences(&head(3, 5), &head(rows, words)).unwrap_err().to_string();
-        assert!(error.contains("token_divergences") && error.contains("(3, 5)"), "{error}");
+        let error = ops::token_divergences(&head(3, 5), &head(rows, words))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("token_divergences") && error.contains("(3, 5)"),
+            "{error}"
+        );
     }
     let others = Tensor::zeros(2, DType::U32, &Device::Cpu).unwrap();
-    let error = ops::likeliest_tokens(&head(3, 5), Some(&others)).unwrap_err().to_string();
+    let error = ops::likeliest_tokens(&head(3, 5), Some(&others))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("likeliest_tokens"), "{error}");
     let none = ops::token_divergences(&head(0, 5), &head(0, 5)).unwrap();
     assert_eq!(none.dims(), [0]);

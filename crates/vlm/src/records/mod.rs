@@ -9,9 +9,7 @@ mod reader;
 use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
 use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
-use diptych_llm::method::{
-    self, MAX_LEN, complete_records, load_dataset, warn_of_unused_rationales,
-};
+use diptych_llm::method::{self, MAX_LEN, complete_records, load_dataset, warn_of_unused_rationales};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
