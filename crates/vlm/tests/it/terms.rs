@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use diptych_llm::LanguageMethod;
-use diptych_train::{Item, Method as _, MetricsRow, MicroBatch};
+use diptych_train::{Item, Method as _, MetricsRow, MicroBatch, Recipe, Reporter};
+use diptych_vlm::{VisionLanguage, prepare};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, compute, golden, numbers};
@@ -416,4 +417,43 @@ fn terms_without_a_use_are_refused() {
     assert!(error.contains("mask_token") && error.contains("nowhere"), "{error}");
     let missing = bench.try_method(&method(&json!({ "token_perturbation": { "clip": "nowhere" } })));
     assert!(missing.unwrap_err().to_string().contains("nowhere"));
+}
+
+#[test]
+fn shipped_recipes_of_the_methods_begin_where_their_papers_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let ln_2 = 2_f64.ln();
+    // At the start every sigmoid loses ln 2, and nothing diverges.
+    let recipes = [
+        ("mdpo", 3.0 * ln_2, "image_preference/anchor"),
+        ("rdpo", 2.0 * ln_2, "image_preference/loss"),
+        ("dense_dpo", ln_2, "logps/chosen"),
+        ("chip", ln_2, "kl/rejected"),
+        ("tars", ln_2, "frequency/loss"),
+        ("povid", ln_2, "own_answer/loss"),
+        ("rrpo", ln_2, "kl/chosen"),
+    ];
+    for (name, expected, metric) in recipes {
+        let path = root.join(format!("examples/recipes/shapes_vlm_{name}.toml"));
+        let from_root = |key: &str, value: &str| format!("{key}=\"{}\"", root.join(value).display());
+        let mut overrides = vec![
+            from_root("model.path", "models/shapes-vlm"),
+            from_root("data.path", "datasets/shapes-vlm-pairs/pairs.jsonl"),
+            "run.device=\"cpu\"".to_owned(),
+        ];
+        if name == "tars" {
+            overrides.push(from_root("method.offline_pairs.token_perturbation.clip", "models/shapes-clip"));
+        }
+        let recipe = Recipe::<VisionLanguage>::read(&path, &overrides).unwrap_or_else(|error| panic!("{error}"));
+        let method = prepare(&recipe, &mut Reporter::silent()).unwrap();
+        let (output, gradients) = compute(&method, 4);
+        assert_eq!(output.metrics[metric].len(), 4, "{name}");
+        for (at, loss) in numbers(&output.losses).iter().enumerate() {
+            // The reference reads unperturbed texts.
+            let of_spectra = output.metrics.get("frequency/loss").map_or(0.0, |losses| 0.1 * losses[at]);
+            assert!((loss - expected - of_spectra).abs() < 1e-4, "{name}: {loss}");
+        }
+        let is_moved = |(_, gradient): (&str, _)| numbers(gradient).iter().any(|value| *value != 0.0);
+        assert!(gradients.iter().any(is_moved), "{name}");
+    }
 }
