@@ -229,7 +229,10 @@ mod tests {
                  pub struct OfflinePairsConfig {\n    pub other_images: Option<OtherImagesConfig>,\n}\n\
                  pub struct OtherImagesConfig {\n    pub engine: Option<u8>,\n}\n",
             ),
-            ("crates/x/src/method/other_images.rs", "//! Other images.\n//!\n//! Wang, arXiv:2406.11839.\n"),
+            (
+                "crates/x/src/method/other_images.rs",
+                "//! Other images.\n//!\n//! Wang, arXiv:2406.11839.\n",
+            ),
             ("crates/x/src/method/engine.rs", "//! What all methods do.\n"),
             (
                 "examples/recipes/a.toml",

@@ -182,7 +182,10 @@ fn assumptions(parts: &Parts<'_>, on_cpu: bool) -> Vec<String> {
         );
     }
     if parts.recipe.method.frequency().is_some() {
-        assumptions.push("`method.offline_pairs.frequency` is not counted: it reads the pairs under the reference once more.".to_owned());
+        assumptions.push(
+            "`method.offline_pairs.frequency` is not counted: it reads the pairs under the reference once more."
+                .to_owned(),
+        );
     }
     assumptions
         .push("Sizes of logs and samples on disk are typical ones; the others are exact but for headers.".to_owned());

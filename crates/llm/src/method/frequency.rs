@@ -24,7 +24,8 @@ use diptych_tensor::{DType, Tensor};
 use diptych_train::StepOutput;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Batch, Term, Texts};
+use super::engine::{Batch, Term};
+use super::texts::Texts;
 use crate::arrangement::Arranged;
 use crate::reference::ResponsePlace;
 use crate::scoring::host;

@@ -25,9 +25,10 @@ use diptych_tensor::{Tensor, ops};
 use diptych_train::{MicroBatch, StepOutput};
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Engine, Texts};
+use super::engine::Engine;
 use super::offline_pairs::Pairs;
 use super::other_images::{Draw, ReferenceDraw, Spoil, under_other_images};
+use super::texts::Texts;
 use crate::Result;
 use crate::arrangement::Arranged;
 use crate::network::NetworkRef;

@@ -16,6 +16,7 @@ mod rationale;
 mod reference;
 mod sft;
 mod shift;
+mod texts;
 mod token_divergence;
 mod token_perturbation;
 mod token_weights;

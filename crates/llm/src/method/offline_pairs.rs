@@ -11,8 +11,9 @@ use diptych_core::{ObjectiveOutput, PairLogps, Responses, pair_metrics};
 use diptych_train::{MicroBatch, StepOutput};
 
 use super::PairWork;
-use super::engine::{Batch, Engine, Texts};
+use super::engine::{Batch, Engine};
 use super::shift::SharedShift;
+use super::texts::Texts;
 use super::token_weights::beside;
 use crate::Result;
 use crate::scoring::host;

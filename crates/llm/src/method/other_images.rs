@@ -8,7 +8,7 @@ use diptych_models::vlm::{ProcessedImage, VlmImageProcessor};
 use diptych_train::{Item, MicroBatch};
 use serde::{Deserialize, Serialize};
 
-use super::engine::Texts;
+use super::texts::Texts;
 use crate::arrangement::{Arranged, PlacedImage, Sequence};
 use crate::network::Network;
 use crate::records::EncodedResponse;

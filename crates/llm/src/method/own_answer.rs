@@ -21,8 +21,9 @@ use diptych_tensor::{Tensor, ops};
 use diptych_train::{MicroBatch, StepOutput};
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Batch, Engine, Term, Texts};
+use super::engine::{Batch, Engine, Term};
 use super::other_images::{Draw, OtherAnswers, Spoil, under_other_images};
+use super::texts::Texts;
 use crate::network::NetworkRef;
 use crate::scoring::{Scored, host, score_detached, score_others};
 use crate::{Error, Result};

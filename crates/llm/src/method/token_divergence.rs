@@ -25,7 +25,8 @@ use diptych_tensor::{Tensor, ops};
 use diptych_train::StepOutput;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Batch, Term, Texts};
+use super::engine::{Batch, Term};
+use super::texts::Texts;
 use crate::reference::ResponsePlace;
 use crate::scoring::{Gathering, Scored, host};
 use crate::{Error, Result};

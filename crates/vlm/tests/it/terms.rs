@@ -442,7 +442,10 @@ fn shipped_recipes_of_the_methods_begin_where_their_papers_say() {
             "run.device=\"cpu\"".to_owned(),
         ];
         if name == "tars" {
-            overrides.push(from_root("method.offline_pairs.token_perturbation.clip", "models/shapes-clip"));
+            overrides.push(from_root(
+                "method.offline_pairs.token_perturbation.clip",
+                "models/shapes-clip",
+            ));
         }
         let recipe = Recipe::<VisionLanguage>::read(&path, &overrides).unwrap_or_else(|error| panic!("{error}"));
         let method = prepare(&recipe, &mut Reporter::silent()).unwrap();
@@ -450,7 +453,10 @@ fn shipped_recipes_of_the_methods_begin_where_their_papers_say() {
         assert_eq!(output.metrics[metric].len(), 4, "{name}");
         for (at, loss) in numbers(&output.losses).iter().enumerate() {
             // The reference reads unperturbed texts.
-            let of_spectra = output.metrics.get("frequency/loss").map_or(0.0, |losses| 0.1 * losses[at]);
+            let of_spectra = output
+                .metrics
+                .get("frequency/loss")
+                .map_or(0.0, |losses| 0.1 * losses[at]);
             assert!((loss - expected - of_spectra).abs() < 1e-4, "{name}: {loss}");
         }
         let is_moved = |(_, gradient): (&str, _)| numbers(gradient).iter().any(|value| *value != 0.0);
