@@ -88,17 +88,7 @@ pub(crate) fn likenesses(
     images: &RunImages,
     records: &[EncodedRecord],
 ) -> Result<Vec<Vec<Vec<Likeness>>>> {
-    let ids: BTreeSet<u32> = texts(records)
-        .flat_map(|text| text.prompt.iter().chain(&text.ids).copied())
-        .collect();
-    let mut pieces = BTreeMap::new();
-    for id in ids {
-        let piece = tokenizer.decode(&[id], SpecialTokens::Omit)?;
-        let is_word = piece.chars().any(char::is_alphanumeric) && !piece.contains(char::REPLACEMENT_CHARACTER);
-        if is_word {
-            pieces.insert(id, piece.trim().to_owned());
-        }
-    }
+    let pieces = pieces(tokenizer, records)?;
     let words: Vec<&String> = pieces.values().collect();
     let of_words: BTreeMap<u32, Vec<f32>> = pieces.keys().copied().zip(clip.texts(&words)?).collect();
     let shown: BTreeSet<usize> = texts(records)
@@ -151,6 +141,22 @@ pub(crate) fn likenesses(
         );
     }
     Ok(all)
+}
+
+/// The words among the tokens of all texts.
+fn pieces(tokenizer: &Tokenizer, records: &[EncodedRecord]) -> Result<BTreeMap<u32, String>> {
+    let ids: BTreeSet<u32> = texts(records)
+        .flat_map(|text| text.prompt.iter().chain(&text.ids).copied())
+        .collect();
+    let mut pieces = BTreeMap::new();
+    for id in ids {
+        let piece = tokenizer.decode(&[id], SpecialTokens::Omit)?;
+        let is_word = piece.chars().any(char::is_alphanumeric) && !piece.contains(char::REPLACEMENT_CHARACTER);
+        if is_word {
+            pieces.insert(id, piece.trim().to_owned());
+        }
+    }
+    Ok(pieces)
 }
 
 fn texts(records: &[EncodedRecord]) -> impl Iterator<Item = &EncodedResponse> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use diptych_data::{SpecialTokens, Tokenizer};
 use diptych_llm::method::{
-    CHECKPOINT, ImagePreference, LanguageMethod, MethodParts, OwnAnswer, Replacement, Spoil, TokenPerturbation,
-    assemble, check_tokens, is_model, load_dataset, network_options, warn_of_long,
+    CHECKPOINT, ImagePreference, ImageTerms, LanguageMethod, MethodParts, OwnAnswer, Replacement, Spoil,
+    TokenPerturbation, assemble, check_tokens, is_model, load_dataset, network_options, warn_of_long,
 };
 use diptych_llm::network::Network;
 use diptych_llm::policy::{NetworkOptions, Trained, VisionParts, load_frozen_vision, start_vision_adapter};
@@ -65,17 +65,19 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
         pad_token_id: pad_token_id(&directory, &tokenizer),
         tokenizer,
         prompts,
-        image_preference: recipe.method.image_preference().map(|config| {
-            let spoil = config
-                .corruption
-                .map(|corruption| Box::new(Corrupted(corruption)) as Box<dyn Spoil>);
-            ImagePreference::new(config.term(), spoil)
-        }),
-        own_answer: recipe
-            .method
-            .own_answer()
-            .map(|config| OwnAnswer::new(config.term(), Box::new(Corrupted(config.corruption)))),
-        token_perturbation,
+        terms: ImageTerms {
+            image_preference: recipe.method.image_preference().map(|config| {
+                let spoil = config
+                    .corruption
+                    .map(|corruption| Box::new(Corrupted(corruption)) as Box<dyn Spoil>);
+                ImagePreference::new(config.term(), spoil)
+            }),
+            own_answer: recipe
+                .method
+                .own_answer()
+                .map(|config| OwnAnswer::new(config.term(), Box::new(Corrupted(config.corruption)))),
+            token_perturbation,
+        },
     };
     Ok(assemble(&text, parts, reporter)?)
 }

@@ -1,7 +1,7 @@
 //! Representations of whole texts, compared in the frequency domain.
 //!
 //! # Paper
-//! Zhang et al., "TARS: MinMax Token-Adaptive Preference Strategy for Hallucination Reduction in MLLMs", arXiv:2507.21584, the spectral
+//! Zhang et al., "TARS: `MinMax` Token-Adaptive Preference Strategy for Hallucination Reduction in MLLMs", arXiv:2507.21584, the spectral
 //! preference alignment beside DPO on perturbed prompts:
 //!
 //!     L = L_DPO + weight L_freq
@@ -249,12 +249,11 @@ mod tests {
 
     fn assert_close(what: &str, found: &Tensor, expected: &Value) {
         let numbers = |value: &Value| -> Vec<f64> {
-            match value.as_array() {
-                None => vec![value.as_f64().unwrap()],
-                Some(_) => {
-                    let rows: Vec<Vec<f64>> = serde_json::from_value(value.clone()).unwrap();
-                    rows.concat()
-                }
+            if value.is_array() {
+                let rows: Vec<Vec<f64>> = serde_json::from_value(value.clone()).unwrap();
+                rows.concat()
+            } else {
+                vec![value.as_f64().unwrap()]
             }
         };
         let found: Vec<f64> = found.flatten_all().unwrap().to_vec1().unwrap();

@@ -40,8 +40,8 @@ use self::online_kl::OnlineKlTerm;
 pub use self::other_images::{ReferenceDraw, Spoil, SpoilKey};
 pub use self::own_answer::{OwnAnswer, OwnAnswerConfig, ReferenceTokens};
 pub use self::prepare::{
-    MAX_LEN, MethodParts, assemble, complete_records, encoding_of, learn, load_dataset, network_options, pad_token_id,
-    prepare,
+    ImageTerms, MAX_LEN, MethodParts, assemble, complete_records, encoding_of, learn, load_dataset, network_options,
+    pad_token_id, prepare,
 };
 pub(crate) use self::prepare::{load_records, sampled_prompts};
 use self::shift::SharedShift;
@@ -79,10 +79,8 @@ struct PairWork {
     online_kl: Option<OnlineKlTerm>,
     /// The factor of the rationales' term.
     rationale_weight: Option<f64>,
-    image_preference: Option<ImagePreference>,
-    own_answer: Option<OwnAnswer>,
+    terms: ImageTerms,
     token_divergence: Option<TokenDivergenceConfig>,
-    token_perturbation: Option<TokenPerturbation>,
     frequency: Option<FrequencyConfig>,
     /// The factor of the objective of weighed tokens beside that of plain ones.
     beside: Option<f64>,

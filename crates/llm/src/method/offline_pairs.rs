@@ -29,7 +29,7 @@ pub(super) struct Pairs {
 /// The losses and metrics of a micro batch of pairs, with the terms that compare its own answers.
 pub(super) fn step(engine: &Engine, work: &PairWork, shift: &SharedShift, batch: &MicroBatch) -> Result<StepOutput> {
     let places = engine.places(batch);
-    let texts = match &work.token_perturbation {
+    let texts = match &work.terms.token_perturbation {
         Some(perturbation) => Texts::perturbed(engine, perturbation, batch),
         None => Texts::of(engine),
     };
@@ -48,10 +48,10 @@ pub(super) fn step(engine: &Engine, work: &PairWork, shift: &SharedShift, batch:
     let output = engine.objective.pair_losses(&pairs.given)?;
     let mut step = metrics(&pairs.plain, &scored, output)?;
     step.totals.insert("num_tokens", engine.num_tokens(&places));
-    if let Some(term) = &work.own_answer {
+    if let Some(term) = &work.terms.own_answer {
         term.add_to(&texts, batch, (&pairs.plain, &scored), &mut step)?;
     }
-    if let Some(term) = &work.image_preference {
+    if let Some(term) = &work.terms.image_preference {
         term.add_to(&texts, batch, &pairs, &mut step)?;
     }
     if let Some((config, divergences)) = &divergences {

@@ -1,7 +1,7 @@
 //! Prompts of which the words that have least to do with the images are masked or replaced.
 //!
 //! # Paper
-//! Zhang et al., "TARS: MinMax Token-Adaptive Preference Strategy for Hallucination Reduction in MLLMs", arXiv:2507.21584: DPO whose prompts
+//! Zhang et al., "TARS: `MinMax` Token-Adaptive Preference Strategy for Hallucination Reduction in MLLMs", arXiv:2507.21584: DPO whose prompts
 //! `p(q)` have their visual-agnostic tokens perturbed, so that answers cannot lean on them:
 //!
 //!     P_i = - cos(image, q_i) in the space of a CLIP

@@ -173,7 +173,9 @@ fn weigh(response: &mut EncodedResponse, changed: &[usize], config: &TokenWeight
     }
     let total: f64 = weights.iter().sum();
     if config.normalization == WeightNormalization::WeightedLength && total > 0.0 {
-        weights.iter_mut().for_each(|weight| *weight /= total);
+        for weight in &mut weights {
+            *weight /= total;
+        }
     }
     response.dense = Some(weights.into_iter().map(|weight| weight as f32).collect());
 }
