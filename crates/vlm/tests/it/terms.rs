@@ -191,7 +191,7 @@ fn what_released_programs_do_is_there_under_a_name() {
     assert!(numbers(&likeliest.losses).iter().all(loss));
 }
 
-fn perturbed(more: Value) -> Value {
+fn perturbed(more: &Value) -> Value {
     let mut keys = json!({ "clip": clip() });
     keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({ "token_perturbation": keys })
@@ -202,7 +202,7 @@ fn a_perturbed_prompt_is_the_one_with_masks_in_the_places_of_its_words() {
     let bench = Bench::new("llava");
     // So many that every word of the question is masked.
     let all = json!({ "tokens": { "most_agnostic": { "omega": 1e9 } }, "mask_token": "no" });
-    let (found, _) = compute(&start(&bench, &perturbed(all)), 4);
+    let (found, _) = compute(&start(&bench, &perturbed(&all)), 4);
     let text = std::fs::read_to_string(golden("vlm_trl/pairs.jsonl")).unwrap();
     let masked: Vec<Value> = text
         .lines()
@@ -228,7 +228,7 @@ fn a_perturbed_prompt_is_the_one_with_masks_in_the_places_of_its_words() {
     }
     // One of the words: neither all of them nor none.
     let one = json!({ "tokens": { "most_agnostic": { "omega": 1e-9 } }, "mask_token": "no" });
-    let one = compute(&start(&bench, &perturbed(one)), 4).0;
+    let one = compute(&start(&bench, &perturbed(&one)), 4).0;
     for key in ["logps/chosen", "logps/rejected"] {
         assert!(
             one.metrics[key]
@@ -250,7 +250,7 @@ fn replaced_tokens_are_drawn_anew_in_every_epoch() {
     let bench = Bench::new("llava");
     let replaced = start(
         &bench,
-        &perturbed(json!({ "tokens": { "most_agnostic": { "omega": 1e9 } }, "change": "replace" })),
+        &perturbed(&json!({ "tokens": { "most_agnostic": { "omega": 1e9 } }, "change": "replace" })),
     );
     let first = first_step(&replaced, 1, "logps/chosen");
     assert_eq!(first, first_step(&replaced, 12, "logps/chosen"));
@@ -261,7 +261,10 @@ fn replaced_tokens_are_drawn_anew_in_every_epoch() {
             .all(|(a, b)| *a != b)
     );
     // Perturbed tokens of answers are not learned.
-    let sampled = start(&bench, &perturbed(json!({ "tokens": { "sampled": { "share": 0.9 } } })));
+    let sampled = start(
+        &bench,
+        &perturbed(&json!({ "tokens": { "sampled": { "share": 0.9 } } })),
+    );
     let plain = start(&bench, &json!({}));
     let lengths = |method: &LanguageMethod| compute(method, 8).0.metrics["lengths/chosen"].iter().sum::<f64>();
     assert!(
@@ -279,7 +282,7 @@ fn tars_adds_spectra_to_a_dpo_on_perturbed_prompts() {
         (json!({ "triplet": { "margin": 0.5 } }), "trained"),
     ] {
         let bench = Bench::new("llava");
-        let mut keys = perturbed(json!({ "tokens": { "most_agnostic": { "omega": 0.1 } } }));
+        let mut keys = perturbed(&json!({ "tokens": { "most_agnostic": { "omega": 0.1 } } }));
         keys["frequency"] = json!({ "weight": 0.5, "form": form });
         let with = |keys: &Value| {
             let mut changes = method(keys);
@@ -317,7 +320,7 @@ fn tars_adds_spectra_to_a_dpo_on_perturbed_prompts() {
 fn layout_of_a_batch_changes_no_term() {
     let bench = Bench::new("llava");
     let of = |arrangement: &str| {
-        let mut keys = perturbed(json!({ "tokens": { "most_agnostic": { "omega": 0.3 } }, "mask_token": "no" }));
+        let mut keys = perturbed(&json!({ "tokens": { "most_agnostic": { "omega": 0.3 } }, "mask_token": "no" }));
         keys["arrangement"] = json!(arrangement);
         keys["frequency"] = json!({ "weight": 0.5 });
         keys["token_divergence"] = json!({ "weight": 0.5, "role": "penalty" });
@@ -335,81 +338,80 @@ fn layout_of_a_batch_changes_no_term() {
     }
 }
 
+/// A method with these keys, and another section.
+fn beside(keys: &Value, name: &str, value: Value) -> Value {
+    let mut changes = method(keys);
+    changes[name] = value;
+    changes
+}
+
+fn assert_refused(bench: &Bench, cases: &[(Value, &str)], num: usize) {
+    for (changes, key) in cases {
+        let error = bench.try_recipe(changes).unwrap_err().to_string();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+    assert_eq!(cases.len(), num);
+}
+
 #[test]
-fn terms_without_a_use_are_refused() {
+fn comparisons_without_a_use_are_refused() {
     let bench = Bench::new("llava");
-    let own = json!({ "own_answer": { "beta": BETA } });
-    let with = |keys: &Value, path: &str, value: Value| {
-        let mut keys = keys.clone();
-        *keys.pointer_mut(path).unwrap() = value;
-        method(&keys)
+    let own = |more: Value| {
+        let mut keys = json!({ "beta": BETA });
+        keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "own_answer": keys })
     };
-    let beside = |keys: &Value, name: &str, value: Value| {
-        let mut changes = method(keys);
-        changes[name] = value;
-        changes
-    };
-    let both = json!({
-        "own_answer": { "beta": BETA }, "image_preference": { "beta": BETA, "corruption": { "crop": {} } },
-    });
+    let mut both = own(json!({}));
+    both["image_preference"] = json!({ "beta": BETA, "corruption": { "crop": {} } });
     let rows = json!({ "image_preference": { "beta": BETA, "reference_draw": "own" } });
     let likeliest = json!({
         "image_preference": { "beta": BETA, "scores": "likeliest_other", "corruption": { "crop": {} } },
         "token_divergence": { "weight": 0.1 },
     });
-    let perturbing = perturbed(json!({}));
-    let text = json!({ "orpo": { "beta": 0.1, "likelihood_of": "text" } });
+    let far = own(json!({ "corruption": { "diffusion_noise": { "step": 5000 } } }));
     let cases = [
-        (with(&own, "/own_answer/beta", json!(0.0)), "own_answer.beta"),
-        (
-            method(&json!({ "own_answer": { "beta": BETA, "share": 1.0 } })),
-            "own_answer.share",
-        ),
-        (
-            method(&json!({ "own_answer": { "beta": BETA, "corruption": { "diffusion_noise": { "step": 5000 } } } })),
-            "own_answer.corruption",
-        ),
+        (method(&own(json!({ "beta": 0.0 }))), "own_answer.beta"),
+        (method(&own(json!({ "share": 1.0 }))), "own_answer.share"),
+        (method(&far), "own_answer.corruption"),
         (method(&both), "own_answer"),
-        (beside(&own, "reference", json!({ "cached": {} })), "reference.cached"),
-        (method(&rows), "image_preference.reference_draw"),
-        (method(&likeliest), "image_preference.scores"),
         (
-            method(&perturbed(json!({ "tokens": { "most_agnostic": { "omega": 0.0 } } }))),
-            "most_agnostic.omega",
-        ),
-        (
-            method(&perturbed(json!({ "tokens": { "sampled": { "share": 1.5 } } }))),
-            "sampled.share",
-        ),
-        (
-            method(&perturbed(json!({ "change": "replace", "mask_token": "no" }))),
-            "token_perturbation.mask_token",
-        ),
-        (
-            beside(&perturbing, "reference", json!({ "cached": {} })),
+            beside(&own(json!({})), "reference", json!({ "cached": {} })),
             "reference.cached",
         ),
-        (beside(&perturbing, "objective", text), "token_perturbation"),
-        (method(&json!({ "frequency": { "weight": -1.0 } })), "frequency.weight"),
+        (method(&rows), "image_preference.reference_draw"),
+        (method(&likeliest), "image_preference.scores"),
+    ];
+    assert_refused(&bench, &cases, 7);
+}
+
+#[test]
+fn perturbations_and_spectra_without_a_use_are_refused() {
+    let bench = Bench::new("llava");
+    let tokens = |tokens: Value| method(&perturbed(&json!({ "tokens": tokens })));
+    let unused = perturbed(&json!({ "change": "replace", "mask_token": "no" }));
+    let plain = perturbed(&json!({}));
+    let text = json!({ "orpo": { "beta": 0.1, "likelihood_of": "text" } });
+    let frequency = |more: Value| json!({ "frequency": more });
+    let flat = frequency(json!({ "weight": 1.0, "form": { "power": { "beta": 0.0 } } }));
+    let cached = || json!({ "cached": {} });
+    let cases = [
         (
-            method(&json!({ "frequency": { "weight": 1.0, "form": { "power": { "beta": 0.0 } } } })),
-            "power.beta",
+            tokens(json!({ "most_agnostic": { "omega": 0.0 } })),
+            "most_agnostic.omega",
         ),
+        (tokens(json!({ "sampled": { "share": 1.5 } })), "sampled.share"),
+        (method(&unused), "token_perturbation.mask_token"),
+        (beside(&plain, "reference", cached()), "reference.cached"),
+        (beside(&plain, "objective", text), "token_perturbation"),
+        (method(&frequency(json!({ "weight": -1.0 }))), "frequency.weight"),
+        (method(&flat), "power.beta"),
         (
-            beside(
-                &json!({ "frequency": { "weight": 1.0 } }),
-                "reference",
-                json!({ "cached": {} }),
-            ),
+            beside(&frequency(json!({ "weight": 1.0 })), "reference", cached()),
             "reference.cached",
         ),
     ];
-    for (changes, key) in &cases {
-        let error = bench.try_recipe(changes).unwrap_err().to_string();
-        assert!(error.contains(key), "{key}: {error}");
-    }
-    assert_eq!(cases.len(), 15);
-    let unknown = bench.try_method(&method(&perturbed(json!({ "mask_token": "nowhere" }))));
+    assert_refused(&bench, &cases, 8);
+    let unknown = bench.try_method(&method(&perturbed(&json!({ "mask_token": "nowhere" }))));
     let error = unknown.unwrap_err().to_string();
     assert!(error.contains("mask_token") && error.contains("nowhere"), "{error}");
     let missing = bench.try_method(&method(&json!({ "token_perturbation": { "clip": "nowhere" } })));
