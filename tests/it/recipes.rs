@@ -40,7 +40,7 @@ fn every_shipped_recipe_is_valid() {
     let expected = [
         ("diffusion".to_owned(), Count { read: 29, resolved: 23 }),
         ("llm".to_owned(), Count { read: 2, resolved: 1 }),
-        ("vlm".to_owned(), Count { read: 2, resolved: 1 }),
+        ("vlm".to_owned(), Count { read: 9, resolved: 8 }),
     ];
     assert_eq!(counts, BTreeMap::from(expected));
 }
@@ -69,12 +69,15 @@ fn check<M: Modality>(path: &Path, text: &str) -> bool {
             root.join(path).display()
         ))
     };
+    let clip = text.lines().find_map(|line| line.strip_prefix("clip = \"")?.split('"').next());
+    let clip = clip.map(|path| format!("method.offline_pairs.token_perturbation.clip=\"{}\"", root.join(path).display()));
     let mut overrides: Vec<String> = [absolute("model.path", "models/"), absolute("data.path", "datasets/")]
         .into_iter()
         .flatten()
         .collect();
     let has_model_and_data = overrides.len() == 2;
     overrides.extend(of_judge());
+    overrides.extend(clip);
     let recipe = Recipe::<M>::read(path, &overrides).unwrap_or_else(|error| panic!("{error}"));
     if !has_model_and_data {
         return false;

@@ -136,17 +136,42 @@ fn sources(repo: &Repo, path: &str, table: &str) -> String {
     }
 }
 
-/// Name, path and source of the methods: files in a modality's `src/method/` that its `config.rs` describes under their name.
-fn methods(repo: &Repo) -> Vec<(&str, &str, &str)> {
+/// Name, path and source of the methods, and of the terms that may stand beside one: files in a modality's `src/method/` that its
+/// `config.rs` describes under their name, or whose name is an optional table of a method of any modality.
+fn methods(repo: &Repo) -> Vec<(String, &str, &str)> {
+    let tables: BTreeMap<&str, String> = repo
+        .texts("crates/", ".rs")
+        .filter(|(path, _)| path.ends_with("/src/method/config.rs") || path.ends_with("/src/method.rs"))
+        .flat_map(|(_, config)| tables(config))
+        .collect();
     repo.texts("crates/", ".rs")
         .filter_map(|(path, source)| {
             let (modality, file) = path.split_once("/src/method/")?;
             // Methods that share a folder are known by the file alone.
             let name = file.strip_suffix(".rs")?.rsplit('/').next()?;
             let config = repo.text(&format!("{modality}/src/method/config.rs"))?;
-            config.contains(&format!("\"{name}\",")).then_some((name, path, source))
+            if config.contains(&format!("\"{name}\",")) {
+                return Some((name.to_owned(), path, source));
+            }
+            Some((format!("{}.{name}", tables.get(name)?), path, source))
         })
         .collect()
+}
+
+/// The optional tables of the methods that a configuration describes, each with the name of its method.
+fn tables(config: &str) -> Vec<(&str, String)> {
+    let part = Regex::new(r"pub struct (\w+)Config \{|pub (\w+): Option<").expect("a valid pattern");
+    let capital = Regex::new(r"([a-z])([A-Z])").expect("a valid pattern");
+    let mut method = String::new();
+    let mut tables = Vec::new();
+    for found in part.captures_iter(config) {
+        if let Some(name) = found.get(1) {
+            method = capital.replace_all(name.as_str(), "${1}_$2").to_lowercase();
+        } else if let Some(table) = found.get(2).filter(|_| config.contains(&format!("\"{method}\","))) {
+            tables.push((table.as_str(), method.clone()));
+        }
+    }
+    tables
 }
 
 /// arXiv identifiers in the sources, with the files that cite them.
@@ -197,9 +222,21 @@ mod tests {
                 "crates/x/src/method/config.rs",
                 "const DESCRIPTIONS: D = [(\"offline_pairs\", \"pairs\")];",
             ),
+            // Another modality's table, which a file of the first computes.
+            (
+                "crates/y/src/method.rs",
+                "const DESCRIPTIONS: D = [(\n\"offline_pairs\",\n\"pairs\")];\n\
+                 pub struct OfflinePairsConfig {\n    pub other_images: Option<OtherImagesConfig>,\n}\n\
+                 pub struct OtherImagesConfig {\n    pub engine: Option<u8>,\n}\n",
+            ),
+            (
+                "crates/x/src/method/other_images.rs",
+                "//! Other images.\n//!\n//! Wang, arXiv:2406.11839.\n",
+            ),
+            ("crates/x/src/method/engine.rs", "//! What all methods do.\n"),
             (
                 "examples/recipes/a.toml",
-                "[method.offline_pairs]\n[objective.dpo]\nbeta = 1.0\n",
+                "[method.offline_pairs]\n[method.offline_pairs.other_images]\n[objective.dpo]\nbeta = 1.0\n",
             ),
         ])
     }
@@ -212,9 +249,12 @@ mod tests {
             "File: [crates/core/src/objective/dpo.rs](crates/core/src/objective/dpo.rs). Recipes: [examples/recipes/a.toml]",
             "### `offline_pairs`\n\nPairs.\n\nWallace, arXiv:2311.12908.\n\nFile: ",
             "| [2311.12908](https://arxiv.org/abs/2311.12908) | [crates/x/src/method/offline_pairs.rs]",
+            "### `offline_pairs.other_images`\n\nOther images.\n\nWang, arXiv:2406.11839.\n\nFile: \
+             [crates/x/src/method/other_images.rs](crates/x/src/method/other_images.rs). Recipes: [examples/recipes/a.toml]",
         ] {
             assert!(papers.contains(part), "{part}\n---\n{papers}");
         }
+        assert!(!papers.contains("What all methods do"), "{papers}");
     }
 
     #[test]
@@ -239,9 +279,10 @@ mod tests {
     #[test]
     fn methods_of_this_repository_are_found() {
         let repo = Repo::open().unwrap();
-        let names: Vec<&str> = methods(&repo).into_iter().map(|(name, _, _)| name).collect();
+        let names: Vec<String> = methods(&repo).into_iter().map(|(name, _, _)| name).collect();
+        let has = |name: &str| names.iter().any(|found| found == name);
         assert!(
-            names.contains(&"offline_pairs") && !names.contains(&"config"),
+            has("offline_pairs") && has("offline_pairs.image_preference") && !has("config") && !has("engine"),
             "{names:?}"
         );
     }

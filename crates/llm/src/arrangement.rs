@@ -98,6 +98,8 @@ pub struct Arranged {
     pub images: Vec<usize>,
     /// Those of them that are not the run's, which are counted before them.
     pub made: Option<Arc<MadeImages>>,
+    /// Where among the B T tokens the prompt and the response of each text are.
+    pub texts: Vec<[Vec<u32>; 2]>,
 }
 
 impl Arrangement {
@@ -146,10 +148,9 @@ impl Arrangement {
     }
 }
 
-/// Where a response begins and which token precedes it, when its prompt begins at `start`.
+/// Where a prompt and its response begin, when the prompt begins at `start` and the response follows it.
 fn after_prompt((start, sequence): (usize, &Sequence<'_>)) -> (usize, usize) {
-    let first = start + sequence.prompt.len();
-    (first, first - 1)
+    (start, start + sequence.prompt.len())
 }
 
 /// One row of prompts, each followed by its responses as branches.
@@ -175,10 +176,10 @@ fn shared(sequences: &[Sequence<'_>], pad_token_id: u32, device: &Device) -> Res
         images.extend(group[0].prompt_images().iter().map(|image| image.index));
         let of_responses = group.iter().flat_map(Sequence::response_images);
         images.extend(of_responses.map(|image| image.index));
+        let prompt = next;
         next += group[0].prompt.len();
-        let last_of_prompt = next - 1;
         for sequence in group {
-            places.push((next, last_of_prompt));
+            places.push((prompt, next));
             next += sequence.response.len();
         }
     }
@@ -189,7 +190,7 @@ fn shared(sequences: &[Sequence<'_>], pad_token_id: u32, device: &Device) -> Res
 }
 
 impl Arranged {
-    /// `places`: for each response its first token and the token that predicts it.
+    /// `places`: for each text the first token of its prompt and that of its response.
     fn new(input: LmInput, sequences: &[Sequence<'_>], places: impl Iterator<Item = (usize, usize)>) -> Self {
         let mut arranged = Self {
             input,
@@ -202,9 +203,14 @@ impl Arranged {
                 .map(|image| image.index)
                 .collect(),
             made: None,
+            texts: Vec::with_capacity(sequences.len()),
         };
-        for (sequence, (first, before)) in sequences.iter().zip(places) {
-            let len = sequence.response.len();
+        for (sequence, (prompt, first)) in sequences.iter().zip(places) {
+            let (len, before) = (sequence.response.len(), prompt + sequence.prompt.len() - 1);
+            let range = |start: usize, len: usize| (start..start + len).map(|at| at as u32).collect();
+            arranged
+                .texts
+                .push([range(prompt, sequence.prompt.len()), range(first, len)]);
             let begin = arranged.targets.len();
             arranged.targets.extend_from_slice(sequence.response);
             arranged.predecessors.push(before as u32);
@@ -262,6 +268,17 @@ mod tests {
         assert_eq!(tokens(Arrangement::Packed), [1, 15]);
         // The first two share their prompt; the last one does not stand beside them.
         assert_eq!(tokens(Arrangement::SharedPrefix), [1, 13]);
+        for arrangement in [Arrangement::Padded, Arrangement::Packed, Arrangement::SharedPrefix] {
+            let arranged = arrangement.arrange(&sequences, 0, &Device::Cpu).unwrap();
+            let ids: Vec<u32> = arranged.input.input_ids().flatten_all().unwrap().to_vec1().unwrap();
+            for ((prompt, response), text) in parts.iter().zip(&arranged.texts) {
+                let spelled = |at: &Vec<u32>| at.iter().map(|at| ids[*at as usize]).collect::<Vec<_>>();
+                assert_eq!(
+                    [spelled(&text[0]), spelled(&text[1])],
+                    [prompt.to_vec(), response.to_vec()]
+                );
+            }
+        }
     }
 
     #[test]

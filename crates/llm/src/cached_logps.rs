@@ -154,6 +154,7 @@ impl CachedLogps {
         Ok(Scored {
             per_token_logps: tensor()?,
             statistics: None,
+            states: None,
         })
     }
 }

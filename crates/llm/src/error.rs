@@ -152,9 +152,12 @@ pub enum Error {
         /// The objective.
         objective: &'static str,
     },
-    /// A preference between images under a network that reads none.
-    #[error("`method.offline_pairs.image_preference` needs a network that reads images")]
+    /// Images are spoiled for a network that reads none.
+    #[error("answers under other images need a network that reads images")]
     NoVision,
+    /// Whole distributions were asked of a reference that has none.
+    #[error("whole distributions need a reference whose network is there, and not scores that were kept")]
+    NoDistributions,
     /// A prompt of `[eval.truth]` whose answers cannot be judged.
     #[error("{path}: prompt {number} is no scene in words")]
     NoScene {
@@ -287,6 +290,7 @@ impl Error {
             | Self::NoScene { .. }
             | Self::Images { .. }
             | Self::NoVision
+            | Self::NoDistributions
             | Self::TiedScores { .. }
             | Self::ForeignTokens { .. }
             | Self::CacheOrigin { .. }

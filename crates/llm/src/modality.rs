@@ -150,8 +150,10 @@ impl Modality for Language {
         if recipe.objective.requirements().reference {
             Some(format!("objective `{}`", recipe.objective.name()))
         } else {
-            let term = recipe.method.online_kl();
-            term.map(|_| "`method.offline_pairs.online_kl`".to_owned())
+            let term = recipe.method.online_kl().map(|_| "online_kl");
+            let term = term.or(recipe.method.token_divergence().map(|_| "token_divergence"));
+            let term = term.or(recipe.method.frequency().map(|_| "frequency"));
+            term.map(|term| format!("`method.offline_pairs.{term}`"))
         }
     }
 
@@ -249,7 +251,7 @@ fn validate_pairs(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
     let MethodConfig::OfflinePairs(config) = &recipe.method else {
         return Ok(());
     };
-    if let Some((key, found, expected)) = config.problem() {
+    if let Some((key, found, expected)) = config.problem(recipe.objective.requirements()) {
         return Err(recipe.invalid(&format!("method.offline_pairs.{key}"), found, expected));
     }
     let refuse = |key: &str, found: String, expected: &str| {
@@ -310,6 +312,15 @@ fn validate_reference(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
     } else if recipe.method.online_kl().is_some() {
         let user = "`method.offline_pairs.online_kl`".to_owned();
         (user, "compares answers that the policy gives while it is trained")
+    } else if recipe.method.frequency().is_some() {
+        let user = "`method.offline_pairs.frequency`".to_owned();
+        (user, "compares states, of which no cache keeps any")
+    } else if recipe.method.token_divergence().is_some() {
+        let user = "`method.offline_pairs.token_divergence`".to_owned();
+        (
+            user,
+            "compares whole distributions, of which no cache keeps more than one number",
+        )
     } else {
         return Ok(());
     };

@@ -130,6 +130,14 @@ impl<'a> NetworkRef<'a> {
         }
     }
 
+    /// What the decoder reads in the places of a batch's tokens, images among them, (B, T, D).
+    pub(crate) fn embeddings(self, arranged: &Arranged) -> Result<Tensor> {
+        match self {
+            Self::Text(model) => Ok(model.embed(arranged.input.input_ids())?),
+            Self::Vision(network) => network.embeddings(arranged),
+        }
+    }
+
     /// Hidden states of a batch's tokens, (B, T, D).
     pub(crate) fn hidden(self, arranged: &Arranged) -> Result<Tensor> {
         match self {

@@ -47,6 +47,8 @@ pub struct EncodedResponse {
     pub prompt_tail: usize,
     /// The weight of each token in the score, where they are not all 1.
     pub weights: Option<Vec<f32>>,
+    /// The weights with those of `[method.offline_pairs.token_weights]` in them, where the recipe has such a section.
+    pub dense: Option<Vec<f32>>,
     /// Whether tokens of its row were left out to fit `data.max_len`.
     pub is_cut: bool,
     /// What a judge gave it.
@@ -153,6 +155,11 @@ impl EncodedResponse {
             of_prompt.map(|image| image.index).collect()
         };
         self.prompt == other.prompt && own(self) == own(other)
+    }
+
+    /// The weights of its score, those of a dense preference where there is one.
+    pub(crate) fn score_weights(&self) -> Option<&[f32]> {
+        self.dense.as_deref().or(self.weights.as_deref())
     }
 
     /// Whether any of its tokens counts.
@@ -286,6 +293,7 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
         images: Vec::new(),
         prompt_tail,
         weights: is_weighted.then_some(weights),
+        dense: None,
         is_cut,
         judge_score: None,
         reference_logps: None,

@@ -70,16 +70,25 @@ impl Reference {
 
     /// Scores of texts that need not be of the data, under a network that is there, without a graph; `None` without one.
     pub(crate) fn score_live(&self, policy: NetworkRef<'_>, arranged: &Arranged) -> Result<Option<Scored>> {
-        let scored = match self {
+        self.with_network(policy, |network| score_detached(network, arranged))
+    }
+
+    /// Does something with the network that it scores with, as it scores; `None` without one that is there.
+    pub(crate) fn with_network<R>(
+        &self,
+        policy: NetworkRef<'_>,
+        work: impl FnOnce(NetworkRef<'_>) -> Result<R>,
+    ) -> Result<Option<R>> {
+        match self {
             Self::None | Self::Cached(_) => return Ok(None),
             Self::AdapterOff => {
                 let _off = policy.adapter_switch().disable();
-                score_detached(policy, arranged)?
+                work(policy)
             }
-            Self::Frozen(model) => score_detached(&**model, arranged)?,
-            Self::Moving(moving) => score_detached(&moving.copy.model, arranged)?,
-        };
-        Ok(Some(scored))
+            Self::Frozen(model) => work(NetworkRef::from(&**model)),
+            Self::Moving(moving) => work(NetworkRef::from(&moving.copy.model)),
+        }
+        .map(Some)
     }
 
     /// Whether its scores are those of single tokens, rather than sums alone.

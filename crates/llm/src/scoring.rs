@@ -30,6 +30,8 @@ pub struct Scored {
     pub per_token_logps: Tensor,
     /// What the distributions look like, (N) each.
     pub statistics: Option<TokenStatistics>,
+    /// The last states of all tokens of the batch, (B T, D): what whole distributions are made of. `None` for scores that were kept.
+    pub states: Option<Tensor>,
 }
 
 /// Log-probabilities of the response tokens under a network.
@@ -52,19 +54,21 @@ pub fn score_detached<'a>(model: impl Into<NetworkRef<'a>>, arranged: &Arranged)
     let scored = score_hidden(model, &hidden, arranged, Statistics::Skipped)?;
     Ok(Scored {
         per_token_logps: scored.per_token_logps.detach(),
+        states: scored.states.map(|states| states.detach()),
         ..scored
     })
 }
 
 fn score_hidden(model: NetworkRef<'_>, hidden: &Tensor, arranged: &Arranged, statistics: Statistics) -> Result<Scored> {
     let model_targets = readable_targets(model, &arranged.targets);
-    let rows = || -> diptych_tensor::Result<(Tensor, Tensor)> {
+    let rows = || -> diptych_tensor::Result<(Tensor, Tensor, Tensor)> {
         let device = hidden.device();
         let at = Tensor::new(arranged.predecessors.as_slice(), device)?;
         let targets = Tensor::new(model_targets.as_ref(), device)?;
-        Ok((hidden.flatten(0, 1)?.index_select(&at, 0)?, targets))
+        let states = hidden.flatten(0, 1)?;
+        Ok((states.index_select(&at, 0)?, states, targets))
     };
-    let (rows, targets) = rows()?;
+    let (rows, states, targets) = rows()?;
     let model = model.language_model();
     let config = model.token_logps_config();
     Ok(match statistics {
@@ -73,17 +77,43 @@ fn score_hidden(model: NetworkRef<'_>, hidden: &Tensor, arranged: &Arranged, sta
             Scored {
                 per_token_logps,
                 statistics: Some(statistics),
+                states: Some(states),
             }
         }
         Statistics::Skipped => Scored {
             per_token_logps: model.token_logps(&rows, &targets, config)?,
             statistics: None,
+            states: Some(states),
         },
     })
 }
 
+impl Scored {
+    /// The states that predict some of the response tokens, each of which is counted among all of the batch: (n, D).
+    ///
+    /// # Errors
+    /// [`Error::NoDistributions`] for scores that were kept.
+    pub(crate) fn predicting(&self, arranged: &Arranged, tokens: impl Iterator<Item = usize>) -> Result<Tensor> {
+        let states = self.states.as_ref().ok_or(Error::NoDistributions)?;
+        let at: Vec<u32> = tokens.map(|token| arranged.predecessors[token]).collect();
+        let rows = || -> diptych_tensor::Result<Tensor> {
+            Ok(states.index_select(&Tensor::new(at.as_slice(), states.device())?, 0)?)
+        };
+        Ok(rows()?)
+    }
+}
+
+/// Log-probabilities of other tokens in the places of those that were scored, (N), with the gradient of these. `tokens` is (N) u32.
+///
+/// # Errors
+/// [`Error::Tensor`] for a token that is not in the vocabulary.
+pub(crate) fn score_others(model: NetworkRef<'_>, hidden: &Tensor, tokens: &Tensor) -> Result<Tensor> {
+    let model = model.language_model();
+    Ok(model.token_logps(hidden, tokens, model.token_logps_config())?)
+}
+
 /// Targets that are in the vocabulary. The token of images need not be, and has no weight in any score.
-fn readable_targets<'a>(model: NetworkRef<'_>, targets: &'a [u32]) -> Cow<'a, [u32]> {
+pub(crate) fn readable_targets<'a>(model: NetworkRef<'_>, targets: &'a [u32]) -> Cow<'a, [u32]> {
     match model.image_token_id() {
         Some(image) if targets.contains(&image) => {
             let readable = |target: &u32| if *target == image { 0 } else { *target };

@@ -37,6 +37,8 @@ pub enum Stream {
     Mirror = 25,
     /// How an image is spoiled on purpose: step is the epoch, example the number of the record.
     Corruption = 26,
+    /// Which tokens of a text are masked or replaced on purpose, and by what: step is the epoch, example the number of the record.
+    Perturbation = 27,
     /// What rounds of training draw: step is the round, example says what for.
     Rounds = 64,
 }

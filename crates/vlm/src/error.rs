@@ -51,8 +51,10 @@ pub enum Error {
         /// The record.
         id: String,
     },
-    /// A preference between images, and a record without any.
-    #[error("record {id}: no image, of which `[method.offline_pairs.image_preference]` would make another one")]
+    /// A comparison under spoiled or other images, and a record without any.
+    #[error(
+        "record {id}: no image, of which the terms of `[method.offline_pairs]` that compare images would make another one"
+    )]
     NoImage {
         /// The record.
         id: String,

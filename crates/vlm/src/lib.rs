@@ -20,6 +20,7 @@ mod error;
 pub mod estimate;
 pub mod evaluation;
 mod export;
+mod likeness;
 mod method;
 mod modality;
 mod prepare;
@@ -31,7 +32,9 @@ pub use adapter::{TowerConfig, VisionAdapter};
 pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use export::export;
-pub use method::{ImagePreferenceConfig, MethodConfig, OfflinePairsConfig};
+pub use method::{
+    Change, ImagePreferenceConfig, MethodConfig, OfflinePairsConfig, OwnAnswerConfig, TokenPerturbationConfig,
+};
 pub use modality::VisionLanguage;
 pub use prepare::prepare;
 pub use run::{Outcome, run};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use diptych_data::{SpecialTokens, Tokenizer};
 use diptych_llm::method::{
-    CHECKPOINT, ImagePreference, LanguageMethod, MethodParts, Spoil, assemble, check_tokens, is_model, network_options,
-    warn_of_long,
+    CHECKPOINT, ImagePreference, ImageTerms, LanguageMethod, MethodParts, OwnAnswer, Replacement, Spoil,
+    TokenPerturbation, assemble, check_tokens, is_model, load_dataset, network_options, warn_of_long,
 };
 use diptych_llm::network::Network;
 use diptych_llm::policy::{NetworkOptions, Trained, VisionParts, load_frozen_vision, start_vision_adapter};
@@ -20,7 +20,9 @@ use diptych_models::vlm::VlmDir;
 use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use crate::adapter::TowerConfig;
-use crate::modality::{VisionLanguage, as_text};
+use crate::likeness::{Clip, likenesses};
+use crate::method::{Change, TokenPerturbationConfig};
+use crate::modality::{CLIP, VisionLanguage, as_text};
 use crate::records::{learn, load_records};
 use crate::spoil::Corrupted;
 use crate::{Error, Result};
@@ -48,6 +50,7 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
     let image_token_id = directory.config().image_token_id;
     let prompts = sampled_prompts(recipe, &records, &tokenizer, image_token_id)?;
     learn(&text, image_token_id, &mut records);
+    let token_perturbation = token_perturbation(recipe, &tokenizer, &images, &records, image_token_id)?;
     let networks = Networks {
         directory: &directory,
         adapter: adapter_of(&text)?,
@@ -62,14 +65,76 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
         pad_token_id: pad_token_id(&directory, &tokenizer),
         tokenizer,
         prompts,
-        image_preference: recipe.method.image_preference().map(|config| {
-            let spoil = config
-                .corruption
-                .map(|corruption| Box::new(Corrupted(corruption)) as Box<dyn Spoil>);
-            ImagePreference::new(config.term(), spoil)
-        }),
+        terms: ImageTerms {
+            image_preference: recipe.method.image_preference().map(|config| {
+                let spoil = config
+                    .corruption
+                    .map(|corruption| Box::new(Corrupted(corruption)) as Box<dyn Spoil>);
+                ImagePreference::new(config.term(), spoil)
+            }),
+            own_answer: recipe
+                .method
+                .own_answer()
+                .map(|config| OwnAnswer::new(config.term(), Box::new(Corrupted(config.corruption)))),
+            token_perturbation,
+        },
     };
     Ok(assemble(&text, parts, reporter)?)
+}
+
+/// What perturbs the texts, where the recipe says so.
+fn token_perturbation(
+    recipe: &Recipe<VisionLanguage>,
+    tokenizer: &Tokenizer,
+    images: &RunImages,
+    records: &[EncodedRecord],
+    image_token_id: u32,
+) -> Result<Option<TokenPerturbation>> {
+    let Some(config) = recipe.method.token_perturbation() else {
+        return Ok(None);
+    };
+    let replacement = match config.change {
+        Change::Mask => Replacement::Mask(mask_token(config, tokenizer)?),
+        Change::Replace => {
+            let mut words = Vec::new();
+            for id in (5..tokenizer.vocab_size() as u32).filter(|id| *id != image_token_id) {
+                if !tokenizer.decode(&[id], SpecialTokens::Omit)?.is_empty() {
+                    words.push(id);
+                }
+            }
+            Replacement::OneOf(words)
+        }
+    };
+    let device = recipe.run.device.resolve().map_err(Error::from)?;
+    let clip = Clip::load(&recipe.resolve_path(CLIP, &config.clip)?, &device)?;
+    let dataset = load_dataset(&as_text(recipe), recipe.data.on_error.unwrap_or_default())?;
+    let likenesses = likenesses(&clip, &dataset, tokenizer, images, records)?;
+    Ok(Some(TokenPerturbation::new(config.tokens, replacement, likenesses)))
+}
+
+/// What masks a token.
+fn mask_token(config: &TokenPerturbationConfig, tokenizer: &Tokenizer) -> Result<u32> {
+    let missing = |found: String, expected: &str| Error::Setting {
+        key: "method.offline_pairs.token_perturbation.mask_token".to_owned(),
+        found,
+        expected: expected.to_owned(),
+    };
+    match &config.mask_token {
+        Some(token) => tokenizer
+            .id(token)
+            .ok_or_else(|| missing(format!("{token:?}"), "a token of the vocabulary")),
+        None => tokenizer
+            .named_token("mask_token")
+            .and_then(|token| tokenizer.id(token))
+            .or(tokenizer.unk_id())
+            .or(tokenizer.pad_id())
+            .ok_or_else(|| {
+                missing(
+                    "not given".to_owned(),
+                    "a token: the tokenizer has no mask, unknown or padding token",
+                )
+            }),
+    }
 }
 
 /// No images yet, with the limits of the recipe.

@@ -174,6 +174,19 @@ fn assumptions(parts: &Parts<'_>, on_cpu: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if parts.recipe.method.token_divergence().is_some() {
+        assumptions.push(
+            "`method.offline_pairs.token_divergence` is not counted: it holds the logits of both networks for some tokens at a time, about \
+             0.2 GiB, and computes those of the answers four times more."
+                .to_owned(),
+        );
+    }
+    if parts.recipe.method.frequency().is_some() {
+        assumptions.push(
+            "`method.offline_pairs.frequency` is not counted: it reads the pairs under the reference once more."
+                .to_owned(),
+        );
+    }
     assumptions
         .push("Sizes of logs and samples on disk are typical ones; the others are exact but for headers.".to_owned());
     assumptions

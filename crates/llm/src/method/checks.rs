@@ -240,7 +240,7 @@ pub(super) fn check_weights(recipe: &Recipe<Language>, records: &[EncodedRecord]
         let mut weights = record
             .responses
             .iter()
-            .flat_map(|response| response.weights.iter().flatten());
+            .flat_map(|response| [&response.weights, &response.dense].into_iter().flatten().flatten());
         if let Some(&weight) = weights.find(|weight| is_between(weight)) {
             return Err(Error::TokenWeight {
                 id: record.id.clone(),

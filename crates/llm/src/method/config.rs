@@ -1,9 +1,12 @@
 //! `[method.*]` of a recipe for text.
 
+use diptych_core::Requirements;
 use diptych_data::RationaleTemplate;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostics::WatchConfig;
+use super::frequency::FrequencyConfig;
+use super::token_divergence::TokenDivergenceConfig;
 use super::token_weights::TokenWeightsConfig;
 use crate::arrangement::Arrangement;
 
@@ -82,6 +85,22 @@ impl MethodConfig {
         }
     }
 
+    /// The divergence along the answers, where it is looked at.
+    pub fn token_divergence(&self) -> Option<TokenDivergenceConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.token_divergence,
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
+
+    /// The comparison of spectra, where there is one.
+    pub fn frequency(&self) -> Option<FrequencyConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.frequency,
+            Self::Unpaired(_) | Self::Ranked(_) | Self::Sft(_) => None,
+        }
+    }
+
     /// What all methods have.
     pub fn batch(&self) -> BatchConfig {
         match self {
@@ -136,6 +155,12 @@ pub struct OfflinePairsConfig {
     /// Weights of the tokens in which the answers of a pair differ (dense DPO).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_weights: Option<TokenWeightsConfig>,
+    /// The divergence from the reference, token by token along the answers (TDPO, RRPO).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_divergence: Option<TokenDivergenceConfig>,
+    /// A term beside the objective: the spectra of both answers' states (TARS).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency: Option<FrequencyConfig>,
 }
 
 /// `[method.offline_pairs.online_kl]`: needs a reference whose network is there.
@@ -162,10 +187,14 @@ pub struct RationaleConfig {
 
 impl OfflinePairsConfig {
     /// The first value of a term that is out of its range: key, what was found, what was expected.
-    pub(crate) fn problem(&self) -> Option<(&'static str, String, &'static str)> {
+    pub(crate) fn problem(&self, needs: Requirements) -> Option<(&'static str, String, &'static str)> {
         let is_weight = |weight: f64| weight.is_finite() && weight >= 0.0;
         let expected = "a finite number, at least 0";
-        if let Some(problem) = self.token_weights.and_then(|config| config.problem()) {
+        let weights = self.token_weights.and_then(|config| config.problem(needs));
+        if let Some(problem) = weights
+            .or_else(|| self.token_divergence?.problem(needs))
+            .or_else(|| self.frequency?.problem())
+        {
             return Some(problem);
         }
         match (&self.online_kl, &self.rationale) {
@@ -196,6 +225,8 @@ impl Default for OfflinePairsConfig {
             online_kl: None,
             rationale: None,
             token_weights: None,
+            token_divergence: None,
+            frequency: None,
         }
     }
 }

@@ -6,6 +6,8 @@ use diptych_core::{Objective, Responses};
 use diptych_tensor::Tensor;
 use diptych_train::{MicroBatch, StepOutput, Weighted};
 
+use super::image_preference::{ImageScores, likeliest_others, of_rejected};
+use super::texts::{Texts, WholeText};
 use crate::Result;
 use crate::arrangement::{Arranged, Arrangement, Sequence};
 use crate::network::{Network, NetworkRef};
@@ -28,6 +30,19 @@ pub(crate) struct Engine {
     pub(crate) needs_reference: bool,
     /// Tokens of a prompt with a response, at most.
     pub(crate) max_len: usize,
+    /// Whether dense weights are for a second objective, rather than for the only one.
+    pub(crate) dense: Dense,
+    /// What the scores of rejected answers are sums of.
+    pub(crate) rejected_scores: ImageScores,
+}
+
+/// What the weights of a dense preference are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dense {
+    /// The objective's scores.
+    Instead,
+    /// Those of a second objective beside it.
+    Beside,
 }
 
 /// A batch of responses with their scores.
@@ -38,6 +53,8 @@ pub(crate) struct Batch {
     pub(crate) policy: Scored,
     /// Scores of the reference token by token, where it has them.
     pub(crate) reference: Option<Scored>,
+    /// The scores with dense weights, where these are for a second objective.
+    pub(crate) segments: Option<Responses>,
 }
 
 /// What a term beside the objective gives a micro batch of B records.
@@ -96,15 +113,20 @@ impl Engine {
 
     /// The responses at `places`, as the objective wants them.
     pub(crate) fn score(&self, places: &[ResponsePlace]) -> Result<Batch> {
+        self.score_texts(&Texts::of(self), places)
+    }
+
+    /// The same of texts that may be perturbed.
+    pub(super) fn score_texts(&self, own: &Texts<'_>, places: &[ResponsePlace]) -> Result<Batch> {
         let needs = self.objective.requirements();
         let image = self.network().image_token_id();
         let texts: Option<Vec<WholeText>> = needs.whole_texts.then(|| {
             places
                 .iter()
-                .map(|place| WholeText::of(self.response(*place), image))
+                .map(|place| WholeText::of(own.response(*place), image))
                 .collect()
         });
-        let (sequences, weights) = self.parts(places, texts.as_deref());
+        let (sequences, weights) = own.parts(places, texts.as_deref());
         let model = self.network();
         let arranged = self.arranged(&sequences)?;
         let reference = if self.needs_reference {
@@ -117,7 +139,12 @@ impl Engine {
         } else {
             self.statistics
         };
-        let policy = score(model, &arranged, statistics)?;
+        let mut policy = score(model, &arranged, statistics)?;
+        let mut reference = reference;
+        if self.rejected_scores == ImageScores::LikeliestOther {
+            let others = likeliest_others(self, &arranged, &policy, reference.as_ref())?;
+            (policy, reference) = of_rejected(places, &arranged, (policy, reference), others)?;
+        }
         let dtype = policy.per_token_logps.dtype();
         let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
         let token_scores = TokenScores::from(needs.tokens || needs.collisions);
@@ -128,36 +155,27 @@ impl Engine {
             let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
             responses.whole_texts = Some(gathering.whole_texts(&policy)?);
         }
+        let segments = match self.dense {
+            Dense::Instead => None,
+            Dense::Beside => {
+                let weights: Vec<Option<&[f32]>> = places
+                    .iter()
+                    .map(|place| own.response(*place).score_weights())
+                    .collect();
+                let gathering = Gathering::try_new(&arranged, &weights, dtype, model.device())?;
+                let mut segments = gathering.responses(&policy, reference.as_ref(), token_scores)?;
+                segments.judge_scores.clone_from(&responses.judge_scores);
+                Some(segments)
+            }
+        };
         Ok(Batch {
+            segments,
             responses,
             arranged,
             gathering,
             policy,
             reference: reference.filter(|_| self.reference.has_token_scores()),
         })
-    }
-
-    /// Prompts and responses with the weights of the responses' tokens. Of whole texts, everything after the first token stands in
-    /// the place of the response, and what belongs to the prompt has no weight in it.
-    fn parts<'a>(
-        &'a self,
-        places: &[ResponsePlace],
-        texts: Option<&'a [WholeText]>,
-    ) -> (Vec<Sequence<'a>>, Vec<Option<&'a [f32]>>) {
-        let plain = |place: &ResponsePlace| (self.sequence(*place), self.response(*place).weights.as_deref());
-        let Some(texts) = texts else {
-            return places.iter().map(plain).unzip();
-        };
-        let whole = |(place, text): (&ResponsePlace, &'a WholeText)| {
-            let own = self.sequence(*place);
-            let sequence = Sequence {
-                prompt: &own.prompt[..own.prompt.len().min(1)],
-                response: &text.ids,
-                ..own
-            };
-            (sequence, Some(text.response_weights.as_slice()))
-        };
-        places.iter().zip(texts).map(whole).unzip()
     }
 
     pub(super) fn response(&self, place: ResponsePlace) -> &EncodedResponse {
@@ -198,40 +216,6 @@ impl Engine {
             response.prompt.len() + response.ids.len()
         };
         places.iter().map(len).sum::<usize>() as f64
-    }
-}
-
-/// A prompt with its response, after the first token.
-struct WholeText {
-    ids: Vec<u32>,
-    /// The weight of each token in the score of the text.
-    weights: Vec<f32>,
-    /// The weight of each token in the score of the response: 0 for those of the prompt.
-    response_weights: Vec<f32>,
-}
-
-impl WholeText {
-    fn of(response: &EncodedResponse, image: Option<u32>) -> Self {
-        let prompt = response.prompt.get(1..).unwrap_or_default();
-        let prompt_len = prompt.len() + response.prompt_tail;
-        let own = response
-            .weights
-            .clone()
-            .unwrap_or_else(|| vec![1.0; response.ids.len()]);
-        let after = |weight: f32| [&vec![weight; prompt_len], &own[response.prompt_tail..]].concat();
-        let ids = [prompt, &response.ids].concat();
-        let mut weights = after(1.0);
-        // Images are read, and not predicted.
-        for (weight, id) in weights.iter_mut().zip(&ids) {
-            if Some(*id) == image {
-                *weight = 0.0;
-            }
-        }
-        Self {
-            ids,
-            weights,
-            response_weights: after(0.0),
-        }
     }
 }
 
@@ -324,28 +308,4 @@ pub(crate) fn start_logps(
         advance(done)?;
     }
     Ok(logps)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_counts_the_whole_prompt_also_where_sides_do_not_share_it() {
-        // Of five tokens of a prompt the sides share three; the first token of the answer has no weight of its own.
-        let response = EncodedResponse {
-            prompt: vec![1, 2, 3],
-            ids: vec![4, 5, 6, 7, 8],
-            images: Vec::new(),
-            prompt_tail: 2,
-            weights: Some(vec![0.0, 0.0, 0.0, 1.0, 0.5]),
-            is_cut: false,
-            judge_score: None,
-            reference_logps: None,
-        };
-        let text = WholeText::of(&response, None);
-        assert_eq!(text.ids, [2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(text.weights, [1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.5]);
-        assert_eq!(text.response_weights, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.5]);
-    }
 }

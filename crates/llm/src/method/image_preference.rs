@@ -8,33 +8,32 @@
 //! - Xing et al., "Re-Align: Aligning Vision Language Models via Retrieval-Augmented Direct Preference Optimization", arXiv:2502.13146
 //!   (rDPO): the same without the anchor, the other image being one that was retrieved.
 //! - Fu et al., "`CHiP`: Cross-modal Hierarchical Direct Preference Optimization for Multimodal LLMs", ICLR 2025, arXiv:2501.16629: one joint
-//!   sigmoid, `-log s(beta ((A_w - A_l) + (A_w - A_w')))`; its token-level divergence is not part of this.
+//!   sigmoid, `-log s(beta ((A_w - A_l) + (A_w - A_w')))`, with a `token_divergence` in it and `token_weights` as its segments.
 //!
 //! Convention: sums over tokens. Other images are those of the row (`rejected_images`), or the row's own ones spoiled, alike for policy and
 //! reference and differently in every epoch. All sigmoids are those of the objective `dpo`: a joint one is that of the sums
 //! `(1 + weight) w` and `l + weight w'`, the anchor's that of a rejected log-ratio `delta / beta`.
 //!
-//! Reference code: luka-group/mDPO draws the spoiled image once for the policy and again for the reference; here both see the same.
-//! taco-group/Re-Align sums log-probabilities of the likeliest tokens in the place of those of the answer; here it is the paper's term.
+//! Reference code: luka-group/mDPO draws the spoiled image once for the policy and again for the reference; here both see the same, unless
+//! `reference_draw = "own"`. taco-group/Re-Align sums log-probabilities of the likeliest tokens in the place of those of the answer; here it is
+//! the paper's term, unless `scores = "likeliest_other"`.
 //!
 //! Shape letter: B records.
 
-use std::fmt::Debug;
-use std::sync::Arc;
-
 use diptych_core::{Dpo, Objective, PairLogps, Responses};
-use diptych_data::ImageSource;
-use diptych_models::vlm::{ProcessedImage, VlmImageProcessor};
-use diptych_tensor::Tensor;
-use diptych_train::{Item, MicroBatch, StepOutput};
+use diptych_tensor::{Tensor, ops};
+use diptych_train::{MicroBatch, StepOutput};
 use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
-use crate::arrangement::{PlacedImage, Sequence};
-use crate::network::Network;
-use crate::scoring::{Statistics, host, score};
-use crate::vision::MadeImages;
-use crate::{Error, Result};
+use super::offline_pairs::Pairs;
+use super::other_images::{Draw, ReferenceDraw, Spoil, under_other_images};
+use super::texts::Texts;
+use crate::Result;
+use crate::arrangement::Arranged;
+use crate::network::NetworkRef;
+use crate::reference::ResponsePlace;
+use crate::scoring::{Scored, Statistics, host, readable_targets, score, score_others};
 
 /// How the preference between images is learned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +46,22 @@ pub struct ImagePreferenceConfig {
     pub combination: Combination,
     /// What holds the chosen answer's log-ratio up.
     pub anchor: Option<Anchor>,
+    /// What the scores under other images, and those of rejected answers, are sums of.
+    pub scores: ImageScores,
+    /// Whether the reference sees the same spoiled images.
+    pub reference_draw: ReferenceDraw,
+}
+
+/// What the scores of rejected answers and those under other images are sums of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageScores {
+    /// Log-probabilities of the answers' tokens, as in all papers.
+    #[default]
+    Answer,
+    /// Of the likeliest token but the answer's own at every place, for each network its own: what Re-Align's released program does. The
+    /// terms are then no log-ratios of a common answer.
+    LikeliestOther,
 }
 
 /// How the preference between images and that between answers come together.
@@ -106,8 +121,9 @@ impl ImagePreferenceConfig {
         (!is_finite).then(|| ("anchor.delta", anchor.delta.to_string(), "a finite number"))
     }
 
-    /// The losses of B records: `losses` are those that the objective gave for `pairs`.
-    fn losses(&self, objective: &Objective, losses: &Tensor, pairs: &PairLogps, other: &Responses) -> Result<Losses> {
+    /// The losses of B records: `losses` are those that the objective gave for the pairs.
+    fn losses(&self, objective: &Objective, losses: &Tensor, pairs: &Pairs, other: &Responses) -> Result<Losses> {
+        let (given, pairs) = (&pairs.given, &pairs.plain);
         let dpo = Objective::from(Dpo {
             beta: self.beta,
             label_smoothing: 0.0,
@@ -117,7 +133,10 @@ impl ImagePreferenceConfig {
         let margins = own.zip(host(&images.rewards_rejected)?).map(|(own, other)| own - other);
         let (mut total, image) = match self.combination {
             Combination::Separate => (plus(losses, &images.losses, self.weight)?, Some(images.losses)),
-            Combination::Joint => (objective.pair_losses(&self.joint(pairs, other)?)?.losses, None),
+            Combination::Joint => (
+                objective.pair_losses(&self.joint(given, &pairs.chosen, other)?)?.losses,
+                None,
+            ),
         };
         let mut anchored = None;
         if let Some(anchor) = self.anchor {
@@ -134,8 +153,8 @@ impl ImagePreferenceConfig {
         })
     }
 
-    /// `(1 + weight) w` against `l + weight w'`.
-    fn joint(&self, pairs: &PairLogps, other: &Responses) -> Result<PairLogps> {
+    /// `w + weight w` against `l + weight w'`, where the first of each is what the objective was given.
+    fn joint(&self, given: &PairLogps, own: &Responses, other: &Responses) -> Result<PairLogps> {
         let weight = self.weight;
         let sum = |a: &Responses, b: &Responses| -> Result<Responses> {
             let mut sums = Responses::new(plus(&a.policy, &b.policy, weight)?);
@@ -144,33 +163,8 @@ impl ImagePreferenceConfig {
             }
             Ok(sums)
         };
-        Ok(PairLogps::of(
-            sum(&pairs.chosen, &pairs.chosen)?,
-            sum(&pairs.rejected, other)?,
-        ))
+        Ok(PairLogps::of(sum(&given.chosen, own)?, sum(&given.rejected, other)?))
     }
-}
-
-/// When an image is spoiled: what its random choices depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpoilKey {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Number of the record's row.
-    pub record: u64,
-    /// Number of the image in its record, from 0.
-    pub image: u64,
-    /// Which time the record comes, from 0.
-    pub epoch: u64,
-}
-
-/// Makes other images of a record's own.
-pub trait Spoil: Debug + Send + Sync {
-    /// The spoiled image as the tower reads it; its layout is that of the image itself.
-    ///
-    /// # Errors
-    /// When the image cannot be read.
-    fn spoil(&self, image: &ImageSource, processor: &VlmImageProcessor, key: SpoilKey) -> Result<ProcessedImage>;
 }
 
 /// The term with where its images come from.
@@ -187,16 +181,23 @@ impl ImagePreference {
         Self { config, spoil }
     }
 
-    /// Adds the term to what the objective gave for `pairs`.
+    /// What the scores of the rejected answers are sums of.
+    pub(super) fn scores(&self) -> ImageScores {
+        self.config.scores
+    }
+
+    /// Adds the term to what the objective gave for the pairs.
     pub(super) fn add_to(
         &self,
-        engine: &Engine,
+        texts: &Texts<'_>,
         batch: &MicroBatch,
-        pairs: &PairLogps,
+        pairs: &Pairs,
         step: &mut StepOutput,
     ) -> Result<()> {
-        let (other, num_tokens) = self.score(engine, batch)?;
-        let losses = self.config.losses(&engine.objective, &step.losses, pairs, &other)?;
+        let (other, num_tokens) = self.score(texts, batch)?;
+        let losses = self
+            .config
+            .losses(&texts.engine.objective, &step.losses, pairs, &other)?;
         let is_right = |margin: &f64| f64::from(u8::from(*margin > 0.0));
         let accuracies = losses.margins.iter().map(is_right).collect();
         step.metrics.insert("image_preference/accuracies", accuracies);
@@ -214,65 +215,88 @@ impl ImagePreference {
     }
 
     /// The chosen answers of a micro batch under their other images, (B), and the number of tokens of these texts.
-    fn score(&self, engine: &Engine, batch: &MicroBatch) -> Result<(Responses, f64)> {
-        let Network::Vision(network) = &engine.policy.model else {
-            return Err(Error::NoVision);
-        };
-        let images = network.images();
-        let mut made = Vec::new();
-        let mut placed: Vec<Vec<PlacedImage>> = Vec::with_capacity(batch.items.len());
-        for item in &batch.items {
-            let record = &engine.records[item.index];
-            let Some(spoil) = self.spoil.as_ref().filter(|_| record.other_images.is_none()) else {
-                placed.push(Vec::new());
-                continue;
-            };
-            let mut own = record.responses[0].images.clone();
-            for (number, image) in own.iter_mut().enumerate() {
-                let key = SpoilKey {
-                    seed: batch.seed,
-                    record: record.row as u64,
-                    image: number as u64,
-                    epoch: epoch(batch, item, engine.records.len()),
-                };
-                made.push(spoil.spoil(images.source(image.index), images.processor(), key)?);
-                image.index = images.len() + made.len() - 1;
+    fn score(&self, texts: &Texts<'_>, batch: &MicroBatch) -> Result<(Responses, f64)> {
+        let engine = texts.engine;
+        let under = |draw| under_other_images(texts, batch, self.spoil.as_deref(), draw);
+        let answers = under(Draw::Policy)?;
+        let reference = match self.config.reference_draw {
+            ReferenceDraw::Same => engine.reference.score_live(engine.network(), &answers.arranged)?,
+            ReferenceDraw::Own => {
+                let own = under(Draw::Reference)?;
+                engine.reference.score_live(engine.network(), &own.arranged)?
             }
-            placed.push(own);
+        };
+        let mut policy = score(engine.network(), &answers.arranged, Statistics::Skipped)?;
+        let mut reference = reference;
+        if self.config.scores == ImageScores::LikeliestOther {
+            (policy, reference) = likeliest_others(engine, &answers.arranged, &policy, reference.as_ref())?;
         }
-        let mut sequences = Vec::with_capacity(batch.items.len());
-        let mut weights = Vec::with_capacity(batch.items.len());
-        for (item, placed) in batch.items.iter().zip(&placed) {
-            let record = &engine.records[item.index];
-            let (response, images) = match &record.other_images {
-                Some(other) => (other, other.images.as_slice()),
-                None => (&record.responses[0], placed.as_slice()),
-            };
-            sequences.push(Sequence {
-                id: &record.id,
-                prompt: &response.prompt,
-                response: &response.ids,
-                images,
-            });
-            weights.push(response.weights.as_deref());
-        }
-        let mut arranged = engine.arranged(&sequences)?;
-        arranged.made = (!made.is_empty()).then(|| Arc::new(MadeImages::new(made)));
-        let reference = engine.reference.score_live(engine.network(), &arranged)?;
-        let policy = score(engine.network(), &arranged, Statistics::Skipped)?;
-        let num_tokens = sequences
+        let weights: Vec<Option<&[f32]>> = answers
+            .responses
             .iter()
-            .map(|sequence| sequence.prompt.len() + sequence.response.len())
-            .sum::<usize>();
-        let responses = engine.summed(&arranged, &weights, &policy, reference.as_ref())?;
-        Ok((responses, num_tokens as f64))
+            .map(|response| response.score_weights())
+            .collect();
+        let responses = engine.summed(&answers.arranged, &weights, &policy, reference.as_ref())?;
+        Ok((responses, answers.num_tokens()))
     }
 }
 
-/// Which time a record comes.
-fn epoch(batch: &MicroBatch, item: &Item, num_records: usize) -> u64 {
-    let before = (batch.step - 1) * batch.step_items.len() as u64 + item.position;
-    before / num_records as u64
+/// The scores of the likeliest tokens but those of the batch in the places of these, each network's own.
+pub(super) fn likeliest_others(
+    engine: &Engine,
+    arranged: &Arranged,
+    policy: &Scored,
+    reference: Option<&Scored>,
+) -> Result<(Scored, Option<Scored>)> {
+    let others = |network: NetworkRef<'_>, scored: &Scored| -> Result<Scored> {
+        let hidden = scored.predicting(arranged, 0..arranged.targets.len())?;
+        let head = network.language_model().token_head(&hidden)?;
+        let readable = readable_targets(network, &arranged.targets);
+        let targets = || -> diptych_tensor::Result<Tensor> { Ok(Tensor::new(readable.as_ref(), hidden.device())?) };
+        let tokens = ops::likeliest_tokens(&head, Some(&targets()?))?;
+        Ok(Scored {
+            per_token_logps: score_others(network, &hidden, &tokens)?,
+            ..scored.clone()
+        })
+    };
+    let network = engine.network();
+    let of_policy = others(network, policy)?;
+    let reference = match reference {
+        Some(scored) => engine
+            .reference
+            .with_network(network, |network| others(network, scored))?,
+        None => None,
+    };
+    Ok((of_policy, reference))
+}
+
+/// The second scores where an answer is a rejected one, the first elsewhere.
+pub(super) fn of_rejected(
+    places: &[ResponsePlace],
+    arranged: &Arranged,
+    first: (Scored, Option<Scored>),
+    second: (Scored, Option<Scored>),
+) -> Result<(Scored, Option<Scored>)> {
+    let mut is_rejected = vec![0u8; arranged.targets.len()];
+    for (place, tokens) in places.iter().zip(&arranged.responses) {
+        is_rejected[tokens.clone()].fill(u8::from(place.response == 1));
+    }
+    let mix = |first: Scored, second: &Scored| -> Result<Scored> {
+        let mixed = || -> diptych_tensor::Result<Tensor> {
+            let logps = &first.per_token_logps;
+            let mask = Tensor::new(is_rejected.as_slice(), logps.device())?;
+            Ok(mask.where_cond(&second.per_token_logps, logps)?)
+        };
+        Ok(Scored {
+            per_token_logps: mixed()?,
+            ..first
+        })
+    };
+    let reference = match (first.1, second.1) {
+        (Some(first), Some(second)) => Some(mix(first, &second)?),
+        (first, _) => first,
+    };
+    Ok((mix(first.0, &second.0)?, reference))
 }
 
 /// `a + weight b`.
@@ -298,7 +322,36 @@ fn constant(like: &Responses, log_ratio: f64) -> Result<Responses> {
 mod tests {
     use diptych_tensor::{DType, Device, Var};
 
+    use super::super::token_divergence::{Divergences, TokenDivergenceConfig};
     use super::*;
+
+    fn config_of(case: &serde_json::Value) -> ImagePreferenceConfig {
+        let number = |key: &str| case[key].as_f64();
+        ImagePreferenceConfig {
+            beta: number("image_beta").unwrap(),
+            weight: number("weight").unwrap(),
+            combination: serde_json::from_value(case["combination"].clone()).unwrap(),
+            anchor: number("anchor").map(|weight| Anchor {
+                weight,
+                delta: number("delta").unwrap(),
+            }),
+            scores: ImageScores::Answer,
+            reference_draw: ReferenceDraw::Same,
+        }
+    }
+
+    /// The pairs with the divergences of a case in them, where it has any.
+    fn entered(case: &serde_json::Value, plain: &PairLogps, [chosen, rejected]: &[Var; 2]) -> PairLogps {
+        let Some(config) = case.get("divergence") else {
+            return plain.clone();
+        };
+        let config: TokenDivergenceConfig = serde_json::from_value(config.clone()).unwrap();
+        let divergences = Divergences {
+            chosen: chosen.as_tensor().clone(),
+            rejected: Some(rejected.as_tensor().clone()),
+        };
+        config.enter(plain, &divergences).unwrap()
+    }
 
     #[test]
     fn losses_and_gradients_are_those_of_the_papers() {
@@ -315,21 +368,20 @@ mod tests {
                 reference: Some(tensor(read(&format!("reference_{name}")))),
                 ..Responses::new(vars[at].as_tensor().clone())
             };
-            let pairs = PairLogps::of(side(0, "chosen"), side(1, "rejected"));
-            let config = ImagePreferenceConfig {
-                beta: number("image_beta").unwrap(),
-                weight: number("weight").unwrap(),
-                combination: serde_json::from_value(case["combination"].clone()).unwrap(),
-                anchor: number("anchor").map(|weight| Anchor {
-                    weight,
-                    delta: number("delta").unwrap(),
-                }),
-            };
+            let plain = PairLogps::of(side(0, "chosen"), side(1, "rejected"));
+            let divergences = ["chosen", "rejected"].map(|side| {
+                let key = format!("divergence_{side}");
+                let values = case.get(&key).map_or(vec![0.0; 7], |_| read(&key));
+                Var::from_tensor(&tensor(values)).unwrap()
+            });
+            let given = entered(case, &plain, &divergences);
+            let pairs = Pairs { plain, given };
+            let config = config_of(case);
             let objective = Objective::from(Dpo {
                 beta: number("beta").unwrap(),
                 label_smoothing: 0.0,
             });
-            let own = objective.pair_losses(&pairs).unwrap().losses;
+            let own = objective.pair_losses(&pairs.given).unwrap().losses;
             let losses = config.losses(&objective, &own, &pairs, &side(2, "other")).unwrap();
             let close = |what: &str, found: Vec<f64>, expected: Vec<f64>| {
                 assert_eq!(found.len(), expected.len());
@@ -349,7 +401,13 @@ mod tests {
                 let gradient = gradients.get(var).map_or(vec![0.0; 7], numbers);
                 close(side, gradient, read(&format!("gradient_{side}")));
             }
+            for (var, side) in divergences.iter().zip(["chosen", "rejected"]) {
+                let key = format!("gradient_divergence_{side}");
+                if case.get(&key).is_some() {
+                    close(side, gradients.get(var).map_or(vec![0.0; 7], numbers), read(&key));
+                }
+            }
         }
-        assert_eq!(cases.len(), 8);
+        assert_eq!(cases.len(), 13);
     }
 }

@@ -4,15 +4,21 @@ mod checks;
 mod config;
 mod diagnostics;
 mod engine;
+mod frequency;
 mod image_preference;
 mod offline_pairs;
 mod online_kl;
+mod other_images;
+mod own_answer;
 mod prepare;
 mod ranked;
 mod rationale;
 mod reference;
 mod sft;
 mod shift;
+mod texts;
+mod token_divergence;
+mod token_perturbation;
 mod token_weights;
 mod unpaired;
 
@@ -28,15 +34,20 @@ pub use self::config::{
 use self::diagnostics::SharedWatch;
 pub use self::diagnostics::{WatchAction, WatchConfig};
 use self::engine::Engine;
-pub use self::image_preference::{Anchor, Combination, ImagePreference, ImagePreferenceConfig, Spoil, SpoilKey};
+pub use self::frequency::{FrequencyConfig, FrequencyForm};
+pub use self::image_preference::{Anchor, Combination, ImagePreference, ImagePreferenceConfig, ImageScores};
 use self::online_kl::OnlineKlTerm;
+pub use self::other_images::{ReferenceDraw, Spoil, SpoilKey};
+pub use self::own_answer::{OwnAnswer, OwnAnswerConfig, ReferenceTokens};
 pub use self::prepare::{
-    MAX_LEN, MethodParts, assemble, check_records, encoding_of, learn, load_dataset, network_options, pad_token_id,
-    prepare,
+    ImageTerms, MAX_LEN, MethodParts, assemble, complete_records, encoding_of, learn, load_dataset, network_options,
+    pad_token_id, prepare,
 };
 pub(crate) use self::prepare::{load_records, sampled_prompts};
 use self::shift::SharedShift;
-pub use self::token_weights::{TokenWeightsConfig, WeightNormalization, normalize_weights, weigh_tokens};
+pub use self::token_divergence::{DivergenceRole, TokenDivergenceConfig};
+pub use self::token_perturbation::{Likeness, Perturbed, Replacement, TokenPerturbation};
+pub use self::token_weights::{TokenWeightsConfig, WeightNormalization};
 use crate::network::Network;
 use crate::policy::Trained;
 use crate::reference::save_state;
@@ -68,7 +79,11 @@ struct PairWork {
     online_kl: Option<OnlineKlTerm>,
     /// The factor of the rationales' term.
     rationale_weight: Option<f64>,
-    image_preference: Option<ImagePreference>,
+    terms: ImageTerms,
+    token_divergence: Option<TokenDivergenceConfig>,
+    frequency: Option<FrequencyConfig>,
+    /// The factor of the objective of weighed tokens beside that of plain ones.
+    beside: Option<f64>,
 }
 
 impl LanguageMethod {
@@ -96,10 +111,7 @@ impl Method for LanguageMethod {
     fn step(&self, batch: &MicroBatch) -> Result<StepOutput> {
         match &self.work {
             Work::OfflinePairs(work) => {
-                let (pairs, mut output) = offline_pairs::step(&self.engine, &self.shift, batch)?;
-                if let Some(term) = &work.image_preference {
-                    term.add_to(&self.engine, batch, &pairs, &mut output)?;
-                }
+                let mut output = offline_pairs::step(&self.engine, work, &self.shift, batch)?;
                 if let Some(online_kl) = &work.online_kl {
                     online_kl.term(&self.engine, batch)?.add_to(&mut output)?;
                 }

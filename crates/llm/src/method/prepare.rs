@@ -9,14 +9,16 @@ use super::checks::{
     check_encoding, check_judge_scores, check_judged, check_spans, check_ties, check_tokens, check_weights,
     coupling_note, take_margins, warn_of_long, warn_of_unused_rationales, warn_of_unused_scores,
 };
-use super::config::{LossOn, MethodConfig};
+use super::config::{LossOn, MethodConfig, OfflinePairsConfig};
 use super::diagnostics::SharedWatch;
-use super::engine::Engine;
+use super::engine::{Dense, Engine};
 use super::image_preference::ImagePreference;
 use super::online_kl::OnlineKlTerm;
+use super::own_answer::OwnAnswer;
 use super::reference::{cached, live_reference};
 use super::shift::SharedShift;
-use super::token_weights::{normalize_weights, weigh_tokens};
+use super::token_perturbation::TokenPerturbation;
+use super::token_weights::weigh_tokens;
 use super::{LanguageMethod, PairWork, Work};
 use crate::answers::{end_tokens, prompt_at};
 use crate::modality::{Language, adapter_of};
@@ -46,8 +48,19 @@ pub struct MethodParts {
     pub tokenizer: Tokenizer,
     /// What is sampled while training, if anything is.
     pub prompts: Option<Vec<TokenizedPrompt>>,
-    /// A term of pairs that compares images.
+    /// What only pairs with images have.
+    pub terms: ImageTerms,
+}
+
+/// What stands beside the objective of pairs with images.
+#[derive(Debug, Default)]
+pub struct ImageTerms {
+    /// Compares images.
     pub image_preference: Option<ImagePreference>,
+    /// Compares with the policy's own tokens.
+    pub own_answer: Option<OwnAnswer>,
+    /// Perturbs the texts.
+    pub token_perturbation: Option<TokenPerturbation>,
 }
 
 /// Loads the networks of a recipe and encodes its records.
@@ -71,7 +84,7 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
         pad_token_id: pad_token_id(&directory, &tokenizer),
         tokenizer,
         prompts,
-        image_preference: None,
+        terms: ImageTerms::default(),
     };
     assemble(recipe, parts, reporter)
 }
@@ -81,52 +94,45 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
 /// # Errors
 /// Cached scores that do not fit or cannot be computed; [`Error::Stopped`].
 pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Reporter<'_>) -> Result<LanguageMethod> {
-    let MethodParts {
-        mut policy,
-        reference,
-        records,
-        pad_token_id,
-        tokenizer,
-        prompts,
-        image_preference,
-    } = parts;
-    if recipe.train.gradient_checkpointing {
-        policy.model.checkpoint_gradients();
-    }
-    let batch = recipe.method.batch();
-    let statistics = if batch.statistics {
-        Statistics::Measured
-    } else {
-        Statistics::Skipped
-    };
     if let Some(note) = coupling_note(recipe) {
         tracing::warn!("{note}");
     }
+    let needs_reference = needs_reference(recipe, &parts.terms);
+    let rejected_scores = parts.terms.image_preference.as_ref().map(ImagePreference::scores);
+    let batch = recipe.method.batch();
     let mut engine = Engine {
-        reference,
+        reference: parts.reference,
         objective: recipe.objective.clone(),
-        records,
+        records: parts.records,
         arrangement: batch.arrangement,
-        statistics,
-        pad_token_id,
-        needs_reference: recipe.objective.requirements().reference || image_preference.is_some(),
+        statistics: if batch.statistics {
+            Statistics::Measured
+        } else {
+            Statistics::Skipped
+        },
+        pad_token_id: parts.pad_token_id,
+        needs_reference,
+        dense: match recipe.method.token_weights().and_then(|config| config.beside) {
+            Some(_) => Dense::Beside,
+            None => Dense::Instead,
+        },
+        rejected_scores: rejected_scores.unwrap_or_default(),
         max_len: encoding_of(recipe).max_len.unwrap_or(usize::MAX),
-        policy,
+        policy: parts.policy,
     };
+    if recipe.train.gradient_checkpointing {
+        engine.policy.model.checkpoint_gradients();
+    }
     if let ReferenceConfig::Cached { path } = &recipe.reference {
         engine.reference = Reference::Cached(cached(recipe, &engine, path.as_deref(), reporter)?);
     }
-    let end_tokens = end_tokens(engine.network(), &tokenizer);
-    let samples = prompts
-        .map(|prompts| text_samples(recipe, &engine, tokenizer, prompts))
+    let end_tokens = end_tokens(engine.network(), &parts.tokenizer);
+    let samples = parts
+        .prompts
+        .map(|prompts| text_samples(recipe, &engine, parts.tokenizer, prompts))
         .transpose()?;
     let work = match &recipe.method {
-        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(Box::new(PairWork {
-            watch: SharedWatch::new(config.watch),
-            online_kl: config.online_kl.map(|config| OnlineKlTerm::new(config, end_tokens)),
-            rationale_weight: config.rationale.as_ref().map(|config| config.weight),
-            image_preference,
-        })),
+        MethodConfig::OfflinePairs(config) => Work::OfflinePairs(Box::new(pair_work(config, parts.terms, end_tokens))),
         MethodConfig::Unpaired(_) => Work::Unpaired,
         MethodConfig::Ranked(_) => Work::Ranked,
         MethodConfig::Sft(_) => Work::Sft,
@@ -137,6 +143,27 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         shift: SharedShift::default(),
         samples,
     })
+}
+
+/// Whether anything looks at the reference's scores.
+fn needs_reference(recipe: &Recipe<Language>, terms: &ImageTerms) -> bool {
+    recipe.objective.requirements().reference
+        || terms.image_preference.is_some()
+        || terms.own_answer.is_some()
+        || recipe.method.token_divergence().is_some()
+        || recipe.method.frequency().is_some()
+}
+
+fn pair_work(config: &OfflinePairsConfig, terms: ImageTerms, end_tokens: Vec<u32>) -> PairWork {
+    PairWork {
+        watch: SharedWatch::new(config.watch),
+        online_kl: config.online_kl.map(|config| OnlineKlTerm::new(config, end_tokens)),
+        rationale_weight: config.rationale.as_ref().map(|config| config.weight),
+        terms,
+        token_divergence: config.token_divergence,
+        frequency: config.frequency,
+        beside: config.token_weights.and_then(|config| config.beside),
+    }
 }
 
 /// The rows of a recipe and the records made of them.
@@ -157,17 +184,13 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
     let dataset = load_dataset(recipe, OnError::Fail)?;
     let encoder = Encoder::try_new(tokenizer, encoding_of(recipe))?;
     let mut records = encode(&dataset, &encoder)?;
-    if let Some(config) = recipe.method.token_weights() {
-        weigh_tokens(&mut records, &config);
-        normalize_weights(&mut records, &config);
-    }
     if let TextDataset::Pairs(pairs) = &dataset {
         match recipe.method.rationale() {
             Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
             None => warn_of_unused_rationales(pairs),
         }
     }
-    check_records(recipe, &mut records)?;
+    complete_records(recipe, &mut records)?;
     check_tokens(recipe, &records, tokenizer, |path| {
         Ok(LmDir::open(path)?.config().vocab_size)
     })?;
@@ -191,11 +214,15 @@ pub fn load_dataset(recipe: &Recipe<Language>, on_error: OnError) -> Result<Text
     Ok(prepared_dataset(recipe, dataset))
 }
 
-/// Refuses records that the objective cannot use, and gives them the margins that it looks at.
+/// Gives records of which nothing will be cut any more the margins and weights that the objective looks at, and refuses those that it
+/// cannot use.
 ///
 /// # Errors
 /// The first record that it cannot use.
-pub fn check_records(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) -> Result<()> {
+pub fn complete_records(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) -> Result<()> {
+    if let Some(config) = recipe.method.token_weights() {
+        weigh_tokens(records, &config);
+    }
     take_margins(recipe, records)?;
     check_judged(recipe, records)?;
     check_judge_scores(recipe, records)?;

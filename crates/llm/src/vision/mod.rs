@@ -95,6 +95,14 @@ impl VisionNetwork {
         self.kept.clone()
     }
 
+    /// What the decoder reads, images in the places of their tokens.
+    pub(crate) fn embeddings(&self, arranged: &Arranged) -> Result<Tensor> {
+        let (distinct, embeddings) = self.encoded(&arranged.images, arranged.made.as_deref(), Graph::Kept)?;
+        Ok(self
+            .model
+            .embed(&arranged.input, &in_order(&arranged.images, &distinct, &embeddings))?)
+    }
+
     pub(crate) fn forward(&self, arranged: &Arranged) -> Result<Tensor> {
         let (distinct, embeddings) = self.encoded(&arranged.images, arranged.made.as_deref(), Graph::Kept)?;
         Ok(self

@@ -5,6 +5,7 @@
 mod arrangements;
 mod bench;
 mod catalog;
+mod divergence;
 mod learning;
 mod peer_defects;
 mod references;

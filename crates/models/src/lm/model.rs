@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use diptych_tensor::ops::{TokenLogpsConfig, TokenStatistics, VisibleKeys};
+use diptych_tensor::ops::{TokenHead, TokenLogpsConfig, TokenStatistics, VisibleKeys};
 use diptych_tensor::{DType, Device, Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::cache::{KvCache, KvCacheSize};
@@ -257,6 +257,20 @@ impl CausalLm {
             softcap: self.config.logits_softcap,
             ..TokenLogpsConfig::default()
         }
+    }
+
+    /// What the logits of hidden states are products of, with the adapter of the projection where one is switched on: for whole
+    /// distributions, where [`token_logps`](Self::token_logps) gives those of single tokens.
+    ///
+    /// # Errors
+    /// When the width of `hidden`, (N, D), is another one.
+    pub fn token_head(&self, hidden: &Tensor) -> Result<TokenHead> {
+        let (hidden, weight) = self.lm_head.operands(hidden)?;
+        Ok(TokenHead {
+            hidden,
+            weight,
+            config: self.token_logps_config(),
+        })
     }
 
     /// Log-probabilities of the tokens `targets` after the hidden states. The logits of all rows never exist at once.

@@ -22,6 +22,7 @@
 //! | [`norm`] | [`group_norm`], [`group_norm_silu`], [`layer_norm`], [`rms_norm`] |
 //! | [`rope`](mod@rope) | [`rope`](rope()) |
 //! | [`softmax`](mod@softmax) | [`softmax`](softmax()), [`log_softmax`], [`log_sigmoid`] |
+//! | [`token_head`] | [`token_divergences`], [`likeliest_tokens`] |
 //! | [`token_logps`](mod@token_logps) | [`token_logps`](token_logps()), [`token_logps_and_statistics`] |
 //! | [`upsample`] | [`upsample_nearest2d`] |
 
@@ -40,6 +41,7 @@ pub mod linear;
 pub mod norm;
 pub mod rope;
 pub mod softmax;
+pub mod token_head;
 pub mod token_logps;
 pub mod upsample;
 
@@ -61,6 +63,7 @@ pub use norm::{
 };
 pub use rope::{rope, rope_composed};
 pub use softmax::{log_sigmoid, log_sigmoid_composed, log_softmax, log_softmax_composed, softmax, softmax_composed};
+pub use token_head::{TokenHead, likeliest_tokens, token_divergences};
 pub use token_logps::{
     TokenLogpsConfig, TokenStatistics, token_logps, token_logps_and_statistics, token_logps_and_statistics_composed,
     token_logps_composed,

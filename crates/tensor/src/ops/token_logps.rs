@@ -23,6 +23,7 @@ use self::kernel::{Slopes, Sums};
 use self::op::TokenLogps;
 use self::sums::RowSum;
 use super::kernel::{Path, path, shape_error};
+use super::linear;
 use super::softmax::log_softmax_composed;
 use crate::autograd::checkpoint;
 use crate::{Error, Result};
@@ -199,7 +200,11 @@ fn fused(
 }
 
 /// First row and rows of each chunk on devices without a kernel; one chunk without rows for no rows.
-fn chunks(rows: usize, vocabulary: usize, config: TokenLogpsConfig) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn row_chunks(
+    rows: usize,
+    vocabulary: usize,
+    config: TokenLogpsConfig,
+) -> impl Iterator<Item = (usize, usize)> {
     let len = config
         .chunk_rows
         .unwrap_or_else(|| (CHUNK_BYTES / 4 / vocabulary).max(CHUNK_ROWS));
@@ -216,7 +221,7 @@ fn chunked_composed(hidden: &Tensor, weight: &Tensor, targets: &Tensor, config: 
             token_logps_composed(&x[0], &x[1], &targets, config)
         })
     };
-    let logps = chunks(hidden.dim(0)?, weight.dim(0)?, config).map(of_chunk);
+    let logps = row_chunks(hidden.dim(0)?, weight.dim(0)?, config).map(of_chunk);
     Ok(Tensor::cat(&logps.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
@@ -231,7 +236,7 @@ fn chunked_statistics(
         let (hidden, targets) = (hidden.narrow(0, first, len)?, targets.narrow(0, first, len)?);
         statistics(&logits_composed(&hidden, &weight, &targets, config)?, &targets)
     };
-    let statistics = chunks(hidden.dim(0)?, weight.dim(0)?, config).map(of_chunk);
+    let statistics = row_chunks(hidden.dim(0)?, weight.dim(0)?, config).map(of_chunk);
     TokenStatistics::joined(&statistics.collect::<Result<Vec<_>>>()?)
 }
 
@@ -266,15 +271,31 @@ fn log_sum_exp(x: &Tensor) -> Result<Tensor> {
 /// The logits z, f32 for half-precision operands.
 fn logits_composed(hidden: &Tensor, weight: &Tensor, targets: &Tensor, config: TokenLogpsConfig) -> Result<Tensor> {
     check(hidden, weight, targets, config)?;
+    let (hidden, weight) = widened(hidden, weight)?;
+    shaped(hidden.matmul(&weight.t()?)?, config)
+}
+
+/// The logits z without a gradient of a frozen operand, f32 for half-precision operands.
+pub(super) fn wide_logits(hidden: &Tensor, weight: &Tensor, config: TokenLogpsConfig) -> Result<Tensor> {
+    check_operands(hidden, weight, config)?;
+    let (hidden, weight) = widened(hidden, weight)?;
+    shaped(linear(&hidden, &weight, None)?, config)
+}
+
+fn widened(hidden: &Tensor, weight: &Tensor) -> Result<(Tensor, Tensor)> {
     let wide = match hidden.dtype() {
         DType::F64 => DType::F64,
         _ => DType::F32,
     };
-    let (hidden, weight) = (
+    Ok((
         hidden.contiguous()?.to_dtype(wide)?,
         weight.contiguous()?.to_dtype(wide)?,
-    );
-    let logits = (hidden.matmul(&weight.t()?)? * config.logit_scale)?;
+    ))
+}
+
+/// Scale, cap and temperature.
+fn shaped(products: Tensor, config: TokenLogpsConfig) -> Result<Tensor> {
+    let logits = (products * config.logit_scale)?;
     let logits = match config.softcap {
         None => logits,
         Some(cap) => ((logits / cap)?.tanh()? * cap)?,
@@ -288,14 +309,31 @@ fn gathered(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 }
 
 fn check(hidden: &Tensor, weight: &Tensor, targets: &Tensor, config: TokenLogpsConfig) -> Result<()> {
-    let operand = |what, found: String, expected: String| {
-        Err(Error::Operand {
-            op: OP,
-            what,
-            found,
-            expected,
-        })
-    };
+    let (rows, vocabulary) = check_operands(hidden, weight, config)?;
+    if targets.dtype() != DType::U32 {
+        return operand("dtype of targets", format!("{:?}", targets.dtype()), "U32".into());
+    }
+    if targets.dims() != [rows] {
+        return Err(shape_error(OP, "shape of targets", targets.dims(), format!("[{rows}]")));
+    }
+    let largest = targets.flatten_all()?.to_vec1::<u32>()?.into_iter().max();
+    match largest.filter(|&largest| largest as usize >= vocabulary) {
+        Some(largest) => operand("target", largest.to_string(), format!("an index below {vocabulary}")),
+        None => Ok(()),
+    }
+}
+
+fn operand<T>(what: &'static str, found: String, expected: String) -> Result<T> {
+    Err(Error::Operand {
+        op: OP,
+        what,
+        found,
+        expected,
+    })
+}
+
+/// Rows and words of operands that fit.
+fn check_operands(hidden: &Tensor, weight: &Tensor, config: TokenLogpsConfig) -> Result<(usize, usize)> {
     let &[rows, width] = hidden.dims() else {
         return Err(shape_error(OP, "shape of hidden", hidden.dims(), "(N, D)"));
     };
@@ -303,12 +341,6 @@ fn check(hidden: &Tensor, weight: &Tensor, targets: &Tensor, config: TokenLogpsC
         &[vocabulary, inputs] if inputs == width && vocabulary > 0 => vocabulary,
         dims => return Err(shape_error(OP, "shape of weight", dims, format!("(V, {width})"))),
     };
-    if targets.dtype() != DType::U32 {
-        return operand("dtype of targets", format!("{:?}", targets.dtype()), "U32".into());
-    }
-    if targets.dims() != [rows] {
-        return Err(shape_error(OP, "shape of targets", targets.dims(), format!("[{rows}]")));
-    }
     if !(config.logit_scale != 0.0 && config.logit_scale.is_finite()) {
         return operand(
             "logit scale",
@@ -329,11 +361,7 @@ fn check(hidden: &Tensor, weight: &Tensor, targets: &Tensor, config: TokenLogpsC
     if config.chunk_rows == Some(0) {
         return operand("chunk of rows", "0".into(), "at least one row".into());
     }
-    let largest = targets.flatten_all()?.to_vec1::<u32>()?.into_iter().max();
-    match largest.filter(|&largest| largest as usize >= vocabulary) {
-        Some(largest) => operand("target", largest.to_string(), format!("an index below {vocabulary}")),
-        None => Ok(()),
-    }
+    Ok((rows, vocabulary))
 }
 
 #[cfg(test)]
@@ -381,6 +409,6 @@ mod tests {
         assert_close(&found.log_collision, &expected.log_collision);
         assert_close(&found.mean_logit, &expected.mean_logit);
         assert_eq!(numbers(&found.is_argmax), numbers(&expected.is_argmax));
-        assert_eq!(chunks(0, 11, config).collect::<Vec<_>>(), [(0, 0)]);
+        assert_eq!(row_chunks(0, 11, config).collect::<Vec<_>>(), [(0, 0)]);
     }
 }

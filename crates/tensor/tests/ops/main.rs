@@ -7,6 +7,7 @@ mod decoder;
 mod masks;
 mod operands;
 mod properties;
+mod token_head;
 mod values;
 
 /// The operations of every test also run on reused, unclean memory.

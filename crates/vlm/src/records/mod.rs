@@ -9,9 +9,7 @@ mod reader;
 use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
 use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
-use diptych_llm::method::{
-    self, MAX_LEN, check_records, load_dataset, normalize_weights, warn_of_unused_rationales, weigh_tokens,
-};
+use diptych_llm::method::{self, MAX_LEN, complete_records, load_dataset, warn_of_unused_rationales};
 use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
@@ -125,9 +123,6 @@ fn encoded(
             None => warn_of_unused_rationales(pairs),
         }
     }
-    if let Some(weights) = text.method.token_weights() {
-        weigh_tokens(&mut records, &weights);
-    }
     Ok(records)
 }
 
@@ -143,10 +138,7 @@ fn finish(text: &Recipe<Language>, num_divided: usize, kept: &mut [EncodedRecord
     if text.method.rationale().is_some() {
         check_rationales(kept)?;
     }
-    if let Some(weights) = &text.method.token_weights() {
-        normalize_weights(kept, weights);
-    }
-    Ok(check_records(text, kept)?)
+    Ok(complete_records(text, kept)?)
 }
 
 /// Says which rationales `data.max_len` left nothing of.
@@ -181,6 +173,9 @@ impl Error {
 
 /// Says which texts of a record see which images, where images are compared.
 fn other_sides(recipe: &Recipe<VisionLanguage>, record: &mut EncodedRecord, shown: Shown) -> Result<Shown> {
+    if recipe.method.own_answer().is_some() && shown.images.is_empty() {
+        return Err(Error::NoImage { id: record.id.clone() });
+    }
     let Some(config) = recipe.method.image_preference() else {
         return Ok(shown);
     };

@@ -8,4 +8,5 @@ mod gradients;
 mod invariants;
 mod preferences;
 mod refusals;
+mod terms;
 mod trl;
