@@ -3,6 +3,8 @@
 
 mod answers;
 mod bench;
+mod build;
+mod build_images;
 mod evaluation;
 mod gradients;
 mod invariants;
