@@ -57,6 +57,16 @@ pub(crate) enum BuildRecipeName {
     ReAlign(ReAlignArguments),
     /// Questions about one of several images. Chosen: the row's answer. Rejected: the model's, where it looked elsewhere (MIA-DPO)
     MiaDpo(MiaDpoArguments),
+    /// Chosen: the answer to a video, a list of frames. Rejected: the answer to it with frames dropped, reversed or shuffled (TEMPLE)
+    Temple(VideoArguments),
+    /// The model answers and looks again. Chosen: the right one of both answers. Rejected: the wrong one (SCL)
+    SelfCorrection(JudgedArguments),
+    /// Several answers. Chosen: one with fewer refuted claims. Rejected: one with more (RLAIF-V)
+    RlaifV(JudgedArguments),
+    /// Several answers. Chosen: one with the best claim on each of its topics. Rejected: with the worst (TPO)
+    Tpo(JudgedArguments),
+    /// Several answers to a video. Chosen and rejected: the best and the worst to a judge that reads a caption of it (LLaVA-Hound)
+    LlavaHound(CaptionedArguments),
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +125,49 @@ pub(crate) enum MultiImageName {
     Sequence,
     Collage,
     PictureInPicture,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VideoArguments {
+    #[command(flatten)]
+    pub(crate) build: AnswerBuildArguments,
+    /// Frames of each video, at most: evenly spaced ones
+    #[arg(long, value_name = "N")]
+    pub(crate) max_frames: Option<usize>,
+    /// TOML file with other values of disturbances, magnitudes, clip_frames, max_length_ratio and frames
+    #[arg(long, value_name = "FILE")]
+    pub(crate) settings: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JudgedArguments {
+    #[command(flatten)]
+    pub(crate) build: AnswerBuildArguments,
+    /// Vision-language model that judges; by default the one that answers
+    #[arg(long, value_name = "DIR")]
+    pub(crate) judge: Option<PathBuf>,
+    /// TOML file with other values; self-correction: request, check, judgment; rlaif-v: num_answers, min_gap, max_pairs, lengths and [claims];
+    /// tpo: num_answers, likeness, min_gap and [claims]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) settings: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaptionedArguments {
+    #[command(flatten)]
+    pub(crate) build: AnswerBuildArguments,
+    /// JSONL file with id and caption: what the judge reads in the place of a row's frames
+    #[arg(long, value_name = "FILE")]
+    pub(crate) captions: PathBuf,
+    /// Frames of each video, at most: evenly spaced ones
+    #[arg(long, value_name = "N")]
+    pub(crate) max_frames: Option<usize>,
+    /// Vision-language model that judges; by default the one that answers
+    #[arg(long, value_name = "DIR")]
+    pub(crate) judge: Option<PathBuf>,
+    /// Answers to each prompt
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub(crate) num_answers: usize,
 }
 
 /// What every recipe for vision-language models needs.

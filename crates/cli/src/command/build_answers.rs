@@ -7,7 +7,7 @@ use diptych_llm::policy::NetworkOptions;
 use diptych_models::lm::Sampling;
 use diptych_train::Reporter;
 use diptych_vlm::answers::{AnswerSettings, PromptFormat};
-use diptych_vlm::build::{BuildConfig, BuildRecipe, MaskCompletion, MiaDpo, MultiImage, ReAlign, Seva, Stic, build};
+use diptych_vlm::build::{BuildConfig, BuildRecipe, LlavaHound, MaskCompletion, MiaDpo, MultiImage, ReAlign, Seva, Stic, build};
 use serde::de::DeserializeOwned;
 
 use crate::arguments::{AnswerBuildArguments, BuildRecipeName, CompletionName, MultiImageName};
@@ -17,8 +17,8 @@ use crate::interrupt::stop_flag;
 use crate::output::{create_parent, ensure_free, print};
 use crate::progress::Progress;
 
-pub(super) fn run(recipe: &BuildRecipeName) -> anyhow::Result<()> {
-    let (recipe, arguments) = resolved(recipe)?;
+pub(super) fn run(given: &BuildRecipeName) -> anyhow::Result<()> {
+    let (recipe, arguments) = resolved(given)?;
     recipe.validate().map_err(as_argument)?;
     ensure_free(&arguments.out)?;
     let kind = ModelKind::of(&arguments.model)?;
@@ -30,7 +30,21 @@ pub(super) fn run(recipe: &BuildRecipeName) -> anyhow::Result<()> {
             recipe.name()
         )));
     }
-    let config = config(recipe, arguments)?;
+    let mut config = config(recipe, arguments)?;
+    match given {
+        BuildRecipeName::Temple(given) => config.max_frames = given.max_frames,
+        BuildRecipeName::LlavaHound(given) => {
+            config.max_frames = given.max_frames;
+            config.judge.clone_from(&given.judge);
+        }
+        BuildRecipeName::SelfCorrection(given) | BuildRecipeName::RlaifV(given) | BuildRecipeName::Tpo(given) => {
+            config.judge.clone_from(&given.judge);
+        }
+        BuildRecipeName::Seva(_)
+        | BuildRecipeName::Stic(_)
+        | BuildRecipeName::ReAlign(_)
+        | BuildRecipeName::MiaDpo(_) => {}
+    }
     create_parent(&arguments.out)?;
     let stop = stop_flag()?;
     let mut progress = Progress::new();
@@ -68,6 +82,27 @@ fn resolved(recipe: &BuildRecipeName) -> anyhow::Result<(BuildRecipe, &AnswerBui
             let num_images = given.num_images;
             let mia: MiaDpo = settings(given.settings.as_deref(), &["kind", "num_images"])?;
             (BuildRecipe::MiaDpo(MiaDpo { kind, num_images, ..mia }), &given.build)
+        }
+        BuildRecipeName::Temple(given) => {
+            let recipe = settings(given.settings.as_deref(), &[])?;
+            (BuildRecipe::Temple(recipe), &given.build)
+        }
+        BuildRecipeName::SelfCorrection(given) => {
+            let recipe = settings(given.settings.as_deref(), &[])?;
+            (BuildRecipe::SelfCorrection(recipe), &given.build)
+        }
+        BuildRecipeName::RlaifV(given) => {
+            let recipe = settings(given.settings.as_deref(), &[])?;
+            (BuildRecipe::RlaifV(recipe), &given.build)
+        }
+        BuildRecipeName::Tpo(given) => {
+            let recipe = settings(given.settings.as_deref(), &[])?;
+            (BuildRecipe::Tpo(recipe), &given.build)
+        }
+        BuildRecipeName::LlavaHound(given) => {
+            let mut hound = LlavaHound::new(given.captions.clone());
+            hound.num_answers = given.num_answers;
+            (BuildRecipe::LlavaHound(hound), &given.build)
         }
     })
 }
@@ -126,6 +161,8 @@ fn config(recipe: BuildRecipe, arguments: &AnswerBuildArguments) -> anyhow::Resu
         on_error: arguments.on_error,
         model: arguments.model.clone(),
         adapter: arguments.adapter.clone(),
+        judge: None,
+        max_frames: None,
         format,
         max_pairs: arguments.max_pairs,
         out: arguments.out.clone(),

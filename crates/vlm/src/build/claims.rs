@@ -133,7 +133,8 @@ impl Verdicts {
                 key: open.index as u64 * MAX_ASKS,
             })
             .collect();
-        let said = judge.word_probabilities(&asks, [&settings.yes, &settings.no])?;
+        let said = judge.word_probabilities(&asks, &[&settings.yes, &settings.no])?;
+        let said = said.iter().map(|said| [said[0], said[1]]);
         Ok(Self(different.into_iter().zip(said).collect()))
     }
 

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 use diptych_data::{ImageSource, OnError};
 use serde_json::{Map, Value, json};
 
-use super::BuildConfig;
+use super::{BuildConfig, BuildRecipe};
 use super::journal::io;
 use super::source::SourceRow;
 use crate::Result;
@@ -19,7 +19,12 @@ impl BuildConfig {
             PromptFormat::Chat { system } => json!({ "system": system }),
             PromptFormat::Plain(text) => json!(text),
         });
+        let captions = match &self.recipe {
+            BuildRecipe::LlavaHound(recipe) => Some(fingerprint(&recipe.captions)?),
+            _ => None,
+        };
         let value = json!({
+            "captions": captions,
             "recipe": self.recipe,
             "rows": { "number": rows.len(), "digest": digest(rows) },
             "on_error": if self.on_error == OnError::Skip { "skip" } else { "fail" },

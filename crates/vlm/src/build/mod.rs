@@ -10,6 +10,7 @@
 //! | [`SelfCorrection`] | the right one of a first and a second answer | the wrong one |
 //! | [`RlaifV`] | of several answers one with fewer refuted claims | one with more |
 //! | [`Tpo`] | an answer with the best claim on each topic | the same with the worst |
+//! | [`LlavaHound`] | an answer that agrees with a caption | one that does not |
 //!
 //! A build is a function of model, rows and settings; what is random depends on seed and row. It is kept on disk as it goes: a stopped build goes
 //! on where it was, and the result appears whole or not at all. Rows that give no pair are counted by reason.
@@ -18,6 +19,7 @@ mod claims;
 mod composition;
 mod identity;
 mod journal;
+mod llava_hound;
 mod mia_dpo;
 mod pointing;
 mod problem;
@@ -36,6 +38,7 @@ mod tpo;
 mod words;
 mod workshop;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +52,7 @@ use serde_json::Value;
 
 pub use self::claims::{ClaimSettings, ClaimSplit};
 use self::journal::{Entry, Journal, StagedRow};
+pub use self::llava_hound::LlavaHound;
 pub use self::mia_dpo::{MiaDpo, MultiImage};
 pub use self::problem::BuildProblem;
 pub use self::re_align::{MaskCompletion, ReAlign};
@@ -87,11 +91,13 @@ pub enum BuildRecipe {
     RlaifV(RlaifV),
     /// An answer with the best that was said on each topic against the same with the worst.
     Tpo(Tpo),
+    /// Answers that a reader of a caption finds good against those that it does not.
+    LlavaHound(LlavaHound),
 }
 
 impl BuildRecipe {
     /// The names, in the order of the variants.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 9] = [
         "seva",
         "stic",
         "re_align",
@@ -100,6 +106,7 @@ impl BuildRecipe {
         "self_correction",
         "rlaif_v",
         "tpo",
+        "llava_hound",
     ];
 
     /// The name.
@@ -113,6 +120,7 @@ impl BuildRecipe {
             Self::SelfCorrection(_) => Self::NAMES[5],
             Self::RlaifV(_) => Self::NAMES[6],
             Self::Tpo(_) => Self::NAMES[7],
+            Self::LlavaHound(_) => Self::NAMES[8],
         }
     }
 
@@ -130,6 +138,7 @@ impl BuildRecipe {
             Self::SelfCorrection(recipe) => recipe.validate(),
             Self::RlaifV(recipe) => recipe.validate(),
             Self::Tpo(recipe) => recipe.validate(),
+            Self::LlavaHound(recipe) => recipe.validate(),
         }
     }
 
@@ -138,7 +147,7 @@ impl BuildRecipe {
         match self {
             Self::Seva(_) | Self::ReAlign(_) | Self::MiaDpo(_) | Self::SelfCorrection(_) => 0.0,
             Self::Stic(_) => 0.2,
-            Self::Temple(_) | Self::RlaifV(_) | Self::Tpo(_) => 0.7,
+            Self::Temple(_) | Self::RlaifV(_) | Self::Tpo(_) | Self::LlavaHound(_) => 0.7,
         }
     }
 
@@ -152,6 +161,7 @@ impl BuildRecipe {
             | Self::RlaifV(_)
             | Self::Tpo(_) => {}
             Self::MiaDpo(recipe) => recipe.prepare(shop)?,
+            Self::LlavaHound(recipe) => shop.captions = llava_hound::read_captions(&recipe.captions)?,
             Self::ReAlign(_) => {
                 let gallery = Gallery::open(shop, folder, reporter)?;
                 retrieval::require(self.name(), gallery.len(), 2)?;
@@ -164,7 +174,7 @@ impl BuildRecipe {
     /// Whether a judge may be another model than the one that answers.
     fn takes_judge(&self) -> bool {
         match self {
-            Self::RlaifV(_) | Self::Tpo(_) => true,
+            Self::RlaifV(_) | Self::Tpo(_) | Self::LlavaHound(_) => true,
             Self::SelfCorrection(recipe) => recipe.check == AnswerCheck::Judge,
             Self::Seva(_) | Self::Stic(_) | Self::ReAlign(_) | Self::MiaDpo(_) | Self::Temple(_) => false,
         }
@@ -180,6 +190,7 @@ impl BuildRecipe {
             Self::SelfCorrection(recipe) => recipe.make(shop, rows),
             Self::RlaifV(recipe) => recipe.make(shop, rows),
             Self::Tpo(recipe) => recipe.make(shop, rows),
+            Self::LlavaHound(recipe) => recipe.make(shop, rows),
         }
     }
 }
@@ -246,6 +257,7 @@ pub fn build(config: &BuildConfig, reporter: &mut Reporter<'_>) -> Result<BuildR
             on_error: config.on_error,
             recipe: config.recipe.name(),
             gallery: None,
+            captions: BTreeMap::new(),
         };
         config.recipe.prepare(&mut shop, journal.folder(), reporter)?;
         make_rows(config, &shop, &mut journal, reporter)?;

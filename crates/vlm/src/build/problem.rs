@@ -84,6 +84,16 @@ pub enum BuildProblem {
         /// Why.
         source: std::io::Error,
     },
+    /// A file of captions is wrong.
+    #[error("{path}, line {line}: expected an object with `id` and `caption`: {reason}")]
+    Captions {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
     /// No row became a pair.
     #[error("none of the {num_rows} rows became a pair: {skipped}")]
     NothingBuilt {
@@ -105,6 +115,7 @@ impl BuildProblem {
             | Self::NoPrompt { .. }
             | Self::TooFewImages { .. }
             | Self::Damaged { .. }
+            | Self::Captions { .. }
             | Self::Io { .. }
             | Self::NothingBuilt { .. } => false,
         }

@@ -145,8 +145,8 @@ impl SelfCorrection {
                 ..open.row.prompt.clone()
             };
             let asks = [Workshop::ask(open.index, 0, &prompt, &seen)];
-            let said = shop.judge().word_probabilities(&asks, ["yes", "no"])?;
-            *right = said.first().is_some_and(|[yes, no]| yes > no);
+            let said = shop.judge().word_probabilities(&asks, &["yes", "no"])?;
+            *right = said.first().is_some_and(|said| said[0] > said[1]);
         }
         Ok(right)
     }

@@ -38,6 +38,8 @@ pub enum Skip {
     NoClaims,
     /// The scores of the answers are too close.
     NoGap,
+    /// There is no caption that a judge could read.
+    NoCaption,
     /// The chosen answer is much shorter than the rejected one.
     MuchShorter,
 }
@@ -62,6 +64,7 @@ impl Skip {
             Self::BothWrong => "both answers are wrong",
             Self::NoClaims => "no answer makes a claim",
             Self::NoGap => "the scores of the answers are too close",
+            Self::NoCaption => "there is no caption of the row",
             Self::MuchShorter => "the chosen answer is much shorter",
         }
     }

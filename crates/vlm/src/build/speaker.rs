@@ -126,10 +126,6 @@ impl Speaker {
         &self.processor
     }
 
-    pub(super) fn batch_size(&self) -> usize {
-        self.settings.batch_size
-    }
-
     /// Words as a prompt that shows so many images, before the words.
     pub(super) fn request(&self, words: &str, num_images: usize) -> Result<Text> {
         match &self.format {
@@ -255,12 +251,12 @@ impl Speaker {
         asks.iter().map(ids).collect()
     }
 
-    /// The probabilities that the next token of each is the first of one of two words, as `yes` and `no`.
+    /// The probabilities that the next token of each is the first of each of some words, such as `yes` and `no`.
     ///
     /// With a capital and a small letter and with and without a space before, whatever the tokenizer has: a word's probability is that of all its
     /// first tokens together.
-    pub(super) fn word_probabilities(&self, asks: &[Ask<'_>], words: [&str; 2]) -> Result<Vec<[f64; 2]>> {
-        let [first, second] = [self.first_tokens(words[0])?, self.first_tokens(words[1])?];
+    pub(super) fn word_probabilities(&self, asks: &[Ask<'_>], words: &[&str]) -> Result<Vec<Vec<f64>>> {
+        let tokens = words.iter().map(|word| self.first_tokens(word)).collect::<Result<Vec<_>>>()?;
         let mut probabilities = Vec::with_capacity(asks.len());
         for batch in asks.chunks(self.settings.batch_size) {
             for logits in self.next_logits(batch)? {
@@ -270,8 +266,8 @@ impl Speaker {
                     f64::from(logit - highest).exp()
                 };
                 let total: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
-                let of = |tokens: &[u32]| tokens.iter().map(weight).sum::<f64>() / total;
-                probabilities.push([of(&first), of(&second)]);
+                let of = |tokens: &Vec<u32>| tokens.iter().map(weight).sum::<f64>() / total;
+                probabilities.push(tokens.iter().map(of).collect());
             }
         }
         Ok(probabilities)

@@ -75,30 +75,6 @@ fn counts(text: &str) -> BTreeMap<String, f64> {
     counts
 }
 
-/// The statements of an answer: its sentences, each with what ends it.
-pub(super) fn statements(text: &str) -> Vec<String> {
-    let letters: Vec<char> = text.chars().collect();
-    let (mut sentences, mut sentence) = (Vec::new(), String::new());
-    for (at, letter) in letters.iter().enumerate() {
-        sentence.push(*letter);
-        let is_end = match letter {
-            '\n' => true,
-            // A point inside a number or a name is no end.
-            '.' | '!' | '?' => letters.get(at + 1).is_none_or(|next| next.is_whitespace()),
-            _ => false,
-        };
-        if is_end {
-            sentences.push(std::mem::take(&mut sentence));
-        }
-    }
-    sentences.push(sentence);
-    let said = |sentence: String| {
-        let sentence = sentence.trim();
-        (!words(sentence).is_empty()).then(|| sentence.to_owned())
-    };
-    sentences.into_iter().filter_map(said).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,12 +97,5 @@ mod tests {
         // a, red, dog, "a red", "red dog" against a, red, cat, "a red", "red cat": 3 of 5 in common.
         assert!((similarity("a red dog", "a red cat") - 0.6).abs() < 1e-12);
         assert!(similarity("", "a").abs() < 1e-12);
-    }
-
-    #[test]
-    fn statements_end_with_sentences() {
-        let found = statements("A dog of 2.5 kg sits. It sleeps!\n\nIs it there? Yes");
-        assert_eq!(found, ["A dog of 2.5 kg sits.", "It sleeps!", "Is it there?", "Yes"]);
-        assert!(statements(" . \n").is_empty());
     }
 }

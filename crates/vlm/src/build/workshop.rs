@@ -1,6 +1,6 @@
 //! What every recipe works with: rows whose images are open, and a model to ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diptych_data::{ImageSource, OnError, Text, TextPair, TextPrompt};
 use diptych_tensor::random::{Generator, Stream, generator};
@@ -28,6 +28,8 @@ pub(super) struct Workshop<'a> {
     pub(super) recipe: &'static str,
     /// The images of all rows, where the recipe looks for similar ones.
     pub(super) gallery: Option<Gallery>,
+    /// What a judge reads in the place of images, by the ids of rows.
+    pub(super) captions: BTreeMap<String, String>,
 }
 
 /// How many images a row must show.

@@ -258,7 +258,7 @@ pub(crate) fn trains(site: &Site, out: &Path, preference: bool) {
         "train": { "steps": 1, "micro_batch": 2, "checkpoint_every": 0, "sample_every": 0 },
     });
     if preference {
-        recipe["method"] = json!({ "offline_pairs": { "image_preference": {} } });
+        recipe["method"] = json!({ "offline_pairs": { "image_preference": { "beta": 0.1 } } });
     }
     let recipe: Recipe<VisionLanguage> = Recipe::parse(&toml::to_string(&recipe).unwrap(), &[]).unwrap();
     let outcome = diptych_vlm::run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh);

@@ -4,6 +4,7 @@
 mod answers;
 mod bench;
 mod build;
+mod build_answers;
 mod build_images;
 mod evaluation;
 mod gradients;
