@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[expect(dead_code, reason = "checkpoints are made from lists of names here")]
-#[path = "support/named.rs"]
+#[path = "../../../tests/golden/named_values.rs"]
 mod named;
 #[path = "vlm/tiny.rs"]
 mod tiny;
@@ -43,12 +43,19 @@ fn attention_is_that_of_transformers() {
             assert_eq!(found.len(), expected.len());
             for (found, expected) in found.iter().zip(expected) {
                 assert_eq!(found.len(), expected.len());
-                let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let worst = found
+                    .iter()
+                    .zip(expected)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
                 assert!(worst < 2e-6, "{name}, layer {layer}: {worst}");
             }
         }
         let error = vlm.attention_weights(&input, &images, 2, &[0]).unwrap_err();
-        assert!(matches!(error, Error::GenerationSetting { key: "layer", .. }), "{error}");
+        assert!(
+            matches!(error, Error::GenerationSetting { key: "layer", .. }),
+            "{error}"
+        );
         let tokens = batch.texts[0].input_ids.len();
         let error = vlm.attention_weights(&input, &images, 0, &[tokens]).unwrap_err();
         assert!(matches!(error, Error::Shape { what: "queries", .. }), "{error}");

@@ -9,8 +9,8 @@ use diptych_shapes::{Example, Split};
 use diptych_train::Reporter;
 
 use crate::arguments::{BuildArguments, BuildKind, ImageBuildArguments};
-use crate::command::{build_answers, sampling};
 use crate::command::shapes::read_scenes;
+use crate::command::{build_answers, sampling};
 use crate::failure::usage;
 use crate::interrupt::stop_flag;
 use crate::output::{create_parent, print};

@@ -7,7 +7,9 @@ use diptych_llm::policy::NetworkOptions;
 use diptych_models::lm::Sampling;
 use diptych_train::Reporter;
 use diptych_vlm::answers::{AnswerSettings, PromptFormat};
-use diptych_vlm::build::{BuildConfig, BuildRecipe, LlavaHound, MaskCompletion, MiaDpo, MultiImage, ReAlign, Seva, Stic, build};
+use diptych_vlm::build::{
+    BuildConfig, BuildRecipe, LlavaHound, MaskCompletion, MiaDpo, MultiImage, ReAlign, Seva, Stic, build,
+};
 use serde::de::DeserializeOwned;
 
 use crate::arguments::{AnswerBuildArguments, BuildRecipeName, CompletionName, MultiImageName};
@@ -81,7 +83,14 @@ fn resolved(recipe: &BuildRecipeName) -> anyhow::Result<(BuildRecipe, &AnswerBui
             };
             let num_images = given.num_images;
             let mia: MiaDpo = settings(given.settings.as_deref(), &["kind", "num_images"])?;
-            (BuildRecipe::MiaDpo(MiaDpo { kind, num_images, ..mia }), &given.build)
+            (
+                BuildRecipe::MiaDpo(MiaDpo {
+                    kind,
+                    num_images,
+                    ..mia
+                }),
+                &given.build,
+            )
         }
         BuildRecipeName::Temple(given) => {
             let recipe = settings(given.settings.as_deref(), &[])?;

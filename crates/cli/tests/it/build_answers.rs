@@ -17,7 +17,9 @@ fn with_rows() -> Place {
     let place = Place::new();
     let row = |index: u64| {
         let example = Example::generate(3, index, Split::HeldOut, &SceneConfig::default()).unwrap();
-        render(&example.scene, 32).save(place.path(&format!("{index}.png"))).unwrap();
+        render(&example.scene, 32)
+            .save(place.path(&format!("{index}.png")))
+            .unwrap();
         let caption = format!(" {}", example.caption);
         json!({ "prompt": "<image> describe the picture:", "completion": caption, "images": [format!("{index}.png")] })
     };
@@ -29,7 +31,16 @@ fn with_rows() -> Place {
 fn build(place: &Place, words: &str) -> crate::place::Finished {
     let model = shapes_vlm();
     let words: Vec<&str> = words.split_whitespace().collect();
-    let more = ["--model", &model, "--data", "rows.jsonl", "--max-new-tokens", "24", "--device", "cpu"];
+    let more = [
+        "--model",
+        &model,
+        "--data",
+        "rows.jsonl",
+        "--max-new-tokens",
+        "24",
+        "--device",
+        "cpu",
+    ];
     place.run(&[&["data", "build"], &words[..], &more[..]].concat())
 }
 
@@ -41,7 +52,10 @@ fn lines(text: &str) -> Vec<Value> {
 fn pairs_are_written_with_their_images_and_read_again() {
     let place = with_rows();
     let said = build(&place, "seva --step 900 --out made/pairs.jsonl").success();
-    assert!(said.contains("pairs of 6 rows") && said.contains("made/pairs.jsonl"), "{said}");
+    assert!(
+        said.contains("pairs of 6 rows") && said.contains("made/pairs.jsonl"),
+        "{said}"
+    );
     let pairs = lines(&place.read("made/pairs.jsonl"));
     assert!(!pairs.is_empty());
     for pair in &pairs {
@@ -52,7 +66,11 @@ fn pairs_are_written_with_their_images_and_read_again() {
     assert!(said.contains("preference"), "{said}");
     build(&place, "seva --out made/pairs.jsonl").failure(2, &["--out made/pairs.jsonl exists already"]);
 
-    let json = build(&place, "seva --step 900 --num-rows 5 --max-pairs 2 --json --out json.jsonl").success();
+    let json = build(
+        &place,
+        "seva --step 900 --num-rows 5 --max-pairs 2 --json --out json.jsonl",
+    )
+    .success();
     let report: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&report["num_rows"], &report["num_written"]), (&json!(5), &json!(2)));
 }
@@ -72,8 +90,15 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
     let rejected = pairs[0]["rejected"][0]["content"].to_string();
     assert!(rejected.contains("yes") || rejected.contains("no"), "{rejected}");
 
-    place.write("claims.toml", "num_answers = 4\nlengths = \"any\"\n[claims]\nsplit = \"clauses\"\nquestion = \"is there {}\"\n");
-    build(&place, "rlaif-v --settings claims.toml --temperature 1.5 --out claims.jsonl").success();
+    place.write(
+        "claims.toml",
+        "num_answers = 4\nlengths = \"any\"\n[claims]\nsplit = \"clauses\"\nquestion = \"is there {}\"\n",
+    );
+    build(
+        &place,
+        "rlaif-v --settings claims.toml --temperature 1.5 --out claims.jsonl",
+    )
+    .success();
     place.write("mia.toml", "cell = 32\nmax_attention = 1.0\nmin_perplexity = 0.0\n");
     build(&place, "mia-dpo --kind collage --settings mia.toml --out mia.jsonl").success();
     build(&place, "re-align --completion in-place --out similar.jsonl").success();
@@ -84,9 +109,18 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
         ("seva --step 1000 --out out.jsonl", &["`step` is 1000"][..]),
         ("stic --settings wrong.toml --out out.jsonl", &["wrong.toml", "imagine"]),
         ("stic --settings none.toml --out out.jsonl", &["--settings none.toml"]),
-        ("mia-dpo --settings kind.toml --out out.jsonl", &["`kind` is given by --kind"]),
-        ("mia-dpo --kind collage --num-images 5 --out out.jsonl", &["num-images", "2, 3, 4, 6 or 9"]),
-        ("seva --prompt-format {} --out out.jsonl", &["--prompt-format", "<image>"]),
+        (
+            "mia-dpo --settings kind.toml --out out.jsonl",
+            &["`kind` is given by --kind"],
+        ),
+        (
+            "mia-dpo --kind collage --num-images 5 --out out.jsonl",
+            &["num-images", "2, 3, 4, 6 or 9"],
+        ),
+        (
+            "seva --prompt-format {} --out out.jsonl",
+            &["--prompt-format", "<image>"],
+        ),
         ("seva --top-p 0.5 --out out.jsonl", &["--top-p"]),
     ] {
         let code = if words.contains("none.toml") { 1 } else { 2 };
@@ -97,8 +131,20 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
 
     let texts = Place::with_language();
     texts
-        .run(&["data", "build", "seva", "--model", "lm", "--data", "rows/pairs.jsonl", "--out", "out.jsonl"])
+        .run(&[
+            "data",
+            "build",
+            "seva",
+            "--model",
+            "lm",
+            "--data",
+            "rows/pairs.jsonl",
+            "--out",
+            "out.jsonl",
+        ])
         .failure(2, &["--model lm is a language model", "needs a vision-language model"]);
     // Images are built as before, and need what they needed.
-    texts.run(&["data", "build", "--out", "out.jsonl"]).failure(2, &["--model"]);
+    texts
+        .run(&["data", "build", "--out", "out.jsonl"])
+        .failure(2, &["--model"]);
 }

@@ -16,10 +16,18 @@ use crate::row::Row;
 const PLACEHOLDER: &str = "<video>";
 
 /// What is expected of `videos`.
-const VIDEOS: &str = "a list of videos, each a list of frames: paths of images relative to the file, or {\"bytes\": \"<base64>\"}";
+const VIDEOS: &str =
+    "a list of videos, each a list of frames: paths of images relative to the file, or {\"bytes\": \"<base64>\"}";
 
 /// Keys that hold no words of a conversation.
-const NO_WORDS: [&str; 6] = ["id", "images", "rejected_images", "tools", "chat_template_kwargs", "videos"];
+const NO_WORDS: [&str; 6] = [
+    "id",
+    "images",
+    "rejected_images",
+    "tools",
+    "chat_template_kwargs",
+    "videos",
+];
 
 /// Makes the frames of a row's videos its images. `max_frames` is for each video; none takes all.
 pub(crate) fn unfold(row: &mut Row, layout: Layout, max_frames: Option<usize>) -> Result<()> {
@@ -37,7 +45,10 @@ pub(crate) fn unfold(row: &mut Row, layout: Layout, max_frames: Option<usize>) -
         return Ok(());
     }
     let Some(videos) = take_videos(row)? else { return Ok(()) };
-    if let Some(key) = ["images", "image", "rejected_images"].into_iter().find(|key| says(row, key)) {
+    if let Some(key) = ["images", "image", "rejected_images"]
+        .into_iter()
+        .find(|key| says(row, key))
+    {
         return Err(row.error(RowProblem::Conflict {
             key: key.to_owned(),
             reason: "stands beside a video; frames and images in one row cannot be told apart".to_owned(),
@@ -66,7 +77,8 @@ pub(crate) fn unfold(row: &mut Row, layout: Layout, max_frames: Option<usize>) -
     }
     let frames = sampled.into_iter().flatten().collect();
     // Empty columns of images, which tables have of all rows.
-    row.fields.retain(|(key, _)| !["images", "image", "rejected_images"].contains(&key.as_str()));
+    row.fields
+        .retain(|(key, _)| !["images", "image", "rejected_images"].contains(&key.as_str()));
     row.fields.push(("images".to_owned(), Value::Array(frames)));
     Ok(())
 }
@@ -97,13 +109,17 @@ fn take_videos(row: &mut Row) -> Result<Option<Vec<Vec<Value>>>> {
         }));
     }
     let key = if says(row, "video") { "video" } else { "videos" };
-    let Some(Value::Array(elements)) = row.peek(key) else { return Ok(None) };
+    let Some(Value::Array(elements)) = row.peek(key) else {
+        return Ok(None);
+    };
     let is_list = |element: &Value| matches!(element, Value::Array(_));
     let is_frames = key == "video" || elements.iter().all(is_list);
     if elements.is_empty() || !is_frames {
         return Ok(None);
     }
-    let Some(Value::Array(elements)) = row.take_value(key) else { return Ok(None) };
+    let Some(Value::Array(elements)) = row.take_value(key) else {
+        return Ok(None);
+    };
     let lists = if key == "video" {
         vec![elements]
     } else {
@@ -205,7 +221,10 @@ mod tests {
         let expected = r#"{"images":["a","b"],"prompt":[{"content":[{"type":"image"},{"type":"image"},{"text":"what","type":"text"}],"role":"user"}]}"#;
         assert_eq!(unfolded(json, None).unwrap(), expected);
         // Files of videos are nobody's here, and rows without any stay as they are.
-        for json in [r#"{"prompt":"a","videos":["a.mp4"]}"#, r#"{"prompt":"<video>","videos":[]}"#] {
+        for json in [
+            r#"{"prompt":"a","videos":["a.mp4"]}"#,
+            r#"{"prompt":"<video>","videos":[]}"#,
+        ] {
             assert_eq!(unfolded(json, None).unwrap(), json);
         }
     }

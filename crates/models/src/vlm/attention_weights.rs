@@ -24,6 +24,7 @@ impl VisionLanguageModel {
     ) -> Result<Tensor> {
         let embeddings = self.embed(input, images)?;
         let input = self.positioned(input, &layouts(images))?;
-        self.language_model().attention_weights(&embeddings, &input, layer, queries)
+        self.language_model()
+            .attention_weights(&embeddings, &input, layer, queries)
     }
 }

@@ -72,7 +72,10 @@ pub(super) fn picture_in_picture(front: &RgbImage, back: &RgbImage, share: f64) 
 pub(super) fn patches_in(grid: PatchGrid, [left, top, right, bottom]: [f64; 4]) -> Vec<usize> {
     let middle = |at: usize, count: usize| (at as f64 + 0.5) / count as f64;
     let is_inside = |at: &usize| {
-        let (x, y) = (middle(at % grid.columns, grid.columns), middle(at / grid.columns, grid.rows));
+        let (x, y) = (
+            middle(at % grid.columns, grid.columns),
+            middle(at / grid.columns, grid.rows),
+        );
         left <= x && x < right && top <= y && y < bottom
     };
     let places = (0..grid.rows * grid.columns).filter(is_inside);
@@ -83,7 +86,12 @@ pub(super) fn patches_in(grid: PatchGrid, [left, top, right, bottom]: [f64; 4]) 
 fn fitted(image: &RgbImage, side: u32) -> RgbImage {
     let longer = f64::from(image.width().max(image.height()));
     let scaled = |length: u32| ((f64::from(length) * f64::from(side) / longer) as u32).max(1);
-    imageops::resize(image, scaled(image.width()), scaled(image.height()), FilterType::Lanczos3)
+    imageops::resize(
+        image,
+        scaled(image.width()),
+        scaled(image.height()),
+        FilterType::Lanczos3,
+    )
 }
 
 /// The middle of an image as a square of so many pixels.
@@ -137,7 +145,9 @@ mod tests {
     #[test]
     fn the_target_is_where_it_is_said_to_be() {
         for num in [2, 3, 4, 6, 9] {
-            let images: Vec<RgbImage> = (0..num).map(|value| plain(40, 20 + value as u32, 100 + value as u8)).collect();
+            let images: Vec<RgbImage> = (0..num)
+                .map(|value| plain(40, 20 + value as u32, 100 + value as u8))
+                .collect();
             for target in 0..num {
                 let made = collage(&images, grid(num).unwrap(), target, 64);
                 let side = f64::from(made.image.width());
@@ -159,8 +169,15 @@ mod tests {
         let made = picture_in_picture(&plain(30, 60, 200), &plain(100, 50, 50), 0.7);
         assert_eq!(made.image.dimensions(), (100, 100));
         let [left, top, right, bottom] = made.target;
-        assert!((bottom - top - 0.7).abs() < 0.011 && (right - left - 0.35).abs() < 0.011, "{:?}", made.target);
-        assert_eq!((made.image.get_pixel(50, 50).0[0], made.image.get_pixel(10, 50).0[0]), (200, 50));
+        assert!(
+            (bottom - top - 0.7).abs() < 0.011 && (right - left - 0.35).abs() < 0.011,
+            "{:?}",
+            made.target
+        );
+        assert_eq!(
+            (made.image.get_pixel(50, 50).0[0], made.image.get_pixel(10, 50).0[0]),
+            (200, 50)
+        );
     }
 
     #[test]

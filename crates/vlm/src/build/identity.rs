@@ -6,9 +6,9 @@ use std::time::UNIX_EPOCH;
 use diptych_data::{ImageSource, OnError};
 use serde_json::{Map, Value, json};
 
-use super::{BuildConfig, BuildRecipe};
 use super::journal::io;
 use super::source::SourceRow;
+use super::{BuildConfig, BuildRecipe};
 use crate::Result;
 use crate::answers::PromptFormat;
 
@@ -65,8 +65,13 @@ pub(super) fn fingerprint(path: &Path) -> Result<Value> {
 
 /// Size and time of a file; null for one that is not there.
 fn stamp(path: &Path) -> Value {
-    let Ok(metadata) = std::fs::metadata(path) else { return Value::Null };
-    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let Ok(metadata) = std::fs::metadata(path) else {
+        return Value::Null;
+    };
+    let modified = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     json!([metadata.len(), modified.map(|age| age.as_secs())])
 }
 

@@ -213,7 +213,9 @@ mod tests {
         // A file that was cut by hand is named.
         std::fs::write(again.chunk(1), "{\"pairs\": [").unwrap();
         match Journal::open(&out, &identity(0)) {
-            Err(Error::Build(problem)) => assert!(problem.to_string().contains("rows-000001.jsonl, line 1"), "{problem}"),
+            Err(Error::Build(problem)) => {
+                assert!(problem.to_string().contains("rows-000001.jsonl, line 1"), "{problem}")
+            }
             other => panic!("{other:?}"),
         }
         again.remove().unwrap();

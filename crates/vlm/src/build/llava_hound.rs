@@ -101,7 +101,11 @@ impl LlavaHound {
 
     pub(super) fn validate(&self) -> Result<()> {
         if self.num_answers < 2 {
-            return Err(setting("num_answers", self.num_answers.to_string(), "a number, at least 2"));
+            return Err(setting(
+                "num_answers",
+                self.num_answers.to_string(),
+                "a number, at least 2",
+            ));
         }
         if !self.judgment.contains("{caption}") || !self.judgment.contains("{answer}") {
             let expected = "{caption} and {answer} where they are";
@@ -109,7 +113,11 @@ impl LlavaHound {
         }
         let is_word = |word: &String| !word.trim().is_empty() && word.is_ascii();
         if self.scale.len() < 2 || !self.scale.iter().all(is_word) {
-            return Err(setting("scale", format!("{:?}", self.scale), "two or more words of ASCII letters"));
+            return Err(setting(
+                "scale",
+                format!("{:?}", self.scale),
+                "two or more words of ASCII letters",
+            ));
         }
         if !(1.0..=self.scale.len() as f64).contains(&self.limit) {
             return Err(setting("limit", self.limit.to_string(), "a score of the scale"));
@@ -133,13 +141,27 @@ impl LlavaHound {
         let prompts = answers
             .iter()
             .map(|answer| {
-                let words = self.judgment.replace("{caption}", caption).replace("{question}", &question);
-                Ok(TextPrompt::new(open.row.id(), shop.judge().request(&words.replace("{answer}", answer), 0)?))
+                let words = self
+                    .judgment
+                    .replace("{caption}", caption)
+                    .replace("{question}", &question);
+                Ok(TextPrompt::new(
+                    open.row.id(),
+                    shop.judge().request(&words.replace("{answer}", answer), 0)?,
+                ))
             })
             .collect::<Result<Vec<_>>>()?;
-        let asks: Vec<_> = prompts.iter().map(|prompt| Workshop::ask(index, 0, prompt, &[])).collect();
+        let asks: Vec<_> = prompts
+            .iter()
+            .map(|prompt| Workshop::ask(index, 0, prompt, &[]))
+            .collect();
         let scale: Vec<&str> = self.scale.iter().map(String::as_str).collect();
-        let scores: Vec<f64> = shop.judge().word_probabilities(&asks, &scale)?.iter().map(|said| expected(said)).collect();
+        let scores: Vec<f64> = shop
+            .judge()
+            .word_probabilities(&asks, &scale)?
+            .iter()
+            .map(|said| expected(said))
+            .collect();
         let order = |first: &usize, second: &usize| scores[*first].total_cmp(&scores[*second]);
         let best = (0..scores.len()).max_by(order).filter(|at| scores[*at] >= self.limit);
         let worst = (0..scores.len()).min_by(order).filter(|at| scores[*at] < self.limit);
@@ -147,7 +169,11 @@ impl LlavaHound {
             return Ok(Outcome::skipped(Skip::NoGap));
         };
         let mut outcome = Outcome::default();
-        let made = pair(open.row.id().to_owned(), &open.row.prompt, [&answers[best], &answers[worst]])?;
+        let made = pair(
+            open.row.id().to_owned(),
+            &open.row.prompt,
+            [&answers[best], &answers[worst]],
+        )?;
         outcome.add(made.map(|mut pair| {
             (pair.chosen_score, pair.rejected_score) = (Some(scores[best]), Some(scores[worst]));
             pair
@@ -159,7 +185,10 @@ impl LlavaHound {
 /// The mean place on the scale, from 1.
 fn expected(probabilities: &[f64]) -> f64 {
     let total: f64 = probabilities.iter().sum();
-    let weighted = probabilities.iter().enumerate().map(|(at, probability)| (at + 1) as f64 * probability);
+    let weighted = probabilities
+        .iter()
+        .enumerate()
+        .map(|(at, probability)| (at + 1) as f64 * probability);
     weighted.sum::<f64>() / total.max(f64::MIN_POSITIVE)
 }
 

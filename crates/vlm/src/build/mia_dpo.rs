@@ -110,7 +110,11 @@ impl MiaDpo {
             _ => {}
         }
         if !(self.min_perplexity >= 0.0 && self.min_perplexity.is_finite()) {
-            return Err(setting("min_perplexity", self.min_perplexity.to_string(), "a number from 0 on"));
+            return Err(setting(
+                "min_perplexity",
+                self.min_perplexity.to_string(),
+                "a number from 0 on",
+            ));
         }
         if !(16..=4096).contains(&self.cell) {
             return Err(setting("cell", self.cell.to_string(), "pixels, 16 to 4096"));
@@ -181,12 +185,15 @@ impl MiaDpo {
             return Ok(Err(Skip::BadRow));
         };
         let prompt = &open.row.prompt;
-        let rewritten = self.pointing(target).rewrite(&prompt.prompt).ok_or_else(|| BuildProblem::NumImages {
-            id: prompt.id.clone(),
-            recipe: shop.recipe,
-            found: 0,
-            expected: "one place for an image in its prompt",
-        })?;
+        let rewritten = self
+            .pointing(target)
+            .rewrite(&prompt.prompt)
+            .ok_or_else(|| BuildProblem::NumImages {
+                id: prompt.id.clone(),
+                recipe: shop.recipe,
+                found: 0,
+                expected: "one place for an image in its prompt",
+            })?;
         let (sources, pictures, part) = self.together(&open, others, target)?;
         let seen = pictures.iter().map(|image| shop.speaker.look(image));
         let seen = seen.collect::<Result<Vec<_>>>()?;
@@ -224,7 +231,11 @@ impl MiaDpo {
         if self.kind == MultiImage::PictureInPicture {
             let back = others.first().map_or(&own.1, |other| &other.1);
             let made = picture_in_picture(&own.1, back, self.share);
-            return Ok((vec![ImageSource::from_image(&made.image)?], vec![made.image], Some(made.target)));
+            return Ok((
+                vec![ImageSource::from_image(&made.image)?],
+                vec![made.image],
+                Some(made.target),
+            ));
         }
         let mut all = others;
         all.insert(target, own);
@@ -233,7 +244,11 @@ impl MiaDpo {
             None => Ok((sources, pictures, None)),
             Some(rows) => {
                 let made = collage(&pictures, rows, target, self.cell);
-                Ok((vec![ImageSource::from_image(&made.image)?], vec![made.image], Some(made.target)))
+                Ok((
+                    vec![ImageSource::from_image(&made.image)?],
+                    vec![made.image],
+                    Some(made.target),
+                ))
             }
         }
     }
@@ -331,7 +346,10 @@ fn attention_share(shop: &Workshop<'_>, layer: Option<usize>, asked: &Asked, sai
             let start = tokens.images[0].start;
             let whole = (0..grid.rows * grid.columns).map(|at| start + grid.first + at);
             let inside = patches_in(grid, *part);
-            (sum(&mut inside.into_iter().map(|at| start + at)), sum(&mut whole.into_iter()))
+            (
+                sum(&mut inside.into_iter().map(|at| start + at)),
+                sum(&mut whole.into_iter()),
+            )
         }
     };
     Ok(if all > 0.0 { target / all } else { 0.0 })

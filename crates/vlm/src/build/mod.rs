@@ -245,9 +245,10 @@ pub fn build(config: &BuildConfig, reporter: &mut Reporter<'_>) -> Result<BuildR
             config.answers.clone(),
             config.format.clone(),
         )?;
-        let judge = config.judge.as_deref().map(|judge| {
-            Speaker::open(judge, None, config.answers.clone(), config.format.clone())
-        });
+        let judge = config
+            .judge
+            .as_deref()
+            .map(|judge| Speaker::open(judge, None, config.answers.clone(), config.format.clone()));
         let judge = judge.transpose()?;
         let mut shop = Workshop {
             speaker: &speaker,
@@ -351,7 +352,11 @@ impl BuildConfig {
         self.recipe.validate()?;
         if self.judge.is_some() && !self.recipe.takes_judge() {
             let found = "a model".to_owned();
-            return Err(stic::setting("judge", found, "nothing: this recipe asks for no judgments"));
+            return Err(stic::setting(
+                "judge",
+                found,
+                "nothing: this recipe asks for no judgments",
+            ));
         }
         let counts = [
             ("num_rows", self.max_rows),

@@ -28,7 +28,9 @@ impl Pointing<'_> {
             Text::Plain(text) => self.plain(text).map(Text::Plain),
             Text::Messages(messages) => {
                 let mut messages = messages.clone();
-                let content = messages.iter_mut().find_map(|message| message.content.as_mut().filter(has_image))?;
+                let content = messages
+                    .iter_mut()
+                    .find_map(|message| message.content.as_mut().filter(has_image))?;
                 if let Content::Blocks(blocks) = content {
                     *blocks = self.blocks(blocks);
                 }
@@ -68,11 +70,23 @@ impl Pointing<'_> {
                 (block, _) => rewritten.push(block.clone()),
             }
         }
-        let last_image = rewritten.iter().rposition(|block| *block == ContentBlock::Image).unwrap_or(0);
+        let last_image = rewritten
+            .iter()
+            .rposition(|block| *block == ContentBlock::Image)
+            .unwrap_or(0);
         let is_words = |block: &ContentBlock| matches!(block, ContentBlock::Text { .. });
-        let behind = rewritten.iter().skip(last_image).position(is_words).map(|at| at + last_image);
+        let behind = rewritten
+            .iter()
+            .skip(last_image)
+            .position(is_words)
+            .map(|at| at + last_image);
         // Where the question comes before the image, it is its first words that point.
-        let question = behind.or_else(|| self.labels.is_none().then(|| rewritten.iter().position(is_words)).flatten());
+        let question = behind.or_else(|| {
+            self.labels
+                .is_none()
+                .then(|| rewritten.iter().position(is_words))
+                .flatten()
+        });
         match question.and_then(|at| rewritten.get_mut(at)) {
             Some(ContentBlock::Text { text }) => *text = format!("{}{}", self.pointer(), text.trim_start()),
             _ => rewritten.push(text(self.pointer())),
@@ -119,7 +133,10 @@ mod tests {
             Some("USER: <image>\nIn Image2, what is it? ASSISTANT:".into())
         );
         let asked = collage.rewrite(&conversation(None, "what is it?", 1)).unwrap();
-        assert_eq!((asked.num_images(), asked.content().as_str()), (Some(1), "In Image2, what is it?"));
+        assert_eq!(
+            (asked.num_images(), asked.content().as_str()),
+            (Some(1), "In Image2, what is it?")
+        );
         let sequence = Pointing {
             labels: Some(Labels {
                 text: "Image{number}: ",
@@ -127,7 +144,9 @@ mod tests {
             }),
             ..collage
         };
-        let asked = sequence.rewrite(&conversation(Some("be brief"), "what is it?", 1)).unwrap();
+        let asked = sequence
+            .rewrite(&conversation(Some("be brief"), "what is it?", 1))
+            .unwrap();
         assert_eq!(asked.num_images(), Some(2));
         assert_eq!(asked.content(), "be briefImage1: Image2: In Image2, what is it?");
         assert_eq!(sequence.rewrite(&"no place".into()), None);

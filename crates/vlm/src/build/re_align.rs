@@ -76,10 +76,18 @@ impl ReAlign {
             return Err(setting("max_segment", "0".to_owned(), "a number, at least 1"));
         }
         if !(0.0..=1.0).contains(&self.max_similarity) {
-            return Err(setting("max_similarity", self.max_similarity.to_string(), "a cosine, 0 to 1"));
+            return Err(setting(
+                "max_similarity",
+                self.max_similarity.to_string(),
+                "a cosine, 0 to 1",
+            ));
         }
         if !self.request.contains("{}") {
-            return Err(setting("request", format!("{:?}", self.request), "{} where the masked text is"));
+            return Err(setting(
+                "request",
+                format!("{:?}", self.request),
+                "{} where the masked text is",
+            ));
         }
         if self.mark.trim().is_empty() {
             return Err(setting("mark", format!("{:?}", self.mark), "a mark"));
@@ -110,7 +118,9 @@ impl ReAlign {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
         let retrieved = &shop.rows[row].images()[at];
-        let seen = [shop.speaker.look(&super::workshop::decode(shop.rows[row].id(), at, retrieved)?)?];
+        let seen = [shop
+            .speaker
+            .look(&super::workshop::decode(shop.rows[row].id(), at, retrieved)?)?];
         let rejected = match self.completion {
             MaskCompletion::Request => self.asked(shop, &open, &seen, &chosen, &masked)?,
             MaskCompletion::InPlace => in_place(shop.speaker, &open, &seen, &chosen, &masked)?,
@@ -141,7 +151,11 @@ impl ReAlign {
                 break;
             }
             let len = rng.random_range(1..=self.max_segment);
-            is_masked.iter_mut().skip(start).take(len).for_each(|masked| *masked = true);
+            is_masked
+                .iter_mut()
+                .skip(start)
+                .take(len)
+                .for_each(|masked| *masked = true);
         }
         let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
         let mut is_open = false;
@@ -217,5 +231,9 @@ fn in_place(
         said.extend(continued.pop().map(|said| said.tokens).unwrap_or_default());
         (at, number) = (at + len, number + 1);
     }
-    Ok(speaker.tokenizer().decode(&said, SpecialTokens::Omit)?.trim().to_owned())
+    Ok(speaker
+        .tokenizer()
+        .decode(&said, SpecialTokens::Omit)?
+        .trim()
+        .to_owned())
 }

@@ -174,7 +174,10 @@ mod tests {
         };
         assert_eq!(gallery.len(), 4);
         let nearest = |own| gallery.nearest_to(own);
-        assert_eq!([nearest(0), nearest(1), nearest(2), nearest(3)], [Some((2, 0)), Some((2, 0)), Some((0, 0)), Some((2, 0))]);
+        assert_eq!(
+            [nearest(0), nearest(1), nearest(2), nearest(3)],
+            [Some((2, 0)), Some((2, 0)), Some((0, 0)), Some((2, 0))]
+        );
         let copies = Gallery {
             places: vec![(0, 0), (1, 0)],
             vectors: vec![vec![1.0, 0.0]; 2],

@@ -65,7 +65,11 @@ impl Default for RlaifV {
 impl RlaifV {
     pub(super) fn validate(&self) -> Result<()> {
         if self.num_answers < 2 {
-            return Err(setting("num_answers", self.num_answers.to_string(), "a number, at least 2"));
+            return Err(setting(
+                "num_answers",
+                self.num_answers.to_string(),
+                "a number, at least 2",
+            ));
         }
         for (key, value) in [("min_gap", self.min_gap), ("max_pairs", self.max_pairs)] {
             if value == 0 {
@@ -86,18 +90,32 @@ impl RlaifV {
         let answers = sampled(shop, &open, self.num_answers)?;
         let claims: Vec<Vec<String>> = answers
             .iter()
-            .map(|answer| self.claims.split(answer).iter().map(|claim| part(answer, claim)).collect())
+            .map(|answer| {
+                self.claims
+                    .split(answer)
+                    .iter()
+                    .map(|claim| part(answer, claim))
+                    .collect()
+            })
             .collect();
         if claims.iter().all(Vec::is_empty) {
             return Ok(Outcome::skipped(Skip::NoClaims));
         }
         let seen = shop.judge_sees(&open)?;
-        let verdicts = Verdicts::ask(&self.claims, shop.judge(), &open, &seen, claims.iter().flatten().cloned())?;
+        let verdicts = Verdicts::ask(
+            &self.claims,
+            shop.judge(),
+            &open,
+            &seen,
+            claims.iter().flatten().cloned(),
+        )?;
         let refuted = |claims: &Vec<String>| claims.iter().filter(|claim| verdicts.is_refuted(claim)).count();
         let scores: Vec<usize> = claims.iter().map(refuted).collect();
         let mut sides: Vec<(usize, usize)> = (0..answers.len())
             .flat_map(|first| (0..answers.len()).map(move |second| (first, second)))
-            .filter(|(chosen, rejected)| !claims[*chosen].is_empty() && scores[*chosen] + self.min_gap <= scores[*rejected])
+            .filter(|(chosen, rejected)| {
+                !claims[*chosen].is_empty() && scores[*chosen] + self.min_gap <= scores[*rejected]
+            })
             .collect();
         if sides.is_empty() {
             return Ok(Outcome::skipped(Skip::NoGap));
@@ -176,7 +194,11 @@ fn lengths(row: &Map<String, Value>) -> [f64; 2] {
 fn num_words(text: &Value) -> usize {
     match text {
         Value::String(text) => text.split_whitespace().count(),
-        Value::Array(messages) => messages.iter().filter_map(|message| message.get("content")).map(num_words).sum(),
+        Value::Array(messages) => messages
+            .iter()
+            .filter_map(|message| message.get("content"))
+            .map(num_words)
+            .sum(),
         Value::Object(block) => block.get("text").map_or(0, num_words),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }

@@ -61,7 +61,11 @@ impl SelfCorrection {
             return Err(setting("request", format!("{:?}", self.request), "words"));
         }
         if !self.judgment.contains("{answer}") {
-            return Err(setting("judgment", format!("{:?}", self.judgment), "{answer} where the answer is"));
+            return Err(setting(
+                "judgment",
+                format!("{:?}", self.judgment),
+                "{answer} where the answer is",
+            ));
         }
         Ok(())
     }
@@ -108,7 +112,10 @@ impl SelfCorrection {
         let text = match &prompt.prompt {
             Text::Messages(messages) => {
                 let mut messages = messages.clone();
-                messages.extend([Message::new("assistant", answer), Message::new("user", self.request.as_str())]);
+                messages.extend([
+                    Message::new("assistant", answer),
+                    Message::new("user", self.request.as_str()),
+                ]);
                 Text::Messages(messages).into_blocks()
             }
             Text::Plain(text) => {
@@ -139,7 +146,10 @@ impl SelfCorrection {
         let mut right = [false; 2];
         let question = question(&open.row.prompt.prompt);
         for (right, answer) in right.iter_mut().zip(answers) {
-            let words = self.judgment.replace("{question}", &question).replace("{answer}", answer);
+            let words = self
+                .judgment
+                .replace("{question}", &question)
+                .replace("{answer}", answer);
             let prompt = TextPrompt {
                 prompt: shop.judge().request(&words, seen.len())?,
                 ..open.row.prompt.clone()

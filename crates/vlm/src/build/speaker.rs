@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use diptych_data::{Encoder, EncodingConfig, IMAGE_PLACEHOLDERS, Message, SpecialTokens, Text, TextPrompt, Tokenizer, conversation};
+use diptych_data::{
+    Encoder, EncodingConfig, IMAGE_PLACEHOLDERS, Message, SpecialTokens, Text, TextPrompt, Tokenizer, conversation,
+};
 use diptych_llm::answers::end_tokens;
 use diptych_llm::policy::{VisionParts, load_frozen_vision};
 use diptych_llm::vision::{PixelMemory, RunImages, VisionNetwork};
 use diptych_models::lm::{GenerateConfig, LmInput};
-use diptych_models::vlm::{ImageEmbeddings, ImageLayout, ProcessedImage, VisionLanguageModel, VlmDir, VlmImageProcessor, VlmPrompt};
+use diptych_models::vlm::{
+    ImageEmbeddings, ImageLayout, ProcessedImage, VisionLanguageModel, VlmDir, VlmImageProcessor, VlmPrompt,
+};
 use diptych_tensor::{DType, Tensor};
 use image::RgbImage;
 
@@ -256,7 +260,10 @@ impl Speaker {
     /// With a capital and a small letter and with and without a space before, whatever the tokenizer has: a word's probability is that of all its
     /// first tokens together.
     pub(super) fn word_probabilities(&self, asks: &[Ask<'_>], words: &[&str]) -> Result<Vec<Vec<f64>>> {
-        let tokens = words.iter().map(|word| self.first_tokens(word)).collect::<Result<Vec<_>>>()?;
+        let tokens = words
+            .iter()
+            .map(|word| self.first_tokens(word))
+            .collect::<Result<Vec<_>>>()?;
         let mut probabilities = Vec::with_capacity(asks.len());
         for batch in asks.chunks(self.settings.batch_size) {
             for logits in self.next_logits(batch)? {
@@ -290,9 +297,8 @@ impl Speaker {
         let mut logits = Vec::with_capacity(ids.len());
         for row in ids.iter().enumerate() {
             let logits_v = self.model().language_model().logits(&last(row)?)?;
-            let read = || -> diptych_tensor::Result<Vec<f32>> {
-                Ok(logits_v.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-            };
+            let read =
+                || -> diptych_tensor::Result<Vec<f32>> { Ok(logits_v.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?) };
             logits.push(read()?);
         }
         Ok(logits)
@@ -336,10 +342,7 @@ impl Speaker {
             Text::Plain(text) if text.ends_with(char::is_whitespace) => Ok(words.into()),
             Text::Plain(_) => Ok(format!(" {words}").into()),
             Text::Messages(_) => Ok(vec![Message::new("assistant", words)].into()),
-            Text::Ids(_) => Err(BuildProblem::TokenIds {
-                id: prompt.id.clone(),
-            }
-            .into()),
+            Text::Ids(_) => Err(BuildProblem::TokenIds { id: prompt.id.clone() }.into()),
         }
     }
 
@@ -359,7 +362,12 @@ impl Speaker {
                     columns: side,
                 })
             }
-            (VisionConfig::Qwen(vision), ImageLayout::Grid { thw: [_, rows, columns] }) => Ok(PatchGrid {
+            (
+                VisionConfig::Qwen(vision),
+                ImageLayout::Grid {
+                    thw: [_, rows, columns],
+                },
+            ) => Ok(PatchGrid {
                 first: 0,
                 rows: rows / vision.merge_size,
                 columns: columns / vision.merge_size,

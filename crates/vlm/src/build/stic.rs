@@ -191,7 +191,13 @@ impl Stic {
         let spoiled = if is_imagined {
             None
         } else {
-            Some(open.images.iter().enumerate().map(spoiled).collect::<Result<Vec<_>>>()?)
+            Some(
+                open.images
+                    .iter()
+                    .enumerate()
+                    .map(spoiled)
+                    .collect::<Result<Vec<_>>>()?,
+            )
         };
         Ok(Requests {
             index: open.index,

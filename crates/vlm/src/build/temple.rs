@@ -99,7 +99,13 @@ impl Disturbance {
             Self::Reverse => clips.chunks(part).rev().flatten().copied().flatten().copied().collect(),
             Self::Shuffle => {
                 let mut groups: Vec<&[&[usize]]> = clips.chunks(part).collect();
-                let is_ordered = |groups: &[&[&[usize]]]| groups.iter().flat_map(|group| group.iter()).flat_map(|clip| clip.iter()).is_sorted();
+                let is_ordered = |groups: &[&[&[usize]]]| {
+                    groups
+                        .iter()
+                        .flat_map(|group| group.iter())
+                        .flat_map(|clip| clip.iter())
+                        .is_sorted()
+                };
                 // A shuffle may leave everything where it was; then it is made again.
                 for _ in 0..MAX_SHUFFLES {
                     groups.shuffle(rng);
@@ -120,16 +126,28 @@ const MAX_SHUFFLES: usize = 16;
 impl Temple {
     pub(super) fn validate(&self) -> Result<()> {
         if self.disturbances.is_empty() {
-            return Err(setting("disturbances", "[]".to_owned(), "one or more of drop, reverse, shuffle"));
+            return Err(setting(
+                "disturbances",
+                "[]".to_owned(),
+                "one or more of drop, reverse, shuffle",
+            ));
         }
         if self.magnitudes.is_empty() || self.magnitudes.iter().any(|magnitude| *magnitude < 2) {
-            return Err(setting("magnitudes", format!("{:?}", self.magnitudes), "one or more numbers from 2 on"));
+            return Err(setting(
+                "magnitudes",
+                format!("{:?}", self.magnitudes),
+                "one or more numbers from 2 on",
+            ));
         }
         if self.clip_frames == 0 {
             return Err(setting("clip_frames", "0".to_owned(), "a number, at least 1"));
         }
         if self.max_length_ratio < 1.0 || self.max_length_ratio.is_nan() {
-            return Err(setting("max_length_ratio", self.max_length_ratio.to_string(), "a number from 1 on"));
+            return Err(setting(
+                "max_length_ratio",
+                self.max_length_ratio.to_string(),
+                "a number from 1 on",
+            ));
         }
         Ok(())
     }
@@ -146,12 +164,22 @@ impl Temple {
         let seen = seen.collect::<Result<Vec<_>>>()?;
         let (views, mut outcome) = self.views(shop, &open)?;
         let asks: Vec<Ask<'_>> = std::iter::once(Workshop::ask(index, 0, &open.row.prompt, &seen))
-            .chain(views.iter().enumerate().map(|(number, view)| view.ask(index, number as u64 + 1, &seen)))
+            .chain(
+                views
+                    .iter()
+                    .enumerate()
+                    .map(|(number, view)| view.ask(index, number as u64 + 1, &seen)),
+            )
             .collect();
         let mut said = shop.speaker.answers(&asks)?.into_iter();
         let Some(chosen) = said.next() else { return Ok(outcome) };
         for (view, rejected) in views.iter().zip(said) {
-            let id = format!("{}-{}-{}", open.row.id(), view.disturbance.name(), self.magnitudes[view.stage]);
+            let id = format!(
+                "{}-{}-{}",
+                open.row.id(),
+                view.disturbance.name(),
+                self.magnitudes[view.stage]
+            );
             let made = pair(id, &open.row.prompt, [&chosen.text, &rejected.text])?;
             let made = made.and_then(|mut pair| {
                 self.filter(view.disturbance, &chosen.text, &rejected.text)?;
@@ -196,7 +224,11 @@ impl Temple {
             Disturbance::Drop => Ok(()),
             Disturbance::Reverse | Disturbance::Shuffle => {
                 let ratio = long.max(short) as f64 / long.min(short).max(1) as f64;
-                if ratio > self.max_length_ratio { Err(Skip::LengthRatio) } else { Ok(()) }
+                if ratio > self.max_length_ratio {
+                    Err(Skip::LengthRatio)
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -293,7 +325,10 @@ mod tests {
         let mut fine = order(Shuffle, 8, 1, 8).unwrap();
         fine.sort_unstable();
         assert_eq!(fine, [0, 1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!((order(Reverse, 2, 2, 2), order(Shuffle, 1, 1, 4), order(Drop, 1, 1, 4)), (None, None, None));
+        assert_eq!(
+            (order(Reverse, 2, 2, 2), order(Shuffle, 1, 1, 4), order(Drop, 1, 1, 4)),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -50,10 +50,18 @@ impl Default for Tpo {
 impl Tpo {
     pub(super) fn validate(&self) -> Result<()> {
         if self.num_answers < 2 {
-            return Err(setting("num_answers", self.num_answers.to_string(), "a number, at least 2"));
+            return Err(setting(
+                "num_answers",
+                self.num_answers.to_string(),
+                "a number, at least 2",
+            ));
         }
         if !(self.likeness > 0.0 && self.likeness <= 1.0) {
-            return Err(setting("likeness", self.likeness.to_string(), "a share above 0, up to 1"));
+            return Err(setting(
+                "likeness",
+                self.likeness.to_string(),
+                "a share above 0, up to 1",
+            ));
         }
         if !(0.0..=2.0).contains(&self.min_gap) {
             return Err(setting("min_gap", self.min_gap.to_string(), "a difference, 0 to 2"));
@@ -84,9 +92,11 @@ impl Tpo {
         let topics = topics(&all, self.likeness);
         let seen = shop.judge_sees(&open)?;
         let verdicts = Verdicts::ask(&self.claims, shop.judge(), &open, &seen, all.iter().cloned())?;
-        let overwritten = |side: Side| overwrite(&answers[0], &claims[0], |claim, used| {
-            self.exchanged(side, claim, (&all, &topics), &verdicts, used)
-        });
+        let overwritten = |side: Side| {
+            overwrite(&answers[0], &claims[0], |claim, used| {
+                self.exchanged(side, claim, (&all, &topics), &verdicts, used)
+            })
+        };
         let (chosen, rejected) = (overwritten(Side::Chosen), overwritten(Side::Rejected));
         let mut outcome = Outcome::default();
         outcome.add(pair(open.row.id().to_owned(), &open.row.prompt, [&chosen, &rejected])?);
@@ -146,7 +156,10 @@ fn overwrite(answer: &str, claims: &[Range<usize>], exchange: impl Fn(&str, &BTr
 fn topics(claims: &[String], likeness: f64) -> Vec<usize> {
     let content = |claim: &String| -> BTreeSet<String> {
         let words = words(claim).into_iter();
-        words.filter(super::words::Word::has_content).map(|word| word.text).collect()
+        words
+            .filter(super::words::Word::has_content)
+            .map(|word| word.text)
+            .collect()
     };
     let contents: Vec<BTreeSet<String>> = claims.iter().map(content).collect();
     let mut topics: Vec<usize> = (0..claims.len()).collect();
@@ -156,7 +169,10 @@ fn topics(claims: &[String], likeness: f64) -> Vec<usize> {
             let either = contents[first].union(&contents[second]).count();
             if shared > 0 && shared as f64 >= likeness * either as f64 {
                 let (from, to) = (topics[first], topics[second]);
-                topics.iter_mut().filter(|topic| **topic == from).for_each(|topic| *topic = to);
+                topics
+                    .iter_mut()
+                    .filter(|topic| **topic == from)
+                    .for_each(|topic| *topic = to);
             }
         }
     }
@@ -171,7 +187,10 @@ mod tests {
     fn claims_that_share_words_are_of_one_topic() {
         let claims = ["a red dog", "a blue dog", "a blue car", "two cats"].map(str::to_owned);
         let found = topics(&claims, 0.3);
-        assert!(found[0] == found[1] && found[1] == found[2] && found[2] != found[3], "{found:?}");
+        assert!(
+            found[0] == found[1] && found[1] == found[2] && found[2] != found[3],
+            "{found:?}"
+        );
         let found = topics(&claims, 0.5);
         assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), 4);
     }
@@ -180,7 +199,9 @@ mod tests {
     fn claims_are_exchanged_in_their_places() {
         let text = "A dog. Two cats!";
         let claims = ClaimSettings::default().split(text);
-        let shouted = overwrite(text, &claims, |claim, used| format!("{}{}", claim.to_uppercase(), used.len()));
+        let shouted = overwrite(text, &claims, |claim, used| {
+            format!("{}{}", claim.to_uppercase(), used.len())
+        });
         assert_eq!(shouted, "A DOG0. TWO CATS1!");
     }
 }

@@ -5,13 +5,14 @@ use std::ops::Range;
 
 /// Words that say nothing of a picture by themselves.
 const EMPTY_WORDS: &[&str] = &[
-    "a", "about", "above", "after", "all", "also", "an", "and", "another", "any", "are", "around", "as", "at", "be", "been", "behind", "being", "below",
-    "beside", "between", "both", "but", "by", "can", "could", "do", "does", "each", "either", "few", "for", "from", "had", "has", "have", "he", "her",
-    "here", "him", "his", "if", "in", "into", "is", "it", "its", "just", "may", "might", "more", "most", "much", "near", "next", "no", "nor", "not",
-    "of", "off", "on", "or", "other", "our", "out", "over", "own", "several", "she", "should", "so", "some", "such", "than", "that", "the", "their",
-    "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "up", "very", "was", "we", "were", "what", "when",
-    "where", "which", "while", "who", "will", "with", "would", "yes", "you", "your", "image", "picture", "photo", "scene", "shows", "show", "appears",
-    "seems", "overall",
+    "a", "about", "above", "after", "all", "also", "an", "and", "another", "any", "are", "around", "as", "at", "be",
+    "been", "behind", "being", "below", "beside", "between", "both", "but", "by", "can", "could", "do", "does", "each",
+    "either", "few", "for", "from", "had", "has", "have", "he", "her", "here", "him", "his", "if", "in", "into", "is",
+    "it", "its", "just", "may", "might", "more", "most", "much", "near", "next", "no", "nor", "not", "of", "off", "on",
+    "or", "other", "our", "out", "over", "own", "several", "she", "should", "so", "some", "such", "than", "that",
+    "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "up",
+    "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "will", "with", "would", "yes",
+    "you", "your", "image", "picture", "photo", "scene", "shows", "show", "appears", "seems", "overall",
 ];
 
 /// A word of a text.
@@ -70,7 +71,9 @@ fn counts(text: &str) -> BTreeMap<String, f64> {
         *counts.entry(word.text.clone()).or_insert(0.0) += 1.0;
     }
     for pair in words.windows(2) {
-        *counts.entry(format!("{} {}", pair[0].text, pair[1].text)).or_insert(0.0) += 1.0;
+        *counts
+            .entry(format!("{} {}", pair[0].text, pair[1].text))
+            .or_insert(0.0) += 1.0;
     }
     counts
 }

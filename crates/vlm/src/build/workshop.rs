@@ -243,7 +243,10 @@ pub(super) fn pair(id: String, prompt: &TextPrompt, sides: [&str; 2]) -> Result<
     if chosen == rejected {
         return Ok(Err(Skip::EqualAnswers));
     }
-    let [chosen, rejected] = [Speaker::completion(prompt, chosen)?, Speaker::completion(prompt, rejected)?];
+    let [chosen, rejected] = [
+        Speaker::completion(prompt, chosen)?,
+        Speaker::completion(prompt, rejected)?,
+    ];
     let mut pair = TextPair::new(id, prompt.prompt.clone(), chosen, rejected);
     pair.images.clone_from(&prompt.images);
     pair.tools.clone_from(&prompt.tools);

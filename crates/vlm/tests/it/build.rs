@@ -126,7 +126,10 @@ fn noise_makes_the_rejected_answer_and_equal_answers_are_dropped() {
         assert_eq!(said(&pair.chosen), format!(" {}", answers[at].text.trim()));
         assert_ne!(said(&pair.chosen), said(&pair.rejected));
         assert_eq!(pair.prompt, prompts[at].prompt);
-        assert_eq!(pair.images[0].decode().unwrap(), prompts[at].images[0].decode().unwrap());
+        assert_eq!(
+            pair.images[0].decode().unwrap(),
+            prompts[at].images[0].decode().unwrap()
+        );
         assert!(pair.rejected_images.is_none());
     }
 
@@ -175,7 +178,10 @@ fn a_stopped_build_goes_on_and_another_one_is_refused() {
     let mut other = config.clone();
     other.answers.seed = 8;
     let refused = build(&other, &mut Reporter::silent()).unwrap_err();
-    assert!(refused.to_string().contains("seed differ") && refused.is_configuration(), "{refused}");
+    assert!(
+        refused.to_string().contains("seed differ") && refused.is_configuration(),
+        "{refused}"
+    );
 
     // What is done is taken as it is: nothing else could give this row.
     let marked = std::fs::read_to_string(done(0)).unwrap().replace("row-", "kept-");
@@ -204,18 +210,29 @@ fn careful_descriptions_are_chosen_over_imagined_and_spoiled_ones() {
     let (report, pairs) = built(&site.config(BuildRecipe::Stic(stic.clone()), "stic.jsonl"));
     let imagined = |pair: &&TextPair| ["yes", "no"].contains(&said(&pair.rejected).trim());
     let num_imagined = pairs.iter().filter(imagined).count();
-    assert!(num_imagined >= 2 && pairs.len() - num_imagined >= 2, "{report}: {num_imagined} of {}", pairs.len());
+    assert!(
+        num_imagined >= 2 && pairs.len() - num_imagined >= 2,
+        "{report}: {num_imagined} of {}",
+        pairs.len()
+    );
     for pair in &pairs {
         assert_eq!(pair.prompt, "<image> describe the picture:".into());
         assert!(said(&pair.chosen).contains(" a "), "{pair:?}");
     }
-    let all = Stic { imagined: 1.0, ..stic.clone() };
+    let all = Stic {
+        imagined: 1.0,
+        ..stic.clone()
+    };
     let (_, pairs) = built(&site.config(BuildRecipe::Stic(all), "imagined.jsonl"));
     assert!(pairs.iter().filter(imagined).count() == 12, "{pairs:?}");
 
     let mut empty = stic;
     empty.requests.short.clear();
-    let error = build(&site.config(BuildRecipe::Stic(empty), "none.jsonl"), &mut Reporter::silent()).unwrap_err();
+    let error = build(
+        &site.config(BuildRecipe::Stic(empty), "none.jsonl"),
+        &mut Reporter::silent(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("`requests.short`"), "{error}");
 }
 
@@ -247,12 +264,17 @@ fn rows_that_cannot_be_used_are_named_or_counted() {
 
 /// A short run on what was built.
 pub(crate) fn trains(site: &Site, out: &Path, preference: bool) {
+    trains_with(site, &json!({ "path": out }), preference);
+}
+
+/// A short run on some data.
+pub(crate) fn trains_with(site: &Site, data: &Value, preference: bool) {
     let mut recipe = json!({
         "modality": "vlm",
         "run": { "device": "cpu", "output": site.path("run") },
         "model": { "path": repository("models/shapes-vlm") },
         "adapter": { "lora": { "rank": 2 } },
-        "data": { "path": out },
+        "data": data,
         "objective": { "dpo": { "beta": 0.1 } },
         "optimizer": { "adamw": { "lr": 1e-3 } },
         "train": { "steps": 1, "micro_batch": 2, "checkpoint_every": 0, "sample_every": 0 },

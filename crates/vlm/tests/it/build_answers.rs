@@ -6,12 +6,12 @@ use diptych_shapes::{Example, QuestionKind, SceneConfig, Split};
 use diptych_train::Reporter;
 use diptych_vlm::answers::{AnswerSettings, Answerer};
 use diptych_vlm::build::{
-    AnswerCheck, BuildConfig, BuildRecipe, ClaimSettings, ClaimSplit, Disturbance, Lengths, LlavaHound,
-    RejectedFrames, RlaifV, SelfCorrection, Skip, Temple, Tpo, build,
+    AnswerCheck, BuildConfig, BuildRecipe, ClaimSettings, ClaimSplit, Disturbance, Lengths, LlavaHound, RejectedFrames,
+    RlaifV, SelfCorrection, Skip, Temple, Tpo, build,
 };
 use serde_json::json;
 
-use crate::build::{Site, built, said, trains};
+use crate::build::{Site, built, said, trains, trains_with};
 
 fn videos(site: &Site, num: usize) {
     let row = |at: usize| {
@@ -39,7 +39,9 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
     assert!(pairs.iter().map(stage).is_sorted(), "coarse disturbances come first");
     let mut num_reversed = 0;
     for pair in &pairs {
-        let frames = |images: &[diptych_data::ImageSource]| -> Vec<_> { images.iter().map(|image| image.decode().unwrap()).collect() };
+        let frames = |images: &[diptych_data::ImageSource]| -> Vec<_> {
+            images.iter().map(|image| image.decode().unwrap()).collect()
+        };
         let (own, other) = (frames(&pair.images), frames(pair.rejected_images.as_ref().unwrap()));
         assert_eq!((own.len(), other.len(), pair.prompt.num_images()), (3, 3, Some(3)));
         assert_ne!(own, other);
@@ -50,7 +52,25 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
     }
     assert!(num_reversed > 0);
     trains(&site, &config.out, true);
+    // Rows with lists of frames are trained on as they are, or with fewer frames of each.
+    let row = |at: usize| {
+        let frames: Vec<String> = (0..8).map(|frame| format!("{}.png", (at + frame) % 10)).collect();
+        let video = json!({ "role": "user", "content": [{ "type": "video" }, { "type": "text", "text": "describe the picture" }] });
+        json!({
+            "prompt": [video],
+            "chosen": [{ "role": "assistant", "content": "a red circle" }],
+            "rejected": [{ "role": "assistant", "content": "a blue square" }],
+            "videos": [frames],
+        })
+    };
+    site.write(&(0..4).map(row).collect::<Vec<_>>());
+    trains_with(
+        &site,
+        &json!({ "path": site.path("rows.jsonl"), "max_frames": 2, "max_len": 45 }),
+        false,
+    );
 
+    videos(&site, 8);
     let mut short = site.config(
         BuildRecipe::Temple(Temple {
             disturbances: vec![Disturbance::Drop],
@@ -62,17 +82,33 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
     short.max_frames = Some(2);
     match build(&short, &mut Reporter::silent()) {
         Ok(report) => {
-            let (_, pairs) = (report, diptych_data::TextDataset::load(std::slice::from_ref(&short.out), diptych_data::Layout::Auto).unwrap());
-            let diptych_data::TextDataset::Pairs(pairs) = pairs else { panic!("pairs") };
-            assert!(pairs.iter().all(|pair| pair.images.len() == 2 && pair.rejected_images.is_none()));
+            let (_, pairs) = (
+                report,
+                diptych_data::TextDataset::load(std::slice::from_ref(&short.out), diptych_data::Layout::Auto).unwrap(),
+            );
+            let diptych_data::TextDataset::Pairs(pairs) = pairs else {
+                panic!("pairs")
+            };
+            assert!(
+                pairs
+                    .iter()
+                    .all(|pair| pair.images.len() == 2 && pair.rejected_images.is_none())
+            );
             let longer = |pair: &TextPair| said(&pair.chosen).len() > said(&pair.rejected).len();
             assert!(pairs.iter().all(longer));
         }
         Err(error) => assert!(error.to_string().contains("not shorter"), "{error}"),
     }
     let still = Site::new(2);
-    let error = build(&still.config(BuildRecipe::Temple(temple), "out.jsonl"), &mut Reporter::silent()).unwrap_err();
-    assert!(error.to_string().contains("row-0: 1 images") && error.to_string().contains("frames"), "{error}");
+    let error = build(
+        &still.config(BuildRecipe::Temple(temple), "out.jsonl"),
+        &mut Reporter::silent(),
+    )
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("row-0: 1 images") && error.to_string().contains("frames"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -81,7 +117,10 @@ fn of_two_answers_the_right_one_is_chosen() {
     let mut rows = Vec::new();
     for index in 0..8 {
         let example = Example::generate(11, index, Split::Train, &SceneConfig::default()).unwrap();
-        let questions = example.questions.iter().filter(|question| question.kind == QuestionKind::Existence);
+        let questions = example
+            .questions
+            .iter()
+            .filter(|question| question.kind == QuestionKind::Existence);
         for (number, question) in questions.enumerate() {
             rows.push(json!({
                 "id": format!("{index}-{number}"),
@@ -113,7 +152,10 @@ fn of_two_answers_the_right_one_is_chosen() {
         judgment: "is there {answer}".to_owned(),
         ..recipe
     };
-    match build(&site.config(BuildRecipe::SelfCorrection(judged), "judged.jsonl"), &mut Reporter::silent()) {
+    match build(
+        &site.config(BuildRecipe::SelfCorrection(judged), "judged.jsonl"),
+        &mut Reporter::silent(),
+    ) {
         Ok(report) => assert!(report.num_made > 0),
         Err(error) => assert!(error.to_string().contains("both answers are"), "{error}"),
     }
@@ -151,7 +193,9 @@ fn refused(config: &BuildConfig, pair: &TextPair, answer: &str) -> [usize; 2] {
         })
         .collect();
     let prepared = answerer.prepare(&prompts, &mut Reporter::silent()).unwrap();
-    let answers = answerer.answer(None, &prepared, "answers", &mut Reporter::silent()).unwrap();
+    let answers = answerer
+        .answer(None, &prepared, "answers", &mut Reporter::silent())
+        .unwrap();
     let said = |word| answers.iter().filter(|answer| answer.text.trim() == word).count();
     [said("no"), answers.len() - said("yes")]
 }
@@ -200,7 +244,11 @@ fn claims_on_a_topic_are_overwritten_with_the_best_and_the_worst() {
     let mut refuted = [0, 0];
     for pair in &pairs {
         let [chosen, rejected] = [said(&pair.chosen), said(&pair.rejected)];
-        assert_eq!(chosen.matches(" and ").count(), rejected.matches(" and ").count(), "{pair:?}");
+        assert_eq!(
+            chosen.matches(" and ").count(),
+            rejected.matches(" and ").count(),
+            "{pair:?}"
+        );
         refuted[0] += refused(&config, pair, &chosen)[0];
         refuted[1] += refused(&config, pair, &rejected)[0];
     }
@@ -228,12 +276,20 @@ fn a_reader_of_captions_judges_answers() {
         Ok(report) => {
             assert_eq!(report.skipped[&Skip::NoCaption], 1, "{report}");
             let files = diptych_data::TextDataset::load(std::slice::from_ref(&config.out), diptych_data::Layout::Auto);
-            let diptych_data::TextDataset::Pairs(pairs) = files.unwrap() else { panic!("pairs") };
+            let diptych_data::TextDataset::Pairs(pairs) = files.unwrap() else {
+                panic!("pairs")
+            };
             for pair in pairs {
-                assert!(pair.chosen_score.unwrap() >= 1.5 && pair.rejected_score.unwrap() < 1.5, "{pair:?}");
+                assert!(
+                    pair.chosen_score.unwrap() >= 1.5 && pair.rejected_score.unwrap() < 1.5,
+                    "{pair:?}"
+                );
             }
         }
-        Err(error) => assert!(error.to_string().contains("3: the scores of the answers are too close"), "{error}"),
+        Err(error) => assert!(
+            error.to_string().contains("3: the scores of the answers are too close"),
+            "{error}"
+        ),
     }
     let unknown = LlavaHound {
         scale: vec!["zebra".to_owned(), "yes".to_owned()],

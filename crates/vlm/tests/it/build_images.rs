@@ -43,7 +43,11 @@ fn segments_are_completed_under_the_nearest_other_image() {
         max_similarity: 0.0,
         ..re_align(MaskCompletion::InPlace)
     };
-    let error = build(&site.config(BuildRecipe::ReAlign(strict), "none.jsonl"), &mut Reporter::silent()).unwrap_err();
+    let error = build(
+        &site.config(BuildRecipe::ReAlign(strict), "none.jsonl"),
+        &mut Reporter::silent(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("the answers are too similar"), "{error}");
 
     let asked = site.config(BuildRecipe::ReAlign(re_align(MaskCompletion::Request)), "asked.jsonl");
@@ -60,10 +64,16 @@ fn a_similar_image_needs_another_image_and_an_answer() {
         row
     };
     let answered = json!({ "completion": " a red circle" });
-    site.write(&[row("<image> describe the picture:", answered.clone()), row("<image> what:", answered)]);
+    site.write(&[
+        row("<image> describe the picture:", answered.clone()),
+        row("<image> what:", answered),
+    ]);
     let config = site.config(BuildRecipe::ReAlign(re_align(MaskCompletion::InPlace)), "out.jsonl");
     let error = build(&config, &mut Reporter::silent()).unwrap_err();
-    assert!(error.to_string().contains("2 different images") && error.to_string().contains("found 1"), "{error}");
+    assert!(
+        error.to_string().contains("2 different images") && error.to_string().contains("found 1"),
+        "{error}"
+    );
     let bare = json!({ "prompt": "<image> what:", "images": ["1.png"] });
     site.write(&[bare, json!({ "prompt": "<image> what:", "images": ["0.png"] })]);
     let config = site.config(BuildRecipe::ReAlign(re_align(MaskCompletion::InPlace)), "other.jsonl");
@@ -138,13 +148,20 @@ fn answers_that_look_at_their_image_are_dropped() {
     assert_eq!((all.1, none.0), (0, 0));
     // Shares of two images are around one half: a limit there parts the rows.
     let half = kept(0.5, "half.jsonl");
-    assert!(half.0 > 0 && half.0 < all.0 && half.0 + half.1 == all.0, "{half:?} of {all:?}");
+    assert!(
+        half.0 > 0 && half.0 < all.0 && half.0 + half.1 == all.0,
+        "{half:?} of {all:?}"
+    );
 
     let sure = MiaDpo {
         min_perplexity: 1e9,
         ..mia(MultiImage::Sequence, 2)
     };
-    let error = build(&site.config(BuildRecipe::MiaDpo(sure), "sure.jsonl"), &mut Reporter::silent()).unwrap_err();
+    let error = build(
+        &site.config(BuildRecipe::MiaDpo(sure), "sure.jsonl"),
+        &mut Reporter::silent(),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("without doubt"), "{error}");
     let mut deep = site.config(
         BuildRecipe::MiaDpo(MiaDpo {
