@@ -94,6 +94,9 @@ pub(crate) struct ReAlignArguments {
     /// How masked segments are completed: by a request, or in-place, which needs no model that follows requests
     #[arg(long, value_enum, default_value_t = CompletionName::Request)]
     pub(crate) completion: CompletionName,
+    /// CLIP in transformers' layout that says which images are alike; by default the model's own tower
+    #[arg(long, value_name = "DIR")]
+    pub(crate) embedder: Option<PathBuf>,
     /// TOML file with other values of mask, max_segment, max_similarity, request and mark
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,

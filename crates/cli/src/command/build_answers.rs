@@ -42,10 +42,8 @@ pub(super) fn run(given: &BuildRecipeName) -> anyhow::Result<()> {
         BuildRecipeName::SelfCorrection(given) | BuildRecipeName::RlaifV(given) | BuildRecipeName::Tpo(given) => {
             config.judge.clone_from(&given.judge);
         }
-        BuildRecipeName::Seva(_)
-        | BuildRecipeName::Stic(_)
-        | BuildRecipeName::ReAlign(_)
-        | BuildRecipeName::MiaDpo(_) => {}
+        BuildRecipeName::ReAlign(given) => config.embedder.clone_from(&given.embedder),
+        BuildRecipeName::Seva(_) | BuildRecipeName::Stic(_) | BuildRecipeName::MiaDpo(_) => {}
     }
     create_parent(&arguments.out)?;
     let stop = stop_flag()?;
@@ -171,6 +169,7 @@ fn config(recipe: BuildRecipe, arguments: &AnswerBuildArguments) -> anyhow::Resu
         model: arguments.model.clone(),
         adapter: arguments.adapter.clone(),
         judge: None,
+        embedder: None,
         max_frames: None,
         format,
         max_pairs: arguments.max_pairs,

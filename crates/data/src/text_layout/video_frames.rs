@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    fn unfolded(json: &str, max_frames: Option<usize>) -> std::result::Result<String, String> {
+    fn unfolded(json: &str, max_frames: Option<usize>) -> std::result::Result<serde_json::Value, String> {
         let Object(fields) = serde_json::from_str(json).unwrap();
         let mut row = Row {
             path: Arc::from(Path::new("rows.jsonl")),
@@ -208,24 +208,27 @@ mod tests {
             fields,
         };
         unfold(&mut row, Layout::Preference, max_frames).map_err(|error| error.to_string())?;
-        let value: serde_json::Value = Value::Object(Object(row.fields)).into();
-        Ok(value.to_string())
+        Ok(Value::Object(Object(row.fields)).into())
+    }
+
+    fn parsed(json: &str) -> serde_json::Value {
+        serde_json::from_str(json).unwrap()
     }
 
     #[test]
     fn frames_become_images_at_the_places_of_their_videos() {
         let json = r#"{"prompt": "<video>one <video> two", "videos": [["a", "b"], ["c"]]}"#;
         let expected = r#"{"images":["a","b","c"],"prompt":"<image><image>one <image> two"}"#;
-        assert_eq!(unfolded(json, None).unwrap(), expected);
+        assert_eq!(unfolded(json, None).unwrap(), parsed(expected));
         let json = r#"{"prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what"}]}], "video": ["a", "b"]}"#;
         let expected = r#"{"images":["a","b"],"prompt":[{"content":[{"type":"image"},{"type":"image"},{"text":"what","type":"text"}],"role":"user"}]}"#;
-        assert_eq!(unfolded(json, None).unwrap(), expected);
+        assert_eq!(unfolded(json, None).unwrap(), parsed(expected));
         // Files of videos are nobody's here, and rows without any stay as they are.
         for json in [
             r#"{"prompt":"a","videos":["a.mp4"]}"#,
             r#"{"prompt":"<video>","videos":[]}"#,
         ] {
-            assert_eq!(unfolded(json, None).unwrap(), json);
+            assert_eq!(unfolded(json, None).unwrap(), parsed(json));
         }
     }
 
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(taken(Some(3)), "146");
         assert_eq!(taken(Some(1)), "4");
         let limited = unfolded(r#"{"prompt": "<video>", "videos": [["a", "b", "c", "d"]]}"#, Some(2)).unwrap();
-        assert_eq!(limited, r#"{"images":["b","d"],"prompt":"<image><image>"}"#);
+        assert_eq!(limited, parsed(r#"{"images":["b","d"],"prompt":"<image><image>"}"#));
     }
 
     #[test]

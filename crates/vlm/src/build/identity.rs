@@ -31,6 +31,7 @@ impl BuildConfig {
             "model": fingerprint(&self.model)?,
             "adapter": self.adapter.as_deref().map(fingerprint).transpose()?,
             "judge": self.judge.as_deref().map(fingerprint).transpose()?,
+            "embedder": self.embedder.as_deref().map(fingerprint).transpose()?,
             "format": format,
             "seed": self.answers.seed,
             "batch_size": self.answers.batch_size,

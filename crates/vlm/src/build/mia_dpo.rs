@@ -297,7 +297,7 @@ fn companions(
     rng: &mut diptych_tensor::random::Generator,
 ) -> Result<Option<Vec<Other>>> {
     let own = &open.row.images()[0];
-    let mut places = shop.different_images();
+    let mut places = shop.different_images().to_vec();
     places.retain(|(row, at)| shop.rows[*row].images()[*at] != *own);
     let (chosen, _) = places.partial_shuffle(rng, num);
     let mut others = Vec::with_capacity(num);

@@ -17,6 +17,7 @@
 
 mod claims;
 mod composition;
+mod embedder;
 mod identity;
 mod journal;
 mod llava_hound;
@@ -38,6 +39,7 @@ mod tpo;
 mod words;
 mod workshop;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -51,6 +53,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::claims::{ClaimSettings, ClaimSplit};
+use self::embedder::{Clip, Embedder};
 use self::journal::{Entry, Journal, StagedRow};
 pub use self::llava_hound::LlavaHound;
 pub use self::mia_dpo::{MiaDpo, MultiImage};
@@ -152,7 +155,13 @@ impl BuildRecipe {
     }
 
     /// What the recipe needs to know of all rows before the first is asked about.
-    fn prepare(&self, shop: &mut Workshop<'_>, folder: &Path, reporter: &mut Reporter<'_>) -> Result<()> {
+    fn prepare(
+        &self,
+        config: &BuildConfig,
+        shop: &mut Workshop<'_>,
+        folder: &Path,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<()> {
         match self {
             Self::Seva(_)
             | Self::Stic(_)
@@ -163,7 +172,11 @@ impl BuildRecipe {
             Self::MiaDpo(recipe) => recipe.prepare(shop)?,
             Self::LlavaHound(recipe) => shop.captions = llava_hound::read_captions(&recipe.captions)?,
             Self::ReAlign(_) => {
-                let gallery = Gallery::open(shop, folder, reporter)?;
+                let embedder = match &config.embedder {
+                    Some(path) => Embedder::Clip(Box::new(Clip::open(path, &config.answers.network)?)),
+                    None => Embedder::Tower(shop.speaker),
+                };
+                let gallery = Gallery::open(shop, &embedder, folder, reporter)?;
                 retrieval::require(self.name(), gallery.len(), 2)?;
                 shop.gallery = Some(gallery);
             }
@@ -214,6 +227,8 @@ pub struct BuildConfig {
     pub adapter: Option<PathBuf>,
     /// Another vision-language model that judges, where the recipe asks for judgments; by default the model itself.
     pub judge: Option<PathBuf>,
+    /// A CLIP in transformers' layout that says which images are alike, where the recipe looks for similar ones; by default the model's own tower does.
+    pub embedder: Option<PathBuf>,
     /// Frames of a video that rows have as a list of frames, at most: evenly spaced ones.
     pub max_frames: Option<usize>,
     /// How words become a prompt; by default by the model's chat template.
@@ -258,9 +273,10 @@ pub fn build(config: &BuildConfig, reporter: &mut Reporter<'_>) -> Result<BuildR
             on_error: config.on_error,
             recipe: config.recipe.name(),
             gallery: None,
+            different: OnceCell::new(),
             captions: BTreeMap::new(),
         };
-        config.recipe.prepare(&mut shop, journal.folder(), reporter)?;
+        config.recipe.prepare(config, &mut shop, journal.folder(), reporter)?;
         make_rows(config, &shop, &mut journal, reporter)?;
     }
     publish(config, journal, rows.len(), read.num_unreadable)
@@ -356,6 +372,14 @@ impl BuildConfig {
                 "judge",
                 found,
                 "nothing: this recipe asks for no judgments",
+            ));
+        }
+        if self.embedder.is_some() && !matches!(self.recipe, BuildRecipe::ReAlign(_)) {
+            let found = "a CLIP".to_owned();
+            return Err(stic::setting(
+                "embedder",
+                found,
+                "nothing: this recipe looks for no similar images",
             ));
         }
         let counts = [

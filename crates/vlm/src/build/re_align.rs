@@ -7,8 +7,8 @@
 //! (`rejected_images`), for the visual term of rDPO.
 //!
 //! Differences: the program that builds the data was not released. What is masked are runs of words, drawn by seed, that begin with one that is no
-//! function word. Similarity is the cosine of counts of words and of pairs of words, where the paper has a sentence encoder. The image is encoded by the
-//! model's own tower. Beside the paper's way, a request to fill in marks, there is `in_place`, which needs no model that follows requests: each
+//! function word. Similarity is the cosine of counts of words and of pairs of words, where the paper has a sentence encoder. Images are compared by the
+//! model's own tower, or by a CLIP. Beside the paper's way, a request to fill in marks, there is `in_place`, which needs no model that follows requests: each
 //! masked run is continued by as many tokens, everything else is kept word for word.
 
 use diptych_data::{ImageSource, SpecialTokens, TextPrompt};

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use diptych_data::{ImageSource, OnError};
-use diptych_models::vlm::ProcessedImage;
 use diptych_tensor::{DType, Tensor, Weights, save_tensors};
 use diptych_train::Reporter;
 
+use super::embedder::Embedder;
 use super::problem::BuildProblem;
 use super::source::SourceRow;
 use super::workshop::{Workshop, decode};
@@ -30,9 +30,13 @@ pub(super) struct Gallery {
 impl Gallery {
     /// Looks at the different images of all rows. What was seen is kept in `folder`, so that a stopped build does not look again.
     ///
-    /// A vector is the mean of the tower's features over the patches of the whole image.
-    pub(super) fn open(shop: &Workshop<'_>, folder: &Path, reporter: &mut Reporter<'_>) -> Result<Self> {
-        let all = shop.different_images();
+    pub(super) fn open(
+        shop: &Workshop<'_>,
+        embedder: &Embedder<'_>,
+        folder: &Path,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<Self> {
+        let all = shop.different_images().to_vec();
         let (mut places, mut vectors) = (Vec::new(), Vec::new());
         for (number, part) in all.chunks(TOGETHER).enumerate() {
             let told = reporter.advance("images", (number * TOGETHER) as u64, all.len() as u64);
@@ -41,7 +45,7 @@ impl Gallery {
             let found = if path.exists() {
                 read(&path)?
             } else {
-                let found = look(shop, part)?;
+                let found = look(shop, embedder, part)?;
                 write(&path, &found)?;
                 found
             };
@@ -85,14 +89,13 @@ impl Gallery {
     }
 }
 
-fn look(shop: &Workshop<'_>, places: &[(usize, usize)]) -> Result<Vec<Vec<f32>>> {
+fn look(shop: &Workshop<'_>, embedder: &Embedder<'_>, places: &[(usize, usize)]) -> Result<Vec<Vec<f32>>> {
     let mut vectors = Vec::with_capacity(places.len());
     for (row, at) in places {
         let row = &shop.rows[*row];
         let image = decode(row.id(), *at, &row.images()[*at]);
-        let processed = image.and_then(|image| Ok(shop.speaker.processor().process(&image)?));
-        vectors.push(match processed {
-            Ok(image) => vector(shop, &image)?,
+        vectors.push(match image.and_then(|image| embedder.vector(&image)) {
+            Ok(vector) => vector,
             Err(_) if shop.on_error == OnError::Skip => Vec::new(),
             Err(error) => return Err(error),
         });
@@ -102,24 +105,6 @@ fn look(shop: &Workshop<'_>, places: &[(usize, usize)]) -> Result<Vec<Vec<f32>>>
         vector.resize(width, 0.0);
     }
     Ok(vectors)
-}
-
-/// The mean of the tower's features over the patches of an image, its first picture where it is several.
-fn vector(shop: &Workshop<'_>, image: &ProcessedImage) -> Result<Vec<f32>> {
-    let features = shop.speaker.model().vision_features(&[image])?;
-    let mean = |features: &Tensor| -> diptych_tensor::Result<Vec<f32>> {
-        let features = features.to_dtype(DType::F32)?;
-        let patches = if features.dims().len() == 3 {
-            features.narrow(0, 0, 1)?.squeeze(0)?
-        } else {
-            features
-        };
-        Ok(patches.mean(0)?.to_vec1()?)
-    };
-    Ok(match features.first() {
-        Some(features) => mean(&features.features)?,
-        None => Vec::new(),
-    })
 }
 
 fn write(path: &Path, vectors: &[Vec<f32>]) -> Result<()> {

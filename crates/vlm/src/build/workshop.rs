@@ -1,5 +1,6 @@
 //! What every recipe works with: rows whose images are open, and a model to ask.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use diptych_data::{ImageSource, OnError, Text, TextPair, TextPrompt};
@@ -28,6 +29,8 @@ pub(super) struct Workshop<'a> {
     pub(super) recipe: &'static str,
     /// The images of all rows, where the recipe looks for similar ones.
     pub(super) gallery: Option<Gallery>,
+    /// See [`different_images`](Self::different_images).
+    pub(super) different: OnceCell<Vec<(usize, usize)>>,
     /// What a judge reads in the place of images, by the ids of rows.
     pub(super) captions: BTreeMap<String, String>,
 }
@@ -185,7 +188,11 @@ impl<'a> Workshop<'a> {
     }
 
     /// The different images of all rows, as (row, image).
-    pub(super) fn different_images(&self) -> Vec<(usize, usize)> {
+    pub(super) fn different_images(&self) -> &[(usize, usize)] {
+        self.different.get_or_init(|| self.find_different())
+    }
+
+    fn find_different(&self) -> Vec<(usize, usize)> {
         let mut seen: Vec<&ImageSource> = Vec::new();
         let mut paths = BTreeSet::new();
         let mut different = Vec::new();

@@ -72,6 +72,7 @@ impl Site {
             model: repository("models/shapes-vlm"),
             adapter: None,
             judge: None,
+            embedder: None,
             max_frames: None,
             format: Some(PromptFormat::Plain("<image> {}:".to_owned())),
             answers: AnswerSettings {

@@ -5,7 +5,7 @@ use diptych_train::Reporter;
 use diptych_vlm::build::{BuildRecipe, MaskCompletion, MiaDpo, MultiImage, ReAlign, Skip, build};
 use serde_json::json;
 
-use crate::build::{Site, built, said, trains};
+use crate::build::{Site, built, repository, said, trains};
 
 fn re_align(completion: MaskCompletion) -> ReAlign {
     ReAlign {
@@ -37,6 +37,19 @@ fn segments_are_completed_under_the_nearest_other_image() {
         assert!(same >= chosen.len() / 4 && same < chosen.len(), "{pair:?}");
     }
     trains(&site, &config.out, true);
+
+    // A CLIP finds other neighbors, and every row has one.
+    let mut clip = config.clone();
+    clip.embedder = Some(repository("models/shapes-clip"));
+    clip.out = site.path("clip.jsonl");
+    let (_, others) = built(&clip);
+    let neighbor = |pairs: &[TextPair], id: &str| {
+        let pair = pairs.iter().find(|pair| pair.id == id)?;
+        Some(pair.rejected_images.as_ref()?[0].decode().unwrap())
+    };
+    let ids = (0..12).map(|index| format!("row-{index}"));
+    let both = ids.filter_map(|id| Some((neighbor(&pairs, &id)?, neighbor(&others, &id)?)));
+    assert!(both.filter(|(tower, clip)| tower != clip).count() > 0);
 
     // A similarity that nothing is below drops every pair.
     let strict = ReAlign {
