@@ -51,7 +51,7 @@ impl CausalLm {
             let [q, k] = layer_at.queries_and_keys(&x, &context)?;
             let parts = queries
                 .chunks(TOGETHER)
-                .map(|part| self.weights(layer_at.heads(), [&q, &k], &context.visible, part))
+                .map(|part| weights(layer_at.heads(), [&q, &k], &context.visible, part))
                 .collect::<TensorResult<Vec<_>>>()?;
             return Ok(Tensor::cat(&parts, 0).map_err(diptych_tensor::Error::from)?);
         }
@@ -61,46 +61,45 @@ impl CausalLm {
             expected: "a layer of the network, counted from 0",
         })
     }
+}
 
-    /// (Q, T) weights of some queries, the mean over heads.
-    fn weights(
-        &self,
-        heads: ops::GroupedAttentionConfig,
-        [q, k]: [&Tensor; 2],
-        visible: &VisibleKeys,
-        queries: &[usize],
-    ) -> TensorResult<Tensor> {
-        let (groups, tokens, count) = (heads.num_kv_heads, visible.keys(), queries.len());
-        let each = heads.num_heads / groups;
-        let places: Vec<u32> = queries.iter().map(|query| *query as u32).collect();
-        let places = Tensor::from_vec(places, count, q.device())?;
-        let width = k.dim(2)? / groups;
-        // (1, Q, H K) to (G, H/G Q, K): the heads of a group compare with one set of keys.
-        let q_gmk = q
-            .index_select(&places, 1)?
-            .to_dtype(DType::F32)?
-            .reshape((count, groups, each, width))?
-            .permute((1, 2, 0, 3))?
-            .contiguous()?
-            .reshape((groups, each * count, width))?;
-        let k_gkt = k
-            .to_dtype(DType::F32)?
-            .reshape((tokens, groups, width))?
-            .permute((1, 2, 0))?
-            .contiguous()?;
-        let scores = (q_gmk.matmul(&k_gkt)? * heads.scale)?;
-        let scores = match heads.softcap {
-            Some(cap) => ((scores / cap)?.tanh()? * cap)?,
-            None => scores,
-        };
-        let scores_hqt = scores.reshape((heads.num_heads, count, tokens))?;
-        let mut hidden = vec![f32::NEG_INFINITY; count * tokens];
-        for (row, query) in queries.iter().enumerate() {
-            for range in visible.row(0, *query) {
-                hidden[row * tokens..(row + 1) * tokens][range].fill(0.0);
-            }
+/// (Q, T) weights of some queries, the mean over heads.
+fn weights(
+    heads: ops::GroupedAttentionConfig,
+    [q, k]: [&Tensor; 2],
+    visible: &VisibleKeys,
+    queries: &[usize],
+) -> TensorResult<Tensor> {
+    let (groups, tokens, count) = (heads.num_kv_heads, visible.keys(), queries.len());
+    let each = heads.num_heads / groups;
+    let places: Vec<u32> = queries.iter().map(|query| *query as u32).collect();
+    let places = Tensor::from_vec(places, count, q.device())?;
+    let width = k.dim(2)? / groups;
+    // (1, Q, H K) to (G, H/G Q, K): the heads of a group compare with one set of keys.
+    let q_gmk = q
+        .index_select(&places, 1)?
+        .to_dtype(DType::F32)?
+        .reshape((count, groups, each, width))?
+        .permute((1, 2, 0, 3))?
+        .contiguous()?
+        .reshape((groups, each * count, width))?;
+    let k_gkt = k
+        .to_dtype(DType::F32)?
+        .reshape((tokens, groups, width))?
+        .permute((1, 2, 0))?
+        .contiguous()?;
+    let scores = (q_gmk.matmul(&k_gkt)? * heads.scale)?;
+    let scores = match heads.softcap {
+        Some(cap) => ((scores / cap)?.tanh()? * cap)?,
+        None => scores,
+    };
+    let scores_hqt = scores.reshape((heads.num_heads, count, tokens))?;
+    let mut hidden = vec![f32::NEG_INFINITY; count * tokens];
+    for (row, query) in queries.iter().enumerate() {
+        for range in visible.row(0, *query) {
+            hidden[row * tokens..(row + 1) * tokens][range].fill(0.0);
         }
-        let hidden_qt = Tensor::from_vec(hidden, (1, count, tokens), q.device())?;
-        Ok(ops::softmax(&scores_hqt.broadcast_add(&hidden_qt)?)?.mean(0)?.detach())
     }
+    let hidden_qt = Tensor::from_vec(hidden, (1, count, tokens), q.device())?;
+    Ok(ops::softmax(&scores_hqt.broadcast_add(&hidden_qt)?)?.mean(0)?.detach())
 }

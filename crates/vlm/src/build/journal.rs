@@ -214,7 +214,7 @@ mod tests {
         std::fs::write(again.chunk(1), "{\"pairs\": [").unwrap();
         match Journal::open(&out, &identity(0)) {
             Err(Error::Build(problem)) => {
-                assert!(problem.to_string().contains("rows-000001.jsonl, line 1"), "{problem}")
+                assert!(problem.to_string().contains("rows-000001.jsonl, line 1"), "{problem}");
             }
             other => panic!("{other:?}"),
         }

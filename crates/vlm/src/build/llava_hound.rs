@@ -6,7 +6,7 @@
 //! with 3 or more is chosen over one with less.
 //!
 //! Differences: the judge is a local model, and the score is its expectation: the probabilities of the words of the scale as the next token, normalized,
-//! times 1, 2, ...; the paper lets GPT-4V write the caption and ChatGPT an explanation and a number. Of a row the best answer is paired with the worst.
+//! times 1, 2, ...; the paper lets GPT-4V write the caption and `ChatGPT` an explanation and a number. Of a row the best answer is paired with the worst.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -50,9 +50,10 @@ impl Pointing<'_> {
         let (space, question) = question.split_at(question.len() - question.trim_start().len());
         let images = match &self.labels {
             None => format!("{place}{space}"),
-            Some(labels) => (0..labels.num_images)
-                .map(|number| format!("{}{place}\n", numbered(labels.text, number)))
-                .collect(),
+            Some(labels) => {
+                let named = |number| format!("{}{place}\n", numbered(labels.text, number));
+                (0..labels.num_images).map(named).collect::<Vec<_>>().concat()
+            }
         };
         Some(format!("{before}{images}{}{question}", self.pointer()))
     }

@@ -162,7 +162,7 @@ impl Temple {
         };
         let seen = open.images.iter().map(|image| shop.speaker.look(image));
         let seen = seen.collect::<Result<Vec<_>>>()?;
-        let (views, mut outcome) = self.views(shop, &open)?;
+        let (views, mut outcome) = self.views(shop, &open);
         let asks: Vec<Ask<'_>> = std::iter::once(Workshop::ask(index, 0, &open.row.prompt, &seen))
             .chain(
                 views
@@ -194,7 +194,7 @@ impl Temple {
     }
 
     /// The disturbed videos of a row, and which of them there are not.
-    fn views(&self, shop: &Workshop<'_>, open: &OpenRow<'_>) -> Result<(Vec<View>, Outcome)> {
+    fn views(&self, shop: &Workshop<'_>, open: &OpenRow<'_>) -> (Vec<View>, Outcome) {
         let mut rng = shop.random(Purpose::Frames, open.index);
         let (mut views, mut outcome) = (Vec::new(), Outcome::default());
         for (stage, magnitude) in self.magnitudes.iter().enumerate() {
@@ -211,7 +211,7 @@ impl Temple {
                 });
             }
         }
-        Ok((views, outcome))
+        (views, outcome)
     }
 
     fn filter(&self, disturbance: Disturbance, chosen: &str, rejected: &str) -> Result<(), Skip> {
