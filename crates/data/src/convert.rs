@@ -1,6 +1,7 @@
 //! From the layouts people have to our own records.
 
 mod images;
+mod pair_rows;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +14,7 @@ use serde::Serialize;
 pub(crate) use self::images::EncodedImage;
 use self::images::ImageFolder;
 pub use self::images::{ImageConversion, convert_images};
+pub use self::pair_rows::PairRows;
 use crate::error::{Error, Result, RowProblem};
 use crate::inspect::MAX_PROBLEMS;
 use crate::row::Row;

@@ -18,6 +18,7 @@ pub struct DataFiles {
     layout: Layout,
     records: RecordKind,
     files: Vec<PathBuf>,
+    max_frames: Option<usize>,
 }
 
 impl DataFiles {
@@ -55,7 +56,24 @@ impl DataFiles {
         } else {
             (layout, records_of(&files, layout)?)
         };
-        Ok(Self { layout, records, files })
+        Ok(Self {
+            layout,
+            records,
+            files,
+            max_frames: None,
+        })
+    }
+
+    /// Takes no more than so many frames of each video that rows have as a list of frames: evenly spaced ones.
+    #[must_use]
+    pub fn with_max_frames(mut self, max_frames: Option<usize>) -> Self {
+        self.max_frames = max_frames;
+        self
+    }
+
+    /// How many frames of a video are taken, at most.
+    pub(crate) fn max_frames(&self) -> Option<usize> {
+        self.max_frames
     }
 
     /// The layout; never [`Layout::Auto`].

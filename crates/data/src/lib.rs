@@ -72,7 +72,7 @@ mod text_layout;
 mod text_record;
 mod write;
 
-pub use convert::{Conversion, DropReason, DroppedRow, ImageConversion, convert, convert_images};
+pub use convert::{Conversion, DropReason, DroppedRow, ImageConversion, PairRows, convert, convert_images};
 pub use dataset::Dataset;
 pub use error::{Error, Result, RowProblem, ShardProblem};
 pub use files::DataFiles;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::row::Row;
 use crate::rows::Rows;
-use crate::text_layout::{Form, TextRecord, check_form, is_ignored, left_out};
+use crate::text_layout::{Form, TextRecord, check_form, is_ignored, left_out, video_frames};
 use crate::{
     DataFiles, Layout, OnError, RankedText, ReadReport, RecordKind, TextKind, TextPair, TextPrompt, TextSample,
     UnpairedText,
@@ -230,7 +230,7 @@ fn read_row<T: TextRecord>(
     report: &mut ReadReport,
     decoding: Decoding,
 ) -> Result<Option<T>> {
-    let row = row?;
+    let mut row = row?;
     for (key, _) in row.fields.iter().filter(|(key, _)| is_ignored(files.layout(), key)) {
         *report.ignored_keys.entry(key.clone()).or_default() += 1;
     }
@@ -239,6 +239,7 @@ fn read_row<T: TextRecord>(
         return Ok(None);
     }
     let (path, number) = (row.path.clone(), row.number);
+    video_frames::unfold(&mut row, files.layout(), files.max_frames())?;
     let (record, form) = T::from_row(row, files.layout())?;
     if decoding == Decoding::Once {
         for (key, image) in record

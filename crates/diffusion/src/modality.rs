@@ -215,6 +215,7 @@ impl Modality for Diffusion {
             ("data.max_len", recipe.data.max_len.is_some()),
             ("data.encoding", recipe.data.encoding.is_some()),
             ("data.max_image_area", recipe.data.max_image_area.is_some()),
+            ("data.max_frames", recipe.data.max_frames.is_some()),
             ("data.image_memory", recipe.data.image_memory.is_some()),
         ];
         if let Some((key, _)) = of_text.iter().find(|(_, is_given)| *is_given) {

@@ -2,6 +2,8 @@
 
 use diptych_data::ImageSource;
 
+use crate::build::BuildProblem;
+
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -59,6 +61,9 @@ pub enum Error {
         /// The record.
         id: String,
     },
+    /// Data cannot be built.
+    #[error(transparent)]
+    Build(Box<BuildProblem>),
     /// No record is left.
     #[error(
         "none of the {num} records is left: of {num_bad} an image cannot be used, of {num_long} nothing to learn is left within `data.max_len`"
@@ -81,8 +86,15 @@ impl Error {
                 true
             }
             Self::Llm(error) => error.is_configuration(),
+            Self::Build(problem) => problem.is_configuration(),
             Self::Image { .. } | Self::NothingLeft { .. } => false,
         }
+    }
+}
+
+impl From<BuildProblem> for Error {
+    fn from(problem: BuildProblem) -> Self {
+        Self::Build(Box::new(problem))
     }
 }
 

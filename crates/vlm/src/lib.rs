@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`answers`] | answers to prompts that show images |
+//! | [`build`](mod@build) | preference data that a model makes of itself |
 //! | [`corruption`] | images spoiled on purpose, as functions of seed, record and epoch |
 //! | [`records`] | rows with images to tokens: placeholders expanded, completions cut, never an image |
 //! | [`estimate`](mod@estimate) | what a run will need |
@@ -15,6 +16,7 @@
 
 mod adapter;
 pub mod answers;
+pub mod build;
 pub mod corruption;
 mod error;
 pub mod estimate;

@@ -77,6 +77,7 @@ impl Modality for VisionLanguage {
 pub(crate) fn as_text(recipe: &Recipe<VisionLanguage>) -> Recipe<Language> {
     let mut data = recipe.data.clone();
     (data.on_error, data.max_image_area, data.image_memory) = (None, None, None);
+    data.max_frames = None;
     Recipe {
         modality: Language::NAME.to_owned(),
         run: recipe.run.clone(),
@@ -227,6 +228,9 @@ fn validate_data(recipe: &Recipe<VisionLanguage>) -> diptych_train::Result<()> {
     }
     if recipe.data.max_image_area == Some(0) {
         return Err(recipe.invalid("data.max_image_area", 0, "a number, at least 1"));
+    }
+    if recipe.data.max_frames == Some(0) {
+        return Err(recipe.invalid("data.max_frames", 0, "a number, at least 1"));
     }
     if data.encoding.unwrap_or_default().truncation == Truncation::KeepEnd {
         let found = "`keep-end`, which cuts the images that a prompt begins with";

@@ -9,7 +9,7 @@ use diptych_diffusion::PairsConfig;
 use diptych_eval::Judge;
 
 use super::language::first_given;
-use super::{EncodingArguments, RecipeArguments, SamplingArguments};
+use super::{BuildArguments, EncodingArguments, RecipeArguments, SamplingArguments};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
@@ -21,8 +21,9 @@ pub(crate) enum DataCommand {
     Convert(ConvertArguments),
     /// Write data of the shapes world: captioned images, or scenes as text with captions
     Shapes(ShapesArguments),
-    /// Generate preference data: sample from a model, let a judge score, keep pairs or ranked lists
-    Build(Box<BuildArguments>),
+    /// Generate preference data: sample images from a model, let a judge score, keep pairs or ranked lists; or, with the name of a recipe, pairs
+    /// that a vision-language model makes of its own answers
+    Build(BuildArguments),
     /// Encode a recipe's images and prompts once, into its [data.cache]; a stopped call goes on where it was
     Cache(CacheArguments),
 }
@@ -205,7 +206,7 @@ pub(crate) enum SplitName {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BuildArguments {
+pub(crate) struct ImageBuildArguments {
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
     /// Who judges: verifier, or a TOML file that describes a judge

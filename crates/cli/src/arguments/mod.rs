@@ -2,6 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "the comments are help texts, printed as they are")]
 
+mod build;
 mod data;
 mod hallucination;
 mod language;
@@ -15,8 +16,9 @@ use diptych_diffusion::sampler::SamplerKind;
 use diptych_eval::Judge;
 use diptych_tensor::{DType, DeviceChoice};
 
+pub(crate) use self::build::{AnswerBuildArguments, BuildArguments, BuildRecipeName, CompletionName, MultiImageName};
 pub(crate) use self::data::{
-    BuildArguments, BuildKind, CacheArguments, ConvertArguments, DataCommand, InspectArguments, LintArguments,
+    BuildKind, CacheArguments, ConvertArguments, DataCommand, ImageBuildArguments, InspectArguments, LintArguments,
     ShapesArguments, ShapesKind, SplitName,
 };
 pub(crate) use self::hallucination::{

@@ -8,9 +8,9 @@ use diptych_diffusion::{PairsConfig, build_pairs, build_ranked};
 use diptych_shapes::{Example, Split};
 use diptych_train::Reporter;
 
-use crate::arguments::{BuildArguments, BuildKind};
-use crate::command::sampling;
+use crate::arguments::{BuildArguments, BuildKind, ImageBuildArguments};
 use crate::command::shapes::read_scenes;
+use crate::command::{build_answers, sampling};
 use crate::failure::usage;
 use crate::interrupt::stop_flag;
 use crate::output::{create_parent, print};
@@ -20,6 +20,13 @@ use crate::progress::Progress;
 const NUM_CAPTIONS: usize = 512;
 
 pub(crate) fn run(arguments: &BuildArguments) -> anyhow::Result<()> {
+    match arguments {
+        BuildArguments::Images(arguments) => run_images(arguments),
+        BuildArguments::Answers(recipe) => build_answers::run(recipe),
+    }
+}
+
+fn run_images(arguments: &ImageBuildArguments) -> anyhow::Result<()> {
     let config = PairsConfig {
         judge: arguments.judge.clone(),
         candidates: arguments.candidates,
@@ -85,7 +92,7 @@ fn as_argument(error: diptych_diffusion::Error) -> anyhow::Error {
 }
 
 /// The prompts of a file, or captions of the shapes world's training split; all of them the judge understands.
-fn prompts(arguments: &BuildArguments) -> anyhow::Result<Vec<String>> {
+fn prompts(arguments: &ImageBuildArguments) -> anyhow::Result<Vec<String>> {
     sampling::check_num_prompts(arguments.num_prompts)?;
     let prompts = if let Some(file) = &arguments.prompts {
         let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();

@@ -2,6 +2,7 @@
 
 mod answering;
 mod build;
+mod build_answers;
 mod cache;
 mod cards;
 mod compare;

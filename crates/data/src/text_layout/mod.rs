@@ -16,6 +16,7 @@ mod row_text;
 mod samples;
 mod trl;
 mod unread_keys;
+pub(crate) mod video_frames;
 
 use std::fmt;
 
@@ -73,6 +74,7 @@ pub(crate) trait TextRecord: Sized {
     /// The record of a row, of which every key must have been read, but for those a layout is known to carry.
     fn from_row(mut row: Row, layout: Layout) -> Result<(Self, Form)> {
         row.fields.retain(|(key, _)| !is_ignored(layout, key));
+        video_frames::unfold(&mut row, layout, None)?;
         let read = Self::read(&mut row, layout)?;
         row.refuse_rest()?;
         Ok(read)

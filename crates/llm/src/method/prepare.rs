@@ -181,7 +181,7 @@ pub(crate) struct LoadedRecords {
 pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> Result<LoadedRecords> {
     // What an evaluation would fail at after training.
     evaluation::check_evaluation(recipe)?;
-    let dataset = load_dataset(recipe, OnError::Fail)?;
+    let dataset = load_dataset(recipe, OnError::Fail, None)?;
     let encoder = Encoder::try_new(tokenizer, encoding_of(recipe))?;
     let mut records = encode(&dataset, &encoder)?;
     if let TextDataset::Pairs(pairs) = &dataset {
@@ -198,12 +198,12 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
 }
 
 /// The rows of a recipe, of a kind that its method can use. What becomes of rows that are wrong is said by `on_error`; a warning says how
-/// many were passed over.
+/// many were passed over. `max_frames` is for each video of a row; none takes all.
 ///
 /// # Errors
 /// Files that are missing or damaged, rows that cannot be used, keys that no row is read by.
-pub fn load_dataset(recipe: &Recipe<Language>, on_error: OnError) -> Result<TextDataset> {
-    let files = DataFiles::find(&recipe.data_paths()?, recipe.data.layout)?;
+pub fn load_dataset(recipe: &Recipe<Language>, on_error: OnError, max_frames: Option<usize>) -> Result<TextDataset> {
+    let files = DataFiles::find(&recipe.data_paths()?, recipe.data.layout)?.with_max_frames(max_frames);
     let (dataset, report) = TextDataset::read_with(&files, on_error)?;
     if let Some(first) = report.unreadable.first() {
         tracing::warn!("{} rows are left out; the first: {first}", report.num_unreadable);

@@ -71,6 +71,21 @@ impl DecoderLayer {
         Ok((&x + self.behind(1, fed)?)?)
     }
 
+    /// Queries and keys as attention compares them: (B, T, H K) and (B, T, G K).
+    pub(super) fn queries_and_keys(&self, x: &Tensor, context: &Context) -> TensorResult<[Tensor; 2]> {
+        let x = self.input_layernorm.forward(x)?;
+        let attention = &self.self_attn;
+        Ok([
+            attention.placed(attention.q_proj.forward(&x)?, 0, context)?,
+            attention.placed(attention.k_proj.forward(&x)?, 1, context)?,
+        ])
+    }
+
+    /// How its attention compares them.
+    pub(super) fn heads(&self) -> GroupedAttentionConfig {
+        self.self_attn.heads
+    }
+
     fn behind(&self, half: usize, x: Tensor) -> TensorResult<Tensor> {
         match &self.post_norms {
             Some(norms) => norms[half].forward(&x),

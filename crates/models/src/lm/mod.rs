@@ -20,6 +20,7 @@
 //! # Ok::<(), diptych_models::Error>(())
 //! ```
 
+mod attention_weights;
 mod cache;
 mod config;
 mod directory;

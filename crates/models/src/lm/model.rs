@@ -18,7 +18,7 @@ use crate::{AdapterSwitch, Builder, Error, Init, Result};
 #[derive(Debug)]
 pub struct CausalLm {
     embed_tokens: Tensor,
-    layers: Vec<Arc<DecoderLayer>>,
+    pub(super) layers: Vec<Arc<DecoderLayer>>,
     norm: RmsNorm,
     lm_head: Linear,
     rope: Rope,
@@ -161,7 +161,7 @@ impl CausalLm {
         Ok(self.norm.forward(&x)?.detach())
     }
 
-    fn check_embeddings(&self, embeddings: &Tensor, input: &LmInput) -> Result<()> {
+    pub(super) fn check_embeddings(&self, embeddings: &Tensor, input: &LmInput) -> Result<()> {
         let mut expected = input.input_ids.dims().to_vec();
         expected.push(self.config.hidden_size);
         if embeddings.dims() == expected {
@@ -175,7 +175,7 @@ impl CausalLm {
     }
 
     /// What each layer is given beside its input.
-    fn contexts(&self, positions: Positions<'_>, visible: &VisibleKeys) -> Result<Vec<Context>> {
+    pub(super) fn contexts(&self, positions: Positions<'_>, visible: &VisibleKeys) -> Result<Vec<Context>> {
         self.rope.check(positions)?;
         let [cos, sin] = self.rope.tables(positions, (visible.batch(), visible.queries()))?;
         let place =

@@ -29,6 +29,7 @@
 //! # Ok::<(), diptych_models::Error>(())
 //! ```
 
+mod attention_weights;
 mod config;
 mod directory;
 mod generate;

@@ -87,6 +87,9 @@ pub struct DataConfig {
     /// Width times height, in pixels, of the largest image that a text shows; for texts with images. By default what Pillow accepts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_image_area: Option<usize>,
+    /// Frames of each video that a row has as a list of frames, at most: evenly spaced ones; for texts with images. By default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_frames: Option<usize>,
     /// How much memory, in MiB, may keep what was made of the images of texts: features of a tower that is frozen, pixels for one that
     /// is trained. What does not fit is made again whenever it is needed. By default 4096.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,6 +137,7 @@ impl DataConfig {
             ("data.crops", self.crops.is_some()),
             ("data.buckets", self.buckets.is_some()),
             ("data.max_image_area", self.max_image_area.is_some()),
+            ("data.max_frames", self.max_frames.is_some()),
             ("data.image_memory", self.image_memory.is_some()),
             ("data.cache", self.cache.is_some()),
         ];

@@ -1,7 +1,7 @@
 //! Images spoiled on purpose: what a visual preference term sees instead of the image.
 //!
 //! mDPO (arXiv:2406.11839) crops, VCD (arXiv:2311.16922), POVID, `SeVa`, `CHiP` and TARS add diffusion noise, OPA-DPO masks, V-DPO blanks,
-//! STIC (arXiv:2405.19716) changes colors. In several released programs the policy and the reference see two different
+//! STIC (arXiv:2405.19716) changes colors or takes resolution away. In several released programs the policy and the reference see two different
 //! corruptions of one image, because each forward pass draws anew; here a corruption is a function of [`Draw`], so that both see the same.
 //!
 //! In a recipe a corruption is a table named after it: `corruption.crop = { min_area = 0.01, max_area = 0.2 }`. Every parameter has a
@@ -25,6 +25,7 @@ mod color_jitter;
 mod crop;
 mod diffusion_noise;
 mod fill;
+mod low_resolution;
 mod mask;
 mod patch_shuffle;
 mod rotate;
@@ -43,6 +44,7 @@ pub use self::color_jitter::ColorJitter;
 pub use self::crop::Crop;
 pub use self::diffusion_noise::{DiffusionNoise, NUM_NOISE_STEPS, noise_scales};
 pub use self::fill::Fill;
+pub use self::low_resolution::LowResolution;
 pub use self::mask::Mask;
 pub use self::patch_shuffle::PatchShuffle;
 pub use self::rotate::Rotate;
@@ -67,6 +69,8 @@ pub enum Corruption {
     PatchShuffle(PatchShuffle),
     /// One color.
     Blank(Blank),
+    /// Made small and brought back to its size.
+    LowResolution(LowResolution),
 }
 
 /// What the random choices of a corruption depend on, and nothing else.
@@ -92,7 +96,7 @@ impl Draw {
 
 impl Corruption {
     /// The names in recipes, in the order of the variants.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 9] = [
         "diffusion_noise",
         "crop",
         "blur",
@@ -101,6 +105,7 @@ impl Corruption {
         "mask",
         "patch_shuffle",
         "blank",
+        "low_resolution",
     ];
 
     /// The name in recipes.
@@ -114,6 +119,7 @@ impl Corruption {
             Self::Mask(_) => "mask",
             Self::PatchShuffle(_) => "patch_shuffle",
             Self::Blank(_) => "blank",
+            Self::LowResolution(_) => "low_resolution",
         }
     }
 
@@ -131,6 +137,7 @@ impl Corruption {
             Self::Mask(mask) => mask.validate(),
             Self::PatchShuffle(shuffle) => shuffle.validate(),
             Self::Blank(_) => Ok(()),
+            Self::LowResolution(low) => low.validate(),
         }
     }
 
@@ -150,6 +157,7 @@ impl Corruption {
             Self::Mask(mask) => mask.apply(image, rng),
             Self::PatchShuffle(shuffle) => shuffle.apply(image, rng),
             Self::Blank(blank) => blank.apply(image),
+            Self::LowResolution(low) => low.apply(image),
         }
     }
 }

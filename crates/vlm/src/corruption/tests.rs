@@ -17,7 +17,7 @@ const DRAW: Draw = Draw {
 };
 
 /// Every corruption as its default.
-fn all() -> [Corruption; 8] {
+fn all() -> [Corruption; 9] {
     [
         Corruption::DiffusionNoise(DiffusionNoise::default()),
         Corruption::Crop(Crop::default()),
@@ -27,6 +27,7 @@ fn all() -> [Corruption; 8] {
         Corruption::Mask(Mask::default()),
         Corruption::PatchShuffle(PatchShuffle { patch: 5 }),
         Corruption::Blank(Blank::default()),
+        Corruption::LowResolution(LowResolution { side: 3 }),
     ]
 }
 
@@ -73,7 +74,10 @@ fn each_part_of_a_draw_counts() {
     for corruption in all() {
         let spoiled = corruption.apply(&image, DRAW);
         assert_ne!(spoiled, image, "{} does nothing", corruption.name());
-        let is_fixed = matches!(corruption, Corruption::Blur(_) | Corruption::Blank(_));
+        let is_fixed = matches!(
+            corruption,
+            Corruption::Blur(_) | Corruption::Blank(_) | Corruption::LowResolution(_)
+        );
         for other in others {
             let is_same = corruption.apply(&image, other) == spoiled;
             assert_eq!(is_same, is_fixed, "{} under {other:?}", corruption.name());
@@ -116,6 +120,7 @@ fn what_is_out_of_range_is_named() {
         ("mask.share", r#"{"mask": {"share": 1.1}}"#),
         ("mask.patch", r#"{"mask": {"patch": 0}}"#),
         ("patch_shuffle.patch", r#"{"patch_shuffle": {"patch": 0}}"#),
+        ("low_resolution.side", r#"{"low_resolution": {"side": 0}}"#),
     ];
     for (key, json) in bad {
         let corruption: Corruption = serde_json::from_str(json).unwrap();
@@ -416,4 +421,18 @@ fn color_operations_are_those_of_pil() {
         hue: 0.0,
     };
     assert_eq!(Corruption::ColorJitter(still).apply(&image, DRAW), image);
+}
+
+#[test]
+fn low_resolution_keeps_what_is_large_and_loses_what_is_small() {
+    let low = Corruption::LowResolution(LowResolution { side: 8 });
+    // Stripes of one pixel become gray, halves stay what they are.
+    let stripes = RgbImage::from_fn(64, 128, |x, _| Rgb([255 * (x % 2) as u8; 3]));
+    let blurred = low.apply(&stripes, DRAW);
+    assert!(blurred.pixels().all(|pixel| (118..=138).contains(&pixel.0[0])));
+    let halves = RgbImage::from_fn(64, 128, |x, _| Rgb([255 * u8::from(x >= 32); 3]));
+    let kept = low.apply(&halves, DRAW);
+    assert_eq!((kept.get_pixel(4, 60).0[0], kept.get_pixel(60, 60).0[0]), (0, 255));
+    let small = picture(8, 40);
+    assert_eq!(low.apply(&small, DRAW), small);
 }

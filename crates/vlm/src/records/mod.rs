@@ -57,7 +57,7 @@ pub fn load_records(
 ) -> Result<Vec<EncodedRecord>> {
     let text = as_text(recipe);
     let on_error = recipe.data.on_error.unwrap_or_default();
-    let dataset = load_dataset(&text, on_error)?;
+    let dataset = load_dataset(&text, on_error, recipe.data.max_frames)?;
     let records = encoded(&text, config.image_token_id, &dataset, tokenizer)?;
     let num = records.len();
     let (mut bad, mut long) = (Left::default(), Left::default());

@@ -3,6 +3,9 @@
 
 mod answers;
 mod bench;
+mod build;
+mod build_answers;
+mod build_images;
 mod evaluation;
 mod gradients;
 mod invariants;

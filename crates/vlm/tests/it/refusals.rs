@@ -93,6 +93,7 @@ fn settings_that_cut_or_ignore_images_are_refused() {
         ),
         (json!({ "data": { "resolution": 64 } }), "data.resolution"),
         (json!({ "data": { "max_image_area": 0 } }), "data.max_image_area"),
+        (json!({ "data": { "max_frames": 0 } }), "data.max_frames"),
         (
             json!({ "samples": { "prompts": ["what do you see"] }, "train": { "sample_every": 1 } }),
             "samples.prompts",

@@ -1,0 +1,390 @@
+//! The model that data is built with: it looks at images, answers, and says how sure it is.
+
+use std::path::Path;
+
+use diptych_data::{
+    Encoder, EncodingConfig, IMAGE_PLACEHOLDERS, Message, SpecialTokens, Text, TextPrompt, Tokenizer, conversation,
+};
+use diptych_llm::answers::end_tokens;
+use diptych_llm::policy::{VisionParts, load_frozen_vision};
+use diptych_llm::vision::{PixelMemory, RunImages, VisionNetwork};
+use diptych_models::lm::{GenerateConfig, LmInput};
+use diptych_models::vlm::{
+    ImageEmbeddings, ImageLayout, ProcessedImage, VisionLanguageModel, VlmDir, VlmImageProcessor, VlmPrompt,
+};
+use diptych_tensor::{DType, Tensor};
+use image::RgbImage;
+
+use super::problem::BuildProblem;
+use crate::answers::{AnswerSettings, PromptFormat};
+use crate::{Error, Result};
+
+/// A checkpoint in memory.
+#[derive(Debug)]
+pub(super) struct Speaker {
+    network: VisionNetwork,
+    directory: VlmDir,
+    tokenizer: Tokenizer,
+    processor: VlmImageProcessor,
+    end_tokens: Vec<u32>,
+    settings: AnswerSettings,
+    format: Option<PromptFormat>,
+}
+
+/// An image as the decoder reads it.
+#[derive(Debug, Clone)]
+pub(super) struct Seen(ImageEmbeddings);
+
+impl Seen {
+    pub(super) fn embeddings(&self) -> &ImageEmbeddings {
+        &self.0
+    }
+
+    pub(super) fn layout(&self) -> ImageLayout {
+        self.0.layout
+    }
+}
+
+/// A prompt to answer.
+#[derive(Debug, Clone)]
+pub(super) struct Ask<'a> {
+    pub(super) prompt: &'a TextPrompt,
+    /// In the order of their places.
+    pub(super) images: Vec<&'a Seen>,
+    /// Tokens of the answer that are said already.
+    pub(super) begun: &'a [u32],
+    /// Key of the random choices, different for all that is asked.
+    pub(super) key: u64,
+}
+
+/// What was said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Said {
+    /// The answer without white space around it.
+    pub(super) text: String,
+    /// Its tokens, with the one that ended it.
+    pub(super) tokens: Vec<u32>,
+    /// The log-probability of each.
+    pub(super) logps: Vec<f64>,
+}
+
+/// The tokens of a prompt.
+pub(super) struct AskedTokens {
+    pub(super) ids: Vec<u32>,
+    /// Where each image is among them.
+    pub(super) images: Vec<std::ops::Range<usize>>,
+}
+
+impl Speaker {
+    /// Loads a checkpoint. `format` says how words become a prompt; by default its chat template does.
+    pub(super) fn open(
+        model: &Path,
+        adapter: Option<&Path>,
+        settings: AnswerSettings,
+        format: Option<PromptFormat>,
+    ) -> Result<Self> {
+        settings.sampling.validate()?;
+        let counts = [
+            ("max_new_tokens", settings.max_new_tokens),
+            ("batch_size", settings.batch_size),
+        ];
+        if let Some((key, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
+            return Err(Error::Setting {
+                key: key.to_owned(),
+                found: "0".to_owned(),
+                expected: "a number, at least 1".to_owned(),
+            });
+        }
+        let directory = VlmDir::open(model)?;
+        let tokenizer = Tokenizer::from_dir(directory.path())?;
+        let processor = directory.image_processor()?;
+        let adapter = adapter.map(|path| directory.adapter(path)).transpose()?;
+        // The images of rows come and go; none belongs to the network.
+        let images = RunImages::new(processor.clone(), PixelMemory::MadeAgain, 0);
+        let parts = VisionParts {
+            images: images.into(),
+            kept: None,
+        };
+        let network = load_frozen_vision(&directory, adapter.as_ref(), &settings.network, parts)?;
+        let has_template = tokenizer.template_names().next().is_some();
+        Ok(Self {
+            end_tokens: end_tokens(&network, &tokenizer),
+            format: format.or_else(|| has_template.then_some(PromptFormat::Chat { system: None })),
+            network,
+            directory,
+            tokenizer,
+            processor,
+            settings,
+        })
+    }
+
+    pub(super) fn model(&self) -> &VisionLanguageModel {
+        self.network.model()
+    }
+
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(super) fn processor(&self) -> &VlmImageProcessor {
+        &self.processor
+    }
+
+    /// Words as a prompt that shows so many images, before the words.
+    pub(super) fn request(&self, words: &str, num_images: usize) -> Result<Text> {
+        match &self.format {
+            Some(PromptFormat::Chat { system }) => Ok(conversation(system.as_deref(), words, num_images)),
+            Some(PromptFormat::Plain(format)) => {
+                let place = IMAGE_PLACEHOLDERS[0];
+                let format = match format.split_once(place) {
+                    Some((before, after)) if num_images == 0 => format!("{before}{}", after.trim_start()),
+                    Some((before, after)) => format!("{before}{}{after}", place.repeat(num_images)),
+                    None => format.clone(),
+                };
+                Ok(Text::Plain(format.replace("{}", words)))
+            }
+            None => Err(BuildProblem::NoFormat {
+                model: self.directory.path().to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    /// Looks at an image.
+    pub(super) fn look(&self, image: &RgbImage) -> Result<Seen> {
+        self.look_at_pixels(&self.processor.process(image)?)
+    }
+
+    /// Looks at an image that was processed. Each is encoded by itself, so that what it becomes does not depend on its company.
+    pub(super) fn look_at_pixels(&self, image: &ProcessedImage) -> Result<Seen> {
+        let mut seen = self.model().encode(&[image])?;
+        let seen = seen.pop().ok_or(diptych_models::Error::Condition {
+            name: "image",
+            problem: "has no embeddings",
+        })?;
+        Ok(Seen(seen.detach()))
+    }
+
+    /// The tokens of a prompt, images expanded.
+    pub(super) fn tokens(&self, prompt: &TextPrompt, layouts: &[ImageLayout]) -> Result<AskedTokens> {
+        let config = self.directory.config();
+        let encoder =
+            Encoder::try_new(&self.tokenizer, EncodingConfig::default())?.with_image_token_id(config.image_token_id);
+        let rows = encoder.prompts(std::slice::from_ref(prompt))?;
+        let ids = rows.into_iter().next().map(|row| row.prompt_ids).unwrap_or_default();
+        if ids.is_empty() {
+            return Err(diptych_llm::Error::EmptySequence {
+                id: prompt.id.clone(),
+                part: "prompt",
+            }
+            .into());
+        }
+        let expanded = config.expand(&ids, layouts).map_err(|source| Error::Placeholders {
+            id: prompt.id.clone(),
+            source: Box::new(source),
+        })?;
+        Ok(AskedTokens {
+            ids: expanded.input_ids,
+            images: expanded.images,
+        })
+    }
+
+    /// The answers, in batches.
+    pub(super) fn answers(&self, asks: &[Ask<'_>]) -> Result<Vec<Said>> {
+        self.answers_of(asks, self.settings.max_new_tokens, &self.end_tokens)
+    }
+
+    /// The next tokens of each, without an end.
+    pub(super) fn go_on(&self, asks: &[Ask<'_>], num_tokens: usize) -> Result<Vec<Said>> {
+        self.answers_of(asks, num_tokens, &[])
+    }
+
+    fn answers_of(&self, asks: &[Ask<'_>], max_new_tokens: usize, ends: &[u32]) -> Result<Vec<Said>> {
+        let config = GenerateConfig {
+            max_new_tokens,
+            sampling: self.settings.sampling,
+            eos_token_ids: ends.to_vec(),
+            seed: self.settings.seed,
+        };
+        let mut said = Vec::with_capacity(asks.len());
+        for batch in asks.chunks(self.settings.batch_size) {
+            let ids = self.ids_of(batch)?;
+            let images: Vec<Vec<&ImageEmbeddings>> = batch
+                .iter()
+                .map(|ask| ask.images.iter().map(|seen| &seen.0).collect())
+                .collect();
+            let prompts: Vec<VlmPrompt<'_>> = batch
+                .iter()
+                .zip(&ids)
+                .zip(&images)
+                .map(|((ask, input_ids), images)| VlmPrompt {
+                    input_ids,
+                    images,
+                    example: ask.key,
+                })
+                .collect();
+            for generated in self.model().generate(&prompts, &config)? {
+                said.push(self.said(generated.tokens, generated.logps)?);
+            }
+        }
+        Ok(said)
+    }
+
+    fn said(&self, mut tokens: Vec<u32>, mut logps: Vec<f64>) -> Result<Said> {
+        // Nothing can be read in the place of an image token that the network gives itself: the answer ends there.
+        let image = self.directory.config().image_token_id;
+        if let Some(at) = tokens.iter().position(|token| *token == image) {
+            tokens.truncate(at);
+            logps.truncate(at);
+        }
+        let text = self.tokenizer.decode(&tokens, SpecialTokens::Omit)?;
+        Ok(Said {
+            text: text.trim().to_owned(),
+            tokens,
+            logps,
+        })
+    }
+
+    fn ids_of(&self, asks: &[Ask<'_>]) -> Result<Vec<Vec<u32>>> {
+        let ids = |ask: &Ask<'_>| {
+            let layouts: Vec<ImageLayout> = ask.images.iter().map(|seen| seen.layout()).collect();
+            let mut ids = self.tokens(ask.prompt, &layouts)?.ids;
+            ids.extend_from_slice(ask.begun);
+            Ok(ids)
+        };
+        asks.iter().map(ids).collect()
+    }
+
+    /// The probabilities that the next token of each is the first of each of some words, such as `yes` and `no`.
+    ///
+    /// With a capital and a small letter and with and without a space before, whatever the tokenizer has: a word's probability is that of all its
+    /// first tokens together.
+    pub(super) fn word_probabilities(&self, asks: &[Ask<'_>], words: &[&str]) -> Result<Vec<Vec<f64>>> {
+        let tokens = words
+            .iter()
+            .map(|word| self.first_tokens(word))
+            .collect::<Result<Vec<_>>>()?;
+        let mut probabilities = Vec::with_capacity(asks.len());
+        for batch in asks.chunks(self.settings.batch_size) {
+            for logits in self.next_logits(batch)? {
+                let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let weight = |token: &u32| {
+                    let logit = logits.get(*token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+                    f64::from(logit - highest).exp()
+                };
+                let total: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
+                let of = |tokens: &Vec<u32>| tokens.iter().map(weight).sum::<f64>() / total;
+                probabilities.push(tokens.iter().map(of).collect());
+            }
+        }
+        Ok(probabilities)
+    }
+
+    /// (V) logits behind each prompt.
+    fn next_logits(&self, asks: &[Ask<'_>]) -> Result<Vec<Vec<f32>>> {
+        let ids = self.ids_of(asks)?;
+        let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let filling = u32::from(self.directory.config().image_token_id == 0);
+        let input = LmInput::padded(&rows, filling, self.model().device())?;
+        let images: Vec<&ImageEmbeddings> = asks
+            .iter()
+            .flat_map(|ask| ask.images.iter().map(|seen| &seen.0))
+            .collect();
+        let hidden_btd = self.model().forward_detached(&input, &images)?;
+        let last = |(row, ids): (usize, &Vec<u32>)| -> diptych_tensor::Result<Tensor> {
+            Ok(hidden_btd.narrow(0, row, 1)?.narrow(1, ids.len() - 1, 1)?.squeeze(0)?)
+        };
+        let mut logits = Vec::with_capacity(ids.len());
+        for row in ids.iter().enumerate() {
+            let logits_v = self.model().language_model().logits(&last(row)?)?;
+            let read =
+                || -> diptych_tensor::Result<Vec<f32>> { Ok(logits_v.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?) };
+            logits.push(read()?);
+        }
+        Ok(logits)
+    }
+
+    /// First tokens of a word as it may stand at the beginning of an answer.
+    fn first_tokens(&self, word: &str) -> Result<Vec<u32>> {
+        let mut capital = word.to_owned();
+        if let Some(first) = capital.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        let mut tokens = Vec::new();
+        for form in [word.to_owned(), capital] {
+            for form in [form.clone(), format!(" {form}")] {
+                let ids = self.tokenizer.encode(&form, SpecialTokens::Omit)?.ids;
+                // A lone space is no word, and neither is what the tokenizer does not know.
+                let is_word = |id: &&u32| {
+                    let text = self.tokenizer.decode(&[**id], SpecialTokens::Omit).unwrap_or_default();
+                    !text.trim().is_empty() && Some(**id) != self.tokenizer.unk_id()
+                };
+                tokens.extend(ids.iter().find(is_word));
+            }
+        }
+        tokens.sort_unstable();
+        tokens.dedup();
+        if tokens.is_empty() {
+            return Err(Error::Setting {
+                key: "words".to_owned(),
+                found: format!("{word:?}"),
+                expected: "a word that the model's tokenizer knows".to_owned(),
+            });
+        }
+        Ok(tokens)
+    }
+
+    /// Words as the answer to a prompt, of the prompt's kind.
+    ///
+    /// Behind plain text an answer begins with the space that parts it from the prompt, where there is none yet.
+    pub(super) fn completion(prompt: &TextPrompt, words: &str) -> Result<Text> {
+        match &prompt.prompt {
+            Text::Plain(text) if text.ends_with(char::is_whitespace) => Ok(words.into()),
+            Text::Plain(_) => Ok(format!(" {words}").into()),
+            Text::Messages(_) => Ok(vec![Message::new("assistant", words)].into()),
+            Text::Ids(_) => Err(BuildProblem::TokenIds { id: prompt.id.clone() }.into()),
+        }
+    }
+
+    /// Where the tokens of a picture's patches are among an image's: the first of them, rows and columns. Of an image that is seen whole and
+    /// in tiles, those of the whole.
+    pub(super) fn patch_grid(&self, layout: ImageLayout) -> Result<PatchGrid> {
+        use diptych_models::vlm::{FeatureSelection, TowerConfig, VisionConfig};
+        let config = self.directory.config();
+        match (&config.vision, layout) {
+            (VisionConfig::Llava(vision), _) => {
+                let side = vision.tower.patches_per_side();
+                let is_behind_one =
+                    vision.selection == FeatureSelection::All && matches!(vision.tower, TowerConfig::Clip(_));
+                Ok(PatchGrid {
+                    first: usize::from(is_behind_one),
+                    rows: side,
+                    columns: side,
+                })
+            }
+            (
+                VisionConfig::Qwen(vision),
+                ImageLayout::Grid {
+                    thw: [_, rows, columns],
+                },
+            ) => Ok(PatchGrid {
+                first: 0,
+                rows: rows / vision.merge_size,
+                columns: columns / vision.merge_size,
+            }),
+            (VisionConfig::Qwen(_), _) => Err(diptych_models::Error::Condition {
+                name: "image",
+                problem: "was laid out for a network of another family",
+            }
+            .into()),
+        }
+    }
+}
+
+/// Tokens of an image as places in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PatchGrid {
+    pub(super) first: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}

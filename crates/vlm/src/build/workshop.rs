@@ -1,0 +1,262 @@
+//! What every recipe works with: rows whose images are open, and a model to ask.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use diptych_data::{ImageSource, OnError, Text, TextPair, TextPrompt};
+use diptych_tensor::random::{Generator, Stream, generator};
+use image::RgbImage;
+
+use super::problem::BuildProblem;
+use super::retrieval::Gallery;
+use super::skip::Skip;
+use super::source::SourceRow;
+use super::speaker::{Ask, Seen, Speaker};
+use crate::{Error, Result};
+
+/// Questions that a row may ask at most, among which random choices are told apart.
+pub(super) const MAX_ASKS: u64 = 1 << 20;
+
+/// A model, rows and a seed.
+pub(super) struct Workshop<'a> {
+    pub(super) speaker: &'a Speaker,
+    /// Who judges, where that is another model.
+    pub(super) judge: Option<&'a Speaker>,
+    pub(super) rows: &'a [SourceRow],
+    pub(super) seed: u64,
+    pub(super) on_error: OnError,
+    /// The name of the recipe, for messages.
+    pub(super) recipe: &'static str,
+    /// The images of all rows, where the recipe looks for similar ones.
+    pub(super) gallery: Option<Gallery>,
+    /// See [`different_images`](Self::different_images).
+    pub(super) different: OnceCell<Vec<(usize, usize)>>,
+    /// What a judge reads in the place of images, by the ids of rows.
+    pub(super) captions: BTreeMap<String, String>,
+}
+
+/// How many images a row must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    One,
+    Some,
+    /// Frames in their order.
+    Several,
+}
+
+impl Wanted {
+    fn fits(self, num: usize) -> bool {
+        match self {
+            Self::One => num == 1,
+            Self::Some => num > 0,
+            Self::Several => num > 1,
+        }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Some => "at least one",
+            Self::Several => "at least two, the frames of a video",
+        }
+    }
+}
+
+/// A row whose images are open.
+pub(super) struct OpenRow<'a> {
+    pub(super) index: usize,
+    pub(super) row: &'a SourceRow,
+    pub(super) images: Vec<RgbImage>,
+}
+
+/// A pair with the stage that it belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Made {
+    pub(super) pair: TextPair,
+    pub(super) stage: usize,
+}
+
+/// What became of a row.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) made: Vec<Made>,
+    pub(super) skipped: Vec<Skip>,
+}
+
+impl Outcome {
+    pub(super) fn skipped(skip: Skip) -> Self {
+        Self {
+            made: Vec::new(),
+            skipped: vec![skip],
+        }
+    }
+
+    /// Adds a pair of the first stage, or why there is none.
+    pub(super) fn add(&mut self, made: Result<TextPair, Skip>) {
+        self.add_staged(0, made);
+    }
+
+    pub(super) fn add_staged(&mut self, stage: usize, made: Result<TextPair, Skip>) {
+        match made {
+            Ok(pair) => self.made.push(Made { pair, stage }),
+            Err(skip) => self.skipped.push(skip),
+        }
+    }
+}
+
+impl<'a> Workshop<'a> {
+    /// Opens the images of a row. None for a row that cannot be used, where such rows are passed over.
+    pub(super) fn open(&self, index: usize, wanted: Wanted) -> Result<Option<OpenRow<'a>>> {
+        let row = &self.rows[index];
+        match self.try_open(index, row, wanted) {
+            Ok(open) => Ok(Some(open)),
+            Err(_) if self.on_error == OnError::Skip => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_open(&self, index: usize, row: &'a SourceRow, wanted: Wanted) -> Result<OpenRow<'a>> {
+        if !wanted.fits(row.images().len()) {
+            return Err(BuildProblem::NumImages {
+                id: row.id().to_owned(),
+                recipe: self.recipe,
+                found: row.images().len(),
+                expected: wanted.expected(),
+            }
+            .into());
+        }
+        if matches!(row.prompt.prompt, Text::Ids(_)) {
+            return Err(BuildProblem::TokenIds {
+                id: row.id().to_owned(),
+            }
+            .into());
+        }
+        let images = row
+            .images()
+            .iter()
+            .enumerate()
+            .map(|(at, image)| decode(row.id(), at, image))
+            .collect::<Result<Vec<_>>>()?;
+        let layouts = images
+            .iter()
+            .map(|image| {
+                let processor = self.speaker.processor();
+                Ok(processor.layout(image.width() as usize, image.height() as usize)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        // Places that do not fit the images show here and not in the middle of a batch.
+        self.speaker.tokens(&row.prompt, &layouts)?;
+        Ok(OpenRow { index, row, images })
+    }
+
+    /// The answer that the data has for a row; none for a row that cannot be used, where such rows are passed over.
+    pub(super) fn answer_of(&self, row: &SourceRow) -> Result<Option<String>> {
+        match &row.answer {
+            Some(answer) => Ok(Some(answer.content().trim().to_owned())),
+            None if self.on_error == OnError::Skip => Ok(None),
+            None => Err(BuildProblem::NoAnswer {
+                id: row.id().to_owned(),
+                recipe: self.recipe,
+            }
+            .into()),
+        }
+    }
+
+    /// Who judges.
+    pub(super) fn judge(&self) -> &'a Speaker {
+        self.judge.unwrap_or(self.speaker)
+    }
+
+    /// What the judge sees of a row's images.
+    pub(super) fn judge_sees(&self, open: &OpenRow<'_>) -> Result<Vec<Seen>> {
+        open.images.iter().map(|image| self.judge().look(image)).collect()
+    }
+
+    /// Random choices of a row: a function of seed, row and purpose.
+    pub(super) fn random(&self, purpose: Purpose, index: usize) -> Generator {
+        generator(self.seed, Stream::Records, purpose as u64, index as u64)
+    }
+
+    /// A question about images of a row, the `number`-th of it.
+    pub(super) fn ask<'b>(index: usize, number: u64, prompt: &'b TextPrompt, images: &'b [Seen]) -> Ask<'b> {
+        Ask {
+            prompt,
+            images: images.iter().collect(),
+            begun: &[],
+            key: index as u64 * MAX_ASKS + number,
+        }
+    }
+
+    /// The different images of all rows, as (row, image).
+    pub(super) fn different_images(&self) -> &[(usize, usize)] {
+        self.different.get_or_init(|| self.find_different())
+    }
+
+    fn find_different(&self) -> Vec<(usize, usize)> {
+        let mut seen: Vec<&ImageSource> = Vec::new();
+        let mut paths = BTreeSet::new();
+        let mut different = Vec::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            for (at, image) in row.images().iter().enumerate() {
+                let is_new = match image {
+                    ImageSource::Path(path) => paths.insert(path.clone()),
+                    ImageSource::Bytes(_) | ImageSource::Cell(_) => {
+                        let is_new = !seen.contains(&image);
+                        seen.extend(is_new.then_some(image));
+                        is_new
+                    }
+                };
+                different.extend(is_new.then_some((index, at)));
+            }
+        }
+        different
+    }
+}
+
+/// What random choices are for. They are part of what a seed means: never renumber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum Purpose {
+    /// Which words are asked.
+    Words = 1,
+    /// Which way an answer is spoiled.
+    Way = 2,
+    /// Which other images come along, and in which order.
+    Companions = 3,
+    /// What is masked.
+    Mask = 4,
+    /// How frames are disturbed.
+    Frames = 5,
+    /// Which pairs are kept of more than are wanted.
+    Subset = 6,
+}
+
+/// An image of a row, decoded.
+pub(super) fn decode(id: &str, at: usize, image: &ImageSource) -> Result<RgbImage> {
+    image.decode().map_err(|source| Error::Image {
+        id: id.to_owned(),
+        number: at + 1,
+        image: image.clone(),
+        source: Box::new(source.into()),
+    })
+}
+
+/// A pair of two answers to a row's prompt under its own images, unless they teach nothing.
+pub(super) fn pair(id: String, prompt: &TextPrompt, sides: [&str; 2]) -> Result<Result<TextPair, Skip>> {
+    let [chosen, rejected] = sides.map(str::trim);
+    if chosen.is_empty() || rejected.is_empty() {
+        return Ok(Err(Skip::EmptyAnswer));
+    }
+    if chosen == rejected {
+        return Ok(Err(Skip::EqualAnswers));
+    }
+    let [chosen, rejected] = [
+        Speaker::completion(prompt, chosen)?,
+        Speaker::completion(prompt, rejected)?,
+    ];
+    let mut pair = TextPair::new(id, prompt.prompt.clone(), chosen, rejected);
+    pair.images.clone_from(&prompt.images);
+    pair.tools.clone_from(&prompt.tools);
+    pair.chat_template_kwargs.clone_from(&prompt.chat_template_kwargs);
+    Ok(Ok(pair))
+}
