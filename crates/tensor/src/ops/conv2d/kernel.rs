@@ -20,6 +20,7 @@ use rayon::prelude::*;
 
 use super::geometry::Geometry;
 use super::groups::{BLOCK_POSITIONS, Group, GroupGradient, groups, piece, pieces, same_images, scatter};
+use super::winograd;
 use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Shared, Threads, matmul, sum};
 
 /// Columns of one tile of the forward pass in bytes, about: they stay in the second or third cache.
@@ -32,6 +33,9 @@ const LARGE_WEIGHT_BYTES: usize = 16 << 20;
 const BLOCK_BYTES: usize = 1 << 20;
 /// The result (B, O, P).
 pub(super) fn forward<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    if winograd::pays(g) {
+        return winograd::forward(g, x, weight, bias);
+    }
     let (positions, depth) = (g.positions(), g.depth());
     let mut y = vec![T::zero(); g.images * g.outputs * positions];
     if y.is_empty() {
@@ -191,6 +195,9 @@ fn block_channels<T>(g: &Geometry) -> usize {
 
 /// The gradient (B, C, Y, X) of the input.
 pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> Vec<T> {
+    if winograd::pays(g) {
+        return winograd::backward_input(g, weight, dy);
+    }
     let (positions, pixels, outputs, taps, depth) = (g.positions(), g.pixels(), g.outputs, g.taps(), g.depth());
     let mut dx = vec![T::zero(); g.images * g.channels * pixels];
     if dx.is_empty() || outputs == 0 || positions == 0 {
@@ -267,6 +274,9 @@ fn fold_channels<'a, T: Float>(
 
 /// The gradient (O, C, ky, kx) of the weight.
 pub(super) fn backward_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    if winograd::pays(g) {
+        return winograd::backward_weight(g, x, dy);
+    }
     let (outputs, taps, depth) = (g.outputs, g.taps(), g.depth());
     let mut dw = vec![T::zero(); outputs * depth];
     if dw.is_empty() || dy.is_empty() {
