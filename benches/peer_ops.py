@@ -1,4 +1,4 @@
-"""PyTorch's side of ops/main.rs: one operation at a time, asked for by lines on standard input.
+"""PyTorch's side of the tensor crate's benches/table: one operation at a time, asked for by lines on standard input.
 
 Run by the benchmark: peer_ops.py THREADS. A line {"op": NAME, "shape": [...], "backward": BOOL, "seconds": S} is answered by
 {"ms": MEDIAN} of as many runs as fit into S seconds, at least three. Needs torch, for the blocks also diffusers.

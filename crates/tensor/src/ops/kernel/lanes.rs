@@ -8,7 +8,8 @@ pub(in crate::ops) const LANES: usize = 16;
 /// One row of a block.
 pub(in crate::ops) type Lanes<T> = [T; LANES];
 
-/// Where the left side of a product lies: element (row, step) of block b is `a[b * block + step * step + row * row]`.
+/// Where the sides of a product lie: element (row, s) of block b is `a[b * block + s * step + row * row]`, its lanes are
+/// `b[b * lanes + s]`.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Steps {
     /// Distance of two rows.
@@ -17,8 +18,10 @@ pub(in crate::ops) struct Steps {
     pub(in crate::ops) step: usize,
     /// Steps of a block.
     pub(in crate::ops) steps: usize,
-    /// Distance of two blocks.
+    /// Distance of two blocks on the left.
     pub(in crate::ops) block: usize,
+    /// Distance of two blocks on the right, in lanes.
+    pub(in crate::ops) lanes: usize,
     /// Blocks.
     pub(in crate::ops) blocks: usize,
 }
@@ -28,11 +31,12 @@ pub(in crate::ops) struct Steps {
 /// Each number is summed by fused multiplications and additions in the order of the steps, on every processor.
 pub(in crate::ops) fn lane_products<T: Float>(a: &[T], at: Steps, b: &[Lanes<T>], out: &mut [Lanes<T>]) {
     let rows = out.len();
-    assert!(b.len() >= at.steps * at.blocks, "right side of a product out of range");
     if at.steps * at.blocks == 0 || rows == 0 {
         out.fill([T::zero(); LANES]);
         return;
     }
+    let last = (at.blocks - 1) * at.lanes + at.steps - 1;
+    assert!(last < b.len(), "right side of a product out of range");
     let last = (at.blocks - 1) * at.block + (at.steps - 1) * at.step + (rows - 1) * at.row;
     assert!(last < a.len(), "left side of a product out of range");
     match out.len() {
@@ -60,7 +64,7 @@ fn portable<T: Float, const R: usize>(a: &[T], at: Steps, b: &[Lanes<T>], out: &
     *out = [[T::zero(); LANES]; R];
     for block in 0..at.blocks {
         for step in 0..at.steps {
-            let b = &b[block * at.steps + step];
+            let b = &b[block * at.lanes + step];
             for (row, out) in out.iter_mut().enumerate() {
                 let a = a[block * at.block + step * at.step + row * at.row];
                 for (out, &b) in out.iter_mut().zip(b) {
@@ -84,9 +88,9 @@ pub(super) fn avx2_products<const R: usize>(a: &[f32], at: Steps, b: &[Lanes<f32
     #[target_feature(enable = "avx2,fma")]
     unsafe fn run<const R: usize>(a: *const f32, at: Steps, b: *const Lanes<f32>, out: &mut [Lanes<f32>; R]) {
         let mut sums: [[__m256; 2]; R] = [[_mm256_setzero_ps(); 2]; R];
-        let mut b = b.cast::<f32>();
         for block in 0..at.blocks {
             let mut a = a.wrapping_add(block * at.block);
+            let mut b = b.wrapping_add(block * at.lanes).cast::<f32>();
             for _ in 0..at.steps {
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -133,10 +137,11 @@ mod tests {
             step: 2,
             steps: 3,
             block: 40,
+            lanes: 4,
             blocks: 4,
         };
         let a: Vec<f32> = (0..200).map(|i| (i as f32 * 0.7).sin()).collect();
-        let b: Vec<Lanes<f32>> = (0..12)
+        let b: Vec<Lanes<f32>> = (0..15)
             .map(|i| std::array::from_fn(|lane| ((i * 16 + lane) as f32 * 0.3).cos()))
             .collect();
         for rows in 1..=6 {
@@ -146,7 +151,7 @@ mod tests {
                 for (lane, &found) in out.iter().enumerate() {
                     let terms = (0..12).map(|i| {
                         let a = a[i / 3 * 40 + i % 3 * 2 + row * 5];
-                        f64::from(a) * f64::from(b[i][lane])
+                        f64::from(a) * f64::from(b[i / 3 * 4 + i % 3][lane])
                     });
                     let expected: f64 = terms.sum();
                     assert!((f64::from(found) - expected).abs() < 1e-5, "{rows} {row} {lane}");

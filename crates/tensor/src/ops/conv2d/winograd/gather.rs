@@ -1,10 +1,8 @@
 //! Planes to points: pixels of sixteen channels side by side, transformed along both axes.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
-use super::{POINTS, Sizes, TILE, transform};
+use super::{BLOCK, Chunk, POINTS, Sizes, TILE, transform};
 use crate::ops::kernel::{Float, LANES, Lanes, Shared, wide};
 
 /// Images as planes of channels.
@@ -19,25 +17,39 @@ pub(super) struct Planes<'a, T> {
 }
 
 impl<T: Float> Planes<'_, T> {
-    /// Writes the points of input tiles (points, blocks of channels, tiles, lanes) of some rows of tiles.
-    pub(super) fn input_points(&self, sizes: &Sizes, rows: Range<usize>, points: &mut [T]) {
-        self.points(sizes, rows, points, Pixels { height: TILE + 2, beyond: 2, columns: input_columns, rows: input_rows });
+    /// Writes the points of input tiles: (points, blocks of tiles, blocks of channels, tiles, lanes).
+    pub(super) fn input_points(&self, sizes: &Sizes, chunk: &Chunk, points: &mut [T]) {
+        let pixels = Pixels {
+            height: TILE + 2,
+            beyond: 2,
+            columns: input_columns,
+            tile: input_tile,
+        };
+        self.points(sizes, chunk, points, pixels);
     }
 
     /// Writes the points of tiles of gradients of outputs.
-    pub(super) fn gradient_points(&self, sizes: &Sizes, rows: Range<usize>, points: &mut [T]) {
-        self.points(sizes, rows, points, Pixels { height: TILE, beyond: 0, columns: gradient_columns, rows: gradient_rows });
+    pub(super) fn gradient_points(&self, sizes: &Sizes, chunk: &Chunk, points: &mut [T]) {
+        let pixels = Pixels {
+            height: TILE,
+            beyond: 0,
+            columns: gradient_columns,
+            tile: gradient_tile,
+        };
+        self.points(sizes, chunk, points, pixels);
     }
 
-    fn points(&self, sizes: &Sizes, rows: Range<usize>, points: &mut [T], pixels: Pixels<T>) {
+    fn points(&self, sizes: &Sizes, chunk: &Chunk, points: &mut [T], pixels: Pixels<T>) {
         let (blocks, row_tiles) = (self.channels.div_ceil(LANES), sizes.row_tiles());
-        let tiles = rows.len() * row_tiles;
+        let point_len = chunk.point_len(blocks);
+        for point in points.chunks_exact_mut(point_len) {
+            fill_up(chunk, &mut point[(chunk.blocks() - 1) * blocks * BLOCK * LANES..]);
+        }
         let width = row_tiles * TILE + pixels.beyond;
         let place = Shared::new(points);
-        (0..rows.len() * blocks).into_par_iter().for_each(|task| {
-            let (i, block) = (task / blocks, task % blocks);
-            let row = rows.start + i;
-            let (image, y) = (row / sizes.image_rows(), row % sizes.image_rows() * TILE);
+        (0..chunk.rows.len() * blocks).into_par_iter().for_each(|task| {
+            let (row, block) = (task / blocks, task % blocks);
+            let (image, y, _) = sizes.place(chunk, row * row_tiles);
             T::with_scratch(6 * width * LANES, |scratch| {
                 let buffer = scratch.as_chunks_mut().0;
                 for line in 0..pixels.height {
@@ -45,14 +57,17 @@ impl<T: Float> Planes<'_, T> {
                 }
                 (pixels.columns)(buffer, width);
                 for (line, buffer) in buffer.chunks_exact(width).enumerate() {
-                    let mut of_line: [&mut [Lanes<T>]; 6] = std::array::from_fn(|x| {
-                        let start = ((line * 6 + x) * blocks + block) * tiles + i * row_tiles;
-                        #[expect(unsafe_code, reason = "each task writes its own tiles")]
-                        // SAFETY: tasks differ in the row of tiles or in the block of channels, lines in their points.
-                        let part = unsafe { place.part(start * LANES, row_tiles * LANES) };
-                        part.as_chunks_mut().0
-                    });
-                    (pixels.rows)(buffer, &mut of_line);
+                    for x in 0..row_tiles {
+                        let of_tile = (pixels.tile)(&buffer[x * TILE..]);
+                        let tile = row * row_tiles + x;
+                        let start = ((tile / BLOCK * blocks + block) * BLOCK + tile % BLOCK) * LANES;
+                        for (i, point) in of_tile.iter().enumerate() {
+                            #[expect(unsafe_code, reason = "each task writes its own tiles")]
+                            // SAFETY: tasks differ in the row of tiles or in the block of channels.
+                            let place = unsafe { place.part((line * 6 + i) * point_len + start, LANES) };
+                            place.copy_from_slice(point);
+                        }
+                    }
                 }
             });
         });
@@ -81,14 +96,22 @@ impl<T: Float> Planes<'_, T> {
     }
 }
 
-/// What the pixels of a tile are, and their maps along columns, in place, and along rows, from lines to six points each.
+/// Sets the tiles of the last block that are none to zero.
+fn fill_up<T: Float>(chunk: &Chunk, last_block: &mut [T]) {
+    let tiles = chunk.tiles - (chunk.blocks() - 1) * BLOCK;
+    for block in last_block.chunks_exact_mut(BLOCK * LANES) {
+        block[tiles * LANES..].fill(T::zero());
+    }
+}
+
+/// What the pixels of a tile are, and their maps along columns, in place, and along rows, from pixels of a line to six points.
 #[derive(Clone, Copy)]
 struct Pixels<T> {
     height: usize,
     /// Columns that a tile has beyond the next one's first.
     beyond: usize,
     columns: fn(&mut [Lanes<T>], usize),
-    rows: fn(&[Lanes<T>], &mut [&mut [Lanes<T>]; 6]),
+    tile: fn(&[Lanes<T>]) -> [Lanes<T>; 6],
 }
 
 const _: () = assert!(POINTS == 6 * 6);
@@ -105,13 +128,8 @@ wide! {
 }
 
 wide! {
-    fn input_rows<T: Float>(line: &[Lanes<T>], points: &mut [&mut [Lanes<T>]; 6]) {
-        for tile in 0..points[0].len() {
-            let of_tile = transform::input(std::array::from_fn(|x| &line[tile * TILE + x]));
-            for (points, point) in points.iter_mut().zip(&of_tile) {
-                points[tile] = *point;
-            }
-        }
+    fn input_tile<T: Float>(line: &[Lanes<T>]) -> [Lanes<T>; 6] {
+        transform::input(std::array::from_fn(|x| &line[x]))
     }
 }
 
@@ -127,12 +145,7 @@ wide! {
 }
 
 wide! {
-    fn gradient_rows<T: Float>(line: &[Lanes<T>], points: &mut [&mut [Lanes<T>]; 6]) {
-        for tile in 0..points[0].len() {
-            let of_tile = transform::output_transposed(std::array::from_fn(|x| &line[tile * TILE + x]));
-            for (points, point) in points.iter_mut().zip(&of_tile) {
-                points[tile] = *point;
-            }
-        }
+    fn gradient_tile<T: Float>(line: &[Lanes<T>]) -> [Lanes<T>; 6] {
+        transform::output_transposed(std::array::from_fn(|x| &line[x]))
     }
 }

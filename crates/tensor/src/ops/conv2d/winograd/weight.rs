@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gather::Planes;
-use super::{POINTS, Sizes, transform};
+use super::{BLOCK, Chunk, POINTS, Sizes, panel_len, transform};
 use crate::ops::conv2d::geometry::Geometry;
 use crate::ops::conv2d::groups::pieces;
 use crate::ops::kernel::{Float, LANES, Lanes, Shared, Steps, lane_products, wide};
@@ -46,41 +46,51 @@ impl<'a, T: Float> Weights<'a, T> {
         }
     }
 
-    /// Writes the points of blocks of outputs: (blocks, points, channels, lanes).
+    /// Writes the points of blocks of outputs: (points, blocks, channels, lanes).
     pub(super) fn points(&self, blocks: Range<usize>, points: &mut [T]) {
         let inputs = self.inputs.div_ceil(LANES);
         let place = Shared::new(points);
         (0..blocks.len() * inputs).into_par_iter().for_each(|task| {
             let (i, from) = (task / inputs, task % inputs);
             let mut places: [&mut [Lanes<T>]; POINTS] = std::array::from_fn(|point| {
-                let start = ((i * POINTS + point) * inputs + from) * LANES;
+                let start = ((point * blocks.len() + i) * inputs + from) * LANES;
                 #[expect(unsafe_code, reason = "each task writes its own channels")]
                 // SAFETY: tasks differ in the block of outputs or in the block of inputs.
                 let part = unsafe { place.part(start * LANES, LANES * LANES) };
                 part.as_chunks_mut().0
             });
-            for lane in 0..LANES {
-                let taps = self.taps(blocks.start + i, from * LANES + lane);
-                weight_points(&taps, &mut places, lane);
+            let taps = self.taps(blocks.start + i, from);
+            for (lane, taps) in taps.iter().enumerate() {
+                weight_points(taps, &mut places, lane);
             }
         });
     }
 
-    /// The weights of one input and a block of outputs; zeros beyond the channels.
-    fn taps(&self, block: usize, input: usize) -> [Lanes<T>; TAPS] {
-        let mut taps = [[T::zero(); LANES]; TAPS];
-        if input >= self.inputs {
-            return taps;
-        }
-        for (lane, output) in (block * LANES..self.outputs.min((block + 1) * LANES)).enumerate() {
-            let pair = match self.turn {
-                Turn::Forward => output * self.inputs + input,
-                Turn::Backward => input * self.outputs + output,
-            };
-            let weights = &self.data[pair * TAPS..(pair + 1) * TAPS];
-            match self.turn {
-                Turn::Forward => taps.iter_mut().zip(weights).for_each(|(tap, &w)| tap[lane] = w),
-                Turn::Backward => taps.iter_mut().rev().zip(weights).for_each(|(tap, &w)| tap[lane] = w),
+    /// The weights between a block of inputs and a block of outputs, for each input; zeros beyond the channels.
+    ///
+    /// They are read in the order in which they lie: rows of many channels are far apart.
+    fn taps(&self, block: usize, from: usize) -> [[Lanes<T>; TAPS]; LANES] {
+        let mut taps = [[[T::zero(); LANES]; TAPS]; LANES];
+        let inputs = from * LANES..self.inputs.min((from + 1) * LANES);
+        let outputs = block * LANES..self.outputs.min((block + 1) * LANES);
+        match self.turn {
+            Turn::Forward => {
+                for (lane, output) in outputs.enumerate() {
+                    let start = (output * self.inputs + inputs.start) * TAPS;
+                    let weights = self.data[start..start + inputs.len() * TAPS].chunks_exact(TAPS);
+                    for (taps, weights) in taps.iter_mut().zip(weights) {
+                        taps.iter_mut().zip(weights).for_each(|(tap, &w)| tap[lane] = w);
+                    }
+                }
+            }
+            Turn::Backward => {
+                for (taps, input) in taps.iter_mut().zip(inputs) {
+                    let start = (input * self.outputs + outputs.start) * TAPS;
+                    let weights = self.data[start..start + outputs.len() * TAPS].chunks_exact(TAPS);
+                    for (lane, weights) in weights.enumerate() {
+                        taps.iter_mut().rev().zip(weights).for_each(|(tap, &w)| tap[lane] = w);
+                    }
+                }
             }
         }
         taps
@@ -124,64 +134,85 @@ pub(in crate::ops::conv2d) fn backward_weight<T: Float>(g: &Geometry, x: &[T], d
         width: g.out_width,
         padding: 0,
     };
-    for rows in sizes.chunks::<T>(inputs + outputs) {
-        let tiles = rows.len() * sizes.row_tiles();
-        let plane = POINTS * tiles * LANES;
-        T::with_scratch((inputs + outputs) * plane, |scratch| {
-            let (points, slopes) = scratch.split_at_mut(inputs * plane);
-            planes.input_points(&sizes, rows.clone(), points);
-            gradients.gradient_points(&sizes, rows, slopes);
-            add_products(g, (slopes, points.as_chunks().0), tiles, &mut dw);
+    let panel_len = panel_len::<T>(inputs, outputs);
+    let place = Shared::new(&mut dw);
+    for chunk in sizes.chunks::<T>(inputs + outputs) {
+        let (points_len, slopes_len) = (POINTS * chunk.point_len(inputs), POINTS * chunk.point_len(outputs));
+        let products_len = POINTS * panel_len * inputs * LANES * LANES;
+        T::with_scratch(points_len + slopes_len + products_len, |scratch| {
+            let (points, rest) = scratch.split_at_mut(points_len);
+            let (slopes, products) = rest.split_at_mut(slopes_len);
+            planes.input_points(&sizes, &chunk, points);
+            gradients.gradient_points(&sizes, &chunk, slopes);
+            for blocks in pieces(outputs, panel_len) {
+                let products = &mut products[..POINTS * blocks.len() * inputs * LANES * LANES];
+                multiply(&chunk, (outputs, &blocks), (slopes, points.as_chunks().0), products);
+                add(g, &blocks, products.as_chunks().0, place);
+            }
         });
     }
     dw
 }
 
-/// Adds the gradients that come from `tiles` tiles to the weight.
-fn add_products<T: Float>(g: &Geometry, (slopes, points): (&[T], &[Lanes<T>]), tiles: usize, dw: &mut [T]) {
-    let (inputs, outputs) = (g.channels.div_ceil(LANES), g.outputs.div_ceil(LANES));
+/// Writes products (points, blocks of outputs, blocks of inputs, outputs, lanes of inputs) of gradients and tiles.
+fn multiply<T: Float>(
+    chunk: &Chunk,
+    (outputs, blocks): (usize, &Range<usize>),
+    (slopes, points): (&[T], &[Lanes<T>]),
+    products: &mut [T],
+) {
+    let inputs = points.len() / POINTS / BLOCK / chunk.blocks();
     let at = Steps {
         row: 1,
         step: LANES,
-        steps: tiles,
-        block: 0,
-        blocks: 1,
+        steps: BLOCK,
+        block: outputs * BLOCK * LANES,
+        lanes: inputs * BLOCK,
+        blocks: chunk.blocks(),
     };
-    let place = Shared::new(dw);
-    (0..inputs * outputs).into_par_iter().for_each(|task| {
-        let (to, from) = (task / inputs, task % inputs);
-        T::with_scratch(POINTS * LANES * LANES, |scratch| {
-            let products: &mut [Lanes<T>] = scratch.as_chunks_mut().0;
-            for (point, products) in products.chunks_exact_mut(LANES).enumerate() {
-                let slopes = &slopes[(point * outputs + to) * tiles * LANES..][..tiles * LANES];
-                let points = &points[(point * inputs + from) * tiles..][..tiles];
-                for (i, products) in products.chunks_exact_mut(ROWS).enumerate() {
-                    lane_products(&slopes[i * ROWS..], at, points, products);
+    let operands = slopes.par_chunks_exact(slopes.len() / POINTS);
+    let operands = operands.zip(points.par_chunks_exact(points.len() / POINTS));
+    let products = products.par_chunks_exact_mut(products.len() / POINTS);
+    products.zip(operands).for_each(|(products, (slopes, points))| {
+        let pairs = products.as_chunks_mut().0.chunks_exact_mut(LANES);
+        for (pair, products) in pairs.enumerate() {
+            let slopes = &slopes[(blocks.start + pair / inputs) * BLOCK * LANES..];
+            let points = &points[pair % inputs * BLOCK..];
+            for (i, products) in products.chunks_exact_mut(ROWS).enumerate() {
+                lane_products(&slopes[i * ROWS..], at, points, products);
+            }
+        }
+    });
+}
+
+/// Adds the gradients of blocks of outputs to the weight.
+fn add<T: Float>(g: &Geometry, blocks: &Range<usize>, products: &[Lanes<T>], place: Shared<'_, T>) {
+    let inputs = g.channels.div_ceil(LANES);
+    let pairs = blocks.len() * inputs;
+    (0..pairs).into_par_iter().for_each(|pair| {
+        let (to, from) = (blocks.start + pair / inputs, pair % inputs);
+        let channels = from * LANES..g.channels.min((from + 1) * LANES);
+        for (lane, output) in (to * LANES..g.outputs.min((to + 1) * LANES)).enumerate() {
+            let start = (output * g.channels + channels.start) * TAPS;
+            #[expect(unsafe_code, reason = "each task writes its own pairs of channels")]
+            // SAFETY: tasks differ in the block of outputs or of inputs.
+            let dw = unsafe { place.part(start, channels.len() * TAPS) };
+            let taps = weight_slopes(products, pair * LANES + lane, pairs * LANES);
+            for (channel, dw) in dw.chunks_exact_mut(TAPS).enumerate() {
+                for (dw, tap) in dw.iter_mut().zip(&taps) {
+                    *dw += tap[channel];
                 }
             }
-            let channels = pieces(g.channels, LANES).nth(from).unwrap_or_default();
-            for (lane, output) in (to * LANES..g.outputs.min((to + 1) * LANES)).enumerate() {
-                let start = (output * g.channels + channels.start) * TAPS;
-                #[expect(unsafe_code, reason = "each task writes its own pairs of channels")]
-                // SAFETY: tasks differ in the block of outputs or of inputs.
-                let dw = unsafe { place.part(start, channels.len() * TAPS) };
-                let taps = weight_slopes(products, lane);
-                for (channel, dw) in dw.chunks_exact_mut(TAPS).enumerate() {
-                    for (dw, tap) in dw.iter_mut().zip(&taps) {
-                        *dw += tap[channel];
-                    }
-                }
-            }
-        });
+        }
     });
 }
 
 wide! {
-    /// The gradients of the nine weights of one output, from products (points, outputs, lanes of inputs).
-    fn weight_slopes<T: Float>(products: &[Lanes<T>], output: usize) -> [Lanes<T>; TAPS] {
+    /// The gradients of the nine weights of one output, whose products are at `first` and every `step` behind it.
+    fn weight_slopes<T: Float>(products: &[Lanes<T>], first: usize, step: usize) -> [Lanes<T>; TAPS] {
         let mut columns = [[[T::zero(); LANES]; 6]; 3];
         for x in 0..6 {
-            let column = transform::weight_transposed(std::array::from_fn(|y| &products[(y * 6 + x) * LANES + output]));
+            let column = transform::weight_transposed(std::array::from_fn(|y| &products[(y * 6 + x) * step + first]));
             for (y, slope) in column.iter().enumerate() {
                 columns[y][x] = *slope;
             }

@@ -1,10 +1,10 @@
 //! The operations of the table, with what they have to multiply, read and write.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result as CandleResult, Shape};
-use diptych::tensor::ops::{self, AttentionConfig, AttentionMask, Conv2dConfig, TokenLogpsConfig};
-use diptych::tensor::optim::{AdamW, AdamWConfig};
-use diptych::tensor::random::{Stream, generator, normal_vec};
-use diptych::tensor::{Device, Params, Result as TensorResult, Tensor, backward};
+use diptych_tensor::ops::{self, AttentionConfig, AttentionMask, Conv2dConfig, TokenLogpsConfig};
+use diptych_tensor::optim::{AdamW, AdamWConfig};
+use diptych_tensor::random::{Stream, generator, normal_vec};
+use diptych_tensor::{Device, Params, Result as TensorResult, Tensor, backward};
 use rayon::prelude::*;
 
 use crate::blocks;

@@ -1,7 +1,7 @@
 //! Operations of training, ours and PyTorch's in turn on the same shapes, f32 on the CPU.
 //!
 //! ```text
-//! cargo bench -p diptych --bench op_table -- --python path/to/python [--rounds 9] [--threads 2] [NAME]...
+//! cargo bench -p diptych-tensor --bench table -- --python path/to/python [--rounds 9] [--threads 2] [NAME]...
 //! ```
 //!
 //! Prints a table: milliseconds of both, PyTorch's time over ours (median over rounds), and the share of the machine's limit that ours
@@ -23,7 +23,7 @@ use self::peer::Peer;
 
 /// As in the command.
 #[global_allocator]
-static ALLOCATOR: diptych::tensor::memory::BlockCache = diptych::tensor::memory::BlockCache::new();
+static ALLOCATOR: diptych_tensor::memory::BlockCache = diptych_tensor::memory::BlockCache::new();
 
 /// Seconds that each side of a round takes, at least.
 const SECONDS: f64 = 0.12;
