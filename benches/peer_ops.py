@@ -1,6 +1,6 @@
 """PyTorch's side of the tensor crate's benches/table: one operation at a time, asked for by lines on standard input.
 
-Run by the benchmark: peer_ops.py THREADS. A line {"op": NAME, "shape": [...], "backward": BOOL, "seconds": S} is answered by
+Run by the benchmark: peer_ops.py THREADS CLOCK, where the clock is wall or cpu. A line {"op": NAME, "shape": [...], "backward": BOOL, "seconds": S} is answered by
 {"ms": MEDIAN} of as many runs as fit into S seconds, at least three. Needs torch, for the blocks also diffusers.
 """
 
@@ -150,6 +150,7 @@ def prepare(job):
 
 def main():
     torch.set_num_threads(int(sys.argv[1]))
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[sys.argv[2]]
     torch.manual_seed(0)
     prepared = {}
     for line in sys.stdin:
@@ -160,9 +161,9 @@ def main():
             prepared[key]()
         times, begin = [], time.perf_counter()
         while len(times) < 3 or time.perf_counter() - begin < job["seconds"]:
-            start = time.perf_counter()
+            start = clock()
             prepared[key]()
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
         print(json.dumps({"ms": statistics.median(times) * 1e3}), flush=True)
 
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use diptych_tensor::files::write_file;
 use diptych_tensor::optim::{Ema, Optimizer, OptimizerConfig, StateTensor};
-use diptych_tensor::{Params, Tensor, Weights, save_tensors};
+use diptych_tensor::{Device, Params, Tensor, Weights, save_tensors};
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{RunDirectory, entries, remove_directory, replace_directory, step_name, step_of};
@@ -97,8 +97,12 @@ impl Checkpoint {
     }
 
     /// What the optimizer keeps of every parameter.
-    pub(crate) fn optimizer_state(&self, params: &Params, config: &OptimizerConfig) -> Result<BTreeMap<String, Tensor>> {
-        let weights = Weights::open(self.optimizer_path())?;
+    pub(crate) fn optimizer_state(
+        &self,
+        params: &Params,
+        config: &OptimizerConfig,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let weights = Weights::open(&self.optimizer_path())?;
         let read = |part: StateTensor| {
             let tensor = weights.get(&part.name, &part.dims, part.dtype, &Device::Cpu)?;
             Ok((part.name, tensor))

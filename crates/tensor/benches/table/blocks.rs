@@ -45,7 +45,10 @@ pub(crate) fn resnet_case(b: usize, c: usize, y: usize, time: usize) -> Case {
         let mut block = Block { params: Params::new() };
         let (x, context) = (block.insert("x", &[b, c, y, y])?, block.insert("time", &[b, time])?);
         let norms = [block.layer("norm1", &[c])?, block.layer("norm2", &[c])?];
-        let convs = [block.layer("conv1", &[c, c, 3, 3])?, block.layer("conv2", &[c, c, 3, 3])?];
+        let convs = [
+            block.layer("conv1", &[c, c, 3, 3])?,
+            block.layer("conv2", &[c, c, 3, 3])?,
+        ];
         let of_time = block.layer("time_emb_proj", &[c, time])?;
         run_of(block.params, Pass::Both, move || {
             let norm = |x: &Tensor, [weight, bias]: &[Tensor; 2]| ops::group_norm_silu(x, weight, bias, 32, 1e-5);
@@ -102,10 +105,20 @@ pub(crate) fn transformer_case(b: usize, c: usize, y: usize, heads: usize) -> Ca
     let tokens = y * y;
     let prepare = move || {
         let mut block = Block { params: Params::new() };
-        let (x, text) = (block.insert("x", &[b, c, y, y])?, block.insert("text", &[b, TOKENS, TEXT])?);
+        let (x, text) = (
+            block.insert("x", &[b, c, y, y])?,
+            block.insert("text", &[b, TOKENS, TEXT])?,
+        );
         let group = block.layer("norm", &[c])?;
-        let (proj_in, proj_out) = (block.layer("proj_in", &[c, c, 1, 1])?, block.layer("proj_out", &[c, c, 1, 1])?);
-        let norms = [block.layer("norm1", &[c])?, block.layer("norm2", &[c])?, block.layer("norm3", &[c])?];
+        let (proj_in, proj_out) = (
+            block.layer("proj_in", &[c, c, 1, 1])?,
+            block.layer("proj_out", &[c, c, 1, 1])?,
+        );
+        let norms = [
+            block.layer("norm1", &[c])?,
+            block.layer("norm2", &[c])?,
+            block.layer("norm3", &[c])?,
+        ];
         let to_pixels = Attention::new(&mut block, "attn1", (c, c), heads)?;
         let to_text = Attention::new(&mut block, "attn2", (c, TEXT), heads)?;
         let (ff_in, ff_out) = (block.layer("ff_in", &[8 * c, c])?, block.layer("ff_out", &[c, 4 * c])?);

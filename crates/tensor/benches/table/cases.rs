@@ -28,20 +28,30 @@ pub(crate) struct Case {
     /// Bytes of operands, results and gradients.
     pub(crate) bytes: f64,
     /// Makes the operands and the run.
-    pub(crate) prepare: Box<dyn Fn() -> anyhow::Result<Run> + Send>,
+    pub(crate) prepare: Box<dyn Fn() -> anyhow::Result<Run> + Send + Sync>,
 }
 
 /// All rows.
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![matmul(1024)];
-    for (b, c, y, k) in [(1, 320, 32, 3), (2, 640, 16, 3), (32, 48, 8, 3), (32, 96, 4, 3), (1, 320, 32, 1), (32, 48, 8, 1)] {
+    for (b, c, y, k) in [
+        (1, 320, 32, 3),
+        (2, 640, 16, 3),
+        (32, 48, 8, 3),
+        (32, 96, 4, 3),
+        (1, 320, 32, 1),
+        (32, 48, 8, 1),
+    ] {
         cases.extend([conv2d(b, c, y, k, false), conv2d(b, c, y, k, true)]);
     }
     for (b, h, t, s, k) in [(1, 8, 1024, 1024, 40), (1, 8, 1024, 77, 40), (32, 4, 64, 64, 12)] {
         cases.extend([attention(b, h, t, s, k, false), attention(b, h, t, s, k, true)]);
     }
     for (rows, inputs, outputs) in [(1024, 320, 2560), (2048, 48, 384)] {
-        cases.extend([linear(rows, inputs, outputs, false), linear(rows, inputs, outputs, true)]);
+        cases.extend([
+            linear(rows, inputs, outputs, false),
+            linear(rows, inputs, outputs, true),
+        ]);
     }
     cases.extend(elementwise());
     cases.extend(norms());
@@ -88,7 +98,10 @@ pub(crate) fn run_of(
     op: impl Fn() -> TensorResult<Tensor> + Send + 'static,
 ) -> anyhow::Result<Run> {
     if is_backward == Pass::Forward {
-        return Ok(Box::new(move || Ok(drop(op()?))));
+        return Ok(Box::new(move || {
+            op()?;
+            Ok(())
+        }));
     }
     let gradient = normal(op()?.dims(), 99)?;
     Ok(Box::new(move || {
@@ -152,7 +165,14 @@ fn case(sketch: Sketch, pass: Pass, op: Op) -> Case {
         run_of(params, pass, move || op(&tensors, &shape))
     };
     Case {
-        name: format!("{name}{}", if pass == Pass::Both { ", forward and backward" } else { "" }),
+        name: format!(
+            "{name}{}",
+            if pass == Pass::Both {
+                ", forward and backward"
+            } else {
+                ""
+            }
+        ),
         job,
         flops: flops * passes[1],
         bytes: 4.0 * (elements as f64 * (passes[0] + passes[0] - 1.0) + result as f64 * passes[0]),
@@ -225,10 +245,10 @@ fn linear(rows: usize, inputs: usize, outputs: usize, is_backward: bool) -> Case
 }
 
 /// A row of an operation without products of matrices, forward alone and with its gradients.
-fn plain(name: String, op: &'static str, shape: &[usize], operands: &[&[usize]], result: usize, run: Op) -> [Case; 2] {
+fn plain(name: &str, op: &'static str, shape: &[usize], operands: &[&[usize]], result: usize, run: Op) -> [Case; 2] {
     [Pass::Forward, Pass::Both].map(|pass| {
         let sketch = Sketch {
-            name: name.clone(),
+            name: name.to_owned(),
             op,
             shape: shape.to_vec(),
             operands: operands.iter().map(|operand| operand.to_vec()).collect(),
@@ -242,24 +262,36 @@ fn plain(name: String, op: &'static str, shape: &[usize], operands: &[&[usize]],
 fn elementwise() -> Vec<Case> {
     let large: &[usize] = &[8, 1024, 1024];
     let count = large.iter().product();
-    let unary = |name: &str, op, result, run| plain(format!("{name} 8×1024×1024"), op, large, &[large], result, run);
+    let unary = |name: &str, op, result, run| plain(&format!("{name} 8×1024×1024"), op, large, &[large], result, run);
     let mut cases = Vec::new();
     cases.extend(unary("softmax", "softmax", count, |x, _| ops::softmax(&x[0])));
     cases.extend(unary("gelu", "gelu", count, |x, _| ops::gelu(&x[0])));
     cases.extend(unary("silu", "silu", count, |x, _| ops::silu(&x[0])));
     cases.extend(unary("exp", "exp", count, |x, _| Ok(x[0].exp()?)));
-    cases.extend(unary("sum of the last dimension", "sum", count / 1024, |x, _| Ok(x[0].sum(2)?)));
+    cases.extend(unary("sum of the last dimension", "sum", count / 1024, |x, _| {
+        Ok(x[0].sum(2)?)
+    }));
     cases.extend(unary("transposed copy", "transpose", count, |x, _| {
         Ok(x[0].transpose(1, 2)?.contiguous()?)
     }));
     let (rows, width) = (4096, 2560);
-    cases.extend(plain("geglu 4096×2560".into(), "geglu", &[rows, width], &[&[rows, width]], rows * width / 2, |x, _| {
-        ops::geglu(&x[0])
-    }));
+    cases.extend(plain(
+        "geglu 4096×2560",
+        "geglu",
+        &[rows, width],
+        &[&[rows, width]],
+        rows * width / 2,
+        |x, _| ops::geglu(&x[0]),
+    ));
     let wide: &[usize] = &[1536, 1408];
-    cases.extend(plain("swiglu 1536×1408".into(), "swiglu", wide, &[wide, wide], 1536 * 1408, |x, _| {
-        ops::swiglu(&x[0], &x[1])
-    }));
+    cases.extend(plain(
+        "swiglu 1536×1408",
+        "swiglu",
+        wide,
+        &[wide, wide],
+        1536 * 1408,
+        |x, _| ops::swiglu(&x[0], &x[1]),
+    ));
     cases
 }
 
@@ -269,22 +301,37 @@ fn norms() -> Vec<Case> {
         let name = format!("group norm and silu {b}×{c}@{y}");
         let x: &[usize] = &[b, c, y, y];
         let shape = [b, c, y, groups];
-        cases.extend(plain(name, "group_norm_silu", &shape, &[x, &[c], &[c]], b * c * y * y, |x, shape| {
-            ops::group_norm_silu(&x[0], &x[1], &x[2], shape[3], 1e-5)
-        }));
+        cases.extend(plain(
+            &name,
+            "group_norm_silu",
+            &shape,
+            &[x, &[c], &[c]],
+            b * c * y * y,
+            |x, shape| ops::group_norm_silu(&x[0], &x[1], &x[2], shape[3], 1e-5),
+        ));
     }
     for (rows, width) in [(4096, 320), (2048, 48)] {
         let (x, result): (&[usize], _) = (&[rows, width], rows * width);
         let name = format!("layer norm {rows}×{width}");
-        cases.extend(plain(name, "layer_norm", x, &[x, &[width], &[width]], result, |x, _| {
-            ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)
-        }));
+        cases.extend(plain(
+            &name,
+            "layer_norm",
+            x,
+            &[x, &[width], &[width]],
+            result,
+            |x, _| ops::layer_norm(&x[0], &x[1], &x[2], 1e-5),
+        ));
     }
     let (rows, width) = (1536, 512);
     let x: &[usize] = &[rows, width];
-    cases.extend(plain("rms norm 1536×512".into(), "rms_norm", x, &[x, &[width]], rows * width, |x, _| {
-        ops::rms_norm(&x[0], &x[1], 1e-6)
-    }));
+    cases.extend(plain(
+        "rms norm 1536×512",
+        "rms_norm",
+        x,
+        &[x, &[width]],
+        rows * width,
+        |x, _| ops::rms_norm(&x[0], &x[1], 1e-6),
+    ));
     cases
 }
 
@@ -294,11 +341,18 @@ fn of_decoders() -> Vec<Case> {
     let (width, words, rows) = (h * k, 32000, 512);
     let x: &[usize] = &[b, t, width];
     let mut cases = Vec::new();
-    cases.extend(plain("rope 4×384, 8 heads".into(), "rope", &[b, t, h, k], &[x], b * t * width, |x, shape| {
-        let angles = Tensor::arange(0f32, (shape[1] * shape[3] / 2) as f32, &Device::Cpu)?;
-        let angles = angles.reshape((shape[1], shape[3] / 2))?;
-        ops::rope(&x[0], shape[2], &angles.cos()?, &angles.sin()?)
-    }));
+    cases.extend(plain(
+        "rope 4×384, 8 heads",
+        "rope",
+        &[b, t, h, k],
+        &[x],
+        b * t * width,
+        |x, shape| {
+            let angles = Tensor::arange(0f32, (shape[1] * shape[3] / 2) as f32, &Device::Cpu)?;
+            let angles = angles.reshape((shape[1], shape[3] / 2))?;
+            ops::rope(&x[0], shape[2], &angles.cos()?, &angles.sin()?)
+        },
+    ));
     for is_backward in [false, true] {
         let sketch = Sketch {
             name: format!("token log-probabilities {rows}×{width}×{words}"),
@@ -314,10 +368,17 @@ fn of_decoders() -> Vec<Case> {
             ops::token_logps(&x[0], &x[1], &targets, TokenLogpsConfig::default())
         }));
     }
-    let embedding = plain("embedding 1536 of 32000×512".into(), "embedding", &[1536, words, width], &[&[words, width]], 1536 * width, |x, shape| {
-        let ids: Vec<u32> = (0..shape[0]).map(|i| (i * 7919 % shape[1]) as u32).collect();
-        ops::embedding(&Tensor::from_vec(ids, shape[0], &Device::Cpu)?, &x[0])
-    });
+    let embedding = plain(
+        "embedding 1536 of 32000×512",
+        "embedding",
+        &[1536, words, width],
+        &[&[words, width]],
+        1536 * width,
+        |x, shape| {
+            let ids: Vec<u32> = (0..shape[0]).map(|i| (i * 7919 % shape[1]) as u32).collect();
+            ops::embedding(&Tensor::from_vec(ids, shape[0], &Device::Cpu)?, &x[0])
+        },
+    );
     cases.extend(embedding);
     cases
 }

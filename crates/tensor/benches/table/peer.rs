@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
+use crate::Clock;
 use crate::cases::Job;
 
 /// A Python process that answers jobs, one line each, and ends with the benchmark.
@@ -16,10 +17,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn start(python: &str, threads: usize) -> anyhow::Result<Self> {
+    pub(crate) fn start(python: &str, threads: usize, clock: Clock) -> anyhow::Result<Self> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../benches/peer_ops.py");
         let mut process = Command::new(python)
-            .args([script, &threads.to_string()])
+            .args([script, &threads.to_string(), clock.name()])
+            .env("OMP_NUM_THREADS", threads.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, Tensor, Var};
+use candle_core::{D, DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::state::{StateTensor, check_state};
@@ -70,9 +70,8 @@ const COLUMNS: &str = "exp_avg_sq_col";
 const ELEMENTS: &str = "exp_avg_sq";
 const MEAN: &str = "exp_avg";
 
-/// The parts of one parameter's state.
-fn parts(var: &Var, config: AdafactorConfig) -> Vec<StateTensor> {
-    let (dims, dtype) = (var.dims(), var.dtype());
+/// The parts of the state of a parameter of this shape.
+fn parts(dims: &[usize], dtype: DType, config: AdafactorConfig) -> Vec<StateTensor> {
     let mut parts = match dims {
         [batch @ .., rows, columns] => {
             let of = |len: usize| [batch, &[len]].concat();
@@ -94,7 +93,7 @@ impl Adafactor {
     /// When the device cannot allocate.
     pub fn new(params: &Params, config: AdafactorConfig) -> Result<Self> {
         let state = params.iter().map(|(name, var)| {
-            let parts = parts(var, config).into_iter().map(|part| {
+            let parts = parts(var.dims(), var.dtype(), config).into_iter().map(|part| {
                 let zeros = Tensor::zeros(part.dims, part.dtype, var.device())?;
                 Ok((part.name, zeros))
             });
@@ -152,11 +151,17 @@ impl Adafactor {
         Ok(all)
     }
 
+    pub(super) fn layout_of(dims: &[usize], dtype: DType, config: AdafactorConfig) -> Vec<StateTensor> {
+        parts(dims, dtype, config)
+    }
+
     /// The tensors of [`Self::state`], without their values.
     pub fn state_layout(params: &Params, config: AdafactorConfig) -> Vec<StateTensor> {
         let of_parameter = |(name, var): (&str, &Var)| {
             let name = name.to_owned();
-            parts(var, config).into_iter().map(move |part| part.of_parameter(&name))
+            Self::layout_of(var.dims(), var.dtype(), config)
+                .into_iter()
+                .map(move |part| part.of_parameter(&name))
         };
         params.iter().flat_map(of_parameter).collect()
     }
@@ -173,7 +178,7 @@ impl Adafactor {
     ) -> Result<Self> {
         check_state(&Self::state_layout(params, config), saved)?;
         let state = params.iter().map(|(name, var)| {
-            let parts = parts(var, config).into_iter().map(|part| {
+            let parts = parts(var.dims(), var.dtype(), config).into_iter().map(|part| {
                 let tensor = &saved[&format!("{name}.{}", part.name)];
                 Ok((part.name, tensor.to_device(var.device())?.to_dtype(part.dtype)?))
             });
@@ -189,7 +194,7 @@ impl Adafactor {
 
 /// Root mean square of all elements.
 fn rms(x: &Tensor) -> Result<f64> {
-    let mean = x.sqr()?.mean_all()?.to_dtype(candle_core::DType::F64)?;
+    let mean = x.sqr()?.mean_all()?.to_dtype(DType::F64)?;
     Ok(mean.to_scalar::<f64>()?.sqrt())
 }
 

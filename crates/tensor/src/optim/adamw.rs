@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::moments::{Moments, Update};
@@ -54,7 +54,6 @@ fn default_block() -> usize {
 }
 
 impl MomentFormat {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
     fn is_full(&self) -> bool {
         *self == Self::Full
     }
@@ -163,16 +162,24 @@ impl AdamW {
         for (name, var) in params.iter() {
             if let Some(moments) = self.moments.get(name) {
                 let parts = moments.tensors(var)?;
-                state.extend(parts.into_iter().map(|(part, tensor)| (format!("{name}.{part}"), tensor)));
+                state.extend(
+                    parts
+                        .into_iter()
+                        .map(|(part, tensor)| (format!("{name}.{part}"), tensor)),
+                );
             }
         }
         Ok(state)
     }
 
+    pub(super) fn layout_of(dims: &[usize], dtype: DType, config: AdamWConfig) -> Vec<StateTensor> {
+        Moments::layout(dims, dtype, config.state)
+    }
+
     /// The tensors of [`Self::state`], without their values.
     pub fn state_layout(params: &Params, config: AdamWConfig) -> Vec<StateTensor> {
         let of_parameter = |(name, var): (&str, &Var)| {
-            let parts = Moments::layout(var.dims(), var.dtype(), config.state);
+            let parts = Self::layout_of(var.dims(), var.dtype(), config);
             let name = name.to_owned();
             parts.into_iter().map(move |part| part.of_parameter(&name))
         };

@@ -101,11 +101,17 @@ mod tests {
             for i in -1200..1200 {
                 let x = i as f32 * 0.001;
                 let distance = |entry: f32| (entry - x).abs();
-                let nearest = map.values.iter().fold(f32::INFINITY, |least, &entry| least.min(distance(entry)));
+                let nearest = map
+                    .values
+                    .iter()
+                    .fold(f32::INFINITY, |least, &entry| least.min(distance(entry)));
                 assert!(distance(map.value(map.code(x))) <= nearest + 1e-7, "{x}");
             }
         }
-        assert_eq!((SIGNED.value(SIGNED.zero()), UNSIGNED.value(UNSIGNED.zero())), (0.0, 0.0));
+        assert_eq!(
+            (SIGNED.value(SIGNED.zero()), UNSIGNED.value(UNSIGNED.zero())),
+            (0.0, 0.0)
+        );
         assert_eq!((SIGNED.value(255), UNSIGNED.value(255)), (1.0, 1.0));
     }
 

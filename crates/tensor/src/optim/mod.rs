@@ -11,7 +11,7 @@ mod state;
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use adafactor::{Adafactor, AdafactorConfig};
@@ -66,9 +66,19 @@ impl OptimizerConfig {
         }
     }
 
-    /// Bytes of what it keeps for these parameters.
-    pub fn state_bytes(&self, params: &Params) -> u64 {
-        self.state_layout(params).iter().map(StateTensor::bytes).sum()
+    /// Bytes of what it keeps for an f32 parameter of this shape: for programs that count before anything is loaded.
+    ///
+    /// ```
+    /// use diptych_tensor::optim::{AdafactorConfig, OptimizerConfig};
+    /// assert_eq!(OptimizerConfig::default().state_bytes(&[512, 1024]), 8 * 512 * 1024);
+    /// assert_eq!(OptimizerConfig::Adafactor(AdafactorConfig::default()).state_bytes(&[512, 1024]), 4 * (512 + 1024));
+    /// ```
+    pub fn state_bytes(&self, dims: &[usize]) -> u64 {
+        let layout = match self {
+            Self::Adamw(config) => AdamW::layout_of(dims, DType::F32, *config),
+            Self::Adafactor(config) => Adafactor::layout_of(dims, DType::F32, *config),
+        };
+        layout.iter().map(StateTensor::bytes).sum()
     }
 }
 

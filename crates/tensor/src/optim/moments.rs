@@ -7,9 +7,9 @@ use half::bf16;
 use num_traits::Float;
 use rayon::prelude::*;
 
+use super::MomentFormat;
 use super::blockwise::{SIGNED, UNSIGNED};
 use super::state::StateTensor;
-use super::MomentFormat;
 use crate::{Error, Result};
 
 /// Elements that one task updates: large enough to amortize the task, small enough to stay in cache.
@@ -117,7 +117,11 @@ impl Moments {
             return Err(Error::Operand {
                 op: "adamw",
                 what: "state",
-                found: format!("{format:?} for {:?} parameters on {:?}", var.dtype(), var.device().location()),
+                found: format!(
+                    "{format:?} for {:?} parameters on {:?}",
+                    var.dtype(),
+                    var.device().location()
+                ),
                 expected: "full precision, except for f32 parameters on the CPU".into(),
             });
         }
@@ -368,7 +372,11 @@ impl Update {
         let (factors, block) = (self.factors::<f32>(), held.block);
         let (signed, unsigned) = (&*SIGNED, &*UNSIGNED);
         let blocks = parameter.par_chunks_mut(block).zip(gradient.par_chunks(block));
-        let blocks = blocks.zip(held.exp_avg.par_chunks_mut(block).zip(held.exp_avg_sq.par_chunks_mut(block)));
+        let blocks = blocks.zip(
+            held.exp_avg
+                .par_chunks_mut(block)
+                .zip(held.exp_avg_sq.par_chunks_mut(block)),
+        );
         let blocks = blocks.zip(held.absmax.par_iter_mut().zip(held.absmax_sq.par_iter_mut()));
         let few = (CHUNK / block).max(1);
         blocks.with_min_len(few).for_each_init(

@@ -1,6 +1,7 @@
 //! Ranges and combinations of a recipe's values.
 
 use diptych_core::ScoreKind;
+use diptych_tensor::optim::{AdafactorConfig, AdamWConfig, MomentFormat, OptimizerConfig};
 use toml::Table;
 
 use super::diagnose::{nearest, one_of};
@@ -180,7 +181,12 @@ fn adamw<M: Modality>(recipe: &Recipe<M>, config: &AdamWConfig) -> Result<()> {
         ("betas", config.betas[0], is_decay(config.betas[0]), DECAY),
         ("betas", config.betas[1], is_decay(config.betas[1]), DECAY),
         ("eps", config.eps, config.eps >= 0.0, AT_LEAST_ZERO),
-        ("weight_decay", config.weight_decay, config.weight_decay >= 0.0, AT_LEAST_ZERO),
+        (
+            "weight_decay",
+            config.weight_decay,
+            config.weight_decay >= 0.0,
+            AT_LEAST_ZERO,
+        ),
         ("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0.0, NORM),
     ];
     in_ranges(recipe, "optimizer.adamw", &ranges)?;
@@ -198,10 +204,30 @@ fn adafactor<M: Modality>(recipe: &Recipe<M>, config: &AdafactorConfig) -> Resul
         ("lr", config.lr, config.lr >= 0.0, AT_LEAST_ZERO),
         ("eps", config.eps[0], config.eps[0] >= 0.0, "finite numbers, at least 0"),
         ("eps", config.eps[1], config.eps[1] >= 0.0, "finite numbers, at least 0"),
-        ("clip_threshold", config.clip_threshold, config.clip_threshold > 0.0, "a finite number above 0"),
-        ("decay_rate", config.decay_rate, config.decay_rate < 0.0, "a finite number below 0"),
-        ("beta1", beta1, (0.0..1.0).contains(&beta1), "a number from 0 to below 1"),
-        ("weight_decay", config.weight_decay, config.weight_decay >= 0.0, AT_LEAST_ZERO),
+        (
+            "clip_threshold",
+            config.clip_threshold,
+            config.clip_threshold > 0.0,
+            "a finite number above 0",
+        ),
+        (
+            "decay_rate",
+            config.decay_rate,
+            config.decay_rate < 0.0,
+            "a finite number below 0",
+        ),
+        (
+            "beta1",
+            beta1,
+            (0.0..1.0).contains(&beta1),
+            "a number from 0 to below 1",
+        ),
+        (
+            "weight_decay",
+            config.weight_decay,
+            config.weight_decay >= 0.0,
+            AT_LEAST_ZERO,
+        ),
         ("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0.0, NORM),
     ];
     in_ranges(recipe, "optimizer.adafactor", &ranges)

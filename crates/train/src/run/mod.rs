@@ -49,6 +49,7 @@ pub enum ResumeMode {
 ///
 /// ```
 /// use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
+/// use diptych_tensor::optim::{AdamWConfig, OptimizerConfig};
 /// use diptych_tensor::{Device, Error, Params, Tensor, Weights, save_tensors};
 /// use diptych_train::{LoopConfig, Method, MicroBatch, ResumeMode, Silent, StepOutput, TrainConfig, train};
 ///

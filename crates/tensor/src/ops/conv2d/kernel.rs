@@ -78,7 +78,14 @@ fn pointwise<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
         let x = &x[image * channels * positions..(image + 1) * channels * positions];
         let (weight, x) = (Matrix::rows(weight, channels), Matrix::rows(x, positions));
         let place = MatrixMut::rows(y, positions);
-        matmul((outputs, positions, channels), place, Accumulate::Add, weight, x, threads);
+        matmul(
+            (outputs, positions, channels),
+            place,
+            Accumulate::Add,
+            weight,
+            x,
+            threads,
+        );
     });
 }
 
@@ -228,7 +235,14 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
             let dy = &dy[image * outputs * positions..(image + 1) * outputs * positions];
             let (weight, dy) = (Matrix::rows(weight, depth).t(), Matrix::rows(dy, positions));
             let place = MatrixMut::rows(dx, pixels);
-            matmul((depth, positions, outputs), place, Accumulate::Replace, weight, dy, threads);
+            matmul(
+                (depth, positions, outputs),
+                place,
+                Accumulate::Replace,
+                weight,
+                dy,
+                threads,
+            );
         });
         return dx;
     }
@@ -326,15 +340,25 @@ fn pointwise_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     let sum = |images: Range<usize>, threads: Threads| {
         let mut dw = vec![T::zero(); outputs * channels];
         for image in images {
-            let x = Matrix::rows(&x[image * channels * positions..(image + 1) * channels * positions], positions).t();
-            let dy = Matrix::rows(&dy[image * outputs * positions..(image + 1) * outputs * positions], positions);
+            let x = Matrix::rows(
+                &x[image * channels * positions..(image + 1) * channels * positions],
+                positions,
+            )
+            .t();
+            let dy = Matrix::rows(
+                &dy[image * outputs * positions..(image + 1) * outputs * positions],
+                positions,
+            );
             let place = MatrixMut::rows(&mut dw, channels);
             matmul((outputs, channels, positions), place, Accumulate::Add, dy, x, threads);
         }
         dw
     };
     if dy.is_empty() || x.is_empty() || has_large_images(g) || outputs * channels > LARGE_SUM {
-        return sum(0..if dy.is_empty() || x.is_empty() { 0 } else { g.images }, Threads::All);
+        return sum(
+            0..if dy.is_empty() || x.is_empty() { 0 } else { g.images },
+            Threads::All,
+        );
     }
     let parts: Vec<Range<usize>> = pieces(g.images, g.images.div_ceil(PARTS)).collect();
     let parts: Vec<Vec<T>> = parts.into_par_iter().map(|images| sum(images, Threads::One)).collect();

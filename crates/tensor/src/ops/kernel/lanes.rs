@@ -17,7 +17,7 @@ pub(in crate::ops) struct Steps {
     /// Distance of two steps of a block.
     pub(in crate::ops) step: usize,
     /// Steps of a block.
-    pub(in crate::ops) steps: usize,
+    pub(in crate::ops) len: usize,
     /// Distance of two blocks on the left.
     pub(in crate::ops) block: usize,
     /// Distance of two blocks on the right, in lanes.
@@ -31,13 +31,13 @@ pub(in crate::ops) struct Steps {
 /// Each number is summed by fused multiplications and additions in the order of the steps, on every processor.
 pub(in crate::ops) fn lane_products<T: Float>(a: &[T], at: Steps, b: &[Lanes<T>], out: &mut [Lanes<T>]) {
     let rows = out.len();
-    if at.steps * at.blocks == 0 || rows == 0 {
+    if at.len * at.blocks == 0 || rows == 0 {
         out.fill([T::zero(); LANES]);
         return;
     }
-    let last = (at.blocks - 1) * at.lanes + at.steps - 1;
+    let last = (at.blocks - 1) * at.lanes + at.len - 1;
     assert!(last < b.len(), "right side of a product out of range");
-    let last = (at.blocks - 1) * at.block + (at.steps - 1) * at.step + (rows - 1) * at.row;
+    let last = (at.blocks - 1) * at.block + (at.len - 1) * at.step + (rows - 1) * at.row;
     assert!(last < a.len(), "left side of a product out of range");
     match out.len() {
         1 => rows_of::<T, 1>(a, at, b, out),
@@ -63,7 +63,7 @@ fn rows_of<T: Float, const R: usize>(a: &[T], at: Steps, b: &[Lanes<T>], out: &m
 fn portable<T: Float, const R: usize>(a: &[T], at: Steps, b: &[Lanes<T>], out: &mut [Lanes<T>; R]) {
     *out = [[T::zero(); LANES]; R];
     for block in 0..at.blocks {
-        for step in 0..at.steps {
+        for step in 0..at.len {
             let b = &b[block * at.lanes + step];
             for (row, out) in out.iter_mut().enumerate() {
                 let a = a[block * at.block + step * at.step + row * at.row];
@@ -91,7 +91,7 @@ pub(super) fn avx2_products<const R: usize>(a: &[f32], at: Steps, b: &[Lanes<f32
         for block in 0..at.blocks {
             let mut a = a.wrapping_add(block * at.block);
             let mut b = b.wrapping_add(block * at.lanes).cast::<f32>();
-            for _ in 0..at.steps {
+            for _ in 0..at.len {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let (low, high) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
@@ -135,7 +135,7 @@ mod tests {
         let at = Steps {
             row: 5,
             step: 2,
-            steps: 3,
+            len: 3,
             block: 40,
             lanes: 4,
             blocks: 4,

@@ -145,7 +145,8 @@ fn panel_len<T>(inputs: usize, outputs: usize) -> usize {
 
 /// Whether this way is faster than columns and one product, by the number of multiplications and of numbers transformed.
 pub(super) fn pays(g: &Geometry) -> bool {
-    if (g.ky, g.kx, g.stride) != (3, 3, 1) || g.padding > 2 || g.images == 0 || g.outputs < LANES || g.channels < LANES {
+    if (g.ky, g.kx, g.stride) != (3, 3, 1) || g.padding > 2 || g.images == 0 || g.outputs < LANES || g.channels < LANES
+    {
         return false;
     }
     let sizes = Sizes::of(g);
@@ -207,7 +208,7 @@ fn multiply<T: Float>(chunk: &Chunk, inputs: usize, (points, weights): (&[T], &[
     let at = Steps {
         row: LANES,
         step: 1,
-        steps: LANES,
+        len: LANES,
         block: BLOCK * LANES,
         lanes: LANES,
         blocks: inputs,
@@ -216,11 +217,17 @@ fn multiply<T: Float>(chunk: &Chunk, inputs: usize, (points, weights): (&[T], &[
     let weights_len = weights.len() / POINTS;
     products
         .par_chunks_exact_mut(products.len() / POINTS)
-        .zip(points.par_chunks_exact(point_len).zip(weights.par_chunks_exact(weights_len)))
+        .zip(
+            points
+                .par_chunks_exact(point_len)
+                .zip(weights.par_chunks_exact(weights_len)),
+        )
         .for_each(|(products, (points, weights))| {
             let outputs = products.as_chunks_mut().0.chunks_exact_mut(chunk.blocks() * BLOCK);
             for (products, weights) in outputs.zip(weights.chunks_exact(inputs * LANES)) {
-                let blocks = products.chunks_exact_mut(BLOCK).zip(points.chunks_exact(inputs * BLOCK * LANES));
+                let blocks = products
+                    .chunks_exact_mut(BLOCK)
+                    .zip(points.chunks_exact(inputs * BLOCK * LANES));
                 for (products, points) in blocks {
                     lane_products(points, at, weights, products);
                 }
@@ -322,7 +329,10 @@ mod tests {
 
     /// Largest difference to the sums written out in f64, over the largest number, of the three passes.
     fn errors<T: Float>(g: &Geometry) -> [f64; 3] {
-        let (x, weight) = (numbers::<T>(g.images * g.channels * g.pixels(), 0.1), numbers::<T>(g.outputs * g.depth(), 0.5));
+        let (x, weight) = (
+            numbers::<T>(g.images * g.channels * g.pixels(), 0.1),
+            numbers::<T>(g.outputs * g.depth(), 0.5),
+        );
         let dy = numbers::<T>(g.images * g.outputs * g.positions(), 0.9);
         let mut expected = [vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; weight.len()]];
         each_term(g, |[of_x, of_weight, of_y]| {
@@ -347,12 +357,24 @@ mod tests {
     fn sums_are_those_written_out_to_rounding() {
         for (shape, outputs, padding) in [([1, 16, 4, 4], 16, 1), ([3, 20, 5, 9], 35, 0), ([2, 17, 3, 2], 16, 2)] {
             let g = geometry(shape, outputs, padding);
-            assert!(errors::<f64>(&g).iter().all(|&error| error < 1e-13), "{g:?} {:?}", errors::<f64>(&g));
-            assert!(errors::<f32>(&g).iter().all(|&error| error < 5e-6), "{g:?} {:?}", errors::<f32>(&g));
+            assert!(
+                errors::<f64>(&g).iter().all(|&error| error < 1e-13),
+                "{g:?} {:?}",
+                errors::<f64>(&g)
+            );
+            assert!(
+                errors::<f32>(&g).iter().all(|&error| error < 5e-6),
+                "{g:?} {:?}",
+                errors::<f32>(&g)
+            );
         }
         // As many terms as a layer of Stable Diffusion sums.
         let g = geometry([1, 320, 8, 8], 32, 1);
-        assert!(errors::<f32>(&g).iter().all(|&error| error < 1e-5), "{:?}", errors::<f32>(&g));
+        assert!(
+            errors::<f32>(&g).iter().all(|&error| error < 1e-5),
+            "{:?}",
+            errors::<f32>(&g)
+        );
     }
 
     /// Several chunks of tiles and several panels of outputs.

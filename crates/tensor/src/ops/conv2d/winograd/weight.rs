@@ -165,7 +165,7 @@ fn multiply<T: Float>(
     let at = Steps {
         row: 1,
         step: LANES,
-        steps: BLOCK,
+        len: BLOCK,
         block: outputs * BLOCK * LANES,
         lanes: inputs * BLOCK,
         blocks: chunk.blocks(),
