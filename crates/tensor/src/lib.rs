@@ -10,7 +10,7 @@
 //! | [`files`] | files and directories that appear whole or not at all |
 //! | [`memory`] | a global allocator that keeps large blocks between training steps |
 //! | [`ops`] | operations with a fused and a composed form; a frozen operand costs no gradient |
-//! | [`optim`] | AdamW in one pass, clipping, schedules, moving averages |
+//! | [`optim`] | AdamW in one pass with moments in 32, 16 or 8 bits, Adafactor, clipping, schedules, moving averages |
 //! | [`params`] | trainable parameters in a fixed order, by name |
 //! | [`random`] | every number is a function of (seed, stream, step, example) |
 //! | [`thread`] | a thread with a stack deep enough for a deep graph |

@@ -8,23 +8,23 @@ const STACK_BYTES: usize = 512 << 20;
 
 /// Runs `work` on a thread with a stack deep enough for the graph of a large network, and waits for it.
 ///
+/// The thread is one of a pool of its own, with as many threads as the caller's pool has: operations start their parallel part on
+/// the thread that trains instead of waking others and waiting for them, which costs small tensors as much as the work itself.
+///
 /// # Errors
-/// [`Error::Thread`] when the thread cannot be started. A panic inside `work` continues in the caller.
+/// [`Error::Thread`] when the threads cannot be started. A panic inside `work` continues in the caller.
 pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("training".into())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, work)
-            .map_err(|source| Error::Thread {
-                stack_bytes: STACK_BYTES,
-                source,
-            })?;
-        match thread.join() {
-            Ok(value) => Ok(value),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(rayon::current_num_threads())
+        .thread_name(|index| format!("training-{index}"))
+        // Any of them may be the one.
+        .stack_size(STACK_BYTES)
+        .build()
+        .map_err(|source| Error::Thread {
+            stack_bytes: STACK_BYTES,
+            source: std::io::Error::other(source),
+        })?;
+    Ok(pool.install(work))
 }
 
 #[cfg(test)]

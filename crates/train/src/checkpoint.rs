@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diptych_tensor::files::write_file;
-use diptych_tensor::optim::{AdamW, Ema};
-use diptych_tensor::{Params, Tensor, Weights, save_tensors};
+use diptych_tensor::optim::{Ema, Optimizer, OptimizerConfig, StateTensor};
+use diptych_tensor::{Device, Params, Tensor, Weights, save_tensors};
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{RunDirectory, entries, remove_directory, replace_directory, step_name, step_of};
@@ -96,12 +96,18 @@ impl Checkpoint {
         })
     }
 
-    /// Both moments of every parameter.
-    pub(crate) fn optimizer_state(&self, params: &Params) -> Result<BTreeMap<String, Tensor>> {
-        let names = params.iter().flat_map(|(name, var)| {
-            ["exp_avg", "exp_avg_sq"].map(|part| (format!("{name}.{part}"), var.as_detached_tensor()))
-        });
-        read_tensors(&self.optimizer_path(), names)
+    /// What the optimizer keeps of every parameter.
+    pub(crate) fn optimizer_state(
+        &self,
+        params: &Params,
+        config: &OptimizerConfig,
+    ) -> Result<BTreeMap<String, Tensor>> {
+        let weights = Weights::open(&self.optimizer_path())?;
+        let read = |part: StateTensor| {
+            let tensor = weights.get(&part.name, &part.dims, part.dtype, &Device::Cpu)?;
+            Ok((part.name, tensor))
+        };
+        config.state_layout(params).into_iter().map(read).collect()
     }
 
     /// The moving averages of every parameter.
@@ -127,7 +133,7 @@ fn read_tensors(path: &Path, like: impl Iterator<Item = (String, Tensor)>) -> Re
 pub(crate) fn write<M: Method>(
     directory: &RunDirectory,
     method: &M,
-    optimizer: &AdamW,
+    optimizer: &Optimizer,
     average: Option<&Ema>,
     state: &State,
 ) -> Result<Checkpoint> {

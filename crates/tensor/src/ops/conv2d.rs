@@ -1,10 +1,12 @@
 //! Two-dimensional convolution (cross-correlation, as PyTorch's `conv2d`), with groups and dilation of one.
 //!
-//! The CPU kernels unfold tiles of the input into columns and multiply matrices; `kernel` says how each pass is tiled.
+//! The CPU kernels unfold tiles of the input into columns and multiply matrices; `kernel` says how each pass is tiled. Three by
+//! three weights with stride 1 are applied by Winograd's algorithm where that takes less time; `winograd` says how.
 
 mod geometry;
 mod groups;
 mod kernel;
+mod winograd;
 
 use std::sync::Mutex;
 

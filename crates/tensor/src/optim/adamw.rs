@@ -1,18 +1,14 @@
 //! AdamW. Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, Algorithm 2;
 //! with the arithmetic of PyTorch's `torch.optim.AdamW`.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Tensor, Var};
-use num_traits::Float;
-use rayon::prelude::*;
+use candle_core::{DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Gradients, Params, Result};
-
-/// Elements that one task updates: large enough to amortize the task, small enough to stay in cache.
-const CHUNK: usize = 16 * 1024;
+use super::moments::{Moments, Update};
+use super::state::{StateTensor, check_state};
+use crate::{Gradients, Params, Result};
 
 /// Settings of AdamW, the `[optimizer.adamw]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,6 +26,37 @@ pub struct AdamWConfig {
     pub decayed: Decayed,
     /// Gradients are scaled to at most this global norm; 0 = never.
     pub max_grad_norm: f64,
+    /// How the moments are held.
+    #[serde(skip_serializing_if = "MomentFormat::is_full")]
+    pub state: MomentFormat,
+}
+
+/// How moments are held between updates; each update computes in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MomentFormat {
+    /// In the parameter's precision: 8 bytes a parameter.
+    #[default]
+    Full,
+    /// In bf16, rounded up or down at random so that small changes are kept in the mean: 4 bytes a parameter.
+    Bf16,
+    /// In eight bits with a scale for each block, by the maps and rules of bitsandbytes' `AdamW8bit`: little more than 2 bytes a
+    /// parameter. Parameters of fewer than 4096 elements stay in full precision.
+    Int8 {
+        /// Elements of a block: 256, as bitsandbytes has now, to 2048, as the paper has; a power of two.
+        #[serde(default = "default_block")]
+        block: usize,
+    },
+}
+
+fn default_block() -> usize {
+    256
+}
+
+impl MomentFormat {
+    fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
 }
 
 impl Default for AdamWConfig {
@@ -41,6 +68,7 @@ impl Default for AdamWConfig {
             weight_decay: 0.01,
             decayed: Decayed::default(),
             max_grad_norm: 1.0,
+            state: MomentFormat::Full,
         }
     }
 }
@@ -67,38 +95,6 @@ pub struct AdamW {
     moments: BTreeMap<String, Moments>,
 }
 
-/// Both moments of one parameter, in the parameter's precision.
-#[derive(Debug)]
-enum Moments {
-    F32(RefCell<Host<f32>>),
-    F64(RefCell<Host<f64>>),
-    /// On a device without a fused kernel.
-    Device {
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-    },
-}
-
-#[derive(Debug)]
-struct Host<T> {
-    exp_avg: Vec<T>,
-    exp_avg_sq: Vec<T>,
-}
-
-/// The factors of one update; all are the same for every element.
-#[derive(Debug, Clone, Copy)]
-struct Update {
-    beta1: f64,
-    beta2: f64,
-    /// `1 − lr · weight_decay`.
-    keep: f64,
-    /// `lr / (1 − β1ᵗ)`.
-    step_size: f64,
-    /// `√(1 − β2ᵗ)`.
-    root_correction: f64,
-    eps: f64,
-}
-
 impl AdamW {
     /// Zero moments for every parameter.
     ///
@@ -107,10 +103,7 @@ impl AdamW {
     pub fn new(params: &Params, config: AdamWConfig) -> Result<Self> {
         let moments = params
             .iter()
-            .map(|(name, var)| {
-                let zeros = var.as_detached_tensor().zeros_like()?;
-                Ok((name.to_owned(), Moments::from_tensors(&zeros, &zeros)?))
-            })
+            .map(|(name, var)| Ok((name.to_owned(), Moments::zeros(var, config.state)?)))
             .collect::<Result<_>>()?;
         Ok(Self {
             config,
@@ -139,6 +132,7 @@ impl AdamW {
             step_size: lr / (1.0 - beta1.powf(count)),
             root_correction: (1.0 - beta2.powf(count)).sqrt(),
             eps,
+            step: self.num_steps,
         };
         for (name, var) in params.iter() {
             if let (Some(gradient), Some(moments)) = (gradients.get(name), self.moments.get_mut(name)) {
@@ -158,7 +152,8 @@ impl AdamW {
         self.num_steps
     }
 
-    /// Both moments of every parameter, as `NAME.exp_avg` and `NAME.exp_avg_sq`, in the shapes of the parameters.
+    /// Both moments of every parameter, as `NAME.exp_avg` and `NAME.exp_avg_sq`, in the shapes of the parameters. The scales of moments
+    /// in eight bits are beside them, as `NAME.exp_avg.absmax` and `NAME.exp_avg_sq.absmax`, one a block.
     ///
     /// # Errors
     /// When the device cannot copy.
@@ -166,67 +161,48 @@ impl AdamW {
         let mut state = BTreeMap::new();
         for (name, var) in params.iter() {
             if let Some(moments) = self.moments.get(name) {
-                let (exp_avg, exp_avg_sq) = moments.tensors(var)?;
-                state.insert(format!("{name}.exp_avg"), exp_avg);
-                state.insert(format!("{name}.exp_avg_sq"), exp_avg_sq);
+                let parts = moments.tensors(var)?;
+                state.extend(
+                    parts
+                        .into_iter()
+                        .map(|(part, tensor)| (format!("{name}.{part}"), tensor)),
+                );
             }
         }
         Ok(state)
     }
 
+    pub(super) fn layout_of(dims: &[usize], dtype: DType, config: AdamWConfig) -> Vec<StateTensor> {
+        Moments::layout(dims, dtype, config.state)
+    }
+
+    /// The tensors of [`Self::state`], without their values.
+    pub fn state_layout(params: &Params, config: AdamWConfig) -> Vec<StateTensor> {
+        let of_parameter = |(name, var): (&str, &Var)| {
+            let parts = Self::layout_of(var.dims(), var.dtype(), config);
+            let name = name.to_owned();
+            parts.into_iter().map(move |part| part.of_parameter(&name))
+        };
+        params.iter().flat_map(of_parameter).collect()
+    }
+
     /// Continues from a saved state.
     ///
     /// # Errors
-    /// [`Error::ParameterNames`] or [`Error::TensorShape`] when the state is not that of these parameters.
+    /// [`Error::ParameterNames`](crate::Error::ParameterNames) or [`Error::TensorShape`](crate::Error::TensorShape) when the state is
+    /// not that of these parameters.
     pub fn restore(
         params: &Params,
         config: AdamWConfig,
         state: &BTreeMap<String, Tensor>,
         num_steps: u64,
     ) -> Result<Self> {
-        let expected: BTreeMap<String, &Var> = params
-            .iter()
-            .flat_map(|(name, var)| ["exp_avg", "exp_avg_sq"].map(|part| (format!("{name}.{part}"), var)))
-            .collect();
-        let missing: Vec<String> = expected
-            .keys()
-            .filter(|name| !state.contains_key(*name))
-            .take(8)
-            .cloned()
-            .collect();
-        let unknown: Vec<String> = state
-            .keys()
-            .filter(|name| !expected.contains_key(*name))
-            .take(8)
-            .cloned()
-            .collect();
-        if !missing.is_empty() || !unknown.is_empty() {
-            return Err(Error::ParameterNames {
-                what: "restoring the optimizer",
-                missing,
-                unknown,
-            });
-        }
+        check_state(&Self::state_layout(params, config), state)?;
         let moments = params
             .iter()
             .map(|(name, var)| {
-                let part = |part: &str| -> Result<Tensor> {
-                    let name = format!("{name}.{part}");
-                    let tensor = &state[&name];
-                    if tensor.dims() != var.dims() {
-                        return Err(Error::TensorShape {
-                            path: "the optimizer's state".into(),
-                            name,
-                            found: tensor.dims().to_vec(),
-                            expected: var.dims().to_vec(),
-                        });
-                    }
-                    Ok(tensor.to_device(var.device())?.to_dtype(var.dtype())?)
-                };
-                Ok((
-                    name.to_owned(),
-                    Moments::from_tensors(&part("exp_avg")?, &part("exp_avg_sq")?)?,
-                ))
+                let moments = Moments::restore(var, config.state, |part| &state[&format!("{name}.{part}")])?;
+                Ok((name.to_owned(), moments))
             })
             .collect::<Result<_>>()?;
         Ok(Self {
@@ -237,139 +213,12 @@ impl AdamW {
     }
 }
 
-impl Moments {
-    fn from_tensors(exp_avg: &Tensor, exp_avg_sq: &Tensor) -> Result<Self> {
-        let host = exp_avg.device().is_cpu();
-        Ok(match exp_avg.dtype() {
-            candle_core::DType::F32 if host => Self::F32(RefCell::new(Host::new(exp_avg, exp_avg_sq)?)),
-            candle_core::DType::F64 if host => Self::F64(RefCell::new(Host::new(exp_avg, exp_avg_sq)?)),
-            _ => Self::Device {
-                exp_avg: exp_avg.clone(),
-                exp_avg_sq: exp_avg_sq.clone(),
-            },
-        })
-    }
-
-    fn tensors(&self, var: &Var) -> Result<(Tensor, Tensor)> {
-        match self {
-            Self::F32(host) => host.borrow().tensors(var),
-            Self::F64(host) => host.borrow().tensors(var),
-            Self::Device { exp_avg, exp_avg_sq } => Ok((exp_avg.copy()?, exp_avg_sq.copy()?)),
-        }
-    }
-
-    fn apply(&mut self, name: &str, update: Update, var: &Var, gradient: &Tensor) -> Result<()> {
-        if gradient.dims() != var.dims() {
-            return Err(Error::TensorShape {
-                path: "the gradients".into(),
-                name: name.into(),
-                found: gradient.dims().to_vec(),
-                expected: var.dims().to_vec(),
-            });
-        }
-        let gradient = gradient.to_dtype(var.dtype())?.contiguous()?;
-        match self {
-            Self::F32(_) | Self::F64(_) => var.inplace_op2(&gradient, &Fused { update, moments: self })?,
-            Self::Device { exp_avg, exp_avg_sq } => {
-                let Update {
-                    beta1,
-                    beta2,
-                    keep,
-                    step_size,
-                    root_correction,
-                    eps,
-                } = update;
-                *exp_avg = ((&*exp_avg * beta1)? + (&gradient * (1.0 - beta1))?)?;
-                *exp_avg_sq = ((&*exp_avg_sq * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-                let denominator = ((exp_avg_sq.sqrt()? / root_correction)? + eps)?;
-                let decayed = (var.as_detached_tensor() * keep)?;
-                var.set(&(decayed - ((&*exp_avg / denominator)? * step_size)?)?)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<T: candle_core::WithDType> Host<T> {
-    fn new(exp_avg: &Tensor, exp_avg_sq: &Tensor) -> Result<Self> {
-        let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1();
-        Ok(Self {
-            exp_avg: values(exp_avg)?,
-            exp_avg_sq: values(exp_avg_sq)?,
-        })
-    }
-
-    fn tensors(&self, var: &Var) -> Result<(Tensor, Tensor)> {
-        let tensor = |values: &[T]| Tensor::from_slice(values, var.shape(), var.device());
-        Ok((tensor(&self.exp_avg)?, tensor(&self.exp_avg_sq)?))
-    }
-}
-
-struct Fused<'a> {
-    update: Update,
-    moments: &'a Moments,
-}
-
-impl InplaceOp2 for Fused<'_> {
-    fn name(&self) -> &'static str {
-        "adamw"
-    }
-
-    fn cpu_fwd(
-        &self,
-        parameter: &mut CpuStorage,
-        parameter_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let (Some((p0, p1)), Some((g0, g1))) = (
-            parameter_layout.contiguous_offsets(),
-            gradient_layout.contiguous_offsets(),
-        ) else {
-            candle_core::bail!("adamw: parameter and gradient must be contiguous");
-        };
-        match (parameter, gradient, self.moments) {
-            (CpuStorage::F32(p), CpuStorage::F32(g), Moments::F32(host)) => {
-                self.update.run(&mut p[p0..p1], &g[g0..g1], &mut host.borrow_mut());
-            }
-            (CpuStorage::F64(p), CpuStorage::F64(g), Moments::F64(host)) => {
-                self.update.run(&mut p[p0..p1], &g[g0..g1], &mut host.borrow_mut());
-            }
-            _ => candle_core::bail!("adamw: parameter, gradient and moments differ in precision"),
-        }
-        Ok(())
-    }
-}
-
-impl Update {
-    fn run<T: Float + Send + Sync>(self, parameter: &mut [T], gradient: &[T], host: &mut Host<T>) {
-        let of = |value: f64| T::from(value).unwrap_or_else(T::nan);
-        let (beta1, beta2, keep) = (of(self.beta1), of(self.beta2), of(self.keep));
-        let (new1, new2) = (of(1.0 - self.beta1), of(1.0 - self.beta2));
-        let (step_size, eps) = (of(self.step_size), of(self.eps));
-        let root_correction = of(self.root_correction);
-        parameter
-            .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(host.exp_avg.par_chunks_mut(CHUNK))
-            .zip(host.exp_avg_sq.par_chunks_mut(CHUNK))
-            .for_each(|(((parameter, gradient), exp_avg), exp_avg_sq)| {
-                let elements = parameter.iter_mut().zip(gradient).zip(exp_avg).zip(exp_avg_sq);
-                for (((p, &g), m), v) in elements {
-                    *m = beta1 * *m + new1 * g;
-                    *v = beta2 * *v + new2 * g * g;
-                    *p = *p * keep - step_size * *m / (v.sqrt() / root_correction + eps);
-                }
-            });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::backward;
+    use crate::{Error, backward};
 
     const CONFIG: AdamWConfig = AdamWConfig {
         lr: 0.1,
@@ -378,6 +227,7 @@ mod tests {
         weight_decay: 0.1,
         decayed: Decayed::All,
         max_grad_norm: 0.0,
+        state: MomentFormat::Full,
     };
 
     fn start() -> Params {

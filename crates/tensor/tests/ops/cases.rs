@@ -150,6 +150,11 @@ fn conv2d_cases(cases: &mut Vec<Case>) {
         ([5, 3, 20, 21], 7, (3, 3), 1, 1),
         ([4, 2, 35, 33], 3, (3, 3), 2, 1),
         ([2, 9, 47, 45], 3, (3, 3), 1, 1),
+        // By Winograd's algorithm: partial tiles and lanes.
+        ([2, 64, 17, 19], 60, (3, 3), 1, 1),
+        ([2, 64, 10, 11], 62, (3, 3), 1, 2),
+        // Products of each image by itself, several of them summed.
+        ([11, 5, 4, 3], 6, (1, 1), 1, 0),
     ] {
         let config = Conv2dConfig { stride, padding };
         let weight = [outputs, x[1], ky, kx];
@@ -363,7 +368,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let of_decoders = 2 * 3 + 3 + 4 + 11 * 3 + 5 * 2;
     assert_eq!(
         cases.len(),
-        7 * 3 + 3 + 4 + 2 * 5 + 3 + 2 * 4 + 2 * 19 + 2 * 2 * 6 + of_decoders
+        7 * 3 + 3 + 4 + 2 * 5 + 3 + 2 * 4 + 2 * 22 + 2 * 2 * 6 + of_decoders
     );
     cases
 }

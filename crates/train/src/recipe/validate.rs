@@ -1,6 +1,7 @@
 //! Ranges and combinations of a recipe's values.
 
 use diptych_core::ScoreKind;
+use diptych_tensor::optim::{AdafactorConfig, AdamWConfig, MomentFormat, OptimizerConfig};
 use toml::Table;
 
 use super::diagnose::{nearest, one_of};
@@ -163,38 +164,80 @@ fn objective<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
 }
 
 fn optimizer<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
-    let diptych_tensor::optim::OptimizerConfig::Adamw(adamw) = &recipe.optimizer;
+    match &recipe.optimizer {
+        OptimizerConfig::Adamw(config) => adamw(recipe, config),
+        OptimizerConfig::Adafactor(config) => adafactor(recipe, config),
+    }
+}
+
+const AT_LEAST_ZERO: &str = "a finite number, at least 0";
+const NORM: &str = "a finite number, at least 0 (0: no clipping)";
+const DECAY: &str = "numbers from 0 to below 1";
+
+fn adamw<M: Modality>(recipe: &Recipe<M>, config: &AdamWConfig) -> Result<()> {
+    let is_decay = |beta: f64| (0.0..1.0).contains(&beta);
     let ranges = [
-        ("lr", adamw.lr, adamw.lr >= 0.0, "a finite number, at least 0"),
-        (
-            "betas",
-            adamw.betas[0],
-            (0.0..1.0).contains(&adamw.betas[0]),
-            "numbers from 0 to below 1",
-        ),
-        (
-            "betas",
-            adamw.betas[1],
-            (0.0..1.0).contains(&adamw.betas[1]),
-            "numbers from 0 to below 1",
-        ),
-        ("eps", adamw.eps, adamw.eps >= 0.0, "a finite number, at least 0"),
+        ("lr", config.lr, config.lr >= 0.0, AT_LEAST_ZERO),
+        ("betas", config.betas[0], is_decay(config.betas[0]), DECAY),
+        ("betas", config.betas[1], is_decay(config.betas[1]), DECAY),
+        ("eps", config.eps, config.eps >= 0.0, AT_LEAST_ZERO),
         (
             "weight_decay",
-            adamw.weight_decay,
-            adamw.weight_decay >= 0.0,
-            "a finite number, at least 0",
+            config.weight_decay,
+            config.weight_decay >= 0.0,
+            AT_LEAST_ZERO,
+        ),
+        ("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0.0, NORM),
+    ];
+    in_ranges(recipe, "optimizer.adamw", &ranges)?;
+    match config.state {
+        MomentFormat::Int8 { block } if !(256..=2048).contains(&block) || !block.is_power_of_two() => {
+            Err(recipe.invalid("optimizer.adamw.state.int8.block", block, "256, 512, 1024 or 2048"))
+        }
+        MomentFormat::Full | MomentFormat::Bf16 | MomentFormat::Int8 { .. } => Ok(()),
+    }
+}
+
+fn adafactor<M: Modality>(recipe: &Recipe<M>, config: &AdafactorConfig) -> Result<()> {
+    let beta1 = config.beta1.unwrap_or(0.0);
+    let ranges = [
+        ("lr", config.lr, config.lr >= 0.0, AT_LEAST_ZERO),
+        ("eps", config.eps[0], config.eps[0] >= 0.0, "finite numbers, at least 0"),
+        ("eps", config.eps[1], config.eps[1] >= 0.0, "finite numbers, at least 0"),
+        (
+            "clip_threshold",
+            config.clip_threshold,
+            config.clip_threshold > 0.0,
+            "a finite number above 0",
         ),
         (
-            "max_grad_norm",
-            adamw.max_grad_norm,
-            adamw.max_grad_norm >= 0.0,
-            "a finite number, at least 0 (0: no clipping)",
+            "decay_rate",
+            config.decay_rate,
+            config.decay_rate < 0.0,
+            "a finite number below 0",
         ),
+        (
+            "beta1",
+            beta1,
+            (0.0..1.0).contains(&beta1),
+            "a number from 0 to below 1",
+        ),
+        (
+            "weight_decay",
+            config.weight_decay,
+            config.weight_decay >= 0.0,
+            AT_LEAST_ZERO,
+        ),
+        ("max_grad_norm", config.max_grad_norm, config.max_grad_norm >= 0.0, NORM),
     ];
+    in_ranges(recipe, "optimizer.adafactor", &ranges)
+}
+
+/// Names, values, whether they hold, and what holds, of keys of one section.
+fn in_ranges<M: Modality>(recipe: &Recipe<M>, section: &str, ranges: &[(&str, f64, bool, &str)]) -> Result<()> {
     for (name, value, holds, expected) in ranges {
-        if !(holds && value.is_finite()) {
-            return Err(recipe.invalid(&format!("optimizer.adamw.{name}"), value, expected));
+        if !(*holds && value.is_finite()) {
+            return Err(recipe.invalid(&format!("{section}.{name}"), value, *expected));
         }
     }
     Ok(())

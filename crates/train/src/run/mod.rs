@@ -10,7 +10,7 @@ mod window;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use diptych_tensor::optim::{AdamW, Ema, OptimizerConfig};
+use diptych_tensor::optim::{Ema, Optimizer};
 use diptych_tensor::thread::on_large_stack;
 
 pub use self::config::LoopConfig;
@@ -49,6 +49,7 @@ pub enum ResumeMode {
 ///
 /// ```
 /// use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
+/// use diptych_tensor::optim::{AdamWConfig, OptimizerConfig};
 /// use diptych_tensor::{Device, Error, Params, Tensor, Weights, save_tensors};
 /// use diptych_train::{LoopConfig, Method, MicroBatch, ResumeMode, Silent, StepOutput, TrainConfig, train};
 ///
@@ -81,8 +82,7 @@ pub enum ResumeMode {
 /// let directory = tempfile::tempdir()?;
 /// let settings = TrainConfig { steps: Some(400), micro_batch: 3, ..TrainConfig::default() };
 /// let mut config = LoopConfig::new(directory.path().join("run"), settings);
-/// let diptych_tensor::optim::OptimizerConfig::Adamw(adamw) = &mut config.optimizer;
-/// (adamw.lr, adamw.weight_decay) = (0.05, 0.0);
+/// config.optimizer = OptimizerConfig::Adamw(AdamWConfig { lr: 0.05, weight_decay: 0.0, ..AdamWConfig::default() });
 /// let summary = train(&method, &config, &mut Silent, &AtomicBool::new(false), ResumeMode::Fresh)?;
 /// assert_eq!(summary.step, 400);
 /// assert!((method.mean.to_vec1::<f32>()?[0] - 3.0).abs() < 0.01);
@@ -115,7 +115,7 @@ struct Run<'a, M: Method> {
     directory: RunDirectory,
     metrics: MetricsLog,
     scalars: ScalarLog,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     average: Option<Ema>,
     /// Keeps other processes out as long as the run lasts.
     _lock: RunLock,
@@ -389,12 +389,6 @@ impl<M: Method> Run<'_, M> {
                 }
             }
             other => other,
-        }
-    }
-
-    fn adamw(config: &LoopConfig) -> diptych_tensor::optim::AdamWConfig {
-        match config.optimizer {
-            OptimizerConfig::Adamw(adamw) => adamw,
         }
     }
 }

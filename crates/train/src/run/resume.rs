@@ -1,6 +1,6 @@
 //! How a run starts: in an empty directory, or from its newest complete checkpoint.
 
-use diptych_tensor::optim::{AdamW, Ema, LrSchedule};
+use diptych_tensor::optim::{Ema, LrSchedule, Optimizer};
 
 use super::{LoopConfig, Order, ResumeMode, Run, Window};
 use crate::checkpoint::{self, Checkpoint};
@@ -43,7 +43,6 @@ impl<'a, M: Method> Run<'a, M> {
         }
         directory.create(config.recipe_text.as_deref(), &plan)?;
         directory.remove_after(step)?;
-        let adamw = Self::adamw(config);
         let mut run = Self {
             method,
             config,
@@ -53,7 +52,7 @@ impl<'a, M: Method> Run<'a, M> {
             scalars: ScalarLog::open(&directory, step)?,
             directory,
             _lock: lock,
-            optimizer: AdamW::new(method.params(), adamw)?,
+            optimizer: Optimizer::new(method.params(), &config.optimizer)?,
             average: config
                 .train
                 .ema_decay
@@ -89,8 +88,9 @@ impl<'a, M: Method> Run<'a, M> {
         }
         let params = self.method.params();
         let state = checkpoint.state();
-        let moments = checkpoint.optimizer_state(params)?;
-        self.optimizer = AdamW::restore(params, Self::adamw(self.config), &moments, state.optimizer_steps)?;
+        let optimizer = &self.config.optimizer;
+        let kept = checkpoint.optimizer_state(params, optimizer)?;
+        self.optimizer = Optimizer::restore(params, optimizer, &kept, state.optimizer_steps)?;
         if let Some(decay) = self.config.train.ema_decay {
             self.average = Some(Ema::restore(params, decay, checkpoint.averages(params)?)?);
         }

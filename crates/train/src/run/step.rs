@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use diptych_tensor::optim::{AdamW, clip_by_global_norm};
+use diptych_tensor::optim::{Optimizer, clip_by_global_norm};
 use diptych_tensor::{DType, Gradients, Tensor, backward};
 
 use super::config::LoopConfig;
@@ -36,7 +36,7 @@ pub(super) fn optimizer_step<M: Method>(
     method: &M,
     config: &LoopConfig,
     batches: &[MicroBatch],
-    optimizer: &mut AdamW,
+    optimizer: &mut Optimizer,
     learning_rate: f64,
     window: &mut Window,
     check_completeness: Completeness,

@@ -68,7 +68,9 @@ fn the_first_step_is_what_the_formulas_say() {
     let mut config = config(dir.path().join("run"));
     config.train.steps = Some(1);
     config.schedule = LrSchedule::Constant { warmup_steps: 0 };
-    let diptych_tensor::optim::OptimizerConfig::Adamw(adamw) = &mut config.optimizer;
+    let diptych_tensor::optim::OptimizerConfig::Adamw(adamw) = &mut config.optimizer else {
+        panic!("the toy's optimizer is AdamW")
+    };
     adamw.weight_decay = 0.0;
     let method = Toy::new(DType::F64);
     let before = method.weight();

@@ -186,7 +186,9 @@ fn everything_but_the_essentials_has_a_default() {
             label_smoothing: 0.0
         })
     );
-    let OptimizerConfig::Adamw(adamw) = recipe.optimizer;
+    let OptimizerConfig::Adamw(adamw) = recipe.optimizer else {
+        panic!("{:?}", recipe.optimizer)
+    };
     assert_eq!((adamw.lr, adamw.betas, adamw.eps), (1e-4, [0.9, 0.999], 1e-8));
     assert_eq!((adamw.weight_decay, adamw.max_grad_norm), (0.01, 1.0));
     assert_eq!(recipe.schedule, LrSchedule::Constant { warmup_steps: 0 });

@@ -3,7 +3,6 @@
 use std::fs;
 
 use base64::Engine as _;
-use diptych_tensor::optim::OptimizerConfig;
 use diptych_train::{EvaluationTable, ResumeMode, compare_runs, read_metrics, write_evaluation, write_report};
 
 use crate::toy::{Toy, config, run, run_until};
@@ -73,8 +72,7 @@ fn runs_are_compared_on_one_page() {
     for (name, seed, lr) in [("first", 0, 0.05), ("again", 1, 0.05), ("slow", 0, 0.001)] {
         let mut config = config(directory(name));
         config.seed = seed;
-        let OptimizerConfig::Adamw(adamw) = &mut config.optimizer;
-        adamw.lr = lr;
+        config.optimizer.set_lr(lr);
         run(&Toy::f32(), &config, ResumeMode::Fresh).unwrap();
     }
     let table = |difference: &str| EvaluationTable {

@@ -20,7 +20,8 @@ use rayon::prelude::*;
 
 use super::geometry::Geometry;
 use super::groups::{BLOCK_POSITIONS, Group, GroupGradient, groups, piece, pieces, same_images, scatter};
-use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Shared, Threads, matmul, sum};
+use super::winograd;
+use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Shared, Threads, add_all, matmul, sum};
 
 /// Columns of one tile of the forward pass in bytes, about: they stay in the second or third cache.
 const TILE_BYTES: usize = 4 << 20;
@@ -30,8 +31,18 @@ const SHARED_BYTES: usize = 32 << 20;
 const LARGE_WEIGHT_BYTES: usize = 16 << 20;
 /// Columns of one block of a backward pass in bytes, about.
 const BLOCK_BYTES: usize = 1 << 20;
+/// Multiplications of an image from which on all threads share its product.
+const LARGE_IMAGE: usize = 1 << 26;
+/// Elements of a gradient of a weight above which there are no partial sums of it.
+const LARGE_SUM: usize = 1 << 18;
+/// Partial sums of a gradient of a weight.
+const PARTS: usize = 8;
+
 /// The result (B, O, P).
 pub(super) fn forward<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    if winograd::pays(g) {
+        return winograd::forward(g, x, weight, bias);
+    }
     let (positions, depth) = (g.positions(), g.depth());
     let mut y = vec![T::zero(); g.images * g.outputs * positions];
     if y.is_empty() {
@@ -63,7 +74,7 @@ fn fill_bias<T: Float>(g: &Geometry, y: &mut [T], bias: Option<&[T]>) {
 
 fn pointwise<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
     let (positions, channels, outputs) = (g.positions(), g.channels, g.outputs);
-    for (image, y) in y.chunks_exact_mut(outputs * positions).enumerate() {
+    each_image(g, y, outputs * positions, |image, y, threads| {
         let x = &x[image * channels * positions..(image + 1) * channels * positions];
         let (weight, x) = (Matrix::rows(weight, channels), Matrix::rows(x, positions));
         let place = MatrixMut::rows(y, positions);
@@ -73,9 +84,29 @@ fn pointwise<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
             Accumulate::Add,
             weight,
             x,
-            Threads::All,
+            threads,
         );
+    });
+}
+
+/// Runs `f(image, planes, threads of its product)` on the planes of each image: small images beside each other, of few and large
+/// ones each by all threads.
+fn each_image<T: Float>(g: &Geometry, planes: &mut [T], image_len: usize, f: impl Fn(usize, &mut [T], Threads) + Sync) {
+    if has_large_images(g) {
+        for (image, planes) in planes.chunks_exact_mut(image_len).enumerate() {
+            f(image, planes, Threads::All);
+        }
+    } else {
+        planes
+            .par_chunks_exact_mut(image_len)
+            .enumerate()
+            .for_each(|(image, planes)| f(image, planes, Threads::One));
     }
+}
+
+/// Whether one image is work enough for all threads.
+fn has_large_images(g: &Geometry) -> bool {
+    g.images == 1 || g.images < 8 && g.channels * g.outputs * g.positions() > LARGE_IMAGE
 }
 
 fn tiled<T: Float>(g: &Geometry, (x, weight, bias): (&[T], &[T], Option<&[T]>), y: &mut [T], tile: usize) {
@@ -191,16 +222,17 @@ fn block_channels<T>(g: &Geometry) -> usize {
 
 /// The gradient (B, C, Y, X) of the input.
 pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> Vec<T> {
+    if winograd::pays(g) {
+        return winograd::backward_input(g, weight, dy);
+    }
     let (positions, pixels, outputs, taps, depth) = (g.positions(), g.pixels(), g.outputs, g.taps(), g.depth());
     let mut dx = vec![T::zero(); g.images * g.channels * pixels];
     if dx.is_empty() || outputs == 0 || positions == 0 {
         return dx;
     }
     if g.is_pointwise() {
-        for (dx, dy) in dx
-            .chunks_exact_mut(g.channels * pixels)
-            .zip(dy.chunks_exact(outputs * positions))
-        {
+        each_image(g, &mut dx, g.channels * pixels, |image, dx, threads| {
+            let dy = &dy[image * outputs * positions..(image + 1) * outputs * positions];
             let (weight, dy) = (Matrix::rows(weight, depth).t(), Matrix::rows(dy, positions));
             let place = MatrixMut::rows(dx, pixels);
             matmul(
@@ -209,9 +241,9 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
                 Accumulate::Replace,
                 weight,
                 dy,
-                Threads::All,
+                threads,
             );
-        }
+        });
         return dx;
     }
     let groups = groups(g, BLOCK_POSITIONS);
@@ -267,6 +299,12 @@ fn fold_channels<'a, T: Float>(
 
 /// The gradient (O, C, ky, kx) of the weight.
 pub(super) fn backward_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    if winograd::pays(g) {
+        return winograd::backward_weight(g, x, dy);
+    }
+    if g.is_pointwise() {
+        return pointwise_weight(g, x, dy);
+    }
     let (outputs, taps, depth) = (g.outputs, g.taps(), g.depth());
     let mut dw = vec![T::zero(); outputs * depth];
     if dw.is_empty() || dy.is_empty() {
@@ -294,6 +332,37 @@ pub(super) fn backward_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<
         }
     });
     dw
+}
+
+/// The gradient (O, C) of the weight of a product with the input itself.
+fn pointwise_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
+    let (positions, channels, outputs) = (g.positions(), g.channels, g.outputs);
+    let sum = |images: Range<usize>, threads: Threads| {
+        let mut dw = vec![T::zero(); outputs * channels];
+        for image in images {
+            let x = Matrix::rows(
+                &x[image * channels * positions..(image + 1) * channels * positions],
+                positions,
+            )
+            .t();
+            let dy = Matrix::rows(
+                &dy[image * outputs * positions..(image + 1) * outputs * positions],
+                positions,
+            );
+            let place = MatrixMut::rows(&mut dw, channels);
+            matmul((outputs, channels, positions), place, Accumulate::Add, dy, x, threads);
+        }
+        dw
+    };
+    if dy.is_empty() || x.is_empty() || has_large_images(g) || outputs * channels > LARGE_SUM {
+        return sum(
+            0..if dy.is_empty() || x.is_empty() { 0 } else { g.images },
+            Threads::All,
+        );
+    }
+    let parts: Vec<Range<usize>> = pieces(g.images, g.images.div_ceil(PARTS)).collect();
+    let parts: Vec<Vec<T>> = parts.into_par_iter().map(|images| sum(images, Threads::One)).collect();
+    add_all(parts, outputs * channels)
 }
 
 /// The gradient (O) of the bias.

@@ -5,6 +5,8 @@ use std::cell::Cell;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 
+use super::lanes::{Lanes, Steps};
+
 /// f32 or f64.
 ///
 /// The functions of f32 are polynomials without branches, so that loops over them become vector code; those of f64 are
@@ -28,6 +30,9 @@ pub(in crate::ops) trait Float: WithDType + num_traits::Float {
     ///
     /// The buffer is taken out of its place while it is used: a task that is stolen while this one waits gets its own.
     fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
+    /// The products of [`lane_products`](super::lane_products) with instructions of this processor, if there are any for this
+    /// type; otherwise nothing is done and the answer is `false`.
+    fn lane_products<const R: usize>(a: &[Self], at: Steps, b: &[Lanes<Self>], out: &mut [Lanes<Self>; R]) -> bool;
 
     /// `1 / (1 + e^-self)`.
     #[inline(always)]
@@ -162,6 +167,16 @@ impl Float for f32 {
         from.convert_to_f32_slice(to);
     }
 
+    #[cfg(target_arch = "x86_64")]
+    fn lane_products<const R: usize>(a: &[Self], at: Steps, b: &[Lanes<Self>], out: &mut [Lanes<Self>; R]) -> bool {
+        super::lanes::avx2_products(a, at, b, out)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn lane_products<const R: usize>(_: &[Self], _: Steps, _: &[Lanes<Self>], _: &mut [Lanes<Self>; R]) -> bool {
+        false
+    }
+
     scratch!(f32);
 }
 
@@ -198,6 +213,10 @@ impl Float for f64 {
 
     fn widen(from: &(impl HalfFloatSliceExt + ?Sized), to: &mut [Self]) {
         from.convert_to_f64_slice(to);
+    }
+
+    fn lane_products<const R: usize>(_: &[Self], _: Steps, _: &[Lanes<Self>], _: &mut [Lanes<Self>; R]) -> bool {
+        false
     }
 
     scratch!(f64);

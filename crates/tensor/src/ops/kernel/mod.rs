@@ -1,6 +1,7 @@
 //! What the fused kernels share: numbers, vector loops, matrix products, operands and threads.
 
 mod float;
+mod lanes;
 mod matmul;
 mod operand;
 mod parallel;
@@ -8,6 +9,7 @@ mod reduce;
 mod wide;
 
 pub(super) use float::{Float, on_float};
+pub(super) use lanes::{LANES, Lanes, Steps, lane_products};
 pub(super) use matmul::{Accumulate, Matrix, MatrixMut, Threads, matmul};
 pub(super) use operand::{Operand, Path, from_parts, output, path, shape_error};
 pub(super) use parallel::{Shared, chunked, chunked_rows, piece_rows};
