@@ -107,7 +107,8 @@ fn token_perturbation(
     };
     let device = recipe.run.device.resolve().map_err(Error::from)?;
     let clip = Clip::load(&recipe.resolve_path(CLIP, &config.clip)?, &device)?;
-    let dataset = load_dataset(&as_text(recipe), recipe.data.on_error.unwrap_or_default())?;
+    let on_error = recipe.data.on_error.unwrap_or_default();
+    let dataset = load_dataset(&as_text(recipe), on_error, recipe.data.max_frames)?;
     let likenesses = likenesses(&clip, &dataset, tokenizer, images, records)?;
     Ok(Some(TokenPerturbation::new(config.tokens, replacement, likenesses)))
 }
