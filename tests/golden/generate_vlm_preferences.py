@@ -190,5 +190,7 @@ def differences():
     return cases
 
 
-OUT.write_text(json.dumps({"losses": loss_cases(), "own_answers": own_cases(), "heads": head_cases(), "powers": [power_case(1, 5, 4, 1.0), power_case(2, 1, 6, 0.3),
-                           power_case(3, 4, 4, 1.0, same=True)], "triplets": triplet_cases(), "differences": differences()}, separators=(",", ":")) + "\n")
+POWERS = [power_case(1, 5, 4, 1.0), power_case(2, 1, 6, 0.3), power_case(3, 4, 4, 1.0, same=True)]
+GOLDEN = {"losses": loss_cases(), "own_answers": own_cases(), "heads": head_cases(), "powers": POWERS, "triplets": triplet_cases(),
+          "differences": differences()}
+OUT.write_text(json.dumps(GOLDEN, separators=(",", ":")) + "\n")

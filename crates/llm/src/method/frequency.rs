@@ -4,9 +4,11 @@
 //! Zhang et al., "TARS: `MinMax` Token-Adaptive Preference Strategy for Hallucination Reduction in MLLMs", arXiv:2507.21584, the spectral
 //! preference alignment beside DPO on perturbed prompts:
 //!
-//!     L = L_DPO + weight L_freq
-//!     L_freq = -log s(beta log F(h(x, p(q), y_w)) / F(h_ref(x, q, y_w)) - beta log F(h(x, p(q), y_l)) / F(h_ref(x, q, y_l)))
-//!     F(z) = sum_k || Re sum_t z_t e^(-2 pi i k t / T) ||^2
+//! ```text
+//! L = L_DPO + weight L_freq
+//! L_freq = -log s(beta log F(h(x, p(q), y_w)) / F(h_ref(x, q, y_w)) - beta log F(h(x, p(q), y_l)) / F(h_ref(x, q, y_l)))
+//! F(z) = sum_k || Re sum_t z_t e^(-2 pi i k t / T) ||^2
+//! ```
 //!
 //! with the states `h` of all tokens of a text, images and prompt among them. The paper does not say of which layer; here they are the last
 //! ones, after the final norm. `sum_k cos(2 pi k t / T) cos(2 pi k u / T)` is `T / 2` where `t = u` or `t = -u` modulo T, so that

@@ -5,8 +5,10 @@
 //! stage: while the chosen answer is read token by token under a noisy image, the likeliest next tokens are an answer that the policy's own
 //! weakness makes, and it is the dispreferred one.
 //!
-//!     L = (1 - share) L_objective - share log s(beta (A_w - A_own))
-//!     A_own = sum_t log p(o_t | v, y_w<t) - log p_ref(o_t | v, y_w<t),   o_t = argmax_o p(o | v', y_w<t)
+//! ```text
+//! L = (1 - share) L_objective - share log s(beta (A_w - A_own))
+//! A_own = sum_t log p(o_t | v, y_w<t) - log p_ref(o_t | v, y_w<t),   o_t = argmax_o p(o | v', y_w<t)
+//! ```
 //!
 //! Convention: sums over the tokens of the chosen answer that count, with their weights; `share` is 1/2 in the released program, which has
 //! `dpo` as objective. The tokens are found under the noisy image and scored under the row's own, behind the chosen answer's tokens.

@@ -7,13 +7,13 @@
 //!   `-log s(beta (A_w - A_l) - weight beta (KL_l - sg KL_w))`, TDPO2, with the stop of the gradient `sg` and the paper's alpha as weight;
 //!   TDPO1 is the same without the stop and with weight 1.
 //! - Fu et al., "`CHiP`: Cross-modal Hierarchical Direct Preference Optimization for Multimodal LLMs", ICLR 2025, arXiv:2501.16629: the same term
-//!   beside an image preference; its published program puts all of them into one sigmoid.
+//!   beside an image preference; its published program puts all of them into one sigmoid. An additive form of this term is not here.
 //! - Sarkar et al., "Self-alignment of Large Video Language Models with Refined Regularized Preference Optimization", Neural Information
 //!   Processing Systems 2025, arXiv:2504.12083 (RRPO): `weight KL_w` added to the loss.
 //!
 //! Convention: sums over tokens. Within the sigmoid a divergence is added to the score of its answer, `log p(y) + weight KL_y`, which is
-//! the same number for `dpo` and gives every other objective of log-ratios such a form too. Rewards that are logged have the divergence in
-//! them, as TDPO's program has it. What counts are the tokens of the answer that are learned, each by itself: not more where
+//! the same number for `dpo` and gives every other objective of log-ratios such a form too. Rewards that are logged have the weighted
+//! divergence in them; the published programs log it there without its weight. What counts are the tokens of the answer that are learned, each by itself: not more where
 //! `token_weights` weighs it more, and also where it weighs it with nothing.
 //!
 //! Reference code: LVUGAI/CHiP `muffin/train/trainers.py`, pritamqu/RRPO `losses.py`. Differences: none.

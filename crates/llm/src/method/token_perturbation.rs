@@ -4,8 +4,10 @@
 //! Zhang et al., "TARS: `MinMax` Token-Adaptive Preference Strategy for Hallucination Reduction in MLLMs", arXiv:2507.21584: DPO whose prompts
 //! `p(q)` have their visual-agnostic tokens perturbed, so that answers cannot lean on them:
 //!
-//!     P_i = - cos(image, q_i) in the space of a CLIP
-//!     N = floor(omega / (P_(1) - P_(2))) + 1
+//! ```text
+//! P_i = - cos(image, q_i) in the space of a CLIP
+//! N = floor(omega / (P_(1) - P_(2))) + 1
+//! ```
 //!
 //! The `N` tokens of the question with the largest P are masked, or replaced by others; `P_(1)` and `P_(2)` are the two largest. With `omega` = 0.1
 //! in the paper. Policy and reference both read the perturbed prompt. What is a word of the question, and how like the image it is, is said
