@@ -52,7 +52,22 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
     }
     assert!(num_reversed > 0);
     trains(&site, &config.out, true);
-    // Rows with lists of frames are trained on as they are, or with fewer frames of each.
+    let still = Site::new(2);
+    let error = build(
+        &still.config(BuildRecipe::Temple(temple), "out.jsonl"),
+        &mut Reporter::silent(),
+    )
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("row-0: 1 images") && error.to_string().contains("frames"),
+        "{error}"
+    );
+}
+
+#[test]
+fn rows_with_videos_are_trained_on_with_as_many_frames_as_are_wanted() {
+    let site = Site::new(10);
+    // All frames of a row would leave no room for an answer.
     let row = |at: usize| {
         let frames: Vec<String> = (0..8).map(|frame| format!("{}.png", (at + frame) % 10)).collect();
         let video = json!({ "role": "user", "content": [{ "type": "video" }, { "type": "text", "text": "describe the picture" }] });
@@ -69,13 +84,18 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
         &json!({ "path": site.path("rows.jsonl"), "max_frames": 2, "max_len": 45 }),
         false,
     );
+}
 
+#[test]
+fn an_answer_to_fewer_frames_is_shorter() {
+    let site = Site::new(10);
     videos(&site, 8);
     let mut short = site.config(
         BuildRecipe::Temple(Temple {
             disturbances: vec![Disturbance::Drop],
             frames: RejectedFrames::Kept,
-            ..temple.clone()
+            magnitudes: vec![3, 2],
+            ..Temple::default()
         }),
         "short.jsonl",
     );
@@ -99,16 +119,6 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
         }
         Err(error) => assert!(error.to_string().contains("not shorter"), "{error}"),
     }
-    let still = Site::new(2);
-    let error = build(
-        &still.config(BuildRecipe::Temple(temple), "out.jsonl"),
-        &mut Reporter::silent(),
-    )
-    .unwrap_err();
-    assert!(
-        error.to_string().contains("row-0: 1 images") && error.to_string().contains("frames"),
-        "{error}"
-    );
 }
 
 #[test]
