@@ -6,6 +6,7 @@ mod blockwise;
 mod clip;
 mod ema;
 mod moments;
+mod rounding;
 mod schedule;
 mod state;
 
