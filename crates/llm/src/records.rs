@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use diptych_data::{
     Encoded, EncodedCompletion, EncodedPair, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, RationaleTemplate,
-    RecordKind, SkipReason, TextDataset, TextPair,
+    RecordKind, SkipReason, SkippedRow, TextDataset, TextPair,
 };
 
 use crate::arrangement::PlacedImage;
@@ -71,17 +71,26 @@ fn refuse_images(dataset: &TextDataset) -> Result<()> {
 /// The first record that cannot be encoded; [`Error::Images`] for one with images; [`Error::NothingLeft`] when none is left.
 pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
     refuse_images(dataset)?;
-    encode_with_images(dataset, encoder)
+    let (records, _) = encode_with_images(dataset, encoder)?;
+    if records.is_empty() {
+        return Err(Error::NothingLeft { num: dataset.len() });
+    }
+    Ok(records)
 }
 
 /// [`encode`] where images may be among the rows: each is one image token in the ids, and no response has
-/// [`images`](EncodedResponse::images) yet.
+/// [`images`](EncodedResponse::images) yet. None may be left. With them come the rows that an encoder which
+/// [passes over](Encoder::with_on_error) such rows left out because of their image tokens; nothing was said of them yet.
 ///
 /// # Errors
-/// As [`encode`].
-pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
+/// The first record that cannot be encoded.
+pub fn encode_with_images(
+    dataset: &TextDataset,
+    encoder: &Encoder<'_>,
+) -> Result<(Vec<EncodedRecord>, Vec<SkippedRow>)> {
+    let mut odd = Vec::new();
     let records: Vec<EncodedRecord> = match dataset {
-        TextDataset::Pairs(records) => kept(encoder.pairs(records)?)
+        TextDataset::Pairs(records) => kept(encoder.pairs(records)?, &mut odd)
             .into_iter()
             .map(|row| pair(&records[row.row], row))
             .collect(),
@@ -100,9 +109,15 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
                 rationale: None,
                 other_images: None,
             };
-            kept(encoder.unpaired(records)?).into_iter().map(record).collect()
+            kept(encoder.unpaired(records)?, &mut odd)
+                .into_iter()
+                .map(record)
+                .collect()
         }
-        TextDataset::Ranked(records) => kept(encoder.ranked(records)?).into_iter().map(ranked).collect(),
+        TextDataset::Ranked(records) => kept(encoder.ranked(records)?, &mut odd)
+            .into_iter()
+            .map(ranked)
+            .collect(),
         TextDataset::Samples(samples) => {
             let record = |row: EncodedSample| EncodedRecord {
                 row: row.row,
@@ -114,7 +129,7 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
                 rationale: None,
                 other_images: None,
             };
-            kept(encoder.samples(samples)?)
+            kept(encoder.samples(samples)?, &mut odd)
                 .into_iter()
                 .map(record)
                 .collect::<Vec<_>>()
@@ -136,10 +151,7 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
             first.id
         );
     }
-    if records.is_empty() {
-        return Err(Error::NothingLeft { num: dataset.len() });
-    }
-    Ok(records)
+    Ok((records, odd))
 }
 
 impl EncodedResponse {
@@ -292,24 +304,31 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
     }
 }
 
-fn kept<T>(encoded: Encoded<T>) -> Vec<T> {
-    if let Some(first) = encoded.skipped.first() {
+/// The rows that were encoded. Those whose image tokens are not as many as their images are added to `odd`, the others are told.
+fn kept<T>(encoded: Encoded<T>, odd: &mut Vec<SkippedRow>) -> Vec<T> {
+    let is_odd = |row: &SkippedRow| matches!(row.reason, SkipReason::ImageTokens { .. });
+    let (of_images, skipped): (Vec<_>, Vec<_>) = encoded.skipped.into_iter().partition(is_odd);
+    odd.extend(of_images);
+    if let Some(first) = skipped.first() {
         tracing::warn!(
             "{} records are left out, {} first: {}; `diptych data lint` lists them",
-            encoded.skipped.len(),
+            skipped.len(),
             first.id,
-            words(first.reason)
+            why_skipped(first.reason)
         );
     }
     encoded.rows
 }
 
 /// Why a record is left out.
-fn words(reason: SkipReason) -> String {
+pub fn why_skipped(reason: SkipReason) -> String {
     match reason {
         SkipReason::PromptTooLong { prompt_len } => {
             format!("its prompt has {prompt_len} tokens and leaves no room for an answer")
         }
         SkipReason::NothingScored => "no token of an answer is learned".to_owned(),
+        SkipReason::ImageTokens { found, images } => {
+            format!("it has {images} images, but {found} tokens of images once its texts are rendered")
+        }
     }
 }

@@ -75,7 +75,7 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
             ],
         },
         time: None,
-        disk: disk(recipe, &network),
+        disk: disk(recipe, &network, all_features(recipe, directory.config(), &images)),
         assumptions,
     })
 }
@@ -170,8 +170,8 @@ fn shapes(weights: &Weights) -> impl Iterator<Item = (&str, &[usize])> {
     weights.names().filter_map(|name| Some((name, weights.shape(name)?)))
 }
 
-/// Bytes of what is kept of the images, as far as it is allowed.
-fn kept_bytes(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, images: &RunImages) -> u64 {
+/// Bytes of features or pixels of all images.
+fn all_features(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, images: &RunImages) -> u64 {
     let elements = |index: usize| -> usize {
         let pixels = images.num_elements(index);
         match (&config.vision, recipe.adapter.tower) {
@@ -190,12 +190,17 @@ fn kept_bytes(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, images: &RunI
         TowerConfig::Frozen => recipe.run.precision.dtype().size_in_bytes() as u64,
         TowerConfig::Trained => WIDE,
     };
-    let total: u64 = (0..images.len()).map(|index| elements(index) as u64 * width).sum();
-    total.min(recipe.data.image_memory.unwrap_or(crate::prepare::IMAGE_MEMORY) << 20)
+    (0..images.len()).map(|index| elements(index) as u64 * width).sum()
+}
+
+/// Bytes of what is kept of the images in memory, as far as it is allowed.
+fn kept_bytes(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, images: &RunImages) -> u64 {
+    let limit = recipe.data.image_memory.unwrap_or(crate::prepare::IMAGE_MEMORY);
+    all_features(recipe, config, images).min(limit.saturating_mul(1 << 20))
 }
 
 /// Checkpoints and the result.
-fn disk(recipe: &Recipe<VisionLanguage>, network: &Counted) -> Vec<Component> {
+fn disk(recipe: &Recipe<VisionLanguage>, network: &Counted, features: u64) -> Vec<Component> {
     let train = &recipe.train;
     let result = match recipe.adapter.adapter {
         AdapterConfig::Lora(_) => network.trained * WIDE,
@@ -214,5 +219,8 @@ fn disk(recipe: &Recipe<VisionLanguage>, network: &Counted) -> Vec<Component> {
         disk.push(Component::new("checkpoints", bytes, note));
     }
     disk.push(Component::new("final", result, ""));
+    if recipe.data.cache.is_some() {
+        disk.push(Component::new("features", features, "in `data.cache.path`"));
+    }
     disk
 }

@@ -15,6 +15,7 @@
 
 mod adapter;
 pub mod answers;
+mod cache;
 pub mod corruption;
 mod error;
 pub mod estimate;
@@ -28,6 +29,7 @@ mod run;
 mod spoil;
 
 pub use adapter::{TowerConfig, VisionAdapter};
+pub use cache::cache_images;
 pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use export::export;

@@ -268,26 +268,6 @@ fn what_is_exported_is_the_trained_network() {
 }
 
 #[test]
-fn other_methods_read_images_too() {
-    let bench = Bench::new("qwen2_5_vl");
-    let rows = |changes: serde_json::Value| bench.run(&changes);
-    let kto = rows(json!({
-        "method": { "unpaired": {} }, "objective": { "kto": { "beta": 0.1 } }, "reference": { "adapter_off": {} },
-        "train": { "micro_batch": 4 },
-    }));
-    let lists = rows(json!({ "method": { "ranked": {} }, "objective": { "plackett_luce": { "beta": 0.1 } } }));
-    let sft = rows(json!({ "method": { "sft": { "loss_on": "everything" } }, "objective": { "sft": {} } }));
-    let orpo = rows(json!({ "objective": { "orpo": { "beta": 0.1, "likelihood_of": "text" } } }));
-    for (name, rows) in [("kto", kto), ("lists", lists), ("sft", sft), ("orpo", orpo)] {
-        assert_eq!(rows.len(), 3, "{name}");
-        assert!(
-            rows.iter().all(|row| row.loss.is_finite() && row.grad_norm > 0.0),
-            "{name}"
-        );
-    }
-}
-
-#[test]
 fn a_plan_says_what_it_counts() {
     let bench = Bench::new("llava");
     let recipe = bench.try_recipe(&json!({ "adapter": everywhere("trained") })).unwrap();

@@ -3,9 +3,12 @@
 
 mod answers;
 mod bench;
+mod caches;
 mod evaluation;
 mod gradients;
 mod invariants;
+mod methods;
 mod preferences;
+mod references;
 mod refusals;
 mod trl;
