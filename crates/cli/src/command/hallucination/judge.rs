@@ -41,6 +41,14 @@ impl<'a> Replies<'a> {
         files: &mut AnswerFiles,
     ) -> anyhow::Result<Self> {
         let Some(model) = &judge.judge_model else {
+            // Not said by the arguments themselves: beside --judgments a judge's model is not even missed.
+            let has_options = judge.judge_max_new_tokens.is_some()
+                || judge.judge_batch_size.is_some()
+                || judge.judge_precision.is_some()
+                || judge.judge_device.is_some();
+            if has_options {
+                return Err(usage("options of a judge are given without --judge-model"));
+            }
             let [own, base] = stored.map(|path| path.map(PathBuf::as_path));
             return Ok(Self::Stored(own, base));
         };
