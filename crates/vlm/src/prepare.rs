@@ -192,7 +192,7 @@ impl Networks<'_> {
 }
 
 /// The first different prompts of the records, where anything is sampled.
-fn sampled_prompts(
+pub(crate) fn sampled_prompts(
     recipe: &Recipe<VisionLanguage>,
     records: &[EncodedRecord],
     tokenizer: &Tokenizer,

@@ -11,5 +11,6 @@ mod references;
 mod refusals;
 mod results;
 mod resume;
+mod sections;
 mod terms;
 mod trl;

@@ -8,7 +8,11 @@ mod evaluation;
 mod gradients;
 mod invariants;
 mod methods;
+#[cfg(target_os = "linux")]
+mod plan;
 mod preferences;
 mod references;
 mod refusals;
+#[path = "../../../llm/tests/it/sections.rs"]
+mod sections;
 mod trl;

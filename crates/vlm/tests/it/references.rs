@@ -38,7 +38,12 @@ fn changed(bench: &Bench, name: &str, change: impl Fn(&str, Tensor) -> Tensor) -
         .names()
         .map(|name| (name.to_owned(), change(name, read(name))))
         .collect();
-    save_tensors(&to.join("model.safetensors"), &tensors, &Default::default()).unwrap();
+    save_tensors(
+        &to.join("model.safetensors"),
+        &tensors,
+        &std::collections::BTreeMap::new(),
+    )
+    .unwrap();
     to
 }
 
