@@ -95,19 +95,13 @@ pub fn encode_with_images(
             .map(|row| pair(&records[row.row], row))
             .collect(),
         TextDataset::Unpaired(records) => {
-            let record = |row: EncodedUnpaired| EncodedRecord {
-                responses: vec![EncodedResponse {
+            let record = |row: EncodedUnpaired| {
+                let response = EncodedResponse {
                     judge_score: records[row.row].score,
                     reference_logps: records[row.row].reference_logps,
                     ..response(&row.prompt_ids, row.completion)
-                }],
-                row: row.row,
-                id: row.id,
-                is_ranked: false,
-                label: Some(row.label),
-                margin: None,
-                rationale: None,
-                other_images: None,
+                };
+                alone((row.row, row.id), response, Some(row.label))
             };
             kept(encoder.unpaired(records)?, &mut odd)
                 .into_iter()
@@ -119,15 +113,9 @@ pub fn encode_with_images(
             .map(ranked)
             .collect(),
         TextDataset::Samples(samples) => {
-            let record = |row: EncodedSample| EncodedRecord {
-                row: row.row,
-                id: row.id,
-                responses: vec![response(&row.prompt_ids, row.completion)],
-                is_ranked: false,
-                label: None,
-                margin: None,
-                rationale: None,
-                other_images: None,
+            let record = |row: EncodedSample| {
+                let response = response(&row.prompt_ids, row.completion);
+                alone((row.row, row.id), response, None)
             };
             kept(encoder.samples(samples)?, &mut odd)
                 .into_iter()
@@ -185,6 +173,20 @@ impl EncodedResponse {
             Some(weights) => weights.iter().filter(|&&weight| weight != 0.0).count(),
             None => self.ids.len(),
         }
+    }
+}
+
+/// A response that is compared with no other.
+fn alone((row, id): (usize, String), response: EncodedResponse, label: Option<bool>) -> EncodedRecord {
+    EncodedRecord {
+        responses: vec![response],
+        row,
+        id,
+        is_ranked: false,
+        label,
+        margin: None,
+        rationale: None,
+        other_images: None,
     }
 }
 

@@ -46,11 +46,8 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
     learn(&text, config.image_token_id, &mut records);
     let sizes = (0..images.len())
         .map(|index| {
-            image_sizes(
-                config,
-                images.num_elements(index),
-                config.num_image_tokens(&images.layout(index))?,
-            )
+            let tokens = config.num_image_tokens(&images.layout(index))?;
+            Ok(image_sizes(config, images.num_elements(index), tokens))
         })
         .collect::<Result<Vec<ImageSizes>>>()?;
     let weights = directory.weights()?;
@@ -88,7 +85,7 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
 }
 
 /// The sizes of an image of which the tower reads so many numbers, and the decoder so many tokens.
-fn image_sizes(config: &VlmConfig, pixels: usize, tokens: usize) -> Result<ImageSizes> {
+fn image_sizes(config: &VlmConfig, pixels: usize, tokens: usize) -> ImageSizes {
     let (patches, features) = match &config.vision {
         VisionConfig::Qwen(vision) => {
             let patches = pixels / (3 * vision.temporal_patch_size * vision.patch_size.pow(2));
@@ -101,12 +98,12 @@ fn image_sizes(config: &VlmConfig, pixels: usize, tokens: usize) -> Result<Image
             (pictures * of_picture, pictures * vision.features_per_picture())
         }
     };
-    Ok(ImageSizes {
+    ImageSizes {
         pixels,
         patches,
         features,
         tokens,
-    })
+    }
 }
 
 /// Names and shapes of the layers that could carry an adapter.
@@ -167,7 +164,7 @@ fn questions(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, images: &RunIm
         return Ok(None);
     };
     let ProcessedImage { pixels, layout } = images.processor().process(&RgbImage::new(asked.size, asked.size))?;
-    let sizes = image_sizes(config, pixels.elem_count(), config.num_image_tokens(&layout)?)?;
+    let sizes = image_sizes(config, pixels.elem_count(), config.num_image_tokens(&layout)?);
     Ok(Some(Answering {
         batch_size: asked.batch_size,
         longest: sizes.tokens + QUESTION_LEN,

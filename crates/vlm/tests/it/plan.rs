@@ -97,18 +97,18 @@ fn write_model(folder: &Path, model: &str) {
         change(&mut value);
         fs::write(to.join(name), value.to_string()).unwrap();
     };
-    let extend = |value: &mut Value, changes: Value| {
+    let extend = |value: &mut Value, changes: &Value| {
         value
             .as_object_mut()
             .unwrap()
-            .extend(changes.as_object().unwrap().clone())
+            .extend(changes.as_object().unwrap().clone());
     };
     edit("config.json", &|config| {
         let text = json!({
             "hidden_size": 256, "intermediate_size": 704, "vocab_size": 4096, "num_attention_heads": 8, "num_key_value_heads": 4,
             "max_position_embeddings": 4096,
         });
-        extend(&mut config["text_config"], text);
+        extend(&mut config["text_config"], &text);
         let vision = if model == "llava" {
             config["text_config"]["head_dim"] = json!(32);
             json!({
@@ -119,7 +119,7 @@ fn write_model(folder: &Path, model: &str) {
             config["text_config"]["rope_parameters"]["mrope_section"] = json!([4, 6, 6]);
             json!({ "hidden_size": 192, "intermediate_size": 512, "num_heads": 6, "out_hidden_size": 256 })
         };
-        extend(&mut config["vision_config"], vision);
+        extend(&mut config["vision_config"], &vision);
     });
     if model == "llava" {
         edit("preprocessor_config.json", &|config| {
@@ -132,7 +132,12 @@ fn write_model(folder: &Path, model: &str) {
             config["image_processor"]["size"] = json!({ "shortest_edge": 9000, "longest_edge": 10_000 });
         });
     }
-    let directory = VlmDir::open(&to).unwrap();
+    write_weights(&to, &folder.join("saved"));
+}
+
+/// Weights of the initial distribution, by way of another folder.
+fn write_weights(to: &Path, saved: &Path) {
+    let directory = VlmDir::open(to).unwrap();
     let builder = Builder::new(BuilderConfig {
         trainable: Trainable::All,
         ..BuilderConfig::new(None)
@@ -153,8 +158,7 @@ fn write_model(folder: &Path, model: &str) {
         })
         .collect();
     tensors.extend(unread);
-    let saved = folder.join("saved");
-    diptych_models::vlm::save(&saved, directory.config(), (&tensors, DType::F32)).unwrap();
+    diptych_models::vlm::save(saved, directory.config(), (&tensors, DType::F32)).unwrap();
     fs::rename(saved.join("model.safetensors"), to.join("model.safetensors")).unwrap();
     fs::remove_dir_all(saved).unwrap();
 }

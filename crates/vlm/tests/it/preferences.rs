@@ -179,7 +179,7 @@ fn a_retrieved_image_is_compared_with_and_answers_are_about_the_own_one() {
     }
     let bench = Bench::new("llava");
     let mut row: Value =
-        serde_json::from_str(&std::fs::read_to_string(rows(&bench)).unwrap().lines().next().unwrap()).unwrap();
+        serde_json::from_str(std::fs::read_to_string(rows(&bench)).unwrap().lines().next().unwrap()).unwrap();
     row["other_images"] = row["rejected_images"].clone();
     let path = bench.rows("both.jsonl", &[row]);
     let error = bench

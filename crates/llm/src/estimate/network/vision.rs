@@ -222,8 +222,7 @@ impl ShadowVision {
         let context = context(tape, adapters, images.patches, tables);
         let operands: Vec<&Shadow> = std::iter::once(&pixels).chain(&self.embeddings).collect();
         let mut x = tape.candle(Pull::Fresh, elements, &operands);
-        let x_of = |tape: &Tape, x: &Shadow| tape.cast(x, self.width);
-        x = x_of(tape, &x);
+        x = tape.cast(&x, self.width);
         drop(pixels);
         for layer in self.layers.iter().take(self.shape.num_used) {
             x = match layers {
