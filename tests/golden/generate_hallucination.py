@@ -2,7 +2,7 @@
 
 Run:  python tests/golden/generate_hallucination.py     (needs nltk and pattern; no network, none of their data)
 
-Everything lands in tests/golden/hallucination/cases.json and is read by crates/eval/tests/hallucination.rs: `files` (name to text, JSON or the rows
+Everything lands in tests/golden/hallucination/cases.json and is read by crates/eval/tests/hallucination/: `files` (name to text, JSON or the rows
 of JSON lines), and what each benchmark makes of them. Singulars and tokens are those of pattern.en and of NLTK's word tokenizer. The scores are computed here anew from
 the rules of the published programs; when this was written, those programs themselves gave the same numbers on the same files
 (POPE evaluate.py and utils.py, CHAIR-metric-standalone, AMBER inference.py with stored nouns and vectors, HallusionBench utils.py, and the

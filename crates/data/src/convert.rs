@@ -183,7 +183,7 @@ fn run<T: TextRecord + Clone + PartialEq>(files: &DataFiles, out: &Path) -> Resu
 pub(crate) fn uselessness<T: TextRecord>(record: &T) -> Option<DropReason> {
     let (_, completions) = record.texts();
     let (_, first) = completions.first()?;
-    let sees_the_same = record.images().iter().all(|(key, _)| *key != "rejected_images");
+    let sees_the_same = record.images().iter().all(|(key, _)| *key == "images");
     if sees_the_same && completions.len() > 1 && completions.iter().all(|(_, other)| other == first) {
         return Some(DropReason::SameSides);
     }

@@ -36,6 +36,9 @@ pub struct TextPair {
     /// As many images that the prompt of the rejected completion, or the other side of a preference between images, has instead;
     /// none where both sides see the same.
     pub rejected_images: Option<Vec<ImageSource>>,
+    /// What a preference between images compares the prompt's own images with: under these, in the same places, the preferred completion
+    /// should be less likely (Re-Align's retrieved image). Both completions themselves are of the prompt's own images.
+    pub other_images: Option<Vec<ImageSource>>,
     /// JSON schemas of the functions that a chat template shows to the model; empty is none.
     pub tools: Vec<Value>,
     /// Further variables of the chat template; empty is none.
@@ -162,6 +165,7 @@ impl TextPair {
             rejected_spans: Vec::new(),
             images: Vec::new(),
             rejected_images: None,
+            other_images: None,
             tools: Vec::new(),
             chat_template_kwargs: Map::new(),
         }
@@ -173,7 +177,7 @@ impl TextPair {
     }
 
     /// The pair as two labelled completions, chosen first, as TRL's `unpair_preference_dataset` makes them for KTO. Ids
-    /// get `/chosen` and `/rejected` appended. Margin and rationale belong to the pair and are dropped;
+    /// get `/chosen` and `/rejected` appended. Margin, rationale and other images belong to the pair and are dropped;
     /// a rejected completion with images of its own keeps these.
     pub fn unpair(self) -> [UnpairedText; 2] {
         let rejected = UnpairedText {

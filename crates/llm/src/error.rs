@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure while loading, training, scoring or sampling a language model.
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +223,14 @@ pub enum Error {
         /// What differs.
         changed: Vec<String>,
     },
+    /// A directory that is to keep features of images, and holds something else.
+    #[error("{path} {problem}; name another directory in `data.cache.path`, or remove this one")]
+    FeatureCache {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        problem: String,
+    },
     /// A mask that does not say which tokens of a row are filling.
     #[error("`attention_mask`: found {found}, expected {expected}")]
     AttentionMask {
@@ -294,6 +302,7 @@ impl Error {
             | Self::TiedScores { .. }
             | Self::ForeignTokens { .. }
             | Self::CacheOrigin { .. }
+            | Self::FeatureCache { .. }
             | Self::AttentionMask { .. }
             | Self::TokenId { .. } => true,
             Self::NothingLeft { .. }

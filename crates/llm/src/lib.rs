@@ -43,8 +43,8 @@ pub mod vision;
 
 pub use error::{Error, Result};
 pub use estimate::estimate;
-pub use export::export;
+pub use export::{Checkpoint, export, write_merged};
 pub use method::{LanguageMethod, MethodConfig, prepare};
 pub use modality::{Language, LanguageAdapter, adapter_of, own_targets};
-pub use run::{Outcome, run};
+pub use run::{Finished, Outcome, Stages, run, run_stages};
 pub use samples::SamplesConfig;

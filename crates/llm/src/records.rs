@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use diptych_data::{
     Encoded, EncodedCompletion, EncodedPair, EncodedRanked, EncodedSample, EncodedUnpaired, Encoder, RationaleTemplate,
-    RecordKind, SkipReason, TextDataset, TextPair,
+    RecordKind, SkipReason, SkippedRow, TextDataset, TextPair,
 };
 
 use crate::arrangement::PlacedImage;
@@ -73,50 +73,53 @@ fn refuse_images(dataset: &TextDataset) -> Result<()> {
 /// The first record that cannot be encoded; [`Error::Images`] for one with images; [`Error::NothingLeft`] when none is left.
 pub fn encode(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
     refuse_images(dataset)?;
-    encode_with_images(dataset, encoder)
+    let (records, _) = encode_with_images(dataset, encoder)?;
+    if records.is_empty() {
+        return Err(Error::NothingLeft { num: dataset.len() });
+    }
+    Ok(records)
 }
 
 /// [`encode`] where images may be among the rows: each is one image token in the ids, and no response has
-/// [`images`](EncodedResponse::images) yet.
+/// [`images`](EncodedResponse::images) yet. None may be left. With them come the rows that an encoder which
+/// [passes over](Encoder::with_on_error) such rows left out because of their image tokens; nothing was said of them yet.
 ///
 /// # Errors
-/// As [`encode`].
-pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Result<Vec<EncodedRecord>> {
+/// The first record that cannot be encoded.
+pub fn encode_with_images(
+    dataset: &TextDataset,
+    encoder: &Encoder<'_>,
+) -> Result<(Vec<EncodedRecord>, Vec<SkippedRow>)> {
+    let mut odd = Vec::new();
     let records: Vec<EncodedRecord> = match dataset {
-        TextDataset::Pairs(records) => kept(encoder.pairs(records)?)
+        TextDataset::Pairs(records) => kept(encoder.pairs(records)?, &mut odd)
             .into_iter()
             .map(|row| pair(&records[row.row], row))
             .collect(),
         TextDataset::Unpaired(records) => {
-            let record = |row: EncodedUnpaired| EncodedRecord {
-                responses: vec![EncodedResponse {
+            let record = |row: EncodedUnpaired| {
+                let response = EncodedResponse {
                     judge_score: records[row.row].score,
                     reference_logps: records[row.row].reference_logps,
                     ..response(&row.prompt_ids, row.completion)
-                }],
-                row: row.row,
-                id: row.id,
-                is_ranked: false,
-                label: Some(row.label),
-                margin: None,
-                rationale: None,
-                other_images: None,
+                };
+                alone((row.row, row.id), response, Some(row.label))
             };
-            kept(encoder.unpaired(records)?).into_iter().map(record).collect()
+            kept(encoder.unpaired(records)?, &mut odd)
+                .into_iter()
+                .map(record)
+                .collect()
         }
-        TextDataset::Ranked(records) => kept(encoder.ranked(records)?).into_iter().map(ranked).collect(),
+        TextDataset::Ranked(records) => kept(encoder.ranked(records)?, &mut odd)
+            .into_iter()
+            .map(ranked)
+            .collect(),
         TextDataset::Samples(samples) => {
-            let record = |row: EncodedSample| EncodedRecord {
-                row: row.row,
-                id: row.id,
-                responses: vec![response(&row.prompt_ids, row.completion)],
-                is_ranked: false,
-                label: None,
-                margin: None,
-                rationale: None,
-                other_images: None,
+            let record = |row: EncodedSample| {
+                let response = response(&row.prompt_ids, row.completion);
+                alone((row.row, row.id), response, None)
             };
-            kept(encoder.samples(samples)?)
+            kept(encoder.samples(samples)?, &mut odd)
                 .into_iter()
                 .map(record)
                 .collect::<Vec<_>>()
@@ -138,10 +141,7 @@ pub fn encode_with_images(dataset: &TextDataset, encoder: &Encoder<'_>) -> Resul
             first.id
         );
     }
-    if records.is_empty() {
-        return Err(Error::NothingLeft { num: dataset.len() });
-    }
-    Ok(records)
+    Ok((records, odd))
 }
 
 impl EncodedResponse {
@@ -180,6 +180,20 @@ impl EncodedResponse {
             Some(weights) => weights.iter().filter(|&&weight| weight != 0.0).count(),
             None => self.ids.len(),
         }
+    }
+}
+
+/// A response that is compared with no other.
+fn alone((row, id): (usize, String), response: EncodedResponse, label: Option<bool>) -> EncodedRecord {
+    EncodedRecord {
+        responses: vec![response],
+        row,
+        id,
+        is_ranked: false,
+        label,
+        margin: None,
+        rationale: None,
+        other_images: None,
     }
 }
 
@@ -300,24 +314,31 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
     }
 }
 
-fn kept<T>(encoded: Encoded<T>) -> Vec<T> {
-    if let Some(first) = encoded.skipped.first() {
+/// The rows that were encoded. Those whose image tokens are not as many as their images are added to `odd`, the others are told.
+fn kept<T>(encoded: Encoded<T>, odd: &mut Vec<SkippedRow>) -> Vec<T> {
+    let is_odd = |row: &SkippedRow| matches!(row.reason, SkipReason::ImageTokens { .. });
+    let (of_images, skipped): (Vec<_>, Vec<_>) = encoded.skipped.into_iter().partition(is_odd);
+    odd.extend(of_images);
+    if let Some(first) = skipped.first() {
         tracing::warn!(
             "{} records are left out, {} first: {}; `diptych data lint` lists them",
-            encoded.skipped.len(),
+            skipped.len(),
             first.id,
-            words(first.reason)
+            why_skipped(first.reason)
         );
     }
     encoded.rows
 }
 
 /// Why a record is left out.
-fn words(reason: SkipReason) -> String {
+pub fn why_skipped(reason: SkipReason) -> String {
     match reason {
         SkipReason::PromptTooLong { prompt_len } => {
             format!("its prompt has {prompt_len} tokens and leaves no room for an answer")
         }
         SkipReason::NothingScored => "no token of an answer is learned".to_owned(),
+        SkipReason::ImageTokens { found, images } => {
+            format!("it has {images} images, but {found} tokens of images once its texts are rendered")
+        }
     }
 }

@@ -394,10 +394,37 @@ fn features_of_the_tower_can_be_kept() {
         let together = vlm.encode(&batch.processed()).unwrap();
         for (image, together) in batch.processed().into_iter().zip(together) {
             let features = vlm.vision_features(&[image]).unwrap();
-            let alone = &vlm.image_embeddings(&[&features[0].detach()]).unwrap()[0];
+            let alone = &vlm.image_embeddings(&[&features[0]]).unwrap()[0];
             assert!(relative_error(&alone.embeddings, &together.embeddings) < 1e-5, "{name}");
             let count = vlm.config().num_image_tokens(&image.layout).unwrap();
             assert_eq!(alone.embeddings.dims(), [count, 16]);
+        }
+    }
+}
+
+#[test]
+fn a_pass_that_no_gradient_follows_keeps_no_graph_of_a_trained_tower() {
+    for name in FAMILIES {
+        let batch = Batch::of(name);
+        let weights = weights(name, Generation::Memory);
+        let builder = BuilderConfig {
+            trainable: Trainable::All,
+            ..BuilderConfig::new(Some(&weights))
+        };
+        let (mut vlm, _) = load(name, builder, TowerTraining::Included);
+        for is_checkpointed in [false, true] {
+            if is_checkpointed {
+                vlm.checkpoint_gradients();
+            }
+            let kept = vlm.vision_features(&batch.processed()).unwrap();
+            let detached = vlm.vision_features_detached(&batch.processed()).unwrap();
+            assert_eq!(kept.len(), detached.len());
+            for (kept, detached) in kept.iter().zip(&detached) {
+                assert!(kept.features.track_op() && !detached.features.track_op(), "{name}");
+                assert_eq!(kept.layout, detached.layout, "{name}");
+                let values = |features: &Tensor| features.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert_eq!(values(&kept.features), values(&detached.features), "{name}");
+            }
         }
     }
 }

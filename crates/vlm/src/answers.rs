@@ -272,7 +272,8 @@ impl ImageReader {
             }
             let read = self.images.read(source).map_err(|error| Error::Image {
                 id: prompt.id.clone(),
-                number: at + 1,
+                key: "images",
+                place: at,
                 image: source.clone(),
                 source: Box::new(error),
             })?;

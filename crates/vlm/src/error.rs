@@ -25,12 +25,14 @@ pub enum Error {
     #[error(transparent)]
     Llm(Box<diptych_llm::Error>),
     /// An image that cannot be read, or that the network does not take.
-    #[error("record {id}: image {number}, {image}: {source}")]
+    #[error("record {id}: `{key}[{place}]`, {image}: {source}")]
     Image {
         /// The record.
         id: String,
-        /// Which of its images, from 1.
-        number: usize,
+        /// Which of its lists the image is in: `images`, `rejected_images` or `other_images`.
+        key: &'static str,
+        /// Its place there, from 0.
+        place: usize,
         /// Where it is.
         image: ImageSource,
         /// What is wrong with it.
@@ -46,10 +48,19 @@ pub enum Error {
     },
     /// A preference between images, and a record without other ones.
     #[error(
-        "record {id}: no `rejected_images`, which `[method.offline_pairs.image_preference]` needs of every row unless it says by which \
-         `corruption` they are made"
+        "record {id}: neither `other_images` nor `rejected_images`, one of which `[method.offline_pairs.image_preference]` needs of every \
+         row unless it says by which `corruption` they are made"
     )]
     MissingImages {
+        /// The record.
+        id: String,
+    },
+    /// A preference between images, and a record that says twice what they are compared with.
+    #[error(
+        "record {id}: both `other_images` and `rejected_images`, one of which `[method.offline_pairs.image_preference]` compares with; keep \
+         one of them"
+    )]
+    BothOthers {
         /// The record.
         id: String,
     },
@@ -66,7 +77,8 @@ pub enum Error {
     Build(Box<BuildProblem>),
     /// No record is left.
     #[error(
-        "none of the {num} records is left: of {num_bad} an image cannot be used, of {num_long} nothing to learn is left within `data.max_len`"
+        "none of the {num} records is left: of {num_bad} the images cannot be used, of {num_long} nothing to learn is left within \
+         `data.max_len`"
     )]
     NothingLeft {
         /// Records that were encoded.
@@ -82,9 +94,11 @@ impl Error {
     /// Whether the cause is a setting or a path that the user gave, rather than something that went wrong.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Setting { .. } | Self::Placeholders { .. } | Self::MissingImages { .. } | Self::NoImage { .. } => {
-                true
-            }
+            Self::Setting { .. }
+            | Self::Placeholders { .. }
+            | Self::MissingImages { .. }
+            | Self::NoImage { .. }
+            | Self::BothOthers { .. } => true,
             Self::Llm(error) => error.is_configuration(),
             Self::Build(problem) => problem.is_configuration(),
             Self::Image { .. } | Self::NothingLeft { .. } => false,

@@ -1,25 +1,32 @@
 //! What a run will need, before anything is loaded.
 //!
-//! Counted is what is held throughout: weights, adapters and what the optimizer keeps of them, references, kept features. Activations
-//! are not, and neither is time; the estimate says so.
+//! On a CPU the run is gone through in shadows, as that of a language model is (`diptych_llm::estimate`), with tower and projector: the
+//! estimate is the most that is held at once, activations included. On a GPU it is what is held throughout. Time is not estimated.
 
 use diptych_data::Tokenizer;
+use diptych_llm::adapter_of;
+use diptych_llm::estimate::{Answering, ImageSizes, VisionEstimate, VisionMemory, vision_memory};
 use diptych_llm::method::{coupling_note, is_model};
 use diptych_llm::records::EncodedRecord;
+use diptych_llm::samples::TokenizedPrompt;
 use diptych_llm::vision::RunImages;
 use diptych_models::AdapterConfig;
-use diptych_models::vlm::{VisionConfig, VlmConfig, VlmDir};
-use diptych_tensor::Weights;
-use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, process_component};
+use diptych_models::vlm::{ProcessedImage, TowerConfig as Tower, VisionConfig, VlmConfig, VlmDir};
+use diptych_tensor::{DType, Weights};
+use diptych_train::{Component, Estimate, Recipe, ReferenceConfig};
+use image::RgbImage;
 
 use crate::Result;
 use crate::adapter::TowerConfig;
 use crate::modality::{VisionLanguage, as_text};
-use crate::prepare::run_images;
+use crate::prepare::{IMAGE_MEMORY, run_images, sampled_prompts};
 use crate::records::{learn, load_records};
 
 /// Bytes of an element of a trained parameter.
 const WIDE: u64 = 4;
+
+/// Words around an image in a question of `[eval.hallucination]`, about.
+const QUESTION_LEN: usize = 32;
 
 /// What a run needs.
 ///
@@ -29,55 +36,143 @@ const WIDE: u64 = 4;
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer, records
 /// that the method cannot use.
 pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
+    let text = as_text(recipe);
     let directory = VlmDir::open(recipe.model_path()?)?;
+    let config = directory.config();
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let mut records = load_records(recipe, directory.config(), &tokenizer, &mut images, |_, _| Ok(()))?;
-    learn(&as_text(recipe), directory.config().image_token_id, &mut records);
-    let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
-    let network = Counted::of(recipe, &directory)?;
-    let features = kept_bytes(recipe, directory.config(), &images);
-    let trained = network.trained * WIDE;
-    let mut components: Vec<Component> = process.into_iter().collect();
-    let mut add = |name: &str, bytes: u64, note: String| {
-        if bytes > 0 {
-            components.push(Component::new(name, bytes, note));
+    let mut records = load_records(recipe, config, &tokenizer, &mut images, |_, _| Ok(()))?;
+    let prompts = sampled_prompts(recipe, &records, &tokenizer, config.image_token_id)?;
+    learn(&text, config.image_token_id, &mut records);
+    let sizes = (0..images.len())
+        .map(|index| {
+            let tokens = config.num_image_tokens(&images.layout(index))?;
+            Ok(image_sizes(config, images.num_elements(index), tokens))
+        })
+        .collect::<Result<Vec<ImageSizes>>>()?;
+    let weights = directory.weights()?;
+    let layers = adaptable(recipe, config, &weights);
+    let adapter = adapter_of(&text)?;
+    let other = other_network(recipe)?;
+    let features = all_features(recipe, config, &sizes);
+    let limit = recipe.data.image_memory.unwrap_or(IMAGE_MEMORY);
+    let run = VisionEstimate {
+        config,
+        adapter: &adapter,
+        is_tower_trained: recipe.adapter.tower == TowerConfig::Trained,
+        layers: &layers,
+        stored_width: stored_width(&weights),
+        other: other.as_ref().map(|(config, width)| (config, *width)),
+        images: &sizes,
+        kept_bytes: features.min(limit.saturating_mul(1 << 20)),
+        are_spoiled: recipe
+            .method
+            .image_preference()
+            .is_some_and(|term| term.corruption.is_some()),
+        samples: prompts.as_deref().map(|prompts| samples(recipe, prompts, &sizes)),
+        evaluation: questions(recipe, config, &images)?,
+    };
+    let VisionMemory { memory, num_trained } = vision_memory(&text, &records, &run)?;
+    let num_parameters = shapes(&weights)
+        .map(|(_, shape)| shape.iter().product::<usize>() as u64)
+        .sum();
+    Ok(Estimate {
+        memory,
+        time: None,
+        disk: disk(recipe, [num_trained, num_parameters], features),
+        assumptions: assumptions(recipe, &records, &images),
+    })
+}
+
+/// The sizes of an image of which the tower reads so many numbers, and the decoder so many tokens.
+fn image_sizes(config: &VlmConfig, pixels: usize, tokens: usize) -> ImageSizes {
+    let (patches, features) = match &config.vision {
+        VisionConfig::Qwen(vision) => {
+            let patches = pixels / (3 * vision.temporal_patch_size * vision.patch_size.pow(2));
+            (patches, patches)
+        }
+        VisionConfig::Llava(vision) => {
+            let pictures = pixels / (3 * vision.tower.image_size().pow(2));
+            let extra = usize::from(matches!(vision.tower, Tower::Clip(_)));
+            let of_picture = vision.tower.patches_per_side().pow(2) + extra;
+            (pictures * of_picture, pictures * vision.features_per_picture())
         }
     };
-    add("frozen weights", network.frozen * network.width, String::new());
-    add("trained weights", trained, format!("{} parameters", network.trained));
-    add("gradients", trained, String::new());
-    add("moments", 2 * trained, String::new());
-    if recipe.train.ema_decay.is_some() {
-        add("averages", trained, String::new());
-    }
-    add(
-        "reference",
-        network.reference(recipe)?,
-        format!("`{}`", recipe.reference.name()),
-    );
-    let what = match recipe.adapter.tower {
-        TowerConfig::Frozen => "features",
-        TowerConfig::Trained => "pixels",
-    };
-    add(
-        "images",
+    ImageSizes {
+        pixels,
+        patches,
         features,
-        format!("{what} of {} images that are kept", images.len()),
-    );
-    let assumptions = assumptions(recipe, &records, &images);
-    Ok(Estimate {
-        memory: MemoryEstimate {
-            components,
-            moment: "training".to_owned(),
-            missing: vec![
-                "activations of decoder and tower, which grow with `train.micro_batch` and the images' size".to_owned(),
-            ],
-        },
-        time: None,
-        disk: disk(recipe, &network),
-        assumptions,
-    })
+        tokens,
+    }
+}
+
+/// Names and shapes of the layers that could carry an adapter.
+fn adaptable(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, weights: &Weights) -> Vec<(String, Vec<usize>)> {
+    let is_reached = |name: &str| recipe.adapter.tower == TowerConfig::Trained || !config.is_tower_parameter(name);
+    shapes(weights)
+        .filter(|(name, shape)| is_reached(name) && shape.len() == 2 && !name.contains("embed"))
+        .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?.to_owned(), shape.to_vec())))
+        .collect()
+}
+
+/// Bytes of an element of the largest tensor.
+fn stored_width(weights: &Weights) -> usize {
+    let largest = shapes(weights).max_by_key(|(_, shape)| shape.iter().product::<usize>());
+    let dtype = largest.and_then(|(name, _)| weights.dtype(name));
+    dtype.unwrap_or(DType::F32).size_in_bytes()
+}
+
+/// The network of `reference.checkpoint` where it is a whole one.
+fn other_network(recipe: &Recipe<VisionLanguage>) -> Result<Option<(VlmConfig, usize)>> {
+    let ReferenceConfig::Checkpoint { path } = &recipe.reference else {
+        return Ok(None);
+    };
+    let path = recipe.resolve_path(diptych_llm::method::CHECKPOINT, path)?;
+    if !is_model(&path) {
+        return Ok(None);
+    }
+    let directory = VlmDir::open(&path)?;
+    let width = stored_width(&directory.weights()?);
+    Ok(Some((directory.config().clone(), width)))
+}
+
+/// What is sampled while training.
+fn samples(recipe: &Recipe<VisionLanguage>, prompts: &[TokenizedPrompt], sizes: &[ImageSizes]) -> Answering {
+    let config = recipe.samples.clone().unwrap_or_default();
+    let of_prompt = |prompt: &TokenizedPrompt| {
+        let images = prompt.images.iter().map(|index| sizes[*index]);
+        images.fold(ImageSizes::default(), ImageSizes::and)
+    };
+    Answering {
+        batch_size: config.batch_size,
+        longest: prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(1),
+        max_new_tokens: config.max_new_tokens,
+        num_prompts: prompts.len(),
+        images: prompts
+            .iter()
+            .map(of_prompt)
+            .max_by_key(|sizes| sizes.patches)
+            .unwrap_or_default(),
+        kept_bytes: 0,
+    }
+}
+
+/// What is asked after training: two questions and a caption a scene.
+fn questions(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, images: &RunImages) -> Result<Option<Answering>> {
+    let evaluation = recipe.evaluation.as_ref();
+    let Some(asked) = evaluation.and_then(|evaluation| evaluation.hallucination.as_ref()) else {
+        return Ok(None);
+    };
+    let ProcessedImage { pixels, layout } = images.processor().process(&RgbImage::new(asked.size, asked.size))?;
+    let sizes = image_sizes(config, pixels.elem_count(), config.num_image_tokens(&layout)?);
+    Ok(Some(Answering {
+        batch_size: asked.batch_size,
+        longest: sizes.tokens + QUESTION_LEN,
+        max_new_tokens: asked.max_new_tokens,
+        num_prompts: 3 * asked.num_scenes,
+        images: sizes,
+        kept_bytes: asked.num_scenes as u64 * feature_bytes(recipe, config, &sizes),
+    }))
 }
 
 /// What the numbers rest on.
@@ -100,110 +195,38 @@ fn assumptions(recipe: &Recipe<VisionLanguage>, records: &[EncodedRecord], image
     assumptions
 }
 
-/// Parameters of the policy.
-struct Counted {
-    frozen: u64,
-    trained: u64,
-    /// Bytes of a frozen element.
-    width: u64,
-    all: u64,
-}
-
-impl Counted {
-    fn of(recipe: &Recipe<VisionLanguage>, directory: &VlmDir) -> Result<Self> {
-        let (weights, config) = (directory.weights()?, directory.config());
-        let is_reached = |name: &str| recipe.adapter.tower == TowerConfig::Trained || !config.is_tower_parameter(name);
-        let size = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-        let shapes: Vec<(&str, &[usize])> = shapes(&weights).collect();
-        let all: u64 = shapes.iter().map(|(_, shape)| size(shape)).sum();
-        let trained = match &recipe.adapter.adapter {
-            AdapterConfig::Full(_) => {
-                let reached = shapes.iter().filter(|(name, _)| is_reached(name));
-                reached.map(|(_, shape)| size(shape)).sum()
-            }
-            AdapterConfig::Lora(lora) => {
-                let layers: Vec<(String, Vec<usize>)> = shapes
-                    .iter()
-                    .filter(|(name, shape)| is_reached(name) && shape.len() == 2 && !name.contains("embed"))
-                    .filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?.to_owned(), shape.to_vec())))
-                    .collect();
-                let targeted = lora.targeted(&layers)?;
-                let of_layer = |shape: &[usize]| {
-                    let magnitude = if lora.use_dora { shape[0] } else { 0 };
-                    (lora.rank * (shape[0] + shape[1]) + magnitude) as u64
-                };
-                let chosen = layers.iter().zip(targeted).filter(|(_, is_targeted)| *is_targeted);
-                chosen.map(|((_, shape), _)| of_layer(shape)).sum()
-            }
-        };
-        let frozen = match &recipe.adapter.adapter {
-            AdapterConfig::Full(_) => all - trained,
-            AdapterConfig::Lora(_) => all,
-        };
-        let width = recipe.run.precision.dtype().size_in_bytes() as u64;
-        Ok(Self {
-            frozen,
-            trained,
-            width,
-            all,
-        })
-    }
-
-    /// Bytes of what the policy is compared with.
-    fn reference(&self, recipe: &Recipe<VisionLanguage>) -> Result<u64> {
-        Ok(match &recipe.reference {
-            ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Cached { .. } => 0,
-            ReferenceConfig::Frozen {} => self.all * self.width,
-            ReferenceConfig::Ema { .. } => self.frozen * self.width + self.trained * WIDE,
-            ReferenceConfig::Checkpoint { path } => {
-                let path = recipe.resolve_path(diptych_llm::method::CHECKPOINT, path)?;
-                let directory = if is_model(&path) { path } else { recipe.model_path()? };
-                let weights = VlmDir::open(directory)?.weights()?;
-                let elements: usize = shapes(&weights).map(|(_, shape)| shape.iter().product::<usize>()).sum();
-                elements as u64 * self.width
-            }
-        })
-    }
-}
-
 fn shapes(weights: &Weights) -> impl Iterator<Item = (&str, &[usize])> {
     weights.names().filter_map(|name| Some((name, weights.shape(name)?)))
 }
 
-/// Bytes of what is kept of the images, as far as it is allowed.
-fn kept_bytes(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, images: &RunImages) -> u64 {
-    let elements = |index: usize| -> usize {
-        let pixels = images.num_elements(index);
-        match (&config.vision, recipe.adapter.tower) {
-            (_, TowerConfig::Trained) => pixels,
-            (VisionConfig::Qwen(vision), TowerConfig::Frozen) => {
-                pixels / (3 * vision.temporal_patch_size * vision.patch_size * vision.patch_size) * vision.width
-            }
-            (VisionConfig::Llava(vision), TowerConfig::Frozen) => {
-                let side = vision.tower.image_size();
-                let of_picture = vision.features_per_picture() * vision.tower.width() * vision.feature_layers.len();
-                pixels / (3 * side * side) * of_picture
-            }
-        }
+/// Bytes of features, or pixels where the tower is trained, of all images.
+fn all_features(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, sizes: &[ImageSizes]) -> u64 {
+    let bytes = |image: &ImageSizes| match recipe.adapter.tower {
+        TowerConfig::Frozen => feature_bytes(recipe, config, image),
+        TowerConfig::Trained => image.pixels as u64 * WIDE,
     };
-    let width = match recipe.adapter.tower {
-        TowerConfig::Frozen => recipe.run.precision.dtype().size_in_bytes() as u64,
-        TowerConfig::Trained => WIDE,
+    sizes.iter().map(bytes).sum()
+}
+
+/// Bytes of what the tower makes of an image.
+fn feature_bytes(recipe: &Recipe<VisionLanguage>, config: &VlmConfig, image: &ImageSizes) -> u64 {
+    let width = match &config.vision {
+        VisionConfig::Qwen(vision) => vision.width,
+        VisionConfig::Llava(vision) => vision.tower.width() * vision.feature_layers.len(),
     };
-    let total: u64 = (0..images.len()).map(|index| elements(index) as u64 * width).sum();
-    total.min(recipe.data.image_memory.unwrap_or(crate::prepare::IMAGE_MEMORY) << 20)
+    (image.features * width * recipe.run.precision.dtype().size_in_bytes()) as u64
 }
 
 /// Checkpoints and the result.
-fn disk(recipe: &Recipe<VisionLanguage>, network: &Counted) -> Vec<Component> {
+fn disk(recipe: &Recipe<VisionLanguage>, [trained, all]: [u64; 2], features: u64) -> Vec<Component> {
     let train = &recipe.train;
     let result = match recipe.adapter.adapter {
-        AdapterConfig::Lora(_) => network.trained * WIDE,
-        AdapterConfig::Full(_) => network.all * WIDE,
+        AdapterConfig::Lora(_) => trained * WIDE,
+        AdapterConfig::Full(_) => all * WIDE,
     };
-    let averages = u64::from(train.ema_decay.is_some()) * network.trained * WIDE;
-    let moving = u64::from(matches!(recipe.reference, ReferenceConfig::Ema { .. })) * network.trained * WIDE;
-    let one = result + 2 * network.trained * WIDE + averages + moving;
+    let averages = u64::from(train.ema_decay.is_some()) * trained * WIDE;
+    let moving = u64::from(matches!(recipe.reference, ReferenceConfig::Ema { .. })) * trained * WIDE;
+    let one = result + 2 * trained * WIDE + averages + moving;
     let mut disk = Vec::new();
     if train.checkpoint_every > 0 {
         let note = match train.keep_checkpoints {
@@ -214,5 +237,8 @@ fn disk(recipe: &Recipe<VisionLanguage>, network: &Counted) -> Vec<Component> {
         disk.push(Component::new("checkpoints", bytes, note));
     }
     disk.push(Component::new("final", result, ""));
+    if recipe.data.cache.is_some() {
+        disk.push(Component::new("features", features, "in `data.cache.path`"));
+    }
     disk
 }

@@ -17,6 +17,7 @@
 mod adapter;
 pub mod answers;
 pub mod build;
+mod cache;
 pub mod corruption;
 mod error;
 pub mod estimate;
@@ -31,6 +32,7 @@ mod run;
 mod spoil;
 
 pub use adapter::{TowerConfig, VisionAdapter};
+pub use cache::cache_images;
 pub use error::{Error, Result};
 pub use estimate::estimate;
 pub use export::export;

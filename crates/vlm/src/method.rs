@@ -139,8 +139,8 @@ pub struct ImagePreferenceConfig {
     /// Holds the log-ratio of the chosen answer up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Anchor>,
-    /// How the other images are made of a row's own. Without it they are the row's `rejected_images`, and the rejected answer sees
-    /// the same images as the chosen one.
+    /// How the other images are made of a row's own. Without it they are the row's `other_images`, or else its `rejected_images`, and the
+    /// rejected answer sees the same images as the chosen one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corruption: Option<Corruption>,
     /// What the scores of rejected answers and those under other images are sums of. `likeliest_other` is what Re-Align's released

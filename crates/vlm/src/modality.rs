@@ -9,7 +9,7 @@ use diptych_llm::{Language, LanguageAdapter, SamplesConfig};
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
 
-use crate::adapter::VisionAdapter;
+use crate::adapter::{TowerConfig, VisionAdapter};
 use crate::corruption::Corruption;
 use crate::evaluation::VisionEvaluationConfig;
 use crate::method::{Change, MethodConfig};
@@ -78,6 +78,7 @@ pub(crate) fn as_text(recipe: &Recipe<VisionLanguage>) -> Recipe<Language> {
     let mut data = recipe.data.clone();
     (data.on_error, data.max_image_area, data.image_memory) = (None, None, None);
     data.max_frames = None;
+    data.cache = None;
     Recipe {
         modality: Language::NAME.to_owned(),
         run: recipe.run.clone(),
@@ -225,6 +226,11 @@ fn validate_data(recipe: &Recipe<VisionLanguage>) -> diptych_train::Result<()> {
     if let Some(key) = data.key_of_images() {
         let found = "a value that is unused: it is about images that are generated";
         return Err(recipe.invalid(key, found, "no such key"));
+    }
+    if recipe.data.cache.is_some() && recipe.adapter.tower == TowerConfig::Trained {
+        let found =
+            "a cache of what the tower makes of images, which changes with every step where the tower is trained";
+        return Err(recipe.invalid("data.cache", found, "no such section, or `tower = \"frozen\"`"));
     }
     if recipe.data.max_image_area == Some(0) {
         return Err(recipe.invalid("data.max_image_area", 0, "a number, at least 1"));

@@ -13,13 +13,14 @@ use diptych_llm::policy::{NetworkOptions, Trained, VisionParts, load_frozen_visi
 use diptych_llm::records::EncodedRecord;
 use diptych_llm::reference::Reference;
 use diptych_llm::samples::TokenizedPrompt;
-use diptych_llm::vision::{PixelMemory, RunImages};
+use diptych_llm::vision::{KeptFeatures, PixelMemory, RunImages};
 use diptych_llm::{Language, adapter_of};
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::VlmDir;
 use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use crate::adapter::TowerConfig;
+use crate::cache::kept_features;
 use crate::likeness::{Clip, likenesses};
 use crate::method::{Change, TokenPerturbationConfig};
 use crate::modality::{CLIP, VisionLanguage, as_text};
@@ -43,18 +44,20 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
         let told = reporter.advance("images", done as u64, total as u64);
         told.map_err(|stopped| Error::from(diptych_llm::Error::from(stopped)))
     })?;
-    check_tokens(&text, &records, &tokenizer, |path| {
+    let image_token_id = directory.config().image_token_id;
+    check_tokens(&text, &records, (&tokenizer, Some(image_token_id)), |path| {
         Ok(VlmDir::open(path)?.config().text.vocab_size)
     })?;
     warn_of_long(&records, directory.config().text.max_position_embeddings);
-    let image_token_id = directory.config().image_token_id;
     let prompts = sampled_prompts(recipe, &records, &tokenizer, image_token_id)?;
     learn(&text, image_token_id, &mut records);
     let token_perturbation = token_perturbation(recipe, &tokenizer, &images, &records, image_token_id)?;
+    let (adapter, options) = (adapter_of(&text)?, network_options(&text)?);
     let networks = Networks {
         directory: &directory,
-        adapter: adapter_of(&text)?,
-        options: network_options(&text)?,
+        kept: kept_features(recipe, &directory, &adapter, &options)?,
+        adapter,
+        options,
         images: Arc::new(images),
     };
     let policy = networks.policy(recipe.adapter.tower)?;
@@ -171,13 +174,15 @@ struct Networks<'a> {
     adapter: AdapterConfig,
     options: NetworkOptions,
     images: Arc<RunImages>,
+    /// What is kept on disk of the policy's tower.
+    kept: Option<Arc<KeptFeatures>>,
 }
 
 impl Networks<'_> {
     fn policy(&self, tower: TowerConfig) -> Result<Trained<Network>> {
         let parts = VisionParts {
             images: self.images.clone(),
-            kept: None,
+            kept: self.kept.clone(),
         };
         Ok(Trained::load_vision(
             self.directory,
@@ -253,7 +258,7 @@ impl Networks<'_> {
 }
 
 /// The first different prompts of the records, where anything is sampled.
-fn sampled_prompts(
+pub(crate) fn sampled_prompts(
     recipe: &Recipe<VisionLanguage>,
     records: &[EncodedRecord],
     tokenizer: &Tokenizer,

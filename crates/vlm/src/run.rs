@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use diptych_tensor::thread::on_large_stack;
-use diptych_train::{
-    Event, LoopConfig, Progress, Recipe, Reporter, ResumeMode, RunDirectory, Summary, check_start, train,
-};
+use diptych_llm::{Finished, LanguageMethod, Stages, run_stages};
+use diptych_train::{LoopConfig, Progress, Recipe, Reporter, ResumeMode, Summary};
 
 use crate::Result;
 use crate::evaluation::{Hallucination, check_evaluation, evaluate};
@@ -37,31 +35,22 @@ pub fn run(
     stop: &AtomicBool,
     resume: ResumeMode,
 ) -> Result<Outcome> {
-    // Networks are sampled outside the loop too, and their graphs are as deep there.
-    on_large_stack(|| {
-        let mut reporter = Reporter::new(progress, stop);
-        let config = LoopConfig::from_recipe(recipe)?;
-        // What the loop would refuse after minutes of reading.
-        check_start(&config, resume)?;
-        check_evaluation(recipe)?;
-        let method = prepare(recipe, &mut reporter)?;
-        let mut summary = train(
-            &method,
-            &config,
-            &mut |event: &Event<'_>| reporter.training(event),
-            stop,
-            resume,
-        )?;
-        drop(method);
-        let mut hallucination = None;
-        if !summary.stopped {
-            let output = RunDirectory::new(&config.output);
-            hallucination = evaluate(recipe, &output, &mut summary, &mut reporter)?;
-        }
-        Ok(Outcome {
-            summary,
-            hallucination,
-            output: config.output,
-        })
-    })?
+    let stages = Stages {
+        prepare: |reporter: &mut Reporter<'_>| {
+            check_evaluation(recipe)?;
+            prepare(recipe, reporter)
+        },
+        evaluate: |method: LanguageMethod, trained: Finished<'_>, reporter: &mut Reporter<'_>| {
+            // The networks of the loop are not held beside those that answer.
+            drop(method);
+            evaluate(recipe, trained.output, trained.summary, reporter)
+        },
+    };
+    let config = LoopConfig::from_recipe(recipe)?;
+    let (summary, hallucination, output) = run_stages(config, progress, stop, resume, stages)?;
+    Ok(Outcome {
+        summary,
+        hallucination,
+        output,
+    })
 }

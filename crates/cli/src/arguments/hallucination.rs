@@ -343,6 +343,27 @@ pub(crate) enum AmberPart {
     Dr,
 }
 
+/// A language model that judges, in the place of a file of replies.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "A model that judges")]
+pub(crate) struct JudgeArguments {
+    /// Language model in transformers' layout that judges the answers, in the place of --judgments; it is asked in our own words
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["judgments", "base_judgments"])]
+    pub(crate) judge_model: Option<PathBuf>,
+    /// Tokens of its reply, at most; by default 512
+    #[arg(long, value_name = "N", requires = "judge_model")]
+    pub(crate) judge_max_new_tokens: Option<usize>,
+    /// Replies computed together; by default 8
+    #[arg(long, value_name = "N", requires = "judge_model")]
+    pub(crate) judge_batch_size: Option<usize>,
+    /// Number format of its network; by default f32
+    #[arg(long, value_enum, requires = "judge_model")]
+    pub(crate) judge_precision: Option<NumberFormat>,
+    /// auto, cpu, cuda[:n] or metal; by default auto
+    #[arg(long, requires = "judge_model")]
+    pub(crate) judge_device: Option<DeviceChoice>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct MmhalArguments {
     /// The official template, with model_answer filled in
@@ -352,44 +373,48 @@ pub(crate) struct MmhalArguments {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "model",
+        required_unless_present_any = ["model", "judge_model"],
         conflicts_with = "model"
     )]
     pub(crate) judgments: Option<PathBuf>,
     /// Answers of another system, to compare with
-    #[arg(long, value_name = "FILE", requires = "base_judgments", conflicts_with = "model")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) base_answers: Option<PathBuf>,
     /// The judge's replies to those
-    #[arg(long, value_name = "FILE", requires = "base_answers")]
+    #[arg(long, value_name = "FILE", requires_all = ["base_answers", "judgments"])]
     pub(crate) base_judgments: Option<PathBuf>,
-    /// The official template, which a model answers; a judge's replies to these answers are scored by another call
+    /// The official template, which a model answers; without a judge's model its answers are scored by another call
     #[arg(long, value_name = "FILE", requires = "model")]
     pub(crate) questions: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
     #[command(flatten)]
     pub(crate) answering: AnsweringArguments,
+    #[command(flatten)]
+    pub(crate) judge: JudgeArguments,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct HallusionArguments {
-    /// The official rows, with model_prediction filled in, and with the verdicts unless --judgments are given
+    /// The official rows, with model_prediction filled in, and with the verdicts unless --judgments or --judge-model are given
     #[arg(long, value_name = "FILE", required_unless_present = "model")]
     pub(crate) answers: Option<PathBuf>,
     /// The judge's replies to these answers, in their order
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     pub(crate) judgments: Option<PathBuf>,
     /// Answers of another system, to compare with
-    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) base_answers: Option<PathBuf>,
     /// The judge's replies to those
     #[arg(long, value_name = "FILE", requires = "base_answers")]
     pub(crate) base_judgments: Option<PathBuf>,
-    /// The official rows, which a model answers; a judge's replies to these answers are scored by another call
+    /// The official rows, which a model answers; without a judge's model its answers are scored by another call
     #[arg(long, value_name = "FILE", requires = "model")]
     pub(crate) questions: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) options: BenchmarkOptions,
     #[command(flatten)]
     pub(crate) answering: AnsweringArguments,
+    #[command(flatten)]
+    pub(crate) judge: JudgeArguments,
 }

@@ -23,8 +23,8 @@ pub(crate) use self::data::{
 };
 pub(crate) use self::hallucination::{
     AmberArguments, AmberPart, AnsweringArguments, ArticleName, BenchmarkOptions, ChairArguments, CocoTruth,
-    ExtractedName, HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, PopeArguments,
-    PopeObjectsArguments, PopeQuestionsArguments, PopeShapesArguments, PopeSource, ResponsesName,
+    ExtractedName, HalbenchArguments, HallusionArguments, JudgeArguments, MmhalArguments, NamingName, NounsName,
+    PopeArguments, PopeObjectsArguments, PopeQuestionsArguments, PopeShapesArguments, PopeSource, ResponsesName,
 };
 pub(crate) use self::language::{EncodingArguments, GenerateArguments, ScoreArguments, TextOptions};
 

@@ -102,22 +102,39 @@ impl AnswerFiles {
         self.base.first().map(PathBuf::as_path)
     }
 
-    /// Copies what a model answered into a result.
+    /// A new folder for what else a model says; it is kept with the answers.
+    pub(crate) fn folder(&mut self, name: &str) -> anyhow::Result<PathBuf> {
+        let made = match self.made.take() {
+            Some(made) => made,
+            None => tempfile::tempdir().context("cannot create a folder for what a model says")?,
+        };
+        let path = made.path().join(name);
+        self.made = Some(made);
+        std::fs::create_dir(&path)?;
+        Ok(path)
+    }
+
+    /// Copies what models said into a result.
     pub(crate) fn keep(&self, out: &Path) -> anyhow::Result<()> {
-        let Some(made) = &self.made else { return Ok(()) };
-        for folder in [ANSWERS, BASE_ANSWERS] {
-            let from = made.path().join(folder);
-            if !from.is_dir() {
-                continue;
-            }
-            std::fs::create_dir(out.join(folder))?;
-            for entry in std::fs::read_dir(from)? {
-                let path = entry?.path();
-                let name = path.file_name().unwrap_or_default();
-                write_file(&out.join(folder).join(name), &std::fs::read(&path)?)?;
-            }
+        for from in self.made_files()? {
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
+            let folder = out.join(from.parent().map(name).unwrap_or_default());
+            std::fs::create_dir_all(&folder)?;
+            write_file(&folder.join(name(&from)), &std::fs::read(&from)?)?;
         }
         Ok(())
+    }
+
+    /// The files that models filled, each in a folder of what it is.
+    fn made_files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let Some(made) = &self.made else { return Ok(Vec::new()) };
+        let mut files = Vec::new();
+        for folder in std::fs::read_dir(made.path())? {
+            for entry in std::fs::read_dir(folder?.path())? {
+                files.push(entry?.path());
+            }
+        }
+        Ok(files)
     }
 
     /// The scores, or where the answers are that could not be scored: they may have taken hours.
@@ -127,9 +144,9 @@ impl AnswerFiles {
         score: impl FnOnce() -> anyhow::Result<(Scored, Option<Scored>)>,
     ) -> anyhow::Result<(Scored, Option<Scored>)> {
         let scored = score();
-        if scored.is_err() && self.made.is_some() {
+        if scored.is_err() && !self.made_files()?.is_empty() {
             write_directory(out, |dir| self.keep(dir))?;
-            return scored.with_context(|| format!("the answers are kept in {}, but", out.display()));
+            return scored.with_context(|| format!("what models said is kept in {}, but", out.display()));
         }
         scored
     }

@@ -1,22 +1,25 @@
 //! `diptych eval pope`, `chair`, `object-halbench`, `amber`, `mmhal`, `hallusion`: answers of a model, or in files, scored.
 
+mod judge;
 mod pope;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use diptych_eval::hallucination::{
-    AmberDimension, AmberWords, Benchmark, BenchmarkReport, ExtractedObjects, Judgments, Lemmatizer, NounSource,
-    ObjectTruth, ObjectVocabulary, QuestionFile, QuestionWording, Scored, ShapesNaming, StoredJudgments, SynonymRules,
-    WordNet, YesNoAnswers, captioned_images, read_amber_queries, score_amber, score_chair, score_hallusion,
-    score_mmhal, score_object_halbench, score_shapes_chair,
+    AmberDimension, AmberWords, Benchmark, BenchmarkReport, ExtractedObjects, JudgedBenchmark, Judgments, Lemmatizer,
+    NounSource, ObjectTruth, ObjectVocabulary, QuestionFile, QuestionWording, Scored, ShapesNaming, StoredJudgments,
+    SynonymRules, WordNet, YesNoAnswers, captioned_images, read_amber_queries, score_amber, score_chair,
+    score_hallusion, score_mmhal, score_object_halbench, score_shapes_chair,
 };
 use diptych_tensor::files::write_file;
 
+use self::judge::Replies;
 pub(crate) use self::pope::{run_pope, run_pope_questions};
 use crate::arguments::{
     AmberArguments, AmberPart, AnsweringArguments, BenchmarkOptions, ChairArguments, CocoTruth, ExtractedName,
-    HalbenchArguments, HallusionArguments, MmhalArguments, NamingName, NounsName, ResponsesName,
+    HalbenchArguments, HallusionArguments, JudgeArguments, MmhalArguments, NamingName, NounsName, ResponsesName,
 };
 use crate::command::answering::{AnswerFiles, Shown, required, wording};
 use crate::failure::usage;
@@ -172,14 +175,31 @@ fn nouns_are_stored(nouns: &NounSource) -> bool {
 }
 
 pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
-    let MmhalArguments { answering, options, .. } = arguments;
+    let MmhalArguments {
+        answering,
+        options,
+        judge,
+        ..
+    } = arguments;
     ensure_free(&options.out)?;
-    let given = (arguments.answers.as_ref(), arguments.base_answers.as_ref());
-    let questions = arguments.questions.as_ref();
-    let files = judged_files((answering, options), given, questions, (Benchmark::Mmhal, "mmhal"))?;
-    let Some(judgments) = &arguments.judgments else {
+    let is_judged = arguments.judgments.is_some() || judge.judge_model.is_some();
+    let base_answers = arguments.base_answers.as_ref();
+    check_base(
+        (answering, judge),
+        base_answers.is_some(),
+        arguments.base_judgments.is_some(),
+    )?;
+    let mut files = judged_files(
+        (answering, options),
+        (arguments.answers.as_ref(), base_answers),
+        arguments.questions.as_ref(),
+        (Benchmark::Mmhal, "mmhal"),
+    )?;
+    if !is_judged {
         return files.finish_unscored(&options.out, JUDGE_NEXT);
-    };
+    }
+    let stored = [arguments.judgments.as_ref(), arguments.base_judgments.as_ref()];
+    let replies = Replies::of((judge, options), stored, &mut files)?;
     let score = |answers: &Path, judgments: &Path| -> anyhow::Result<Scored> {
         let mut judgments = StoredJudgments::read(judgments)?;
         let scored = score_mmhal(answers, &mut judgments)?;
@@ -187,14 +207,36 @@ pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
         Ok(scored)
     };
     finish(options, &files, || {
-        let base = files.only_base().zip(arguments.base_judgments.as_deref());
-        let base = base.map(|(answers, judgments)| score(answers, judgments)).transpose()?;
-        Ok((score(files.only(), judgments)?, base))
+        let (own, base) = replies.files(JudgedBenchmark::Mmhal, &files)?;
+        let base = files.only_base().zip(base);
+        let base = base
+            .map(|(answers, judgments)| score(answers, &judgments))
+            .transpose()?;
+        let own = own.context("there are no judgments")?;
+        Ok((score(files.only(), &own)?, base))
     })
 }
 
 /// What has to happen to answers that a judge reads.
-const JUDGE_NEXT: &str = "score them with --answers and a judge's replies as --judgments";
+const JUDGE_NEXT: &str =
+    "score them with --answers and a judge's replies as --judgments, or a judge's model as --judge-model";
+
+/// Answers to compare with, of a file or of a model, are judged as the others are.
+fn check_base(
+    (answering, judge): (&AnsweringArguments, &JudgeArguments),
+    has_base_answers: bool,
+    has_base_judgments: bool,
+) -> anyhow::Result<()> {
+    if answering.model.is_some() && judge.judge_model.is_none() && has_base_answers {
+        return Err(usage(
+            "--base-answers beside --model need --judge-model: without it nothing is scored",
+        ));
+    }
+    if has_base_answers && judge.judge_model.is_none() && !has_base_judgments {
+        return Err(usage("--base-answers need --base-judgments, or --judge-model"));
+    }
+    Ok(())
+}
 
 /// The answers to a benchmark whose questions come in one file, which a judge reads: those given, or a model's.
 fn judged_files(
@@ -213,19 +255,27 @@ fn judged_files(
 }
 
 pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()> {
-    let HallusionArguments { answering, options, .. } = arguments;
+    let HallusionArguments {
+        answering,
+        options,
+        judge,
+        ..
+    } = arguments;
     ensure_free(&options.out)?;
-    let given = (arguments.answers.as_ref(), arguments.base_answers.as_ref());
-    let questions = arguments.questions.as_ref();
-    let files = judged_files(
+    let base_answers = arguments.base_answers.as_ref();
+    // Rows may bring verdicts of their own.
+    check_base((answering, judge), base_answers.is_some(), true)?;
+    let mut files = judged_files(
         (answering, options),
-        given,
-        questions,
+        (arguments.answers.as_ref(), base_answers),
+        arguments.questions.as_ref(),
         (Benchmark::Hallusion, "hallusion"),
     )?;
-    if answering.model.is_some() {
+    if answering.model.is_some() && judge.judge_model.is_none() {
         return files.finish_unscored(&options.out, JUDGE_NEXT);
     }
+    let stored = [arguments.judgments.as_ref(), arguments.base_judgments.as_ref()];
+    let replies = Replies::of((judge, options), stored, &mut files)?;
     let score = |answers: &Path, judgments: Option<&Path>| -> anyhow::Result<Scored> {
         let mut judgments = judgments.map(StoredJudgments::read).transpose()?;
         let judge = judgments.as_mut().map(|judgments| judgments as &mut dyn Judgments);
@@ -236,11 +286,9 @@ pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()
         Ok(scored)
     };
     finish(options, &files, || {
-        let base = files.only_base();
-        let base = base
-            .map(|answers| score(answers, arguments.base_judgments.as_deref()))
-            .transpose()?;
-        Ok((score(files.only(), arguments.judgments.as_deref())?, base))
+        let (own, base) = replies.files(JudgedBenchmark::Hallusion, &files)?;
+        let of_base = files.only_base().map(|answers| score(answers, base.as_deref()));
+        Ok((score(files.only(), own.as_deref())?, of_base.transpose()?))
     })
 }
 

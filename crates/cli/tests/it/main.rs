@@ -5,6 +5,7 @@
 #![expect(clippy::naive_bytecount, reason = "a few lines are counted")]
 #![expect(clippy::items_after_statements, reason = "a small function beside its only use")]
 
+mod answer_judges;
 mod build_answers;
 mod cards;
 mod exit_codes;

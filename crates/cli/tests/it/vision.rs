@@ -160,7 +160,7 @@ fn what_is_wrong_with_rows_and_images_is_said() {
     place.write("rows/images/b.png", b"no picture");
     place
         .run(&["train", "recipe.toml"])
-        .failure(1, &["b.png", "record", "image 1"]);
+        .failure(1, &["b.png", "record", "`images[0]`"]);
     let skipped = place.run(&["train", "recipe.toml", "--set", "data.on_error=\"skip\""]);
     assert!(skipped.stderr.contains("left out"), "{}", skipped.stderr);
     skipped.success();

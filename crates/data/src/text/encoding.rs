@@ -17,7 +17,7 @@ use super::rendering::Renderer;
 use super::rows::{RowParts, TextRow};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::{RankedText, TextPair, TextPrompt, TextSample, UnpairedText};
+use crate::{OnError, RankedText, TextPair, TextPrompt, TextSample, UnpairedText};
 
 /// Encodes records with one tokenizer and one configuration.
 ///
@@ -42,6 +42,7 @@ pub struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     config: EncodingConfig,
     image_token_id: Option<u32>,
+    on_error: OnError,
 }
 
 /// Encoded rows, and those that were skipped.
@@ -75,6 +76,13 @@ pub enum SkipReason {
     },
     /// No token of a completion is scored: it is empty, or truncation or weights left nothing.
     NothingScored,
+    /// The tokens of its images are more or fewer than the images, and such rows are [passed over](Encoder::with_on_error).
+    ImageTokens {
+        /// Tokens of images once the row is rendered.
+        found: usize,
+        /// Images of the row.
+        images: usize,
+    },
 }
 
 /// A completion in tokens.
@@ -177,6 +185,7 @@ impl<'a> Encoder<'a> {
             tokenizer,
             config,
             image_token_id: None,
+            on_error: OnError::Fail,
         })
     }
 
@@ -185,6 +194,14 @@ impl<'a> Encoder<'a> {
     #[must_use]
     pub fn with_image_token_id(mut self, id: u32) -> Self {
         self.image_token_id = Some(id);
+        self
+    }
+
+    /// The same with rows whose image tokens are not as many as their images skipped ([`SkipReason::ImageTokens`]), rather than refused.
+    /// What else is wrong with a row is an error with either.
+    #[must_use]
+    pub fn with_on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
         self
     }
 
@@ -323,7 +340,12 @@ impl<'a> Encoder<'a> {
             .enumerate()
             .map(|(row, record)| {
                 let parts = record.parts();
-                let outcome = self.row(record).map_err(|problem| row_error(parts.id, problem))?;
+                let outcome = match self.row(record) {
+                    Err(EncodingProblem::ImageTokens { found, images, .. }) if self.on_error == OnError::Skip => {
+                        Err(SkipReason::ImageTokens { found, images })
+                    }
+                    outcome => outcome.map_err(|problem| row_error(parts.id, problem))?,
+                };
                 Ok(outcome
                     .map(|(prompt_ids, completions)| build(row, record, prompt_ids, completions))
                     .map_err(|reason| SkippedRow {

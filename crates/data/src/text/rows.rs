@@ -25,6 +25,8 @@ pub struct RowParts<'a> {
     pub images: &'a [ImageSource],
     /// What the prompt of the second completion shows instead.
     pub rejected_images: Option<&'a [ImageSource]>,
+    /// What the images of the prompt are compared with.
+    pub other_images: Option<&'a [ImageSource]>,
     /// JSON schemas of functions; empty is none.
     pub tools: &'a [Value],
     /// Further variables of the chat template.
@@ -62,6 +64,7 @@ impl TextRow for TextPair {
             rationale: self.rationale.as_deref(),
             images: &self.images,
             rejected_images: self.rejected_images.as_deref(),
+            other_images: self.other_images.as_deref(),
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -77,6 +80,7 @@ impl TextRow for UnpairedText {
             rationale: None,
             images: &self.images,
             rejected_images: None,
+            other_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -99,6 +103,7 @@ impl TextRow for RankedText {
             rationale: None,
             images: &self.images,
             rejected_images: None,
+            other_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -120,6 +125,7 @@ impl TextRow for TextSample {
             rationale: None,
             images: &self.images,
             rejected_images: None,
+            other_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }
@@ -135,6 +141,7 @@ impl TextRow for TextPrompt {
             rationale: None,
             images: &self.images,
             rejected_images: None,
+            other_images: None,
             tools: &self.tools,
             chat_template_kwargs: &self.chat_template_kwargs,
         }

@@ -49,9 +49,12 @@ impl Row {
         self.take_images(key)
     }
 
-    /// The images that the rejected side sees instead of the `num_images` of the row.
-    pub(super) fn take_shown_rejected(&mut self, num_images: usize) -> Result<Option<Vec<ImageSource>>> {
-        let key = "rejected_images";
+    /// Images that take the places of the `num_images` of the row: those that the rejected side sees, or others to compare with.
+    pub(super) fn take_shown_instead(
+        &mut self,
+        key: &'static str,
+        num_images: usize,
+    ) -> Result<Option<Vec<ImageSource>>> {
         let images = self.take_images(key)?;
         match images.len() {
             0 => Ok(None),

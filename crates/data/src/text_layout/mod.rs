@@ -27,7 +27,7 @@ pub(crate) use self::unread_keys::{is_ignored, left_out};
 use crate::error::{Error, Result, RowProblem};
 use crate::row::Row;
 use crate::{
-    ImageSource, Layout, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextSample,
+    ImageSource, Layout, Message, RankedText, SampleBody, Text, TextKind, TextPair, TextPrompt, TextRow, TextSample,
     UnpairedText,
 };
 
@@ -67,7 +67,7 @@ impl Form {
 }
 
 /// A record that rows of text are read as.
-pub(crate) trait TextRecord: Sized {
+pub(crate) trait TextRecord: TextRow + Sized {
     /// Takes what the record needs out of a row.
     fn read(row: &mut Row, layout: Layout) -> Result<(Self, Form)>;
 
@@ -80,12 +80,33 @@ pub(crate) trait TextRecord: Sized {
         Ok(read)
     }
 
-    fn id(&self) -> &str;
+    fn id(&self) -> &str {
+        self.parts().id
+    }
+
     /// Its lists of images and their keys; no empty ones.
-    fn images(&self) -> Vec<(&'static str, &[ImageSource])>;
+    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
+        let parts = self.parts();
+        let lists = [
+            ("images", parts.images),
+            ("rejected_images", parts.rejected_images.unwrap_or_default()),
+            ("other_images", parts.other_images.unwrap_or_default()),
+        ];
+        lists.into_iter().filter(|(_, images)| !images.is_empty()).collect()
+    }
+
+    /// All lists of its images.
+    fn image_lists(&mut self) -> Vec<&mut Vec<ImageSource>>;
+
     /// The same record with each image replaced.
     #[must_use]
-    fn map_images(self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self;
+    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
+        for image in self.image_lists().into_iter().flatten() {
+            *image = map(image);
+        }
+        self
+    }
+
     /// The row without its images that reads as this record in `own_layout`.
     fn to_row(&self) -> Map<String, serde_json::Value>;
     /// Our own layout of such records.
@@ -112,18 +133,9 @@ impl TextRecord for TextPair {
         }
     }
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
-        some_images(&self.images, self.rejected_images.as_deref())
-    }
-
-    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
-        self.images = self.images.iter().map(map).collect();
-        self.rejected_images = self.rejected_images.map(|images| images.iter().map(map).collect());
-        self
+    fn image_lists(&mut self) -> Vec<&mut Vec<ImageSource>> {
+        let instead = self.rejected_images.iter_mut().chain(&mut self.other_images);
+        std::iter::once(&mut self.images).chain(instead).collect()
     }
 
     fn to_row(&self) -> Map<String, serde_json::Value> {
@@ -151,17 +163,8 @@ impl TextRecord for UnpairedText {
         }
     }
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
-        some_images(&self.images, None)
-    }
-
-    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
-        self.images = self.images.iter().map(map).collect();
-        self
+    fn image_lists(&mut self) -> Vec<&mut Vec<ImageSource>> {
+        vec![&mut self.images]
     }
 
     fn to_row(&self) -> Map<String, serde_json::Value> {
@@ -182,17 +185,8 @@ impl TextRecord for RankedText {
         samples::ranked(row)
     }
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
-        some_images(&self.images, None)
-    }
-
-    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
-        self.images = self.images.iter().map(map).collect();
-        self
+    fn image_lists(&mut self) -> Vec<&mut Vec<ImageSource>> {
+        vec![&mut self.images]
     }
 
     fn to_row(&self) -> Map<String, serde_json::Value> {
@@ -219,17 +213,8 @@ impl TextRecord for TextSample {
         }
     }
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
-        some_images(&self.images, None)
-    }
-
-    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
-        self.images = self.images.iter().map(map).collect();
-        self
+    fn image_lists(&mut self) -> Vec<&mut Vec<ImageSource>> {
+        vec![&mut self.images]
     }
 
     fn to_row(&self) -> Map<String, serde_json::Value> {
@@ -253,17 +238,8 @@ impl TextRecord for TextPrompt {
         samples::prompt(row)
     }
 
-    fn id(&self) -> &str {
-        &self.id
-    }
-
-    fn images(&self) -> Vec<(&'static str, &[ImageSource])> {
-        some_images(&self.images, None)
-    }
-
-    fn map_images(mut self, map: &dyn Fn(&ImageSource) -> ImageSource) -> Self {
-        self.images = self.images.iter().map(map).collect();
-        self
+    fn image_lists(&mut self) -> Vec<&mut Vec<ImageSource>> {
+        vec![&mut self.images]
     }
 
     fn to_row(&self) -> Map<String, serde_json::Value> {
@@ -279,22 +255,15 @@ impl TextRecord for TextPrompt {
     }
 }
 
-fn some_images<'a>(
-    images: &'a [ImageSource],
-    rejected: Option<&'a [ImageSource]>,
-) -> Vec<(&'static str, &'a [ImageSource])> {
-    let lists = [("images", images), ("rejected_images", rejected.unwrap_or_default())];
-    lists.into_iter().filter(|(_, images)| !images.is_empty()).collect()
-}
-
 /// Columns of other modalities, which must be empty.
 const MEDIA: [&str; 5] = ["videos", "audios", "video", "audio", "objects"];
 
 /// The same, in a layout that is text alone.
-const MEDIA_AND_IMAGES: [&str; 8] = [
+const MEDIA_AND_IMAGES: [&str; 9] = [
     "image",
     "images",
     "rejected_images",
+    "other_images",
     "videos",
     "audios",
     "video",

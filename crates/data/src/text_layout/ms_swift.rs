@@ -59,7 +59,7 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     };
     let mut pair = TextPair::new(String::new(), prompt, chosen, rejected);
     pair.images = row.take_shown()?;
-    pair.rejected_images = row.take_shown_rejected(pair.images.len())?;
+    pair.rejected_images = row.take_shown_instead("rejected_images", pair.images.len())?;
     row.place_images(
         pair.images.len(),
         Words::Kept,

@@ -11,7 +11,7 @@ use crate::text_layout::extract_prompt::extract_prompt;
 use crate::text_layout::message_json::Dialect;
 use crate::{Text, TextKind, TextPair, UnpairedText};
 
-const PAIR: [&str; 27] = [
+const PAIR: [&str; 28] = [
     "prompt",
     "chosen",
     "rejected",
@@ -37,6 +37,7 @@ const PAIR: [&str; 27] = [
     "image",
     "images",
     "rejected_images",
+    "other_images",
     "videos",
     "audios",
 ];
@@ -85,7 +86,8 @@ pub(super) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     };
     let mut pair = TextPair::new(String::new(), prompt, chosen, rejected);
     pair.images = row.take_shown()?;
-    pair.rejected_images = row.take_shown_rejected(pair.images.len())?;
+    pair.rejected_images = row.take_shown_instead("rejected_images", pair.images.len())?;
+    pair.other_images = row.take_shown_instead("other_images", pair.images.len())?;
     row.place_images(
         pair.images.len(),
         Words::Kept,

@@ -60,10 +60,11 @@ fn read_keys(layout: Layout) -> Option<&'static [&'static str]> {
 }
 
 /// Keys that say something of a record in layouts that have them: where a published layout does not, they are not passed over.
-const MEANINGFUL: [&str; 17] = [
+const MEANINGFUL: [&str; 18] = [
     "image",
     "images",
     "rejected_images",
+    "other_images",
     "video",
     "videos",
     "audio",

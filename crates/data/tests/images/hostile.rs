@@ -1,8 +1,8 @@
 //! Files that someone made to do harm, or that were damaged.
 
-use diptych_data::{ImageSource, Layout, MAX_IMAGE_SIDE, OnError, ReadPolicy};
+use diptych_data::{ImageSource, Layout, MAX_IMAGE_SIDE};
 
-use crate::{failure, golden, jpeg, read};
+use crate::{failure, golden, jpeg};
 
 fn write(folder: &std::path::Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = folder.join(name);
@@ -117,7 +117,10 @@ fn empty_files_and_wrong_schemas_are_named() {
 #[cfg(feature = "parquet")]
 #[test]
 fn tables_cut_or_damaged_anywhere_are_errors_and_never_a_panic() {
-    use diptych_data::Dataset;
+    use diptych_data::{Dataset, ReadPolicy};
+
+    use crate::read;
+
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("table.parquet");
     let bytes = std::fs::read(golden("pick_a_pic.parquet")).unwrap();
@@ -148,6 +151,10 @@ fn tables_cut_or_damaged_anywhere_are_errors_and_never_a_panic() {
 #[cfg(feature = "parquet")]
 #[test]
 fn a_damaged_page_of_text_is_passed_over_only_with_what_is_behind_it() {
+    use diptych_data::{OnError, ReadPolicy};
+
+    use crate::read;
+
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("table.parquet");
     std::fs::write(&path, b"PAR1 nothing PAR1").unwrap();

@@ -139,7 +139,7 @@ fn pairs_of_every_layout() {
             r#"{"image": "a.png", "retrieved_image": "c.png", "chosen": [{"role": "user", "content": "<image>\nWhich?"}, {"role": "assistant", "content": "This."}], "rejected": [{"role": "user", "content": "<image>\nWhich?"}, {"role": "assistant", "content": "That."}]}"#.into(),
             asked(),
             &["a.png"],
-            &["c.png"],
+            &[],
         ),
     ];
     assert_eq!(cases.len(), 14);
@@ -165,6 +165,9 @@ fn pairs_of_every_layout() {
                 "{found:?}"
             );
             assert_eq!(names(&pair.rejected_images.unwrap_or_default()), rejected, "{row}");
+            // What was retrieved is something to compare with, and neither answer is about it.
+            let others: &[&str] = if layout == Layout::ReAlign { &["c.png"] } else { &[] };
+            assert_eq!(names(&pair.other_images.unwrap_or_default()), others, "{row}");
             let unpaired = pairs(load(&path, ask)).remove(0).unpair();
             let sees = if rejected.is_empty() {
                 &found
@@ -186,13 +189,15 @@ fn pairs_of_every_layout() {
         let mut there = pairs(load(&path, Layout::Auto));
         let mut back = pairs(load(&out, Layout::Auto));
         let pixels = |pair: &TextPair| -> Vec<RgbImage> {
-            let all = pair.images.iter().chain(pair.rejected_images.iter().flatten());
+            let instead = pair.rejected_images.iter().chain(&pair.other_images);
+            let all = pair.images.iter().chain(instead.flatten());
             all.map(|image| image.decode().unwrap()).collect()
         };
         assert_eq!(pixels(&back[0]), pixels(&there[0]));
         for pair in there.iter_mut().chain(&mut back) {
             pair.images.clear();
             pair.rejected_images = None;
+            pair.other_images = None;
         }
         assert_eq!(back, there);
     }
@@ -366,6 +371,7 @@ fn bad_rows_are_named() {
         (row(r#""images": [7]"#), "`images[0]`: found the number 7, expected a path"),
         (row(r#""images": ["a.png"], "image": "a.png""#), "`image` stands beside `images`"),
         (row(r#""images": ["a.png"], "rejected_images": ["a.png", "b.png"]"#), "`rejected_images` has 2 images, but `images` has 1"),
+        (row(r#""images": ["a.png"], "other_images": ["a.png", "b.png"]"#), "`other_images` has 2 images, but `images` has 1"),
         (row(r#""images": ["a.png"], "videos": ["a.mp4"]"#), "`videos`: found an array of 1 elements, expected nothing"),
         (plain(r#""images": ["a.png", "b.png"]"#), "`prompt` has places for 1 images"),
         (plain(r#""images": ["a.png"]"#).replace(": \"A\"", ": \"<image>\""), "`chosen` shows an image"),
@@ -460,12 +466,16 @@ fn the_same_answer_under_other_images_is_a_pair() {
     let row = |rest: &str| {
         format!(r#"{{"prompt": "<image>Which?", "chosen": "This.", "rejected": "This.", "images": ["a.png"]{rest}}}"#)
     };
-    let path = folder.rows("rows.jsonl", &[&row(""), &row(r#", "rejected_images": ["b.png"]"#)]);
-    let converted = convert(&[path], Layout::Auto, &folder.path("out.jsonl")).unwrap();
-    assert_eq!(
-        (converted.num_written, converted.num_dropped(), converted.num_images),
-        (1, 1, 2)
-    );
+    for key in ["rejected_images", "other_images"] {
+        let path = folder.rows("rows.jsonl", &[&row(""), &row(&format!(r#", "{key}": ["b.png"]"#))]);
+        let out = folder.path(&format!("{key}.jsonl"));
+        let converted = convert(&[path], Layout::Auto, &out).unwrap();
+        assert_eq!(
+            (converted.num_written, converted.num_dropped(), converted.num_images),
+            (1, 1, 2)
+        );
+        assert!(std::fs::read_to_string(out).unwrap().contains(key));
+    }
 }
 
 #[test]

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::judgments::{JudgmentRequest, Judgments};
+use super::judge_questions::JudgedAnswer;
+use super::judgments::Judgments;
 use super::report::Scored;
 use super::rows::{Row, RowFile};
 use super::tally::{Metric, Tally};
@@ -53,20 +54,20 @@ pub fn parse_hallusion_verdict(reply: &str) -> HallusionVerdict {
 /// [`Error::Io`](crate::Error::Io); [`Error::StoredRow`](crate::Error::StoredRow) for a defective row or a question that comes twice; those of the judge.
 pub fn score_hallusion(answers: &Path, mut judgments: Option<&mut dyn Judgments>) -> Result<Scored> {
     let file = RowFile::read(answers)?;
-    let (mut questions, mut seen) = (Vec::new(), BTreeSet::new());
+    let (mut questions, mut seen, mut num_unread) = (Vec::new(), BTreeSet::new(), 0_usize);
     for (index, row) in file.rows.iter().enumerate() {
         let question = Question::read(&file, row)?;
         if !seen.insert((question.figure_key(), question.number.clone())) {
             return Err(file.error(row, "this question of this figure is in an earlier row already"));
         }
         let verdict = match &mut judgments {
-            Some(judgments) => parse_hallusion_verdict(&judgments.judgment(&JudgmentRequest {
-                index,
-                question: file.text(row, &["question"])?,
-                reference: file.text(row, &["gt_answer_details"])?,
-                image_content: &[],
-                answer: file.text(row, &["model_prediction"])?,
-            })?),
+            Some(judgments) => {
+                let reply = judgments.judgment(&judged(&file, row)?.request(index))?;
+                let verdict = parse_hallusion_verdict(&reply);
+                let is_said = verdict != HallusionVerdict::Unclear || reply.to_lowercase().contains("unclear");
+                num_unread += usize::from(!is_said);
+                verdict
+            }
             None => stored_verdict(&file, row)?,
         };
         let has_image = !(question.is_supplement && question.figure == "0");
@@ -76,11 +77,23 @@ pub fn score_hallusion(answers: &Path, mut judgments: Option<&mut dyn Judgments>
     let rows = questions.iter().map(|(question, _, is_correct)| {
         json!({"set": question.set, "figure_id": question.figure, "question_id": question.number, "is_correct": is_correct})
     });
+    let note =
+        format!("{num_unread} replies of the judge say neither correct, incorrect nor unclear; they count as unclear");
     Ok(Scored {
         benchmark: "hallusion",
         rows: rows.collect(),
         tally: tally(&questions),
-        notes: Vec::new(),
+        notes: (num_unread > 0).then_some(note).into_iter().collect(),
+    })
+}
+
+/// What a judge is shown of a row.
+pub(super) fn judged(file: &RowFile, row: &Row) -> Result<JudgedAnswer> {
+    Ok(JudgedAnswer {
+        question: file.text(row, &["question"])?.to_owned(),
+        reference: file.text(row, &["gt_answer_details"])?.to_owned(),
+        image_content: Vec::new(),
+        answer: file.text(row, &["model_prediction"])?.to_owned(),
     })
 }
 

@@ -13,9 +13,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::judgments::{JudgmentRequest, Judgments};
+use super::judge_questions::JudgedAnswer;
+use super::judgments::Judgments;
 use super::report::Scored;
-use super::rows::RowFile;
+use super::rows::{Row, RowFile};
 use super::tally::{Metric, Tally};
 use crate::error::Result;
 
@@ -62,18 +63,8 @@ pub fn score_mmhal(answers: &Path, judgments: &mut dyn Judgments) -> Result<Scor
             );
             return Err(file.error(row, reason));
         }
-        let image_content = match row.get("image_content") {
-            Some(_) => file.texts(row, &["image_content"])?,
-            None => Vec::new(),
-        };
-        let answer = file.text(row, &["model_answer", "answer", "text"])?;
-        let reply = judgments.judgment(&JudgmentRequest {
-            index,
-            question: file.text(row, &["question"])?,
-            reference: file.text(row, &["gt_answer"])?,
-            image_content: &image_content,
-            answer,
-        })?;
+        let answer = judged(&file, row)?;
+        let reply = judgments.judgment(&answer.request(index))?;
         let rating = parse_mmhal_rating(&reply);
         num_unrated += usize::from(rating.is_none());
         let rating = rating.unwrap_or(0);
@@ -85,7 +76,7 @@ pub fn score_mmhal(answers: &Path, judgments: &mut dyn Judgments) -> Result<Scor
         }
         tally.add(&unit, 4 + 2 * kind, f64::from(rating));
         tally.add(&unit, 5 + 2 * kind, 1.0);
-        rows.push(json!({"index": index, "question_type": TYPES[kind], "answer": answer, "judgment": reply, "rating": rating}));
+        rows.push(json!({"index": index, "question_type": TYPES[kind], "answer": answer.answer, "judgment": reply, "rating": rating}));
     }
     let mut notes = Vec::new();
     if num_unrated > 0 {
@@ -104,6 +95,19 @@ pub fn score_mmhal(answers: &Path, judgments: &mut dyn Judgments) -> Result<Scor
         tally,
         notes,
         rows,
+    })
+}
+
+/// What a judge is shown of a row.
+pub(super) fn judged(file: &RowFile, row: &Row) -> Result<JudgedAnswer> {
+    Ok(JudgedAnswer {
+        question: file.text(row, &["question"])?.to_owned(),
+        reference: file.text(row, &["gt_answer"])?.to_owned(),
+        image_content: match row.get("image_content") {
+            Some(_) => file.texts(row, &["image_content"])?,
+            None => Vec::new(),
+        },
+        answer: file.text(row, &["model_answer", "answer", "text"])?.to_owned(),
     })
 }
 

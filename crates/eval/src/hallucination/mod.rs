@@ -11,8 +11,8 @@
 //! | CHAIR | [`score_chair`] | the list of synonyms |
 //! | Object `HalBench` | [`score_object_halbench`] | synonyms, extracted objects |
 //! | AMBER | [`score_amber`] | its word lists; nouns and word vectors, or an approximation of each |
-//! | MMHal-Bench | [`score_mmhal`] | a judge's replies ([`Judgments`]) |
-//! | `HallusionBench` | [`score_hallusion`] | a judge's verdicts |
+//! | MMHal-Bench | [`score_mmhal`] | a judge's replies ([`Judgments`]), to what [`JudgedAnswers`] asks |
+//! | `HallusionBench` | [`score_hallusion`] | a judge's verdicts, likewise |
 //! | POPE and CHAIR on shapes | [`shapes_image_objects`], [`score_shapes_chair`] | |
 //!
 //! ```
@@ -38,6 +38,7 @@ mod chair;
 mod coco;
 mod ground_truth;
 mod hallusion;
+mod judge_questions;
 mod judgments;
 mod mmhal;
 mod object_halbench;
@@ -59,6 +60,7 @@ pub use asked::{Benchmark, BenchmarkQuestion, CAPTION_PROMPT, QuestionFile, Ques
 pub use chair::score_chair;
 pub use ground_truth::{ObjectTruth, captioned_images};
 pub use hallusion::{HallusionVerdict, parse_hallusion_verdict, score_hallusion};
+pub use judge_questions::{JudgedAnswers, JudgedBenchmark};
 pub use judgments::{JudgmentRequest, Judgments, StoredJudgments};
 pub use mmhal::{parse_mmhal_rating, score_mmhal};
 pub use object_halbench::{ExtractedObjects, score_object_halbench};

@@ -26,6 +26,7 @@ pub(super) enum Use {
     Loading,
     Saving,
     Sampling,
+    Images,
 }
 
 impl Use {
@@ -46,6 +47,7 @@ impl Use {
             Self::Loading => "loading",
             Self::Saving => "files being written",
             Self::Sampling => "sampling",
+            Self::Images => "images that are kept",
         }
     }
 }

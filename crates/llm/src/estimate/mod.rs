@@ -10,6 +10,7 @@ mod network;
 mod run;
 mod shadow;
 mod sizes;
+mod vision;
 
 use std::path::Path;
 
@@ -22,7 +23,9 @@ use diptych_train::{
 
 use self::heap::{Use, Work};
 use self::run::{Counted, Parts, Sampling, count};
-use self::sizes::{RunSizes, largest_in_order};
+pub use self::sizes::ImageSizes;
+use self::sizes::{RunImages, RunSizes, largest_in_order};
+pub use self::vision::{Answering, VisionEstimate, VisionMemory, vision_memory};
 use crate::Result;
 use crate::evaluation;
 use crate::method::{coupling_note, learn, load_records, sampled_prompts};
@@ -51,14 +54,14 @@ pub fn estimate(recipe: &Recipe<Language>) -> Result<Estimate> {
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
     let on_cpu = recipe.run.device.resolve()?.is_cpu();
     let adapter = adapter_of(recipe)?;
-    let sizes = RunSizes::of(recipe, &records);
+    let sizes = RunSizes::of(recipe, &records, &RunImages::default());
     let parts = Parts {
         recipe,
         config: directory.config(),
         adapter: &adapter,
         stored_width: stored_width(&directory.weights()?),
         other: other_network(recipe)?,
-        cached: cached_pass(recipe, &records),
+        cached: cached_pass(recipe, &records, &RunImages::default()),
         num_scores: records
             .iter()
             .flat_map(|record| &record.responses)
@@ -66,7 +69,8 @@ pub fn estimate(recipe: &Recipe<Language>) -> Result<Estimate> {
             .sum(),
         samples: sampled.map(|prompts| samples(recipe, &prompts)),
         evaluation: truth(recipe, &tokenizer)?,
-        answers: answers(recipe, &records),
+        answers: answers(recipe, &records, &RunImages::default()),
+        vision: None,
         sizes,
     };
     let counted = count(&parts)?;
@@ -218,7 +222,11 @@ fn other_network(recipe: &Recipe<Language>) -> Result<Option<(LmConfig, usize)>>
 }
 
 /// The largest batch of a pass that scores the data before training, where there will be one.
-fn cached_pass(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Option<sizes::BatchSizes> {
+fn cached_pass(
+    recipe: &Recipe<Language>,
+    records: &[EncodedRecord],
+    images: &RunImages<'_>,
+) -> Option<sizes::BatchSizes> {
     let ReferenceConfig::Cached { path } = &recipe.reference else {
         return None;
     };
@@ -228,7 +236,7 @@ fn cached_pass(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Option<s
         .all(|response| response.reference_logps.is_some());
     let is_there = path.as_deref().is_some_and(Path::is_file);
     let arrangement = recipe.method.batch().arrangement;
-    (!is_given && !is_there).then(|| largest_in_order(arrangement, records, 2 * recipe.train.micro_batch))
+    (!is_given && !is_there).then(|| largest_in_order(arrangement, records, images, 2 * recipe.train.micro_batch))
 }
 
 /// What is sampled while training.
@@ -239,11 +247,13 @@ fn samples(recipe: &Recipe<Language>, prompts: &[TokenizedPrompt]) -> Sampling {
         longest: prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(1),
         max_new_tokens: config.max_new_tokens,
         num_prompts: prompts.len(),
+        images: ImageSizes::default(),
+        kept_bytes: 0,
     }
 }
 
 /// What the policy answers in a micro batch.
-fn answers(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Option<Sampling> {
+fn answers(recipe: &Recipe<Language>, records: &[EncodedRecord], images: &RunImages<'_>) -> Option<Sampling> {
     let term = recipe.method.online_kl()?;
     let batch = recipe.train.micro_batch;
     let longest = records.iter().map(|record| record.responses[0].prompt.len()).max()?;
@@ -252,6 +262,8 @@ fn answers(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Option<Sampl
         longest,
         max_new_tokens: term.max_new_tokens,
         num_prompts: batch,
+        images: images.largest(),
+        kept_bytes: 0,
     })
 }
 
@@ -270,6 +282,8 @@ fn truth(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> Result<Option<Samp
         longest: longest(tokenizer, &prompts)?.unwrap_or(1),
         max_new_tokens: config.max_new_tokens,
         num_prompts: prompts.len(),
+        images: ImageSizes::default(),
+        kept_bytes: 0,
     }))
 }
 

@@ -8,9 +8,9 @@ use diptych_tensor::DType;
 use diptych_train::{Recipe, ReferenceConfig};
 
 use super::heap::{Block, Heap, Peak, Use, Work};
-use super::network::{Adapters, Layers, Loading, ShadowLm, WIDE};
+use super::network::{Adapters, Layers, Loading, ShadowLm, VisionLoading, WIDE};
 use super::shadow::{Gradients, Pull, Tape, add_gradient};
-use super::sizes::{BatchSizes, RunSizes};
+use super::sizes::{BatchSizes, ImageSizes, RunSizes};
 use crate::Result;
 use crate::modality::Language;
 
@@ -31,6 +31,20 @@ pub(super) struct Parts<'a> {
     pub(super) evaluation: Option<Sampling>,
     /// The policy's answers in every micro batch, where a term needs them.
     pub(super) answers: Option<Sampling>,
+    /// What reads images, where anything does.
+    pub(super) vision: Option<VisionCounts<'a>>,
+}
+
+/// Images and their tower.
+#[derive(Clone, Copy)]
+pub(super) struct VisionCounts<'a> {
+    /// Of the policy, and of another network with a tower of its own.
+    pub(super) loading: VisionLoading<'a>,
+    pub(super) other: Option<VisionLoading<'a>>,
+    /// Bytes of features or pixels that are kept in memory.
+    pub(super) kept_bytes: usize,
+    /// The largest image.
+    pub(super) largest: ImageSizes,
 }
 
 /// How texts are sampled.
@@ -41,6 +55,10 @@ pub(super) struct Sampling {
     pub(super) max_new_tokens: usize,
     /// Prompts in all.
     pub(super) num_prompts: usize,
+    /// The images of a prompt.
+    pub(super) images: ImageSizes,
+    /// Bytes of what is kept of the images of all prompts.
+    pub(super) kept_bytes: usize,
 }
 
 /// What was counted.
@@ -74,6 +92,13 @@ pub(super) fn count(parts: &Parts<'_>) -> Result<Counted> {
     heap.begin("loading");
     let policy = ShadowLm::load(&heap, &parts.loading(Some(parts.adapter), [Use::Frozen, Use::Trained]))?;
     let reference = reference(parts, &heap, &policy)?;
+    let images = parts.vision.map(|vision| {
+        heap.begin("encoding images");
+        if !vision.loading.is_tower_trained {
+            policy.encode(&heap, vision.largest);
+        }
+        heap.take(Use::Images, vision.kept_bytes)
+    });
     let run = Run {
         parts,
         heap,
@@ -104,12 +129,14 @@ pub(super) fn count(parts: &Parts<'_>) -> Result<Counted> {
         run.sample("sampling");
         run.checkpoint(average.as_deref());
     }
-    drop((moments, average));
+    drop((moments, average, images));
+    let num_trained = run.policy.trained.iter().sum();
+    let heap = run.heap.clone();
     run.evaluate()?;
     Ok(Counted {
-        peak: run.heap.peak(),
+        peak: heap.peak(),
         work,
-        num_trained: run.policy.trained.iter().sum(),
+        num_trained,
     })
 }
 
@@ -125,29 +152,35 @@ impl Parts<'_> {
             dtype: self.dtype(),
             stored_width: self.stored_width,
             of,
+            vision: self.vision.map(|vision| vision.loading),
         }
     }
 }
 
 fn reference(parts: &Parts<'_>, heap: &Heap, policy: &ShadowLm) -> Result<Reference> {
     let of = [Use::Reference; 2];
-    let network = |trained, config, stored_width| -> Result<Reference> {
+    let network = |trained, config, stored_width, vision| -> Result<Reference> {
         let loading = Loading {
             config,
             stored_width,
+            vision,
             ..parts.loading(trained, of)
         };
         Ok(Reference::Network(Box::new(ShadowLm::load(heap, &loading)?)))
     };
-    let copy = || network(None, parts.config, parts.stored_width);
+    let own = parts.vision.map(|vision| vision.loading);
+    let copy = || network(None, parts.config, parts.stored_width, own);
     let can_switch_off = <Language as diptych_train::Modality>::can_switch_off(&parts.recipe.adapter);
     match &parts.recipe.reference {
         ReferenceConfig::None {} => Ok(Reference::None),
         ReferenceConfig::AdapterOff {} => Ok(Reference::AdapterOff),
         ReferenceConfig::Frozen {} => copy(),
-        ReferenceConfig::Ema { .. } => network(Some(parts.adapter), parts.config, parts.stored_width),
+        ReferenceConfig::Ema { .. } => network(Some(parts.adapter), parts.config, parts.stored_width, own),
         ReferenceConfig::Checkpoint { .. } => match &parts.other {
-            Some((config, stored_width)) => network(None, config, *stored_width),
+            Some((config, stored_width)) => {
+                let vision = parts.vision.and_then(|vision| vision.other);
+                network(None, config, *stored_width, vision)
+            }
             None => copy(),
         },
         ReferenceConfig::Cached { .. } => {
@@ -320,26 +353,39 @@ impl Run<'_> {
         }
     }
 
-    /// The base is loaded beside the policy, and both are sampled.
-    fn evaluate(&self) -> Result<()> {
-        let Some(sampling) = self.parts.evaluation else {
+    /// The base is loaded beside the policy, and both are sampled. Of networks that read images, one after the other is loaded, each behind
+    /// the training.
+    fn evaluate(self) -> Result<()> {
+        let Self {
+            parts,
+            heap,
+            policy,
+            reference,
+        } = self;
+        let Some(sampling) = parts.evaluation else {
             return Ok(());
         };
-        self.heap.begin("evaluating");
-        let base = ShadowLm::load(&self.heap, &self.parts.loading(None, [Use::Sampling; 2]))?;
-        sampling.run(&self.heap, &base);
-        sampling.run(&self.heap, &self.policy);
+        heap.begin("evaluating");
+        let load = || ShadowLm::load(&heap, &parts.loading(None, [Use::Sampling; 2]));
+        if let Some(vision) = parts.vision {
+            drop((policy, reference));
+            let _kept = heap.take(Use::Images, sampling.kept_bytes);
+            for _ in 0..2 {
+                let network = load()?;
+                network.encode(&heap, vision.largest);
+                sampling.run(&heap, &network);
+            }
+            return Ok(());
+        }
+        sampling.run(&heap, &load()?);
+        sampling.run(&heap, &policy);
         Ok(())
     }
 }
 
 impl Sampling {
     fn run(self, heap: &Heap, network: &ShadowLm) {
-        network.sample(
-            heap,
-            self.batch.min(self.num_prompts),
-            self.longest,
-            self.max_new_tokens,
-        );
+        let batch = self.batch.min(self.num_prompts);
+        network.sample(heap, self.images, (batch, self.longest), self.max_new_tokens);
     }
 }

@@ -1,11 +1,13 @@
 //! How large the micro batches of a run are.
 
+use std::collections::BTreeSet;
+
 use diptych_train::{Order, Recipe};
 
-use crate::arrangement::Arrangement;
+use crate::arrangement::{Arrangement, PlacedImage};
 use crate::method::MethodConfig;
 use crate::modality::Language;
-use crate::records::EncodedRecord;
+use crate::records::{EncodedRecord, EncodedResponse};
 
 /// At most so many micro batches are gone through in detail.
 const NUM_SAMPLED: usize = 24;
@@ -23,6 +25,100 @@ pub(super) struct BatchSizes {
     pub(super) responses: usize,
     /// Pairs of a token and one that it sees, in all rows.
     pub(super) visible: usize,
+    /// Its different images.
+    pub(super) images: ImageSizes,
+}
+
+/// The sizes of some images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImageSizes {
+    /// Numbers that the tower reads.
+    pub pixels: usize,
+    /// Tokens of the tower.
+    pub patches: usize,
+    /// Those of them that the projector reads.
+    pub features: usize,
+    /// Tokens of the decoder.
+    pub tokens: usize,
+}
+
+impl ImageSizes {
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            pixels: self.pixels + other.pixels,
+            patches: self.patches + other.patches,
+            features: self.features + other.features,
+            tokens: self.tokens + other.tokens,
+        }
+    }
+
+    /// So many of them.
+    pub(super) fn times(self, num: usize) -> Self {
+        Self {
+            pixels: num * self.pixels,
+            patches: num * self.patches,
+            features: num * self.features,
+            tokens: num * self.tokens,
+        }
+    }
+}
+
+/// The images of a run.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RunImages<'a> {
+    /// The size of each.
+    pub(super) sizes: &'a [ImageSizes],
+    /// Whether the chosen answers are scored again under images that are made of these.
+    pub(super) are_spoiled: bool,
+}
+
+impl RunImages<'_> {
+    /// The different ones among these, together.
+    fn together(&self, images: impl Iterator<Item = usize>) -> ImageSizes {
+        let different: BTreeSet<usize> = images.collect();
+        let sizes = different.into_iter().filter_map(|index| self.sizes.get(index));
+        sizes.fold(ImageSizes::default(), |sum, image| sum.and(*image))
+    }
+
+    /// The largest one.
+    pub(super) fn largest(&self) -> ImageSizes {
+        self.sizes
+            .iter()
+            .max_by_key(|sizes| sizes.patches)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+/// A prompt and how many tokens follow it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SizedText<'a> {
+    pub(super) prompt: &'a [u32],
+    pub(super) len: usize,
+    pub(super) images: &'a [PlacedImage],
+}
+
+impl<'a> SizedText<'a> {
+    fn of(response: &'a EncodedResponse) -> Self {
+        Self {
+            prompt: &response.prompt,
+            len: response.ids.len(),
+            images: &response.images,
+        }
+    }
+
+    fn shares_prompt(&self, other: &Self) -> bool {
+        let own = |text: &Self| -> Vec<usize> {
+            let of_prompt = text
+                .images
+                .iter()
+                .filter(|image| image.tokens.start < text.prompt.len());
+            of_prompt.map(|image| image.index).collect()
+        };
+        self.prompt == other.prompt && own(self) == own(other)
+    }
 }
 
 impl BatchSizes {
@@ -42,6 +138,7 @@ impl BatchSizes {
             targets: self.targets + other.targets,
             responses: self.responses + other.responses,
             visible: self.visible + other.visible,
+            images: self.images.and(other.images),
         }
     }
 
@@ -55,20 +152,20 @@ impl BatchSizes {
         }
     }
 
-    /// Of sequences (prompt, response) in one batch.
-    pub(super) fn of(arrangement: Arrangement, sequences: &[(&[u32], usize)]) -> Self {
-        let lens = || sequences.iter().map(|(prompt, response)| prompt.len() + response);
-        let targets = sequences.iter().map(|(_, response)| response).sum();
+    /// Of prompts with responses in one batch.
+    pub(super) fn of(arrangement: Arrangement, texts: &[SizedText<'_>], images: &RunImages<'_>) -> Self {
+        let lens = || texts.iter().map(|text| text.prompt.len() + text.len);
+        let targets = texts.iter().map(|text| text.len).sum();
         let (rows, row_len, visible) = match arrangement {
-            Arrangement::Padded => (sequences.len(), lens().max().unwrap_or(0), lens().map(triangle).sum()),
+            Arrangement::Padded => (texts.len(), lens().max().unwrap_or(0), lens().map(triangle).sum()),
             Arrangement::Packed => (1, lens().sum(), lens().map(triangle).sum()),
             Arrangement::SharedPrefix => {
-                let groups = || sequences.chunk_by(|(a, _), (b, _)| a == b);
-                let prompts: usize = groups().map(|group| group[0].0.len()).sum();
-                let of_prompts: usize = groups().map(|group| triangle(group[0].0.len())).sum();
-                let of_responses: usize = sequences
+                let groups = || texts.chunk_by(SizedText::shares_prompt);
+                let prompts: usize = groups().map(|group| group[0].prompt.len()).sum();
+                let of_prompts: usize = groups().map(|group| triangle(group[0].prompt.len())).sum();
+                let of_responses: usize = texts
                     .iter()
-                    .map(|(prompt, response)| response * prompt.len() + triangle(*response))
+                    .map(|text| text.len * text.prompt.len() + triangle(text.len))
                     .sum();
                 (1, prompts + targets, of_prompts + of_responses)
             }
@@ -77,8 +174,9 @@ impl BatchSizes {
             rows,
             row_len,
             targets,
-            responses: sequences.len(),
+            responses: texts.len(),
             visible,
+            images: images.together(texts.iter().flat_map(|text| text.images).map(|image| image.index)),
         }
     }
 }
@@ -100,7 +198,7 @@ pub(super) struct RunSizes {
 
 impl RunSizes {
     /// Goes through the run's order.
-    pub(super) fn of(recipe: &Recipe<Language>, records: &[EncodedRecord]) -> Self {
+    pub(super) fn of(recipe: &Recipe<Language>, records: &[EncodedRecord], images: &RunImages<'_>) -> Self {
         let train = &recipe.train;
         let num_steps = train.num_steps(records.len(), 1);
         let arrangement = recipe.method.batch().arrangement;
@@ -117,16 +215,16 @@ impl RunSizes {
         for step in 0..num_steps {
             let start = step * train.effective_batch();
             for batch in order.micro_batches(step + 1, start, train.micro_batch, train.accumulation) {
-                let sequences: Vec<(&[u32], usize)> = batch
+                let texts: Vec<SizedText<'_>> = batch
                     .items
                     .iter()
                     .flat_map(|item| responses(&recipe.method, &records[item.index]))
                     .collect();
                 let of_items = batch.items.iter().map(|item| &records[item.index]);
-                let [answers, rationales] = terms(&recipe.method, of_items);
-                let sizes = BatchSizes::of(arrangement, &sequences)
-                    .beside(BatchSizes::of(arrangement, &answers))
-                    .beside(BatchSizes::of(arrangement, &rationales));
+                let sizes = terms(&recipe.method, of_items, images)
+                    .iter()
+                    .map(|texts| BatchSizes::of(arrangement, texts, images))
+                    .fold(BatchSizes::of(arrangement, &texts, images), BatchSizes::beside);
                 for (largest, by) in largest.iter_mut().zip(by) {
                     if by(&sizes) > by(largest) {
                         *largest = sizes;
@@ -150,40 +248,55 @@ impl RunSizes {
 }
 
 /// What a method scores of a record: prompts and the numbers of their responses' tokens.
-fn responses<'a>(method: &MethodConfig, record: &'a EncodedRecord) -> impl Iterator<Item = (&'a [u32], usize)> {
+fn responses<'a>(method: &MethodConfig, record: &'a EncodedRecord) -> impl Iterator<Item = SizedText<'a>> {
     let count = match method {
         MethodConfig::Sft(_) => 1,
         MethodConfig::OfflinePairs(_) | MethodConfig::Unpaired(_) | MethodConfig::Ranked(_) => record.responses.len(),
     };
-    let of = |response: &'a crate::records::EncodedResponse| (response.prompt.as_slice(), response.ids.len());
-    record.responses.iter().take(count).map(of)
+    record.responses.iter().take(count).map(SizedText::of)
 }
 
-/// What the terms beside the objective score of some records: answers of the policy, taken to be as long as they may be, and rationales.
+/// What the terms beside the objective score of some records: answers of the policy, taken to be as long as they may be, rationales, and
+/// chosen answers under other images.
 fn terms<'a>(
     method: &MethodConfig,
     records: impl Iterator<Item = &'a EncodedRecord> + Clone,
-) -> [Vec<(&'a [u32], usize)>; 2] {
+    images: &RunImages<'_>,
+) -> [Vec<SizedText<'a>>; 3] {
     let answers = method.online_kl().map_or_else(Vec::new, |term| {
-        let answer = |record: &'a EncodedRecord| (record.responses[0].prompt.as_slice(), term.max_new_tokens);
+        let answer = |record: &'a EncodedRecord| SizedText {
+            len: term.max_new_tokens,
+            ..SizedText::of(&record.responses[0])
+        };
         records.clone().map(answer).collect()
     });
-    let rationale = |record: &'a EncodedRecord| {
-        let rationale = record.rationale.as_ref()?;
-        Some((rationale.prompt.as_slice(), rationale.ids.len()))
-    };
-    [answers, records.filter_map(rationale).collect()]
+    let rationales = records.clone().filter_map(|record| record.rationale.as_ref());
+    let others = records.filter_map(|record| match (&record.other_images, images.are_spoiled) {
+        (Some(other), _) => Some(other),
+        (None, true) => Some(&record.responses[0]),
+        (None, false) => None,
+    });
+    [
+        answers,
+        rationales.map(SizedText::of).collect(),
+        others.map(SizedText::of).collect(),
+    ]
 }
 
 /// The largest batch when all responses of a data set are scored in their order, so many at a time.
-pub(super) fn largest_in_order(arrangement: Arrangement, records: &[EncodedRecord], batch_size: usize) -> BatchSizes {
-    let all: Vec<(&[u32], usize)> = records
+pub(super) fn largest_in_order(
+    arrangement: Arrangement,
+    records: &[EncodedRecord],
+    images: &RunImages<'_>,
+    batch_size: usize,
+) -> BatchSizes {
+    let all: Vec<SizedText<'_>> = records
         .iter()
         .flat_map(|record| &record.responses)
-        .map(|response| (response.prompt.as_slice(), response.ids.len()))
+        .map(SizedText::of)
         .collect();
     all.chunks(batch_size.max(1))
-        .map(|sequences| BatchSizes::of(arrangement, sequences))
+        .map(|texts| BatchSizes::of(arrangement, texts, images))
         .max_by_key(BatchSizes::tokens)
         .unwrap_or_default()
 }
@@ -209,10 +322,14 @@ mod tests {
             response,
             images: &[],
         });
-        let sizes = parts.map(|(prompt, response)| (prompt, response.len()));
+        let sizes = parts.map(|(prompt, response)| SizedText {
+            prompt,
+            len: response.len(),
+            images: &[],
+        });
         for arrangement in [Arrangement::Padded, Arrangement::Packed, Arrangement::SharedPrefix] {
             let arranged = arrangement.arrange(&sequences, 0, &Device::Cpu).unwrap();
-            let found = BatchSizes::of(arrangement, &sizes);
+            let found = BatchSizes::of(arrangement, &sizes, &RunImages::default());
             let visible = arranged.input.visible();
             assert_eq!([found.rows, found.row_len], [visible.batch(), visible.queries()]);
             assert_eq!([found.targets, found.responses], [arranged.targets.len(), 4]);
@@ -226,7 +343,7 @@ mod tests {
             let filling = found.tokens()
                 - sizes
                     .iter()
-                    .map(|(prompt, len)| prompt.len() + len)
+                    .map(|text| text.prompt.len() + text.len)
                     .sum::<usize>()
                     .min(found.tokens());
             assert_eq!(

@@ -252,14 +252,15 @@ pub(super) fn check_weights(recipe: &Recipe<Language>, records: &[EncodedRecord]
     Ok(())
 }
 
-/// Another model as reference is given the policy's ids, so that they must mean the same to it.
+/// Another model as reference is given the policy's ids, so that they must mean the same to it: all but that of an image, which stands for
+/// vectors that come from elsewhere and need not be in the vocabulary.
 ///
 /// # Errors
 /// [`Error::ForeignTokens`] for the first that does not; directories that cannot be read.
 pub fn check_tokens(
     recipe: &Recipe<Language>,
     records: &[EncodedRecord],
-    tokenizer: &Tokenizer,
+    (tokenizer, image_token_id): (&Tokenizer, Option<u32>),
     vocab_size: impl Fn(&Path) -> Result<usize>,
 ) -> Result<()> {
     let ReferenceConfig::Checkpoint { path } = &recipe.reference else {
@@ -274,11 +275,14 @@ pub fn check_tokens(
         .iter()
         .flat_map(|record| &record.responses)
         .flat_map(|response| response.prompt.iter().chain(&response.ids).copied());
-    let ids: BTreeSet<u32> = match recipe.method.online_kl() {
+    let mut ids: BTreeSet<u32> = match recipe.method.online_kl() {
         // The policy may answer with any of its tokens.
         Some(_) => (0..vocab_size(&recipe.model_path()?)? as u32).collect(),
         None => of_data.collect(),
     };
+    if let Some(image) = image_token_id {
+        ids.remove(&image);
+    }
     let name = |tokenizer: &Tokenizer, id| {
         tokenizer
             .token(id)

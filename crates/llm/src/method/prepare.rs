@@ -191,7 +191,7 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
         }
     }
     complete_records(recipe, &mut records)?;
-    check_tokens(recipe, &records, tokenizer, |path| {
+    check_tokens(recipe, &records, (tokenizer, None), |path| {
         Ok(LmDir::open(path)?.config().vocab_size)
     })?;
     Ok(LoadedRecords { records, dataset })
@@ -204,7 +204,11 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
 /// Files that are missing or damaged, rows that cannot be used, keys that no row is read by.
 pub fn load_dataset(recipe: &Recipe<Language>, on_error: OnError, max_frames: Option<usize>) -> Result<TextDataset> {
     let files = DataFiles::find(&recipe.data_paths()?, recipe.data.layout)?.with_max_frames(max_frames);
-    let (dataset, report) = TextDataset::read_with(&files, on_error)?;
+    // Images are looked at where they are processed, and counted there.
+    let (dataset, report) = match on_error {
+        OnError::Fail => TextDataset::read_with(&files, on_error)?,
+        OnError::Skip => TextDataset::read_rows(&files)?,
+    };
     if let Some(first) = report.unreadable.first() {
         tracing::warn!("{} rows are left out; the first: {first}", report.num_unreadable);
     }

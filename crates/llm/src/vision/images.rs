@@ -65,6 +65,11 @@ impl Budget {
         }
         fits
     }
+
+    fn give_back(&self, bytes: u64) {
+        let mut used = guard(&self.used);
+        *used = used.saturating_sub(bytes);
+    }
 }
 
 impl RunImages {
@@ -114,6 +119,21 @@ impl RunImages {
         });
         self.by_hash.insert(hash, index);
         index
+    }
+
+    /// Forgets all images but the first `len`, and gives back what they took of the memory.
+    pub fn truncate(&mut self, len: usize) {
+        for image in self.images.drain(len.min(self.images.len())..) {
+            self.by_hash.remove(&image.hash);
+            if let Some(kept) = image.pixels {
+                self.budget.give_back(num_bytes(&kept.pixels));
+            }
+        }
+    }
+
+    /// Bytes of the memory that are taken.
+    pub fn memory_used(&self) -> u64 {
+        *guard(&self.budget.used)
     }
 
     /// Number of images.

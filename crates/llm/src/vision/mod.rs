@@ -1,6 +1,7 @@
 //! A vision-language model with the images of a run: each is encoded once a batch for every network that looks at it, and where the
-//! tower never changes its features are computed once a run and kept, as far as memory is allowed for it.
+//! tower never changes its features are computed once a run and kept, as far as memory is allowed for it; or on disk, once for all runs.
 
+mod cache;
 mod images;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use diptych_models::lm::{GenerateConfig, Generated};
 use diptych_models::vlm::{ImageEmbeddings, ProcessedImage, VisionFeatures, VisionLanguageModel, VlmPrompt};
 use diptych_tensor::{Params, Tensor};
 
+pub use self::cache::{CacheCounts, FeatureCache};
 pub use self::images::{PixelMemory, ReadImage, RunImages};
 use self::images::{guard, num_bytes};
 use crate::Result;
@@ -40,6 +42,23 @@ pub struct KeptFeatures {
     features: Mutex<BTreeMap<usize, VisionFeatures>>,
     /// The last embeddings that were asked for, where the projector does not change either.
     recent: Mutex<Option<(Vec<usize>, Vec<ImageEmbeddings>)>>,
+    /// Where features are kept for other runs too.
+    cache: Option<FeatureCache>,
+}
+
+impl KeptFeatures {
+    /// None yet, with a place for them on disk.
+    pub fn with_cache(cache: FeatureCache) -> Self {
+        Self {
+            cache: Some(cache),
+            ..Self::default()
+        }
+    }
+
+    /// The place on disk, if there is one.
+    pub fn cache(&self) -> Option<&FeatureCache> {
+        self.cache.as_ref()
+    }
 }
 
 /// A vision-language model with the images of a run.
@@ -185,10 +204,10 @@ impl VisionNetwork {
                     .iter()
                     .filter_map(|index| Some(made?.images[index - num_own].clone())),
             );
-            let features = self.model.vision_features(&pixels.iter().collect::<Vec<_>>())?;
+            let pixels: Vec<&ProcessedImage> = pixels.iter().collect();
             return Ok(match graph {
-                Graph::Kept => features,
-                Graph::Detached => features.iter().map(VisionFeatures::detach).collect(),
+                Graph::Kept => self.model.vision_features(&pixels)?,
+                Graph::Detached => self.model.vision_features_detached(&pixels)?,
             });
         };
         let mut features = self.kept_features(kept, own)?;
@@ -198,8 +217,7 @@ impl VisionNetwork {
                 Some((known, features)) if *known == tower => features.clone(),
                 _ => {
                     let pixels: Vec<&ProcessedImage> = made.images.iter().collect();
-                    let computed = self.model.vision_features(&pixels)?;
-                    let computed: Vec<VisionFeatures> = computed.iter().map(VisionFeatures::detach).collect();
+                    let computed = self.model.vision_features_detached(&pixels)?;
                     // Where another tower was first, its features stay.
                     let _ = made.features.set((tower, computed.clone()));
                     computed
@@ -221,19 +239,51 @@ impl VisionNetwork {
             if known.contains_key(&index) {
                 continue;
             }
-            // Each by itself: in the company of others its numbers would depend on which of them were kept already, and a resumed run
-            // would not be the same to the last bit.
-            let pixels = self.images.pixels(index)?;
-            let Some(features) = self.model.vision_features(&[&pixels])?.pop() else {
+            let Some(features) = self.one(kept.cache.as_ref(), index)? else {
                 continue;
             };
-            let features = features.detach();
             if self.images.may_keep(num_bytes(&features.features)) {
                 guard(&kept.features).insert(index, features.clone());
             }
             known.insert(index, features);
         }
         Ok(images.iter().filter_map(|index| known.remove(index)).collect())
+    }
+}
+
+impl VisionNetwork {
+    /// Computes the features of all images that a [`FeatureCache`] does not have, and keeps them there. `advance` is told how many are done.
+    ///
+    /// # Errors
+    /// Images or files that cannot be read or written; those of `advance`. Without a cache nothing is done.
+    pub fn fill_cache(&self, mut advance: impl FnMut(usize) -> Result<()>) -> Result<()> {
+        let Some(cache) = self.kept.as_ref().and_then(|kept| kept.cache.as_ref()) else {
+            return Ok(());
+        };
+        for index in 0..self.images.len() {
+            self.one(Some(cache), index)?;
+            advance(index + 1)?;
+        }
+        Ok(())
+    }
+
+    /// Features of one of the run's own images, from the cache where it has them.
+    fn one(&self, cache: Option<&FeatureCache>, index: usize) -> Result<Option<VisionFeatures>> {
+        let content = self.images.content(index);
+        if let Some(cache) = cache
+            && let Some(features) = cache.read(content, self.model.dtype(), self.model.device())?
+        {
+            let layout = self.images.layout(index);
+            return Ok(Some(VisionFeatures { features, layout }));
+        }
+        // Each by itself: in the company of others its numbers would depend on which of them were kept already, and a resumed run
+        // would not be the same to the last bit.
+        let pixels = self.images.pixels(index)?;
+        let computed = self.model.vision_features_detached(&[&pixels])?.pop();
+        if let (Some(cache), Some(computed)) = (cache, &computed) {
+            cache.write(content, &computed.features)?;
+        }
+        Ok(computed)
     }
 }
 

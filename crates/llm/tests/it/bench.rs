@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use diptych_llm::{Language, LanguageMethod, prepare, run};
-use diptych_tensor::{DType, Gradients, backward};
+use diptych_tensor::{Gradients, backward};
 use diptych_train::{
     Item, Method as _, MetricsRow, MicroBatch, Recipe, Reporter, ResumeMode, RunDirectory, StepOutput, read_metrics,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::sections::{changed, numbers, write_rows};
 
 pub(crate) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/trl")
@@ -35,10 +37,7 @@ impl Bench {
 
     /// Writes rows and returns where.
     pub(crate) fn rows(&self, name: &str, rows: &[Value]) -> PathBuf {
-        let path = self.path(name);
-        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
-        std::fs::write(&path, lines.join("\n")).unwrap();
-        path
+        write_rows(self.path(name), rows)
     }
 
     /// A directory with the files of a golden checkpoint, to be changed.
@@ -60,7 +59,7 @@ impl Bench {
     }
 
     pub(crate) fn try_recipe(&self, changes: &Value) -> diptych_train::Result<Recipe<Language>> {
-        let mut recipe = json!({
+        let recipe = json!({
             "modality": "llm",
             "run": { "output": self.path("run"), "device": "cpu" },
             "model": { "path": golden().join("llama") },
@@ -71,24 +70,7 @@ impl Bench {
             "optimizer": { "adamw": { "lr": 1e-3, "weight_decay": 0.0 } },
             "train": { "steps": 3, "micro_batch": 4, "checkpoint_every": 0, "sample_every": 0 },
         });
-        let sections = recipe.as_object_mut().unwrap();
-        for (name, change) in changes.as_object().unwrap() {
-            let is_choice = [
-                "adapter",
-                "reference",
-                "method",
-                "objective",
-                "schedule",
-                "samples",
-                "eval",
-            ];
-            match sections.get_mut(name).and_then(Value::as_object_mut) {
-                Some(section) if !is_choice.contains(&name.as_str()) => merge(section, change.as_object().unwrap()),
-                _ => {
-                    sections.insert(name.clone(), change.clone());
-                }
-            }
-        }
+        let recipe = changed(recipe, changes);
         Recipe::<Language>::parse(&toml::to_string(&recipe).unwrap(), &[])
     }
 
@@ -113,17 +95,6 @@ impl Bench {
 
     pub(crate) fn try_method(&self, changes: &Value) -> diptych_llm::Result<LanguageMethod> {
         prepare(&self.try_recipe(changes)?, &mut Reporter::silent())
-    }
-}
-
-fn merge(section: &mut Map<String, Value>, changes: &Map<String, Value>) {
-    for (key, value) in changes {
-        match (section.get_mut(key).and_then(Value::as_object_mut), value.as_object()) {
-            (Some(old), Some(new)) => merge(old, new),
-            _ => {
-                section.insert(key.clone(), value.clone());
-            }
-        }
     }
 }
 
@@ -190,21 +161,18 @@ pub(crate) fn compute(method: &LanguageMethod, num_records: usize, micro_batch: 
             None => total = Some(gradients),
             Some(total) => total.add_assign(&gradients).unwrap(),
         }
-        losses.extend(host(&output.losses));
+        losses.extend(numbers(&output.losses));
         outputs.push(output);
     }
     let gradients = total.unwrap();
-    let gradients = gradients.iter().map(|(name, tensor)| (name.to_owned(), host(tensor)));
+    let gradients = gradients
+        .iter()
+        .map(|(name, tensor)| (name.to_owned(), numbers(tensor)));
     Computed {
         losses,
         gradients: gradients.collect(),
         outputs,
     }
-}
-
-fn host(tensor: &diptych_tensor::Tensor) -> Vec<f64> {
-    let flat = tensor.detach().flatten_all().unwrap();
-    flat.to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
 /// The largest difference of two vectors, relative to the largest entry or 1, whichever is larger.

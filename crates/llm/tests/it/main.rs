@@ -12,5 +12,6 @@ mod references;
 mod refusals;
 mod results;
 mod resume;
+mod sections;
 mod terms;
 mod trl;

@@ -164,13 +164,23 @@ impl ClipVisionModel {
     /// # Errors
     /// As [`Self::hidden_state`].
     pub fn hidden_states(&self, pixel_values: &Tensor, layers: &[i64]) -> Result<Vec<Tensor>> {
+        self.states(pixel_values, layers, |x| x)
+    }
+
+    /// [`Self::hidden_states`] with every layer's result passed through `cut`.
+    pub(crate) fn states(
+        &self,
+        pixel_values: &Tensor,
+        layers: &[i64],
+        cut: impl Fn(Tensor) -> Tensor,
+    ) -> Result<Vec<Tensor>> {
         self.check(pixel_values)?;
         let wanted = layers
             .iter()
             .map(|&layer| state_index(layer, self.layers.len()))
             .collect::<Result<Vec<_>>>()?;
-        let start = || self.pre_norm.forward(&self.embed(pixel_values)?);
-        let run = |layer: &Arc<VisionLayer>, x: &Tensor| self.run_layer(layer, x);
+        let start = || Ok::<_, diptych_tensor::Error>(cut(self.pre_norm.forward(&self.embed(pixel_values)?)?));
+        let run = |layer: &Arc<VisionLayer>, x: &Tensor| Ok(cut(self.run_layer(layer, x)?));
         Ok(states(start()?, &self.layers, &wanted, run)?)
     }
 

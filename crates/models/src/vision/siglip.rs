@@ -160,6 +160,16 @@ impl SiglipVisionModel {
     /// # Errors
     /// [`Error::Shape`] for pixels of another shape, [`Error::LayerIndex`] for a layer that is not there.
     pub fn hidden_states(&self, pixel_values: &Tensor, layers: &[i64]) -> Result<Vec<Tensor>> {
+        self.states(pixel_values, layers, |x| x)
+    }
+
+    /// [`Self::hidden_states`] with every layer's result passed through `cut`.
+    pub(crate) fn states(
+        &self,
+        pixel_values: &Tensor,
+        layers: &[i64],
+        cut: impl Fn(Tensor) -> Tensor,
+    ) -> Result<Vec<Tensor>> {
         let side = self.config.image_size;
         match *pixel_values.dims() {
             [_, 3, height, width] if (height, width) == (side, side) => {}
@@ -175,8 +185,8 @@ impl SiglipVisionModel {
             .iter()
             .map(|&layer| state_index(layer, self.layers.len()))
             .collect::<Result<Vec<_>>>()?;
-        let run = |layer: &Arc<VisionLayer>, x: &Tensor| self.run_layer(layer, x);
-        Ok(states(self.embed(pixel_values)?, &self.layers, &wanted, run)?)
+        let run = |layer: &Arc<VisionLayer>, x: &Tensor| Ok(cut(self.run_layer(layer, x)?));
+        Ok(states(cut(self.embed(pixel_values)?), &self.layers, &wanted, run)?)
     }
 
     fn embed(&self, pixel_values: &Tensor) -> TensorResult<Tensor> {

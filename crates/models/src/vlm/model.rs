@@ -32,6 +32,24 @@ impl TowerTraining {
     }
 }
 
+/// Whether a backward pass will come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::vlm) enum Graph {
+    Kept,
+    /// Every layer's result is cut off, so that no more than one layer's activations are held at a time.
+    Detached,
+}
+
+impl Graph {
+    /// A layer's result.
+    pub(in crate::vlm) fn cut(self, x: Tensor) -> Tensor {
+        match self {
+            Self::Kept => x,
+            Self::Detached => x.detach(),
+        }
+    }
+}
+
 /// What the tower makes of an image: all that changes only when the tower does.
 #[derive(Debug, Clone)]
 pub struct VisionFeatures {
@@ -40,17 +58,6 @@ pub struct VisionFeatures {
     pub features: Tensor,
     /// The image's layout.
     pub layout: ImageLayout,
-}
-
-impl VisionFeatures {
-    /// The same without a graph. It still shares memory with the other images of its call.
-    #[must_use]
-    pub fn detach(&self) -> Self {
-        Self {
-            features: self.features.detach(),
-            layout: self.layout,
-        }
-    }
 }
 
 /// What the decoder reads in the place of an image's tokens.
@@ -155,12 +162,24 @@ impl VisionLanguageModel {
     /// # Errors
     /// [`Error::Shape`] for pixels that do not fit their layout, [`Error::Condition`] for a layout of another family.
     pub fn vision_features(&self, images: &[&ProcessedImage]) -> Result<Vec<VisionFeatures>> {
+        self.features(images, Graph::Kept)
+    }
+
+    /// [`vision_features`](Self::vision_features) without a graph, also of a tower that is trained.
+    ///
+    /// # Errors
+    /// As [`vision_features`](Self::vision_features).
+    pub fn vision_features_detached(&self, images: &[&ProcessedImage]) -> Result<Vec<VisionFeatures>> {
+        self.features(images, Graph::Detached)
+    }
+
+    fn features(&self, images: &[&ProcessedImage], graph: Graph) -> Result<Vec<VisionFeatures>> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
         match &self.vision {
-            Vision::Llava(vision) => vision.features(images, &self.anchor),
-            Vision::Qwen(vision) => vision.features(images),
+            Vision::Llava(vision) => vision.features(images, &self.anchor, graph),
+            Vision::Qwen(vision) => vision.features(images, graph),
         }
     }
 

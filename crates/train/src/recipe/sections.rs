@@ -94,7 +94,8 @@ pub struct DataConfig {
     /// is trained. What does not fit is made again whenever it is needed. By default 4096.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_memory: Option<u64>,
-    /// Keeps what the frozen networks make of the images and prompts, for the next run; for images.
+    /// Keeps what the frozen networks make of the images and prompts, for the next run; for images, and for the images of texts under a
+    /// frozen tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheConfig>,
 }
@@ -120,7 +121,7 @@ impl Default for BucketsConfig {
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
     /// The directory, from the working directory; made where there is none. What lies there is read back when everything it
-    /// depends on is unchanged, and refused otherwise.
+    /// depends on is unchanged. Otherwise it is refused, or, where each image has a file of its own, not looked at.
     pub path: PathBuf,
 }
 

@@ -4,18 +4,20 @@
 //! features, and only then the text is cut to `data.max_len`: completions are cut, and never within an image; a prompt that leaves no
 //! room for an answer leaves its record out, and a warning says how many there were.
 
+mod limit;
 mod reader;
 
-use diptych_data::{Encoder, EncodingConfig, EncodingConvention, OnError, TextDataset, Tokenizer};
+use diptych_data::{Encoder, EncodingConfig, OnError, SkippedRow, TextDataset, Tokenizer};
 use diptych_llm::Language;
 use diptych_llm::arrangement::PlacedImage;
 use diptych_llm::method::{self, MAX_LEN, complete_records, load_dataset, warn_of_unused_rationales};
-use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images};
+use diptych_llm::records::{EncodedRecord, EncodedResponse, add_rationales, encode_with_images, why_skipped};
 use diptych_llm::vision::RunImages;
 use diptych_models::vlm::{ImageLayout, VlmConfig};
 use diptych_train::Recipe;
 
-use self::reader::{Reader, Shown};
+use self::limit::Limit;
+use self::reader::{ReadImages, Reader, Shown};
 use crate::modality::{VisionLanguage, as_text};
 use crate::{Error, Result};
 
@@ -58,81 +60,141 @@ pub fn load_records(
     let text = as_text(recipe);
     let on_error = recipe.data.on_error.unwrap_or_default();
     let dataset = load_dataset(&text, on_error, recipe.data.max_frames)?;
-    let records = encoded(&text, config.image_token_id, &dataset, tokenizer)?;
-    let num = records.len();
-    let (mut bad, mut long) = (Left::default(), Left::default());
-    let mut num_divided = 0;
-    let limit = Limit {
-        max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
-        convention: recipe.data.encoding.unwrap_or_default().convention,
+    let (records, odd) = encoded(&text, (config.image_token_id, on_error), &dataset, tokenizer)?;
+    let (num, num_rows) = (records.len(), records.len() + odd.len());
+    let mut loading = Loading {
+        recipe,
+        config,
+        limit: Limit {
+            max_len: recipe.data.max_len.unwrap_or(MAX_LEN),
+            convention: recipe.data.encoding.unwrap_or_default().convention,
+        },
+        bad: Left::default(),
+        long: Left::default(),
+        unlike: Unlike::default(),
+        kept: Vec::with_capacity(num),
     };
+    for row in odd {
+        let why = why_skipped(row.reason);
+        loading.bad.count(|| format!("record {}: {why}", row.id));
+    }
     let mut reader = Reader::new(&dataset, images);
-    let mut kept = Vec::with_capacity(num);
     let mut left = records.into_iter();
     for done in (0..num).step_by(AT_ONCE) {
         let chunk: Vec<EncodedRecord> = left.by_ref().take(AT_ONCE).collect();
-        let shown = reader.read(&chunk);
-        for (mut record, shown) in chunk.into_iter().zip(shown) {
-            let expanded = shown
-                .and_then(|shown| other_sides(recipe, &mut record, shown))
-                .and_then(|shown| {
-                    expand_record(config, reader.images, &mut record, &shown)?;
-                    Ok(shown.rejected.is_some())
-                });
-            match expanded {
-                Ok(is_divided) if limit.keep(&mut record) => {
-                    num_divided += usize::from(is_divided);
-                    kept.push(record);
-                }
-                Ok(_) => long.count(|| limit.describe(&record)),
-                Err(error) if on_error == OnError::Skip && error.is_of_one_record() => bad.count(|| error.to_string()),
-                Err(error) => return Err(error),
-            }
+        let mut read = reader.read(&chunk);
+        for record in chunk {
+            loading.add(record, &mut reader, &mut read)?;
         }
         advance((done + AT_ONCE).min(num), num)?;
     }
-    bad.warn();
-    long.warn();
-    if kept.is_empty() {
-        return Err(Error::NothingLeft {
-            num,
-            num_bad: bad.num,
-            num_long: long.num,
-        });
-    }
-    finish(&text, num_divided, &mut kept)?;
-    Ok(kept)
+    loading.finish(&text, num_rows)
 }
 
-/// The rows as whole texts in tokens, with one image token an image.
+/// Records on their way.
+struct Loading<'a> {
+    recipe: &'a Recipe<VisionLanguage>,
+    config: &'a VlmConfig,
+    limit: Limit,
+    bad: Left,
+    long: Left,
+    unlike: Unlike,
+    kept: Vec<EncodedRecord>,
+}
+
+/// Records of which not everything is about the same images.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unlike {
+    /// Their rejected answers see others.
+    num_divided: usize,
+    /// They have others to compare with, which nothing looks at.
+    num_unused: usize,
+}
+
+impl Loading<'_> {
+    /// Expands and cuts a record with its images, which are the next ones that were read. Those of one that is left out are forgotten.
+    fn add(&mut self, mut record: EncodedRecord, reader: &mut Reader<'_>, read: &mut ReadImages) -> Result<()> {
+        let mark = reader.mark();
+        let expanded = reader.shown(&record, read).and_then(|shown| {
+            let shown = other_sides(self.recipe, &mut record, shown)?;
+            expand_record(self.config, reader.images, &mut record, &shown)?;
+            Ok(shown)
+        });
+        match expanded {
+            Ok(shown) if self.limit.keep(&mut record) => {
+                self.unlike.num_divided += usize::from(shown.rejected.is_some());
+                self.unlike.num_unused += usize::from(shown.others.is_some() && record.other_images.is_none());
+                self.kept.push(record);
+                return Ok(());
+            }
+            Ok(_) => self.long.count(|| self.limit.describe(&record)),
+            Err(error) if self.skips() && error.is_of_one_record() => self.bad.count(|| error.to_string()),
+            Err(error) => return Err(error),
+        }
+        reader.forget(mark);
+        Ok(())
+    }
+
+    fn skips(&self) -> bool {
+        self.recipe.data.on_error == Some(OnError::Skip)
+    }
+
+    /// The records, after a word on those that are not among them.
+    fn finish(mut self, text: &Recipe<Language>, num_rows: usize) -> Result<Vec<EncodedRecord>> {
+        self.bad.warn();
+        self.long.warn();
+        if self.kept.is_empty() {
+            return Err(Error::NothingLeft {
+                num: num_rows,
+                num_bad: self.bad.num,
+                num_long: self.long.num,
+            });
+        }
+        finish(text, self.unlike, &mut self.kept)?;
+        Ok(self.kept)
+    }
+}
+
+/// The rows as whole texts in tokens, with one image token an image, and those of which that does not hold.
 fn encoded(
     text: &Recipe<Language>,
-    image_token_id: u32,
+    (image_token_id, on_error): (u32, OnError),
     dataset: &TextDataset,
     tokenizer: &Tokenizer,
-) -> Result<Vec<EncodedRecord>> {
+) -> Result<(Vec<EncodedRecord>, Vec<SkippedRow>)> {
     let whole = EncodingConfig {
         max_len: None,
         ..text.data.encoding.unwrap_or_default()
     };
-    let encoder = Encoder::try_new(tokenizer, whole)?.with_image_token_id(image_token_id);
-    let mut records = encode_with_images(dataset, &encoder)?;
+    let encoder = Encoder::try_new(tokenizer, whole)?
+        .with_image_token_id(image_token_id)
+        .with_on_error(on_error);
+    let (mut records, odd) = encode_with_images(dataset, &encoder)?;
     if let TextDataset::Pairs(pairs) = dataset {
         match text.method.rationale() {
             Some(config) => add_rationales(&mut records, pairs, &encoder, &config.template)?,
             None => warn_of_unused_rationales(pairs),
         }
     }
-    Ok(records)
+    Ok((records, odd))
 }
 
-/// What is said of records, and done to them, when nothing of them will be cut any more. Of `num_divided` the rejected answer sees other
-/// images than the chosen one.
-fn finish(text: &Recipe<Language>, num_divided: usize, kept: &mut [EncodedRecord]) -> Result<()> {
+/// What is said of records, and done to them, when nothing of them will be cut any more.
+fn finish(text: &Recipe<Language>, unlike: Unlike, kept: &mut [EncodedRecord]) -> Result<()> {
+    let Unlike {
+        num_divided,
+        num_unused,
+    } = unlike;
     if num_divided > 0 {
         tracing::warn!(
             "the rejected answers of {num_divided} records are scored under `rejected_images`; \
              `[method.offline_pairs.image_preference]` without a corruption scores the chosen answer under them instead"
+        );
+    }
+    if num_unused > 0 {
+        tracing::warn!(
+            "the `other_images` of {num_unused} records are not used; `[method.offline_pairs.image_preference]` without a corruption \
+             compares the chosen answer under them"
         );
     }
     if text.method.rationale().is_some() {
@@ -167,11 +229,19 @@ pub(crate) fn learn(text: &Recipe<Language>, image_token_id: u32, records: &mut 
 impl Error {
     /// Whether one record or its images are the cause, so that the others can be used without it.
     fn is_of_one_record(&self) -> bool {
-        matches!(self, Self::Image { .. } | Self::Placeholders { .. })
+        match self {
+            Self::Image { .. }
+            | Self::Placeholders { .. }
+            | Self::MissingImages { .. }
+            | Self::NoImage { .. }
+            | Self::BothOthers { .. } => true,
+            Self::Setting { .. } | Self::Llm(_) | Self::Build(_) | Self::NothingLeft { .. } => false,
+        }
     }
 }
 
-/// Says which texts of a record see which images, where images are compared.
+/// Says which texts of a record see which images. A preference between images without a corruption compares with `other_images`, or else
+/// with the images that the rejected answer would see.
 fn other_sides(recipe: &Recipe<VisionLanguage>, record: &mut EncodedRecord, shown: Shown) -> Result<Shown> {
     if recipe.method.own_answer().is_some() && shown.images.is_empty() {
         return Err(Error::NoImage { id: record.id.clone() });
@@ -179,20 +249,23 @@ fn other_sides(recipe: &Recipe<VisionLanguage>, record: &mut EncodedRecord, show
     let Some(config) = recipe.method.image_preference() else {
         return Ok(shown);
     };
+    let id = || record.id.clone();
     if shown.images.is_empty() {
-        return Err(Error::NoImage { id: record.id.clone() });
+        return Err(Error::NoImage { id: id() });
     }
     if config.corruption.is_some() {
         return Ok(shown);
     }
-    let Some(others) = shown.rejected else {
-        return Err(Error::MissingImages { id: record.id.clone() });
+    let others = match (shown.others, shown.rejected) {
+        (Some(_), Some(_)) => return Err(Error::BothOthers { id: id() }),
+        (None, None) => return Err(Error::MissingImages { id: id() }),
+        (Some(others), None) | (None, Some(others)) => others,
     };
     record.other_images = Some(record.responses[0].clone());
     Ok(Shown {
-        others: Some(others),
+        images: shown.images,
         rejected: None,
-        ..shown
+        others: Some(others),
     })
 }
 
@@ -250,86 +323,6 @@ fn expand(
         .map(|(index, tokens)| PlacedImage { index: *index, tokens })
         .collect();
     Ok(())
-}
-
-/// Tokens of the longest prompt of a record.
-fn prompt_len(record: &EncodedRecord) -> usize {
-    let len = |response: &EncodedResponse| response.prompt.len() + response.prompt_tail;
-    let texts = record.responses.iter().chain(&record.other_images);
-    texts.map(len).max().unwrap_or(0)
-}
-
-/// How long a text may be.
-struct Limit {
-    max_len: usize,
-    convention: EncodingConvention,
-}
-
-impl Limit {
-    /// Why nothing of a record is left.
-    fn describe(&self, record: &EncodedRecord) -> String {
-        let (id, max_len, prompt_len) = (&record.id, self.max_len, prompt_len(record));
-        if prompt_len < max_len {
-            return format!("record {id}: of an answer no token that counts is left within `data.max_len` = {max_len}");
-        }
-        format!("record {id}: its prompt has {prompt_len} tokens, images among them, of `data.max_len` = {max_len}")
-    }
-
-    /// Cuts the responses of a record, and says whether anything of each is left to learn from.
-    fn keep(&self, record: &mut EncodedRecord) -> bool {
-        let prompt_len = prompt_len(record);
-        let max_len = match self.convention {
-            EncodingConvention::Dpo if prompt_len >= self.max_len => return false,
-            EncodingConvention::Dpo => self.max_len,
-            // The answer gives way, the prompt stays even if it is longer.
-            EncodingConvention::Cpo => self.max_len.max(prompt_len),
-        };
-        record.responses.iter_mut().for_each(|response| cut(response, max_len));
-        if let Some(rationale) = &mut record.rationale {
-            cut(rationale, max_len);
-            if !rationale.is_scored() {
-                record.rationale = None;
-            }
-        }
-        if let Some(other) = &mut record.other_images {
-            cut(other, max_len);
-            even_out(&mut record.responses[0], other);
-        }
-        let mut texts = record.responses.iter().chain(&record.other_images);
-        texts.all(EncodedResponse::is_scored)
-    }
-}
-
-/// Leaves as much of an answer under some images as of the same answer under others.
-fn even_out(own: &mut EncodedResponse, other: &mut EncodedResponse) {
-    let len = |response: &EncodedResponse| response.ids.len() - response.prompt_tail.min(response.ids.len());
-    let least = len(own).min(len(other));
-    for response in [own, other] {
-        cut(response, response.prompt.len() + response.prompt_tail + least);
-    }
-}
-
-/// Leaves at most `max_len` tokens of a text, and no image of which a part would be missing.
-fn cut(response: &mut EncodedResponse, max_len: usize) {
-    let prompt_len = response.prompt.len();
-    let mut end = prompt_len + response.ids.len();
-    if end <= max_len {
-        return;
-    }
-    end = max_len.max(prompt_len);
-    if let Some(image) = response
-        .images
-        .iter()
-        .find(|image| image.tokens.start < end && end < image.tokens.end)
-    {
-        end = image.tokens.start.max(prompt_len);
-    }
-    response.images.retain(|image| image.tokens.end <= end);
-    response.ids.truncate(end - prompt_len);
-    if let Some(weights) = &mut response.weights {
-        weights.truncate(end - prompt_len);
-    }
-    response.is_cut = true;
 }
 
 /// Takes the weight of image tokens, also where everything else is learned.

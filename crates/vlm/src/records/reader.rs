@@ -10,14 +10,34 @@ use rayon::prelude::*;
 
 use crate::{Error, Result};
 
-/// The images of a row: what its prompt shows, and what the rejected answer sees where that is something else.
+/// The images of a row: what its prompt shows, what the rejected answer sees where that is something else, and what the prompt's are
+/// compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shown {
     pub(super) images: Vec<usize>,
     pub(super) rejected: Option<Vec<usize>>,
-    /// What the chosen answer sees for comparison.
     pub(super) others: Option<Vec<usize>>,
 }
+
+/// Where the images of a row are, list by list, with their keys.
+struct Sources<'a> {
+    images: &'a [ImageSource],
+    rejected: Option<&'a [ImageSource]>,
+    others: Option<&'a [ImageSource]>,
+}
+
+impl<'a> Sources<'a> {
+    fn lists(&self) -> [(&'static str, &'a [ImageSource]); 3] {
+        [
+            ("images", self.images),
+            ("rejected_images", self.rejected.unwrap_or_default()),
+            ("other_images", self.others.unwrap_or_default()),
+        ]
+    }
+}
+
+/// Images in the order of their records; none where one was known already.
+pub(super) type ReadImages = std::vec::IntoIter<Option<diptych_llm::Result<ReadImage>>>;
 
 /// Reads the images of rows, several at once.
 pub(super) struct Reader<'a> {
@@ -37,50 +57,53 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The images of the rows of some records.
-    pub(super) fn read(&mut self, records: &[EncodedRecord]) -> Vec<Result<Shown>> {
+    /// Reads the images of the rows of some records.
+    pub(super) fn read(&self, records: &[EncodedRecord]) -> ReadImages {
         let sources: Vec<(&ImageSource, bool)> = records
             .iter()
-            .flat_map(|record| {
-                let (own, rejected) = self.sources(record);
-                own.iter().chain(rejected.unwrap_or_default())
-            })
+            .flat_map(|record| self.sources(record).lists())
+            .flat_map(|(_, list)| list)
             .map(|source| (source, self.index_of(source).is_some()))
             .collect();
         let images = &*self.images;
         let read = |(source, is_known): &(&ImageSource, bool)| (!is_known).then(|| images.read(source));
-        let mut read: std::vec::IntoIter<Option<diptych_llm::Result<ReadImage>>> =
-            sources.par_iter().map(read).collect::<Vec<_>>().into_iter();
-        records.iter().map(|record| self.shown(record, &mut read)).collect()
+        sources.par_iter().map(read).collect::<Vec<_>>().into_iter()
+    }
+
+    /// How many images there are now, for [`forget`](Self::forget).
+    pub(super) fn mark(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Forgets the images that came after a mark: those of a record that is left out take no memory.
+    pub(super) fn forget(&mut self, mark: usize) {
+        self.images.truncate(mark);
+        self.by_path.retain(|_, index| *index < mark);
     }
 
     /// What a record's row shows, from images that were read in this order.
-    fn shown(
-        &mut self,
-        record: &EncodedRecord,
-        read: &mut impl Iterator<Item = Option<diptych_llm::Result<ReadImage>>>,
-    ) -> Result<Shown> {
-        let (own, rejected) = self.sources(record);
-        let sides = [own, rejected.unwrap_or_default()];
+    pub(super) fn shown(&mut self, record: &EncodedRecord, read: &mut ReadImages) -> Result<Shown> {
+        let sources = self.sources(record);
         // All of them are taken from what was read, also after one that is damaged.
-        let taken: Vec<Result<usize>> = sides
-            .into_iter()
-            .flat_map(|side| side.iter().enumerate())
-            .map(|(at, source)| {
-                self.take(source, read.next().flatten()).map_err(|error| Error::Image {
+        let mut taken: Vec<Result<usize>> = Vec::new();
+        for (key, list) in sources.lists() {
+            for (place, source) in list.iter().enumerate() {
+                taken.push(self.take(source, read.next().flatten()).map_err(|error| Error::Image {
                     id: record.id.clone(),
-                    number: at + 1,
+                    key,
+                    place,
                     image: source.clone(),
                     source: Box::new(error),
-                })
-            })
-            .collect();
+                }));
+            }
+        }
         let mut images = taken.into_iter().collect::<Result<Vec<usize>>>()?;
-        let others = images.split_off(own.len());
+        let mut rest = images.split_off(sources.images.len());
+        let others = rest.split_off(sources.rejected.unwrap_or_default().len());
         Ok(Shown {
             images,
-            rejected: rejected.map(|_| others),
-            others: None,
+            rejected: sources.rejected.map(|_| rest),
+            others: sources.others.map(|_| others),
         })
     }
 
@@ -108,17 +131,19 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What a record's row shows, and what the rejected answer sees instead.
-    fn sources(&self, record: &EncodedRecord) -> (&'a [ImageSource], Option<&'a [ImageSource]>) {
-        match self.dataset {
-            TextDataset::Pairs(rows) => {
-                let parts = rows[record.row].parts();
-                (parts.images, parts.rejected_images)
-            }
-            TextDataset::Unpaired(rows) => (rows[record.row].parts().images, None),
-            TextDataset::Ranked(rows) => (rows[record.row].parts().images, None),
-            TextDataset::Samples(rows) => (rows[record.row].parts().images, None),
-            TextDataset::Prompts(rows) => (rows[record.row].parts().images, None),
+    /// Where the images of a record's row are.
+    fn sources(&self, record: &EncodedRecord) -> Sources<'a> {
+        let parts = match self.dataset {
+            TextDataset::Pairs(rows) => rows[record.row].parts(),
+            TextDataset::Unpaired(rows) => rows[record.row].parts(),
+            TextDataset::Ranked(rows) => rows[record.row].parts(),
+            TextDataset::Samples(rows) => rows[record.row].parts(),
+            TextDataset::Prompts(rows) => rows[record.row].parts(),
+        };
+        Sources {
+            images: parts.images,
+            rejected: parts.rejected_images,
+            others: parts.other_images,
         }
     }
 }

@@ -11,8 +11,11 @@ use diptych_train::{
     Item, Method as _, MetricsRow, MicroBatch, Recipe, Reporter, ResumeMode, RunDirectory, StepOutput, read_metrics,
 };
 use diptych_vlm::{VisionLanguage, prepare, run};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tempfile::TempDir;
+
+pub(crate) use crate::sections::numbers;
+use crate::sections::{changed, write_rows};
 
 #[expect(dead_code, reason = "weights are made from lists of names here")]
 #[path = "../../../../tests/golden/named_values.rs"]
@@ -67,16 +70,13 @@ impl Bench {
 
     /// Writes rows and returns where.
     pub(crate) fn rows(&self, name: &str, rows: &[Value]) -> PathBuf {
-        let path = self.path(name);
-        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
-        std::fs::write(&path, lines.join("\n")).unwrap();
-        path
+        write_rows(self.path(name), rows)
     }
 
     /// A recipe: DPO of a LoRA adapter on two pairs a step, with some sections changed. Keys of a section are replaced one by one; of
     /// `adapter`, `reference`, `method`, `objective` and `samples` all of it.
     pub(crate) fn try_recipe(&self, changes: &Value) -> diptych_train::Result<Recipe<VisionLanguage>> {
-        let mut recipe = json!({
+        let recipe = json!({
             "modality": "vlm",
             "run": { "output": self.path("run"), "device": "cpu" },
             "model": { "path": self.path("model") },
@@ -87,16 +87,7 @@ impl Bench {
             "optimizer": { "adamw": { "lr": 1e-2, "weight_decay": 0.0 } },
             "train": { "steps": 3, "micro_batch": 2, "checkpoint_every": 0, "sample_every": 0 },
         });
-        let sections = recipe.as_object_mut().unwrap();
-        for (name, change) in changes.as_object().unwrap() {
-            let is_choice = ["adapter", "reference", "method", "objective", "samples"];
-            match sections.get_mut(name).and_then(Value::as_object_mut) {
-                Some(section) if !is_choice.contains(&name.as_str()) => merge(section, change.as_object().unwrap()),
-                _ => {
-                    sections.insert(name.clone(), change.clone());
-                }
-            }
-        }
+        let recipe = changed(recipe, changes);
         Recipe::parse(&toml::to_string(&recipe).unwrap(), &[])
     }
 
@@ -124,17 +115,6 @@ impl Bench {
     }
 }
 
-fn merge(section: &mut Map<String, Value>, changes: &Map<String, Value>) {
-    for (key, value) in changes {
-        match (section.get_mut(key).and_then(Value::as_object_mut), value.as_object()) {
-            (Some(old), Some(new)) => merge(old, new),
-            _ => {
-                section.insert(key.clone(), value.clone());
-            }
-        }
-    }
-}
-
 /// Losses and gradients of the first records, in one micro batch.
 pub(crate) fn compute(method: &LanguageMethod, num: usize) -> (StepOutput, Gradients) {
     let items: Vec<Item> = (0..num)
@@ -153,12 +133,6 @@ pub(crate) fn compute(method: &LanguageMethod, num: usize) -> (StepOutput, Gradi
     let output = method.step(&batch).unwrap();
     let gradients = backward(&output.losses.sum_all().unwrap(), method.params()).unwrap();
     (output, gradients)
-}
-
-/// The numbers of a tensor.
-pub(crate) fn numbers(tensor: &diptych_tensor::Tensor) -> Vec<f64> {
-    let wide = tensor.to_dtype(diptych_tensor::DType::F64).unwrap();
-    wide.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 /// Losses and all gradients as numbers, to be compared.

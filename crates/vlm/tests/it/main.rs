@@ -6,10 +6,17 @@ mod bench;
 mod build;
 mod build_answers;
 mod build_images;
+mod caches;
 mod evaluation;
 mod gradients;
 mod invariants;
+mod methods;
+#[cfg(target_os = "linux")]
+mod plan;
 mod preferences;
+mod references;
 mod refusals;
 mod terms;
+#[path = "../../../llm/tests/it/sections.rs"]
+mod sections;
 mod trl;

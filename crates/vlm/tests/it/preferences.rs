@@ -128,6 +128,67 @@ fn rejected_answers_see_their_own_images_unless_images_are_compared() {
     }
 }
 
+/// Rows as Re-Align publishes them: an image and one that was retrieved.
+fn re_align(bench: &Bench, keys: [&str; 2]) -> std::path::PathBuf {
+    let images = [["images/a.png", "images/b.png"], ["images/c.png", "images/d.png"]];
+    let rows: Vec<Value> = images
+        .iter()
+        .map(|[own, retrieved]| {
+            let side = |words: &str| {
+                json!([
+                    { "role": "user", "content": "<image>\nwhat do you see" },
+                    { "role": "assistant", "content": words },
+                ])
+            };
+            json!({ keys[0]: own, keys[1]: retrieved, "chosen": side("a red star"), "rejected": side("two blue circle") })
+        })
+        .collect();
+    bench.rows(&format!("{}.jsonl", keys.concat()), &rows)
+}
+
+#[test]
+fn a_retrieved_image_is_compared_with_and_answers_are_about_the_own_one() {
+    for model in ["llava", "qwen2_5_vl"] {
+        let bench = Bench::new(model);
+        let of = |path: &std::path::Path, method: Value, key: &str| {
+            let method = bench.method(&json!({ "data": { "path": path }, "method": method }));
+            compute(&method, 2).0.metrics[key].clone()
+        };
+        let plain = json!({ "offline_pairs": {} });
+        let given = re_align(&bench, ["image", "retrieved_image"]);
+        // The retrieved image in the place of the own one.
+        let swapped = re_align(&bench, ["retrieved_image", "image"]);
+        for key in ["logps/chosen", "logps/rejected"] {
+            let (alone, compared) = (of(&given, plain.clone(), key), of(&given, term(&json!({})), key));
+            let elsewhere = of(&swapped, plain.clone(), key);
+            for ((alone, compared), elsewhere) in alone.iter().zip(&compared).zip(&elsewhere) {
+                assert!(
+                    (alone - compared).abs() < 1e-4,
+                    "{model}, {key}: {alone} and {compared}"
+                );
+                assert!(
+                    (alone - elsewhere).abs() > 1e-4,
+                    "{model}, {key}: {alone} and {elsewhere}"
+                );
+            }
+        }
+        let found = of(&given, term(&json!({})), "logps/other_images");
+        for (found, expected) in found.iter().zip(&of(&swapped, plain.clone(), "logps/chosen")) {
+            assert!((found - expected).abs() < 1e-4, "{model}: {found}, expected {expected}");
+        }
+    }
+    let bench = Bench::new("llava");
+    let mut row: Value =
+        serde_json::from_str(std::fs::read_to_string(rows(&bench)).unwrap().lines().next().unwrap()).unwrap();
+    row["other_images"] = row["rejected_images"].clone();
+    let path = bench.rows("both.jsonl", &[row]);
+    let error = bench
+        .try_method(&json!({ "data": { "path": path }, "method": term(&json!({})) }))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("`other_images` and `rejected_images`"), "{error}");
+}
+
 #[test]
 fn dense_weights_are_learned_with() {
     let bench = Bench::new("llava");

@@ -1,5 +1,6 @@
 //! Bad input is named, or left out and counted, as the recipe says.
 
+use diptych_llm::network::Network;
 use serde_json::{Value, json};
 
 use crate::bench::Bench;
@@ -56,13 +57,102 @@ fn placeholders_and_images_must_be_as_many() {
     let mut other = row("two", &json!(["images/a.png"]));
     other["prompt"][0]["content"] =
         json!([{ "type": "image" }, { "type": "image" }, { "type": "text", "text": "what" }]);
-    let path = bench.rows("rows.jsonl", &[other]);
+    let error = refused(&bench, other, &json!({}));
+    assert!(
+        error.contains("rows.jsonl, row 2") && error.contains("places for 2 images") && error.contains("row has 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn image_tokens_that_only_the_template_shows_are_counted_too() {
+    let bench = Bench::new("llava");
+    // The words of the second row hold the template's own token of an image, beside the one that its image has.
+    let mut odd = row("odd", &json!(["images/a.png"]));
+    odd["prompt"] = json!([{ "role": "user", "content": [
+        { "type": "image" }, { "type": "text", "text": "what do you see <image>" },
+    ] }]);
+    let error = refused(&bench, odd, &json!({}));
+    assert!(
+        error.contains("odd") && error.contains("1 images, but 2 tokens"),
+        "{error}"
+    );
+    let path = bench.rows("rows.jsonl", &[good()]);
+    assert!(
+        bench
+            .try_method(&json!({ "data": { "path": path, "on_error": "skip" } }))
+            .is_ok()
+    );
+    // Of rows none of which can be used, it is said how many there are.
+    let mut odd = row("odd", &json!(["images/a.png"]));
+    odd["prompt"] = json!([{ "role": "user", "content": [
+        { "type": "image" }, { "type": "text", "text": "what do you see <image>" },
+    ] }]);
+    std::fs::write(bench.path("torn.jpg"), b"no picture").unwrap();
+    let rows = [odd.clone(), odd, row("torn", &json!(["torn.jpg"]))];
+    let path = bench.rows("rows.jsonl", &rows);
     let error = bench
-        .try_method(&json!({ "data": { "path": path } }))
+        .try_method(&json!({ "data": { "path": path, "on_error": "skip" } }))
         .unwrap_err()
         .to_string();
-    assert!(error.contains("two") || error.contains("rows.jsonl"), "{error}");
-    assert!(error.contains('2') && error.contains('1'), "{error}");
+    assert!(
+        error.contains("none of the 3 records is left: of 3 the images"),
+        "{error}"
+    );
+}
+
+#[test]
+fn records_that_are_left_out_take_no_memory_of_images() {
+    let bench = Bench::new("llava");
+    std::fs::write(bench.path("torn.jpg"), b"no picture").unwrap();
+    // The other image of a record that is left out, one with a text that is too long, and one that is seen again.
+    let mut long = row("long", &json!(["images/c.png"]));
+    long["prompt"][0]["content"] = json!("what do you see ".repeat(12));
+    let two = |id: &str, images: &Value| {
+        let mut row = row(id, images);
+        row["prompt"][0]["content"] =
+            json!([{ "type": "image" }, { "type": "image" }, { "type": "text", "text": "what" }]);
+        row
+    };
+    let rows = [
+        two("torn", &json!(["images/b.png", "torn.jpg"])),
+        long,
+        good(),
+        row("again", &json!(["images/b.png"])),
+    ];
+    let path = bench.rows("rows.jsonl", &rows);
+    let data = json!({ "path": path, "on_error": "skip", "max_len": 60 });
+    let method = bench.method(&json!({ "data": data, "adapter": { "lora": { "rank": 2, "tower": "trained" } } }));
+    assert_eq!(diptych_train::Method::num_records(&method), 2);
+    let Network::Vision(network) = &method.policy().model else {
+        panic!("the network reads no images");
+    };
+    let images = network.images();
+    let names: Vec<String> = (0..images.len())
+        .map(|index| images.source(index).to_string())
+        .collect();
+    assert!(
+        names.len() == 2 && names[0].ends_with("a.png") && names[1].ends_with("b.png"),
+        "{names:?}"
+    );
+    let bytes = (0..2).map(|index| 4 * images.num_elements(index) as u64).sum::<u64>();
+    assert_eq!(images.memory_used(), bytes);
+}
+
+#[test]
+fn an_image_that_cannot_be_read_is_named_with_its_list() {
+    let bench = Bench::new("llava");
+    std::fs::write(bench.path("torn.jpg"), b"no picture").unwrap();
+    for key in ["images", "rejected_images", "other_images"] {
+        let mut torn = good();
+        torn[key] = json!(["torn.jpg"]);
+        let path = bench.rows("rows.jsonl", &[torn]);
+        let error = bench.try_method(&json!({ "data": { "path": path } })).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("record good: `{key}[0]`, ")),
+            "{error}"
+        );
+    }
 }
 
 #[test]

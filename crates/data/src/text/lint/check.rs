@@ -107,6 +107,7 @@ fn texts(parts: &RowParts) -> Vec<(LintRule, String)> {
         }
         // The same answer under other images is something to learn from.
         if parts.rejected_images.is_none()
+            && parts.other_images.is_none()
             && let Some(same) = parts.completions[..idx].iter().find(|other| other.text == part.text)
         {
             findings.push((
@@ -124,9 +125,11 @@ fn texts(parts: &RowParts) -> Vec<(LintRule, String)> {
 /// Decodes every image of the row.
 fn images(parts: &RowParts, config: &LintConfig) -> Vec<(LintRule, String)> {
     let rejected = parts.rejected_images.unwrap_or_default();
+    let others = parts.other_images.unwrap_or_default();
     let named = |key: &'static str| move |(at, image): (usize, &ImageSource)| (format!("{key}[{at}]"), image.clone());
     let images = parts.images.iter().enumerate().map(named("images"));
     let images = images.chain(rejected.iter().enumerate().map(named("rejected_images")));
+    let images = images.chain(others.iter().enumerate().map(named("other_images")));
     let check = |(key, image): (String, ImageSource)| match image.decode() {
         Err(error) => Some((LintRule::UnreadableImage, format!("`{key}`: {error}"))),
         Ok(image) if image.width().max(image.height()) > config.max_image_side => {

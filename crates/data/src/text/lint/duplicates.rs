@@ -53,6 +53,11 @@ impl Digests {
             hash.update(image.place());
             hash.update([0]);
         }
+        for image in parts.other_images.unwrap_or_default() {
+            hash.update("other");
+            hash.update(image.place());
+            hash.update([0]);
+        }
         if let Some(rationale) = parts.rationale {
             hash.update("rationale");
             hash.update(rationale);

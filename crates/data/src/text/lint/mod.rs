@@ -408,6 +408,9 @@ impl SkipReason {
             }
             (Self::PromptTooLong { prompt_len }, None) => format!("the prompt has {prompt_len} tokens"),
             (Self::NothingScored, _) => "no token of a completion is learned: the row is left out".to_owned(),
+            (Self::ImageTokens { found, images }, _) => {
+                format!("the prompt has {images} images, but {found} tokens of images once it is rendered")
+            }
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Re-Align: pairs with a retrieved image, under which the chosen answer should be less likely.
+//! Re-Align: pairs with a retrieved image, under which the chosen answer should be less likely. Both answers are about the row's own image:
+//! the rejected one was made by a model that looked at the retrieved one, and is scored as an answer to what is really there (Eq. 5 there
+//! has one image in its first term and both in its second).
 //!
 //! Source: taco-group/Re-Align `train_rdpo.py` (Xing et al., arXiv:2502.13146): `image`, `retrieved_image`, and two conversations that both
 //! begin with the prompt.
@@ -33,7 +35,7 @@ pub(in crate::text_layout) fn pair(row: &mut Row) -> Result<(TextPair, Form)> {
     }
     let mut pair = TextPair::new(row.take_id()?, prompt, chosen, rejected);
     pair.images = vec![image];
-    pair.rejected_images = Some(vec![retrieved]);
+    pair.other_images = Some(vec![retrieved]);
     place(row, "chosen", &mut pair)?;
     Ok((pair, FORM))
 }

@@ -1,13 +1,16 @@
 //! The memory of parameters, taken in the order in which a network is loaded.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use diptych_models::lm::{AttentionBias, LmConfig};
+use diptych_models::vlm::VisionConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::DType;
 
 use super::super::heap::{Heap, Use};
 use super::super::shadow::{Shadow, Tape};
+use super::vision::ShadowVision;
 use super::{Layer, Linear, Lora, ShadowLm, WIDE};
 use crate::Result;
 
@@ -22,6 +25,18 @@ pub(in crate::estimate) struct Loading<'a> {
     pub(in crate::estimate) stored_width: usize,
     /// What its frozen and its trained parameters are counted as.
     pub(in crate::estimate) of: [Use; 2],
+    /// What reads images for it.
+    pub(in crate::estimate) vision: Option<VisionLoading<'a>>,
+}
+
+/// A tower with its projector.
+#[derive(Clone, Copy)]
+pub(in crate::estimate) struct VisionLoading<'a> {
+    pub(in crate::estimate) config: &'a VisionConfig,
+    /// Whether an adapter or full training reaches the tower.
+    pub(in crate::estimate) is_tower_trained: bool,
+    /// Names and shapes of the layers of the whole network that could carry an adapter.
+    pub(in crate::estimate) layers: &'a [(String, Vec<usize>)],
 }
 
 impl ShadowLm {
@@ -36,16 +51,19 @@ impl ShadowLm {
             loading,
             heap,
             lora,
-            targets: lora.map_or_else(|| Ok(Vec::new()), |lora| lora.targeted(&linear_layers(config)))?,
-            next: 0,
+            targets: targets(loading, lora)?,
+            is_frozen: false,
             trained: Vec::new(),
         };
         let (width, vocabulary) = (config.hidden_size, config.vocab_size);
+        let vision = loading
+            .vision
+            .map(|vision| ShadowVision::load(&mut loader, vision.config, width, loading.dtype.size_in_bytes()));
         let embed_tokens = loader.get(vocabulary * width);
         let lm_head = if config.tie_word_embeddings {
-            loader.adapted(embed_tokens.clone(), None, (width, vocabulary))
+            loader.adapted("lm_head", embed_tokens.clone(), None, (width, vocabulary))
         } else {
-            loader.linear((width, vocabulary), false)
+            loader.linear("lm_head", (width, vocabulary), false)
         };
         let layers = (0..config.layers.len())
             .map(|i| Rc::new(loader.layer(config, i)))
@@ -57,18 +75,37 @@ impl ShadowLm {
             lm_head,
             config: config.clone(),
             width: loading.dtype.size_in_bytes(),
+            vision,
             trained: loader.trained,
         })
     }
 }
 
+/// Names of the layers that get an adapter.
+fn targets(loading: &Loading<'_>, lora: Option<&LoraConfig>) -> Result<BTreeSet<String>> {
+    let Some(lora) = lora else {
+        return Ok(BTreeSet::new());
+    };
+    let own;
+    let layers = if let Some(vision) = loading.vision {
+        vision.layers
+    } else {
+        own = linear_layers(loading.config);
+        own.as_slice()
+    };
+    let targeted = lora.targeted(layers)?;
+    let names = layers.iter().zip(targeted).filter(|(_, is_targeted)| *is_targeted);
+    Ok(names.map(|((name, _), _)| name.clone()).collect())
+}
+
 /// Takes parameters one after another.
-struct Loader<'a> {
+pub(super) struct Loader<'a> {
     loading: &'a Loading<'a>,
     heap: &'a Heap,
     lora: Option<&'a LoraConfig>,
-    targets: Vec<bool>,
-    next: usize,
+    targets: BTreeSet<String>,
+    /// Whether nothing of what comes next is trained.
+    is_frozen: bool,
     trained: Vec<usize>,
 }
 
@@ -92,9 +129,18 @@ pub(super) fn linear_layers(config: &LmConfig) -> Vec<(String, Vec<usize>)> {
 }
 
 impl Loader<'_> {
+    /// Says whether anything of what comes next may be trained, and gives what was said before.
+    pub(super) fn freeze(&mut self, is_frozen: bool) -> bool {
+        std::mem::replace(&mut self.is_frozen, is_frozen)
+    }
+
+    pub(super) fn trains_tower(&self) -> bool {
+        self.loading.vision.is_some_and(|vision| vision.is_tower_trained)
+    }
+
     /// A parameter of the network.
-    fn get(&mut self, elements: usize) -> Shadow {
-        let is_trained = matches!(self.loading.trained, Some(AdapterConfig::Full(_)));
+    pub(super) fn get(&mut self, elements: usize) -> Shadow {
+        let is_trained = !self.is_frozen && matches!(self.loading.trained, Some(AdapterConfig::Full(_)));
         let width = if is_trained {
             WIDE
         } else {
@@ -129,15 +175,14 @@ impl Loader<'_> {
         }
     }
 
-    fn linear(&mut self, (from, to): (usize, usize), has_bias: bool) -> Linear {
+    pub(super) fn linear(&mut self, name: &str, (from, to): (usize, usize), has_bias: bool) -> Linear {
         let weight = self.get(from * to);
         let bias = has_bias.then(|| self.get(to));
-        self.adapted(weight, bias, (from, to))
+        self.adapted(name, weight, bias, (from, to))
     }
 
-    fn adapted(&mut self, weight: Shadow, bias: Option<Shadow>, (from, to): (usize, usize)) -> Linear {
-        let is_target = self.targets.get(self.next).copied().unwrap_or(false);
-        self.next += 1;
+    fn adapted(&mut self, name: &str, weight: Shadow, bias: Option<Shadow>, (from, to): (usize, usize)) -> Linear {
+        let is_target = !self.is_frozen && self.targets.contains(name);
         let lora = self.lora.filter(|_| is_target).map(|lora| {
             let of = self.loading.of[1];
             Lora {
@@ -164,21 +209,28 @@ impl Loader<'_> {
             config.attention_bias != AttentionBias::None,
             config.attention_bias == AttentionBias::All,
         );
+        let place = match self.loading.vision {
+            Some(_) => "model.language_model.layers",
+            None => "model.layers",
+        };
         let mut two = |has: bool, elements: usize| has.then(|| [self.get(elements), self.get(elements)]);
         let post_norms = two(config.family.has_post_norms(), width);
         let qk_norm = two(config.family.has_qk_norm(), head_dim);
+        let linear = |loader: &mut Self, name: &str, size, has_bias| {
+            loader.linear(&format!("{place}.{index}.{name}"), size, has_bias)
+        };
         Layer {
             input_layernorm: self.get(width),
             before_mlp: self.get(width),
             post_norms,
             qk_norm,
-            q: self.linear((width, q), has_bias),
-            k: self.linear((width, kv), has_bias),
-            v: self.linear((width, kv), has_bias),
-            o: self.linear((q, width), has_output_bias),
-            gate: self.linear((width, inner), config.mlp_bias),
-            up: self.linear((width, inner), config.mlp_bias),
-            down: self.linear((inner, width), config.mlp_bias),
+            q: linear(self, "self_attn.q_proj", (width, q), has_bias),
+            k: linear(self, "self_attn.k_proj", (width, kv), has_bias),
+            v: linear(self, "self_attn.v_proj", (width, kv), has_bias),
+            o: linear(self, "self_attn.o_proj", (q, width), has_output_bias),
+            gate: linear(self, "mlp.gate_proj", (width, inner), config.mlp_bias),
+            up: linear(self, "mlp.up_proj", (width, inner), config.mlp_bias),
+            down: linear(self, "mlp.down_proj", (inner, width), config.mlp_bias),
             has_rope: config.layers[index].has_rope,
         }
     }

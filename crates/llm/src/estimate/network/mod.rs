@@ -4,16 +4,18 @@
 
 mod load;
 mod operations;
+mod vision;
 
 use std::rc::Rc;
 
 use diptych_models::lm::LmConfig;
 
-pub(in crate::estimate) use self::load::Loading;
+pub(in crate::estimate) use self::load::{Loading, VisionLoading};
 use self::operations::{LogpsBuffers, add, attention_buffers, pointwise, product, rms_norm};
+use self::vision::ShadowVision;
 use super::heap::{Block, Heap, Use};
 use super::shadow::{Fused, Pull, Shadow, Tape};
-use super::sizes::BatchSizes;
+use super::sizes::{BatchSizes, ImageSizes};
 
 /// Bytes of an element of a master, and of a fused kernel.
 pub(super) const WIDE: usize = 4;
@@ -24,6 +26,7 @@ pub(super) struct ShadowLm {
     layers: Vec<Rc<Layer>>,
     norm: Shadow,
     lm_head: Linear,
+    vision: Option<ShadowVision>,
     config: LmConfig,
     width: usize,
     /// The trained parameters, in elements.
@@ -107,6 +110,13 @@ impl ShadowLm {
         if self.config.family.is_gemma() {
             x = tape.candle(Pull::Fresh, tokens * width, &[&x]);
         }
+        if let Some(vision) = self.vision.as_ref().filter(|_| sizes.images.tokens > 0) {
+            // Words and images side by side, then in the order of the tokens.
+            let images = vision.embed(tape, sizes.images, adapters, layers);
+            let all = tape.candle(Pull::View, tokens * width, &[&x, &images]);
+            drop(images);
+            x = tape.candle(Pull::Fresh, tokens * width, &[&all]);
+        }
         let table = tokens * self.config.head_dim;
         let context = Context {
             sizes,
@@ -168,8 +178,25 @@ impl ShadowLm {
         tape.fused(fused, &[&hidden, &weight])
     }
 
+    /// What the tower holds while it makes the features of an image that are kept, one after the other.
+    pub(super) fn encode(&self, heap: &Heap, images: ImageSizes) {
+        let tape = Tape {
+            heap: heap.clone(),
+            results: Use::Activations,
+        };
+        if let Some(vision) = &self.vision {
+            drop(vision.features(&tape, images, Adapters::On, Layers::Detached));
+        }
+    }
+
     /// What continuing texts holds: keys and values of every layer, a pass over the longest prompts, logits.
-    pub(super) fn sample(&self, heap: &Heap, batch: usize, longest: usize, max_new_tokens: usize) {
+    pub(super) fn sample(
+        &self,
+        heap: &Heap,
+        images: ImageSizes,
+        (batch, longest): (usize, usize),
+        max_new_tokens: usize,
+    ) {
         let tape = Tape {
             heap: heap.clone(),
             results: Use::Sampling,
@@ -189,6 +216,9 @@ impl ShadowLm {
         };
         let elements = sizes.tokens() * config.hidden_size;
         let mut x = tape.leaf(Use::Sampling, elements, self.width);
+        if let Some(vision) = self.vision.as_ref().filter(|_| images.tokens > 0) {
+            drop(vision.embed(&tape, images.times(batch), Adapters::On, Layers::Detached));
+        }
         for layer in &self.layers {
             x = Tape::detached(&layer.forward(&tape, &x, config, &context));
         }
@@ -244,7 +274,10 @@ impl Layer {
             elements: q.elements(),
             forward_flop: flop,
             backward_flop: [1.25 * flop, 1.25 * flop],
-            buffers: attention_buffers(config, context.sizes),
+            buffers: attention_buffers(
+                (config.num_attention_heads, config.num_key_value_heads, config.head_dim),
+                context.sizes,
+            ),
             kept: Vec::new(),
         };
         let attended = tape.fused(fused, &[&q, &k, &v]);
@@ -283,6 +316,10 @@ impl Layer {
 }
 
 impl Linear {
+    fn is_trained(&self) -> bool {
+        self.weight.is_tracked() || self.lora.is_some()
+    }
+
     fn forward(&self, tape: &Tape, x: &Shadow, context: &Context) -> Shadow {
         let y = product(tape, x, &self.weight, self.bias.as_ref(), (self.from, self.to));
         match self.lora.as_ref().filter(|_| context.adapters == Adapters::On) {

@@ -1,7 +1,5 @@
 //! Operations and their buffers.
 
-use diptych_models::lm::LmConfig;
-
 use super::super::shadow::{Fused, Pull, Shadow, Tape};
 use super::super::sizes::BatchSizes;
 use super::WIDE;
@@ -51,15 +49,15 @@ pub(super) fn add(tape: &Tape, a: &Shadow, b: &Shadow) -> Shadow {
 }
 
 /// Sums of key and value gradients that the tasks of attention's backward pass hold (see `ops/attention/kernel.rs`).
-pub(super) fn attention_buffers(config: &LmConfig, sizes: BatchSizes) -> usize {
+pub(super) fn attention_buffers((heads, kv_heads, head_dim): (usize, usize, usize), sizes: BatchSizes) -> usize {
     const MIN_TASKS: usize = 8;
-    let key_units = (sizes.rows * config.num_key_value_heads).max(1);
-    let group = config.num_attention_heads / config.num_key_value_heads;
+    let key_units = (sizes.rows * kv_heads).max(1);
+    let group = heads / kv_heads;
     let tile_rows = ((512 << 10) / WIDE / sizes.row_len.max(1)).clamp(16, 64);
     let segments = MIN_TASKS
         .div_ceil(key_units)
         .min(group * sizes.row_len.div_ceil(tile_rows));
-    2 * segments * key_units * sizes.row_len * config.head_dim * WIDE
+    2 * segments * key_units * sizes.row_len * head_dim * WIDE
 }
 
 /// Buffers of `token_logps` (see `ops/token_logps/kernel.rs`).

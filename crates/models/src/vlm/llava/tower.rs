@@ -9,7 +9,7 @@ use crate::layers::{Linear, LinearConfig};
 use crate::vision::layer::activate;
 use crate::vision::{ClipVisionModel, SiglipVisionModel, VisionActivation};
 use crate::vlm::images::{ImageLayout, ProcessedImage, unpadded};
-use crate::vlm::model::{TowerTraining, VisionFeatures};
+use crate::vlm::model::{Graph, TowerTraining, VisionFeatures};
 use crate::{Builder, Error, Init, Result};
 
 /// Pictures that are computed together: it bounds the scores on devices that hold all of them.
@@ -84,7 +84,12 @@ impl LlavaVision {
     }
 
     /// (P, N, L D) of each image, L layers side by side.
-    pub(in crate::vlm) fn features(&self, images: &[&ProcessedImage], model: &Tensor) -> Result<Vec<VisionFeatures>> {
+    pub(in crate::vlm) fn features(
+        &self,
+        images: &[&ProcessedImage],
+        model: &Tensor,
+        graph: Graph,
+    ) -> Result<Vec<VisionFeatures>> {
         let mut counts = Vec::with_capacity(images.len());
         for image in images {
             counts.push(self.num_pictures(image)?);
@@ -100,8 +105,8 @@ impl LlavaVision {
             let count = MAX_PICTURES.min(num_pictures - start);
             let pixels = pixels.narrow(0, start, count).map_err(diptych_tensor::Error::from)?;
             let states = match &self.tower {
-                Tower::Clip(tower) => tower.hidden_states(&pixels, &self.config.feature_layers)?,
-                Tower::Siglip(tower) => tower.hidden_states(&pixels, &self.config.feature_layers)?,
+                Tower::Clip(tower) => tower.states(&pixels, &self.config.feature_layers, |x| graph.cut(x))?,
+                Tower::Siglip(tower) => tower.states(&pixels, &self.config.feature_layers, |x| graph.cut(x))?,
             };
             parts.push(Tensor::cat(&states, 2).map_err(diptych_tensor::Error::from)?);
         }

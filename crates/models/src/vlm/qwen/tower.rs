@@ -11,7 +11,7 @@ use super::block::{Context, Norm, QwenBlock, linear};
 use super::layout::PatchLayout;
 use crate::layers::Linear;
 use crate::vlm::images::{ImageLayout, ProcessedImage};
-use crate::vlm::model::{TowerTraining, VisionFeatures};
+use crate::vlm::model::{Graph, TowerTraining, VisionFeatures};
 use crate::{AdapterSwitch, Builder, Error, Init, Result};
 
 /// Patches that are computed together, unless one image has more: it bounds the scores on devices that hold all of them.
@@ -71,7 +71,7 @@ impl QwenVision {
     }
 
     /// (N, D) of each image, in the order in which patches are merged.
-    pub(in crate::vlm) fn features(&self, images: &[&ProcessedImage]) -> Result<Vec<VisionFeatures>> {
+    pub(in crate::vlm) fn features(&self, images: &[&ProcessedImage], graph: Graph) -> Result<Vec<VisionFeatures>> {
         let grids = images
             .iter()
             .map(|image| self.grid(image))
@@ -85,7 +85,7 @@ impl QwenVision {
                 patches += count(&grids[end]);
                 end += 1;
             }
-            let all = self.run(&images[start..end], &grids[start..end])?;
+            let all = self.run(&images[start..end], &grids[start..end], graph)?;
             let mut first = 0;
             for (image, grid) in images[start..end].iter().zip(&grids[start..end]) {
                 let own = all.narrow(0, first, count(grid)).map_err(diptych_tensor::Error::from)?;
@@ -118,7 +118,7 @@ impl QwenVision {
     }
 
     /// (N, D) of several images.
-    fn run(&self, images: &[&ProcessedImage], grids: &[[usize; 3]]) -> TensorResult<Tensor> {
+    fn run(&self, images: &[&ProcessedImage], grids: &[[usize; 3]], graph: Graph) -> TensorResult<Tensor> {
         let layout = PatchLayout::new(&self.config, grids)?;
         let pixels: Vec<&Tensor> = images.iter().map(|image| &image.pixels).collect();
         let pixels = Tensor::cat(&pixels, 0)?.to_dtype(self.dtype)?.to_device(&self.device)?;
@@ -135,7 +135,7 @@ impl QwenVision {
         };
         let place = |table: &Tensor| -> TensorResult<Tensor> { Ok(table.to_dtype(dtype)?.to_device(&self.device)?) };
         let tables = [place(&layout.tables[0])?, place(&layout.tables[1])?];
-        let mut x = x_nd.unsqueeze(0)?;
+        let mut x = graph.cut(x_nd.unsqueeze(0)?);
         for (index, block) in self.blocks.iter().enumerate() {
             let visible = match (&layout.windowed, &self.config.windows) {
                 (Some(windowed), Some(windows)) if !windows.full_attention_layers.contains(&index) => windowed,
@@ -145,7 +145,10 @@ impl QwenVision {
                 tables: tables.clone(),
                 visible: visible.clone(),
             };
-            x = self.run_block(block, &x, context)?;
+            x = match graph {
+                Graph::Kept => self.run_block(block, &x, context)?,
+                Graph::Detached => graph.cut(block.forward(&x, &context)?),
+            };
         }
         let x_nd = x.squeeze(0)?;
         match &layout.inverse {

@@ -1,0 +1,137 @@
+//! What a run of a network that reads images will hold at its peak on a CPU.
+
+use diptych_models::AdapterConfig;
+use diptych_models::vlm::VlmConfig;
+use diptych_train::{MemoryEstimate, Recipe, process_component};
+
+use super::network::VisionLoading;
+use super::run::{Parts, Sampling, VisionCounts, count};
+use super::sizes::{ImageSizes, RunImages, RunSizes};
+use super::{answers, cached_pass, device_memory, memory};
+use crate::Result;
+use crate::modality::Language;
+use crate::records::EncodedRecord;
+
+/// What there is to know of a run with images beside its recipe and records.
+#[derive(Debug)]
+pub struct VisionEstimate<'a> {
+    /// The network.
+    pub config: &'a VlmConfig,
+    /// What is trained of it.
+    pub adapter: &'a AdapterConfig,
+    /// Whether that reaches the tower.
+    pub is_tower_trained: bool,
+    /// Names and shapes of all layers that could carry an adapter, tower included only where it is reached.
+    pub layers: &'a [(String, Vec<usize>)],
+    /// Bytes of a stored element.
+    pub stored_width: usize,
+    /// The network of `reference.checkpoint` where it is a whole one, with the bytes of its stored elements.
+    pub other: Option<(&'a VlmConfig, usize)>,
+    /// Every image of the run.
+    pub images: &'a [ImageSizes],
+    /// Bytes of features, or pixels, that are kept of them in memory.
+    pub kept_bytes: u64,
+    /// Whether chosen answers are scored again under images that are made of their own.
+    pub are_spoiled: bool,
+    /// What is sampled while training.
+    pub samples: Option<Answering>,
+    /// What is asked after training.
+    pub evaluation: Option<Answering>,
+}
+
+/// Prompts that are answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Answering {
+    /// Answers computed together.
+    pub batch_size: usize,
+    /// Tokens of the longest prompt, those of its images among them.
+    pub longest: usize,
+    /// Tokens of an answer, at most.
+    pub max_new_tokens: usize,
+    /// Prompts in all.
+    pub num_prompts: usize,
+    /// The images of a prompt.
+    pub images: ImageSizes,
+    /// Bytes of what is kept of the images of all prompts, where these are not the run's.
+    pub kept_bytes: u64,
+}
+
+impl From<Answering> for Sampling {
+    fn from(answering: Answering) -> Self {
+        Self {
+            batch: answering.batch_size,
+            longest: answering.longest,
+            max_new_tokens: answering.max_new_tokens,
+            num_prompts: answering.num_prompts,
+            images: answering.images,
+            kept_bytes: answering.kept_bytes as usize,
+        }
+    }
+}
+
+/// What a run holds, and what it trains.
+#[derive(Debug)]
+pub struct VisionMemory {
+    /// The most that is held, on a CPU with activations and all else; on a GPU what is held throughout.
+    pub memory: MemoryEstimate,
+    /// Trained parameters.
+    pub num_trained: u64,
+}
+
+/// What a run holds. `records` are as they are learned.
+///
+/// # Errors
+/// Targets that name no layer.
+pub fn vision_memory(
+    recipe: &Recipe<Language>,
+    records: &[EncodedRecord],
+    run: &VisionEstimate<'_>,
+) -> Result<VisionMemory> {
+    // Before anything is counted: what the run will have read at this point too.
+    let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
+    let images = RunImages {
+        sizes: run.images,
+        are_spoiled: run.are_spoiled,
+    };
+    let parts = Parts {
+        recipe,
+        config: &run.config.text,
+        adapter: run.adapter,
+        stored_width: run.stored_width,
+        other: run.other.map(|(config, width)| (config.text.clone(), width)),
+        sizes: RunSizes::of(recipe, records, &images),
+        cached: cached_pass(recipe, records, &images),
+        num_scores: records
+            .iter()
+            .flat_map(|record| &record.responses)
+            .map(|response| response.ids.len())
+            .sum(),
+        samples: run.samples.map(Sampling::from),
+        evaluation: run.evaluation.map(Sampling::from),
+        answers: answers(recipe, records, &images),
+        vision: Some(VisionCounts {
+            loading: VisionLoading {
+                config: &run.config.vision,
+                is_tower_trained: run.is_tower_trained,
+                layers: run.layers,
+            },
+            other: run.other.map(|(config, _)| VisionLoading {
+                config: &config.vision,
+                is_tower_trained: false,
+                layers: &[],
+            }),
+            kept_bytes: run.kept_bytes as usize,
+            largest: images.largest(),
+        }),
+    };
+    let counted = count(&parts)?;
+    let memory = if recipe.run.device.resolve()?.is_cpu() {
+        memory(&counted, process)
+    } else {
+        device_memory(&counted)
+    };
+    Ok(VisionMemory {
+        memory,
+        num_trained: counted.num_trained as u64,
+    })
+}
