@@ -239,7 +239,10 @@ fn write_llava(directory: &Path, text: &Value) -> anyhow::Result<()> {
     VisionLanguageModel::load(&builder, dir.config(), TowerTraining::Included)?;
     let mut tensors = builder.finish()?.snapshot()?;
     // Checkpoints hold the whole tower; what lies behind its features is never run, so that any values do.
-    let copies = [("encoder.layers.4.", "encoder.layers.5."), (".pre_layrnorm.", ".post_layernorm.")];
+    let copies = [
+        ("encoder.layers.4.", "encoder.layers.5."),
+        (".pre_layrnorm.", ".post_layernorm."),
+    ];
     for (from, to) in copies {
         let behind: Vec<_> = tensors
             .iter()

@@ -53,7 +53,12 @@ impl Checkpoint {
 /// Further training of the shipped checkpoint, all of its parameters.
 fn train(scenes: &SceneConfig, out: &Path, model: &Path) -> anyhow::Result<()> {
     let data = out.join("half-blank.jsonl");
-    let is_blank = uniform_vec(&mut generator(SEED, Stream::Noise, 0, 0), 0.0, 1.0, NUM_PICTURES as usize);
+    let is_blank = uniform_vec(
+        &mut generator(SEED, Stream::Noise, 0, 0),
+        0.0,
+        1.0,
+        NUM_PICTURES as usize,
+    );
     let pictures = is_blank.into_iter().zip(0..).map(|(draw, index)| {
         let mut example = Example::generate(SEED, index, Split::Train, scenes)?;
         if draw < BLANK {

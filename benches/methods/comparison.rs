@@ -67,7 +67,9 @@ impl Entry {
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let recipe: toml::Value = toml::from_str(&text).with_context(|| path.display().to_string())?;
         let paths = recipe.get("data").and_then(|data| data.get("path"));
-        Ok(paths.and_then(toml::Value::as_array).is_none_or(|paths| !paths.is_empty()))
+        Ok(paths
+            .and_then(toml::Value::as_array)
+            .is_none_or(|paths| !paths.is_empty()))
     }
 
     /// The value of a key that the entry sets.

@@ -104,7 +104,10 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&out)?;
 
     let main_recipe = Recipe::<Diffusion>::read(&root().join("examples/recipes/shapes_diffusion_dpo.toml"), &[])?;
-    let scenes = main_recipe.evaluation.as_ref().and_then(|sections| sections.win_rate.as_ref());
+    let scenes = main_recipe
+        .evaluation
+        .as_ref()
+        .and_then(|sections| sections.win_rate.as_ref());
     let scenes = scenes.and_then(|config| config.scenes.clone()).unwrap_or_default();
     let checkpoint = Checkpoint::prepare(&scenes, &out)?;
     let evaluation = Evaluation::begin(&main_recipe, &checkpoint.model, options.evaluation_seed)?;

@@ -69,8 +69,15 @@ fn check<M: Modality>(path: &Path, text: &str) -> bool {
             root.join(path).display()
         ))
     };
-    let clip = text.lines().find_map(|line| line.strip_prefix("clip = \"")?.split('"').next());
-    let clip = clip.map(|path| format!("method.offline_pairs.token_perturbation.clip=\"{}\"", root.join(path).display()));
+    let clip = text
+        .lines()
+        .find_map(|line| line.strip_prefix("clip = \"")?.split('"').next());
+    let clip = clip.map(|path| {
+        format!(
+            "method.offline_pairs.token_perturbation.clip=\"{}\"",
+            root.join(path).display()
+        )
+    });
     let mut overrides: Vec<String> = [absolute("model.path", "models/"), absolute("data.path", "datasets/")]
         .into_iter()
         .flatten()

@@ -20,10 +20,11 @@ const VIDEOS: &str =
     "a list of videos, each a list of frames: paths of images relative to the file, or {\"bytes\": \"<base64>\"}";
 
 /// Keys that hold no words of a conversation.
-const NO_WORDS: [&str; 6] = [
+const NO_WORDS: [&str; 7] = [
     "id",
     "images",
     "rejected_images",
+    "other_images",
     "tools",
     "chat_template_kwargs",
     "videos",
@@ -45,7 +46,7 @@ pub(crate) fn unfold(row: &mut Row, layout: Layout, max_frames: Option<usize>) -
         return Ok(());
     }
     let Some(videos) = take_videos(row)? else { return Ok(()) };
-    if let Some(key) = ["images", "image", "rejected_images"]
+    if let Some(key) = ["images", "image", "rejected_images", "other_images"]
         .into_iter()
         .find(|key| says(row, key))
     {
@@ -78,7 +79,7 @@ pub(crate) fn unfold(row: &mut Row, layout: Layout, max_frames: Option<usize>) -
     let frames = sampled.into_iter().flatten().collect();
     // Empty columns of images, which tables have of all rows.
     row.fields
-        .retain(|(key, _)| !["images", "image", "rejected_images"].contains(&key.as_str()));
+        .retain(|(key, _)| !["images", "image", "rejected_images", "other_images"].contains(&key.as_str()));
     row.fields.push(("images".to_owned(), Value::Array(frames)));
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! Xing et al., "Re-Align: Aligning Vision Language Models via Retrieval-Augmented Direct Preference Optimization", EMNLP 2025, arXiv:2502.13146: segments of
 //! the chosen answer are masked; of the other images the nearest by the cosine of a vision encoder is retrieved; the model completes the masked
 //! answer while it is shown that image; the result is rejected if it is not too similar (0.95). The retrieved image comes along
-//! (`rejected_images`), for the visual term of rDPO.
+//! (`other_images`), for the visual term of rDPO.
 //!
 //! Differences: the program that builds the data was not released. What is masked are runs of words, drawn by seed, that begin with one that is no
 //! function word. Similarity is the cosine of counts of words and of pairs of words, where the paper has a sentence encoder. Images are compared by the
@@ -131,7 +131,7 @@ impl ReAlign {
             if similarity(&chosen, &rejected) >= self.max_similarity {
                 return Err(Skip::TooSimilar);
             }
-            pair.rejected_images = Some(vec![ImageSource::clone(retrieved)]);
+            pair.other_images = Some(vec![ImageSource::clone(retrieved)]);
             Ok(pair)
         }));
         Ok(outcome)

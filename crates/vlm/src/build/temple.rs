@@ -10,7 +10,7 @@
 //! Differences: the released program gives the model captions of clips, made before, in another order; here it sees the frames themselves. It also samples
 //! under a repetition penalty of 1.05.
 //!
-//! With `frames = "disturbed"` the disturbed frames come along as `rejected_images`, for a preference between videos under one answer, as PaMi-VDPO
+//! With `frames = "disturbed"` the disturbed frames come along as `other_images`, for a preference between videos under one answer, as PaMi-VDPO
 //! (Ding et al., arXiv:2504.05810) learns; frames that are missing are held by the one before. Its choice among disturbances by the prompt is not made.
 
 use diptych_data::{Content, ContentBlock, IMAGE_PLACEHOLDERS, ImageSource, Text, TextPrompt};
@@ -184,7 +184,7 @@ impl Temple {
             let made = made.and_then(|mut pair| {
                 self.filter(view.disturbance, &chosen.text, &rejected.text)?;
                 if self.frames == RejectedFrames::Disturbed {
-                    pair.rejected_images = Some(view.held(open.row.images()));
+                    pair.other_images = Some(view.held(open.row.images()));
                 }
                 Ok(pair)
             });

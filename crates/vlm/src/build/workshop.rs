@@ -235,7 +235,8 @@ pub(super) enum Purpose {
 pub(super) fn decode(id: &str, at: usize, image: &ImageSource) -> Result<RgbImage> {
     image.decode().map_err(|source| Error::Image {
         id: id.to_owned(),
-        number: at + 1,
+        key: "images",
+        place: at,
         image: image.clone(),
         source: Box::new(source.into()),
     })

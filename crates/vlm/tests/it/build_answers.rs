@@ -42,7 +42,7 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
         let frames = |images: &[diptych_data::ImageSource]| -> Vec<_> {
             images.iter().map(|image| image.decode().unwrap()).collect()
         };
-        let (own, other) = (frames(&pair.images), frames(pair.rejected_images.as_ref().unwrap()));
+        let (own, other) = (frames(&pair.images), frames(pair.other_images.as_ref().unwrap()));
         assert_eq!((own.len(), other.len(), pair.prompt.num_images()), (3, 3, Some(3)));
         assert_ne!(own, other);
         if pair.id.ends_with("reverse-3") {

@@ -26,7 +26,7 @@ fn segments_are_completed_under_the_nearest_other_image() {
     let (report, pairs) = built(&config);
     assert!(pairs.len() >= 6, "{report}");
     for pair in &pairs {
-        let others = pair.rejected_images.as_ref().unwrap();
+        let others = pair.other_images.as_ref().unwrap();
         assert_eq!((pair.images.len(), others.len()), (1, 1));
         assert_ne!(pair.images[0].decode().unwrap(), others[0].decode().unwrap());
         let [chosen, rejected] = [said(&pair.chosen), said(&pair.rejected)];
@@ -45,7 +45,7 @@ fn segments_are_completed_under_the_nearest_other_image() {
     let (_, others) = built(&clip);
     let neighbor = |pairs: &[TextPair], id: &str| {
         let pair = pairs.iter().find(|pair| pair.id == id)?;
-        Some(pair.rejected_images.as_ref()?[0].decode().unwrap())
+        Some(pair.other_images.as_ref()?[0].decode().unwrap())
     };
     let ids = (0..12).map(|index| format!("row-{index}"));
     let both = ids.filter_map(|id| Some((neighbor(&pairs, &id)?, neighbor(&others, &id)?)));

@@ -16,7 +16,7 @@ mod plan;
 mod preferences;
 mod references;
 mod refusals;
-mod terms;
 #[path = "../../../llm/tests/it/sections.rs"]
 mod sections;
+mod terms;
 mod trl;
