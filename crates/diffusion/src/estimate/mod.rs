@@ -13,6 +13,7 @@ use diptych_models::diffusers::{ComponentDir, PipelineDir};
 use diptych_models::vae::AutoencoderKlConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Weights;
+use diptych_tensor::optim::OptimizerConfig;
 use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, process_component};
 
 use self::volume::Volume;
@@ -116,7 +117,7 @@ fn training(
         ),
         ("parameters, trained", trained, ""),
         ("gradients", trained, ""),
-        ("optimizer moments", 2 * trained, ""),
+        ("optimizer moments", moments(recipe, trained), moments_note(recipe)),
         ("moving average", average, ""),
         ("reference network", reference, ""),
         ("judge", judge, "its networks"),
@@ -242,6 +243,18 @@ fn embeddings(pipeline: &PipelineDir, num_prompts: usize) -> Result<u64> {
     Ok((num_prompts * TextConditioner::num_values(pipeline)?) as u64 * WIDE)
 }
 
+/// Bytes of what the optimizer keeps for `trained` bytes of parameters. Factored moments are counted as if nothing were a matrix.
+fn moments(recipe: &Recipe<Diffusion>, trained: u64) -> u64 {
+    recipe.optimizer.state_bytes(&[(trained / WIDE) as usize])
+}
+
+fn moments_note(recipe: &Recipe<Diffusion>) -> &'static str {
+    match recipe.optimizer {
+        OptimizerConfig::Adamw(_) => "",
+        OptimizerConfig::Adafactor(_) => "at most",
+    }
+}
+
 /// Checkpoints, the result, logs, and the images of rounds.
 fn disk(
     recipe: &Recipe<Diffusion>,
@@ -263,10 +276,11 @@ fn disk(
         AdapterConfig::Lora(_) => (2 * trained, "the adapter in two layouts"),
         AdapterConfig::Full(_) => (trained + other_parts(recipe).unwrap_or(0), "a whole pipeline"),
     };
-    let of_checkpoint = match &recipe.adapter.0 {
-        AdapterConfig::Lora(_) => 4 * trained + average,
-        AdapterConfig::Full(_) => 3 * trained + average,
+    let in_checkpoint = match &recipe.adapter.0 {
+        AdapterConfig::Lora(_) => 2 * trained,
+        AdapterConfig::Full(_) => trained,
     };
+    let of_checkpoint = in_checkpoint + moments(recipe, trained) + average;
     // What was sampled is written between the updates on it.
     let of_checkpoint = of_checkpoint
         + if recipe.method.updates_per_batch() > 1 {

@@ -3,7 +3,7 @@
 use diptych_models::diffusers::{ComponentDir, PipelineDir};
 use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, Reporter, process_component};
 
-use super::{WIDE, count, disk, elements};
+use super::{WIDE, count, disk, elements, moments};
 use crate::Result;
 use crate::method::{PIPELINE, PreferenceModelConfig, load_records, pipeline_of};
 use crate::modality::Diffusion;
@@ -23,7 +23,7 @@ pub(super) fn estimate(recipe: &Recipe<Diffusion>, config: &PreferenceModelConfi
         ("denoiser and autoencoder, frozen", frozen),
         ("parameters, trained", trained),
         ("gradients", trained),
-        ("optimizer moments", 2 * trained),
+        ("optimizer moments", moments(recipe, trained)),
         ("moving average", average),
     ];
     let counted = components.into_iter().filter(|(_, bytes)| *bytes > 0);

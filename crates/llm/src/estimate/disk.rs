@@ -19,7 +19,8 @@ pub(super) fn disk(parts: &Parts<'_>, counted: &Counted, model: &Path) -> Vec<Co
     let num_steps = parts.sizes.num_steps;
     let trained = (counted.num_trained * WIDE) as u64;
     let times = |every: u64| if every == 0 { 0 } else { num_steps.div_ceil(every) };
-    let mut copies = 3;
+    let mut copies = 1;
+    let moments = parts.recipe.optimizer.state_bytes(&[counted.num_trained]);
     let mut what = "weights and moments".to_owned();
     if train.ema_decay.is_some() {
         copies += 1;
@@ -38,7 +39,7 @@ pub(super) fn disk(parts: &Parts<'_>, counted: &Counted, model: &Path) -> Vec<Co
     if kept > 0 {
         disk.push(Component::new(
             "checkpoints",
-            kept * copies * trained,
+            kept * (copies * trained + moments),
             format!("{kept} of them: {what}"),
         ));
     }

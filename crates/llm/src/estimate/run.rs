@@ -220,12 +220,13 @@ impl Run<'_> {
         }
     }
 
-    /// Both moments of every trained parameter.
+    /// Both moments of every trained parameter; factored ones as if nothing were a matrix.
     fn moments(&self) -> Vec<Rc<Block>> {
         let mut moments = Vec::new();
         for elements in &self.policy.trained {
             let zeros = self.heap.take(Use::Loading, elements * WIDE);
-            moments.extend([0, 1].map(|_| self.heap.take(Use::Moments, elements * WIDE)));
+            let bytes = self.parts.recipe.optimizer.state_bytes(&[*elements]) as usize;
+            moments.extend([0, 1].map(|_| self.heap.take(Use::Moments, bytes / 2)));
             drop(zeros);
         }
         moments
