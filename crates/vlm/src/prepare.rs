@@ -6,7 +6,7 @@ use std::sync::Arc;
 use diptych_data::{SpecialTokens, Tokenizer};
 use diptych_llm::method::{
     CHECKPOINT, ImagePreference, ImageTerms, LanguageMethod, MethodParts, OwnAnswer, Replacement, Spoil,
-    TokenPerturbation, assemble, check_tokens, is_model, load_dataset, network_options, warn_of_long,
+    TokenPerturbation, TokensWanted, assemble, check_tokens, is_model, load_dataset, network_options, warn_of_long,
 };
 use diptych_llm::network::Network;
 use diptych_llm::policy::{NetworkOptions, Trained, VisionParts, load_frozen_vision, start_vision_adapter};
@@ -45,7 +45,12 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
         told.map_err(|stopped| Error::from(diptych_llm::Error::from(stopped)))
     })?;
     let image_token_id = directory.config().image_token_id;
-    check_tokens(&text, &records, (&tokenizer, Some(image_token_id)), |path| {
+    let wanted = if recipe.method.own_answer().is_some() || recipe.method.token_perturbation().is_some() {
+        TokensWanted::All
+    } else {
+        TokensWanted::of(&text)
+    };
+    check_tokens(&text, &records, (&tokenizer, Some(image_token_id)), wanted, |path| {
         Ok(VlmDir::open(path)?.config().text.vocab_size)
     })?;
     warn_of_long(&records, directory.config().text.max_position_embeddings);

@@ -117,7 +117,10 @@ fn a_model_rates_answers_and_its_replies_are_kept() {
     )
     .success();
     assert!(place.path("both/judgments/base-judgments.jsonl").is_file());
-    assert_eq!(place.json("both/report.json")["differences"][0]["difference"], 0.0);
+    assert_eq!(
+        place.json("both/report.json")["differences"][0]["difference"]["value"],
+        0.0
+    );
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_run_with_images_leaves_an_adapter_that_is_merged() {
     );
     let needed = place.run(&["plan", "recipe.toml"]).success();
     assert!(
-        needed.contains("trained weights") && needed.contains("not estimated: activations"),
+        needed.contains("parameters, trained") && needed.contains("activations  "),
         "{needed}"
     );
     let stdout = place.run(&["train", "recipe.toml"]).success();

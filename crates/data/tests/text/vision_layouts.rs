@@ -404,7 +404,7 @@ fn bad_rows_are_named() {
             "`conversations`: the two conversations must part at an answer",
         ),
     ];
-    assert_eq!(cases.len(), 20);
+    assert_eq!(cases.len(), 21);
     for (row, expected) in cases {
         let message = failure(&folder.write("rows.jsonl", &row), Layout::Auto);
         assert!(

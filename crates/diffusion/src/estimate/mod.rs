@@ -13,7 +13,7 @@ use diptych_models::diffusers::{ComponentDir, PipelineDir};
 use diptych_models::vae::AutoencoderKlConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Weights;
-use diptych_tensor::optim::OptimizerConfig;
+use diptych_tensor::optim::{MomentFormat, OptimizerConfig};
 use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig, process_component};
 
 use self::volume::Volume;
@@ -243,15 +243,29 @@ fn embeddings(pipeline: &PipelineDir, num_prompts: usize) -> Result<u64> {
     Ok((num_prompts * TextConditioner::num_values(pipeline)?) as u64 * WIDE)
 }
 
-/// Bytes of what the optimizer keeps for `trained` bytes of parameters. Factored moments are counted as if nothing were a matrix.
+/// Bytes of what the optimizer keeps for `trained` bytes of parameters, at most: factored moments are counted as if nothing were a matrix,
+/// 8-bit ones as if every parameter were too small for them.
 fn moments(recipe: &Recipe<Diffusion>, trained: u64) -> u64 {
-    recipe.optimizer.state_bytes(&[(trained / WIDE) as usize])
+    if has_bounded_moments(&recipe.optimizer) {
+        2 * trained
+    } else {
+        recipe.optimizer.state_bytes(&[(trained / WIDE) as usize])
+    }
 }
 
 fn moments_note(recipe: &Recipe<Diffusion>) -> &'static str {
-    match recipe.optimizer {
-        OptimizerConfig::Adamw(_) => "",
-        OptimizerConfig::Adafactor(_) => "at most",
+    if has_bounded_moments(&recipe.optimizer) {
+        "at most"
+    } else {
+        ""
+    }
+}
+
+/// Whether what is kept depends on the shapes of parameters.
+fn has_bounded_moments(optimizer: &OptimizerConfig) -> bool {
+    match optimizer {
+        OptimizerConfig::Adamw(config) => matches!(config.state, MomentFormat::Int8 { .. }),
+        OptimizerConfig::Adafactor(_) => true,
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn disk(parts: &Parts<'_>, counted: &Counted, model: &Path) -> Vec<Co
     let trained = (counted.num_trained * WIDE) as u64;
     let times = |every: u64| if every == 0 { 0 } else { num_steps.div_ceil(every) };
     let mut copies = 1;
-    let moments = parts.recipe.optimizer.state_bytes(&[counted.num_trained]);
+    let moments = counted.state_bytes as u64;
     let mut what = "weights and moments".to_owned();
     if train.ema_decay.is_some() {
         copies += 1;

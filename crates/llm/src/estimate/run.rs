@@ -68,6 +68,8 @@ pub(super) struct Counted {
     /// Of all sampled micro batches.
     pub(super) work: Work,
     pub(super) num_trained: usize,
+    /// Bytes of what the optimizer keeps.
+    pub(super) state_bytes: usize,
 }
 
 /// A run under way.
@@ -131,12 +133,20 @@ pub(super) fn count(parts: &Parts<'_>) -> Result<Counted> {
     }
     drop((moments, average, images));
     let num_trained = run.policy.trained.iter().sum();
+    let optimizer = &parts.recipe.optimizer;
+    let state_bytes = run
+        .policy
+        .trained
+        .iter()
+        .map(|len| optimizer.state_bytes(&[*len]) as usize);
+    let state_bytes = state_bytes.sum();
     let heap = run.heap.clone();
     run.evaluate()?;
     Ok(Counted {
         peak: heap.peak(),
         work,
         num_trained,
+        state_bytes,
     })
 }
 

@@ -252,6 +252,27 @@ pub(super) fn check_weights(recipe: &Recipe<Language>, records: &[EncodedRecord]
     Ok(())
 }
 
+/// Which tokens a reference must have in common with the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokensWanted {
+    /// Those of the data.
+    OfData,
+    /// Those that the policy may say, or that its distributions are over.
+    All,
+}
+
+impl TokensWanted {
+    /// What the terms of a recipe for text want.
+    pub fn of(recipe: &Recipe<Language>) -> Self {
+        let method = &recipe.method;
+        if method.online_kl().is_some() || method.token_divergence().is_some() {
+            Self::All
+        } else {
+            Self::OfData
+        }
+    }
+}
+
 /// Another model as reference is given the policy's ids, so that they must mean the same to it: all but that of an image, which stands for
 /// vectors that come from elsewhere and need not be in the vocabulary.
 ///
@@ -261,6 +282,7 @@ pub fn check_tokens(
     recipe: &Recipe<Language>,
     records: &[EncodedRecord],
     (tokenizer, image_token_id): (&Tokenizer, Option<u32>),
+    wanted: TokensWanted,
     vocab_size: impl Fn(&Path) -> Result<usize>,
 ) -> Result<()> {
     let ReferenceConfig::Checkpoint { path } = &recipe.reference else {
@@ -275,10 +297,9 @@ pub fn check_tokens(
         .iter()
         .flat_map(|record| &record.responses)
         .flat_map(|response| response.prompt.iter().chain(&response.ids).copied());
-    let mut ids: BTreeSet<u32> = match recipe.method.online_kl() {
-        // The policy may answer with any of its tokens.
-        Some(_) => (0..vocab_size(&recipe.model_path()?)? as u32).collect(),
-        None => of_data.collect(),
+    let mut ids: BTreeSet<u32> = match wanted {
+        TokensWanted::All => (0..vocab_size(&recipe.model_path()?)? as u32).collect(),
+        TokensWanted::OfData => of_data.collect(),
     };
     if let Some(image) = image_token_id {
         ids.remove(&image);

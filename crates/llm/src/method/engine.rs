@@ -92,6 +92,14 @@ impl Engine {
         NetworkRef::from(&self.policy.model)
     }
 
+    /// The weights of a response's tokens in the score that the objective and the terms beside it compare.
+    pub(super) fn weights_of<'r>(&self, response: &'r EncodedResponse) -> Option<&'r [f32]> {
+        match self.dense {
+            Dense::Instead => response.score_weights(),
+            Dense::Beside => response.weights.as_deref(),
+        }
+    }
+
     /// Texts that need not be responses of the data, as the network takes them.
     pub(super) fn arranged(&self, sequences: &[Sequence<'_>]) -> Result<Arranged> {
         self.arrangement

@@ -234,7 +234,7 @@ impl ImagePreference {
         let weights: Vec<Option<&[f32]>> = answers
             .responses
             .iter()
-            .map(|response| response.score_weights())
+            .map(|response| engine.weights_of(response))
             .collect();
         let responses = engine.summed(&answers.arranged, &weights, &policy, reference.as_ref())?;
         Ok((responses, answers.num_tokens()))

@@ -27,7 +27,9 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::{Params, Weights};
 use diptych_train::{Method, MicroBatch, StepOutput};
 
-pub use self::checks::{CHECKPOINT, check_tokens, coupling_note, is_model, warn_of_long, warn_of_unused_rationales};
+pub use self::checks::{
+    CHECKPOINT, TokensWanted, check_tokens, coupling_note, is_model, warn_of_long, warn_of_unused_rationales,
+};
 pub use self::config::{
     BatchConfig, LossOn, MethodConfig, OfflinePairsConfig, OnlineKlConfig, RationaleConfig, SftConfig,
 };

@@ -149,7 +149,7 @@ impl OwnAnswer {
         let weights: Vec<Option<&[f32]>> = noisy
             .responses
             .iter()
-            .map(|response| response.score_weights())
+            .map(|response| engine.weights_of(response))
             .collect();
         engine.summed(&noisy.arranged, &weights, &own, Some(&reference))
     }

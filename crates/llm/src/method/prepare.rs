@@ -6,8 +6,8 @@ use diptych_models::lm::{GenerateConfig, LmDir};
 use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use super::checks::{
-    check_encoding, check_judge_scores, check_judged, check_spans, check_ties, check_tokens, check_weights,
-    coupling_note, take_margins, warn_of_long, warn_of_unused_rationales, warn_of_unused_scores,
+    TokensWanted, check_encoding, check_judge_scores, check_judged, check_spans, check_ties, check_tokens,
+    check_weights, coupling_note, take_margins, warn_of_long, warn_of_unused_rationales, warn_of_unused_scores,
 };
 use super::config::{LossOn, MethodConfig, OfflinePairsConfig};
 use super::diagnostics::SharedWatch;
@@ -191,7 +191,7 @@ pub(crate) fn load_records(recipe: &Recipe<Language>, tokenizer: &Tokenizer) -> 
         }
     }
     complete_records(recipe, &mut records)?;
-    check_tokens(recipe, &records, (tokenizer, None), |path| {
+    check_tokens(recipe, &records, (tokenizer, None), TokensWanted::of(recipe), |path| {
         Ok(LmDir::open(path)?.config().vocab_size)
     })?;
     Ok(LoadedRecords { records, dataset })

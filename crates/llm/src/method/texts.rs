@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use diptych_train::{Item, MicroBatch};
 
-use super::engine::{Dense, Engine};
+use super::engine::Engine;
 use super::other_images::epoch;
 use super::token_perturbation::TokenPerturbation;
 use crate::arrangement::Sequence;
@@ -65,11 +65,7 @@ impl<'a> Texts<'a> {
 
     /// The weights of the tokens in the objective's score.
     fn weights(&self, place: ResponsePlace) -> Option<&[f32]> {
-        let response = self.response(place);
-        match self.engine.dense {
-            Dense::Instead => response.score_weights(),
-            Dense::Beside => response.weights.as_deref(),
-        }
+        self.engine.weights_of(self.response(place))
     }
 
     /// 1 for every token of a response that is learned, whatever dense weights say, and 0 for the others. Where the whole text is scored

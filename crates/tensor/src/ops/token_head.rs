@@ -40,7 +40,16 @@ impl TokenHead {
     }
 
     fn sizes(&self) -> Result<(usize, usize)> {
-        Ok((self.hidden.dim(0)?, self.weight.dim(0)?))
+        let sizes = (self.hidden.dim(0)?, self.weight.dim(0)?);
+        if sizes.1 == 0 || self.config.chunk_rows == Some(0) {
+            return Err(Error::Operand {
+                op: "token_head",
+                what: "words of the vocabulary and rows of a chunk",
+                found: format!("{} and {:?}", sizes.1, self.config.chunk_rows),
+                expected: "at least 1 each".to_owned(),
+            });
+        }
+        Ok(sizes)
     }
 
     /// Log-probabilities of all words in a chunk of rows, f32 for half-precision operands.

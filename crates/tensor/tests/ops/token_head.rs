@@ -141,6 +141,12 @@ fn heads_that_do_not_fit_are_refused() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("likeliest_tokens"), "{error}");
+    let mut no_rows = head(3, 5);
+    no_rows.config.chunk_rows = Some(0);
+    for odd in [no_rows, head(3, 0)] {
+        let error = ops::token_divergences(&odd, &odd).unwrap_err().to_string();
+        assert!(error.contains("at least 1 each"), "{error}");
+    }
     let none = ops::token_divergences(&head(0, 5), &head(0, 5)).unwrap();
     assert_eq!(none.dims(), [0]);
 }

@@ -202,7 +202,12 @@ fn adafactor<M: Modality>(recipe: &Recipe<M>, config: &AdafactorConfig) -> Resul
     let beta1 = config.beta1.unwrap_or(0.0);
     let ranges = [
         ("lr", config.lr, config.lr >= 0.0, AT_LEAST_ZERO),
-        ("eps", config.eps[0], config.eps[0] >= 0.0, "finite numbers, at least 0"),
+        (
+            "eps",
+            config.eps[0],
+            config.eps[0] >= f64::from(f32::MIN_POSITIVE),
+            "a finite number above 0 first: gradients may be 0",
+        ),
         ("eps", config.eps[1], config.eps[1] >= 0.0, "finite numbers, at least 0"),
         (
             "clip_threshold",

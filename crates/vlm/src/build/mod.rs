@@ -154,6 +154,11 @@ impl BuildRecipe {
         }
     }
 
+    /// Whether several answers to one prompt are compared, which must differ.
+    fn samples_answers(&self) -> bool {
+        matches!(self, Self::RlaifV(_) | Self::Tpo(_) | Self::LlavaHound(_))
+    }
+
     /// What the recipe needs to know of all rows before the first is asked about.
     fn prepare(
         &self,
@@ -372,6 +377,13 @@ impl BuildConfig {
                 "judge",
                 found,
                 "nothing: this recipe asks for no judgments",
+            ));
+        }
+        if self.recipe.samples_answers() && self.answers.sampling.temperature == 0.0 {
+            return Err(stic::setting(
+                "temperature",
+                "0".to_owned(),
+                "a number above 0: several answers to the same prompt are compared",
             ));
         }
         if self.embedder.is_some() && !matches!(self.recipe, BuildRecipe::ReAlign(_)) {

@@ -10,6 +10,8 @@
 //! Differences: claims are sentences or clauses of the answer and the judge is asked whether they hold; the paper has a language model extract them and
 //! turn them into questions. The judge is the model itself or another local vision-language model.
 
+use std::collections::BTreeSet;
+
 use diptych_data::TextPrompt;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
@@ -120,6 +122,9 @@ impl RlaifV {
         if sides.is_empty() {
             return Ok(Outcome::skipped(Skip::NoGap));
         }
+        // Samples that say the same make the same pair.
+        let mut seen = BTreeSet::new();
+        sides.retain(|(chosen, rejected)| seen.insert((&answers[*chosen], &answers[*rejected])));
         sides.shuffle(&mut shop.random(Purpose::Subset, index));
         let mut outcome = Outcome::default();
         for (number, (chosen, rejected)) in sides.into_iter().take(self.max_pairs).enumerate() {

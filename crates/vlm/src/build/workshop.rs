@@ -255,7 +255,14 @@ pub(super) fn pair(id: String, prompt: &TextPrompt, sides: [&str; 2]) -> Result<
         Speaker::completion(prompt, chosen)?,
         Speaker::completion(prompt, rejected)?,
     ];
-    let mut pair = TextPair::new(id, prompt.prompt.clone(), chosen, rejected);
+    let texts = [prompt.prompt.clone(), chosen, rejected];
+    // Conversations of rows with images are read as blocks.
+    let [asked, chosen, rejected] = if prompt.images.is_empty() {
+        texts
+    } else {
+        texts.map(Text::into_blocks)
+    };
+    let mut pair = TextPair::new(id, asked, chosen, rejected);
     pair.images.clone_from(&prompt.images);
     pair.tools.clone_from(&prompt.tools);
     pair.chat_template_kwargs.clone_from(&prompt.chat_template_kwargs);

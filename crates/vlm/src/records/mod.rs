@@ -243,7 +243,8 @@ impl Error {
 /// Says which texts of a record see which images. A preference between images without a corruption compares with `other_images`, or else
 /// with the images that the rejected answer would see.
 fn other_sides(recipe: &Recipe<VisionLanguage>, record: &mut EncodedRecord, shown: Shown) -> Result<Shown> {
-    if recipe.method.own_answer().is_some() && shown.images.is_empty() {
+    let looks = recipe.method.own_answer().is_some() || recipe.method.token_perturbation().is_some();
+    if looks && shown.images.is_empty() {
         return Err(Error::NoImage { id: record.id.clone() });
     }
     let Some(config) = recipe.method.image_preference() else {

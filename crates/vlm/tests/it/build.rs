@@ -131,7 +131,7 @@ fn noise_makes_the_rejected_answer_and_equal_answers_are_dropped() {
             pair.images[0].decode().unwrap(),
             prompts[at].images[0].decode().unwrap()
         );
-        assert!(pair.rejected_images.is_none());
+        assert!(pair.other_images.is_none());
     }
 
     // Next to no noise changes next to no answer; a batch of another size changes none.

@@ -112,7 +112,7 @@ fn an_answer_to_fewer_frames_is_shorter() {
             assert!(
                 pairs
                     .iter()
-                    .all(|pair| pair.images.len() == 2 && pair.rejected_images.is_none())
+                    .all(|pair| pair.images.len() == 2 && pair.other_images.is_none())
             );
             let longer = |pair: &TextPair| said(&pair.chosen).len() > said(&pair.rejected).len();
             assert!(pairs.iter().all(longer));

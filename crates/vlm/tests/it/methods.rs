@@ -50,7 +50,7 @@ fn method(bench: &Bench, rows: &Path, arrangement: &str, sections: &Value) -> La
 }
 
 /// Adds numbers that are not small to every trained parameter.
-fn move_away(method: &LanguageMethod) {
+pub(crate) fn move_away(method: &LanguageMethod) {
     let mut moved = method.params().snapshot().unwrap();
     for (at, tensor) in moved.values_mut().enumerate() {
         let values: Vec<f32> = (0..tensor.elem_count())

@@ -102,6 +102,30 @@ fn chip_of_the_paper_has_its_segments_beside() {
     });
 }
 
+/// What is compared with the plain sum of an answer is a plain sum too, where weights are for a second objective.
+#[test]
+fn weights_beside_the_objective_change_no_other_term() {
+    let terms = [
+        (
+            json!({ "image_preference": { "beta": BETA, "corruption": { "diffusion_noise": {} } } }),
+            "image_preference/margins",
+        ),
+        (json!({ "own_answer": { "beta": 0.2 } }), "own_answer/margins"),
+    ];
+    for (plain, key) in terms {
+        let bench = Bench::new("llava");
+        let mut weighed = plain.clone();
+        weighed["token_weights"] = json!({ "gamma": 5.0, "beside": 3.0 });
+        let [plain, weighed] = [plain, weighed].map(|keys| {
+            let method = start(&bench, &keys);
+            crate::methods::move_away(&method);
+            first_step(&method, 0, key)
+        });
+        assert_eq!(plain, weighed, "{key}");
+        assert!(plain.iter().any(|margin| margin.abs() > 1e-3), "{key}: {plain:?}");
+    }
+}
+
 #[test]
 fn rrpo_holds_the_chosen_answer_beside_its_phrases() {
     let bench = Bench::new("llava");

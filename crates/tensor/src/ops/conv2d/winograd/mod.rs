@@ -32,6 +32,8 @@ use crate::ops::kernel::{Float, LANES, Lanes, Shared, Steps, lane_products, wide
 const POINTS: usize = 36;
 /// Rows and columns of output pixels of a tile.
 const TILE: usize = 4;
+/// Images that [`pays`] counts with, however many there are.
+const IMAGES: usize = 2;
 /// Tiles of a block.
 const BLOCK: usize = 6;
 /// Transformed planes that exist at a time, in bytes, about.
@@ -150,13 +152,14 @@ pub(super) fn pays(g: &Geometry) -> bool {
         return false;
     }
     let sizes = Sizes::of(g);
-    let tiles = sizes.rows() * sizes.row_tiles();
+    // An image's result must not depend on its company, so that the price of the weights is always shared by as many.
+    let tiles = IMAGES * sizes.image_rows() * sizes.row_tiles();
     let filled = |channels: usize| channels.next_multiple_of(LANES);
     let (inputs, outputs) = (filled(g.channels), filled(g.outputs));
     // In multiplications, as measured: a tile of a channel is transformed at the price of about a thousand, a pair's weights of as
     // many.
     let transformed = 1000 * (tiles * (inputs + outputs) + inputs * outputs);
-    POINTS * tiles * inputs * outputs + transformed < g.images * g.positions() * g.taps() * g.channels * g.outputs
+    POINTS * tiles * inputs * outputs + transformed < IMAGES * g.positions() * g.taps() * g.channels * g.outputs
 }
 
 /// The result (B, O, P).
@@ -181,7 +184,7 @@ fn convolve<T: Float>(sizes: Sizes, x: &[T], weights: Weights<'_, T>, bias: Opti
         padding: sizes.padding,
     };
     let place = Shared::new(&mut y);
-    for chunk in sizes.chunks::<T>(inputs) {
+    for chunk in sizes.chunks::<T>(inputs + panel_len) {
         let points_len = POINTS * chunk.point_len(inputs);
         let weights_len = POINTS * panel_len * inputs * LANES * LANES;
         let products_len = POINTS * chunk.point_len(panel_len);
@@ -353,6 +356,8 @@ mod tests {
         })
     }
 
+    /// Waves cancel each other in these sums, so that the largest of them is small beside its terms: of random numbers the errors are a
+    /// fifth of these.
     #[test]
     fn sums_are_those_written_out_to_rounding() {
         for (shape, outputs, padding) in [([1, 16, 4, 4], 16, 1), ([3, 20, 5, 9], 35, 0), ([2, 17, 3, 2], 16, 2)] {
@@ -363,7 +368,7 @@ mod tests {
                 errors::<f64>(&g)
             );
             assert!(
-                errors::<f32>(&g).iter().all(|&error| error < 5e-6),
+                errors::<f32>(&g).iter().all(|&error| error < 3e-5),
                 "{g:?} {:?}",
                 errors::<f32>(&g)
             );
@@ -375,6 +380,21 @@ mod tests {
             "{:?}",
             errors::<f32>(&g)
         );
+    }
+
+    #[test]
+    fn the_shape_of_an_image_alone_decides() {
+        for num_images in [1, 2, 32] {
+            assert!(pays(&geometry([num_images, 320, 32, 32], 320, 1)));
+            assert!(
+                pays(&geometry([num_images, 64, 17, 19], 60, 1)) && pays(&geometry([num_images, 64, 10, 11], 62, 2))
+            );
+            // Few channels, padding beyond what tiles reach, nothing to share the price of the weights.
+            assert!(!pays(&geometry([num_images, 15, 64, 64], 320, 1)));
+            assert!(!pays(&geometry([num_images, 320, 32, 32], 320, 3)));
+            assert!(!pays(&geometry([num_images, 320, 2, 2], 320, 1)));
+        }
+        assert!(!pays(&geometry([0, 320, 32, 32], 320, 1)));
     }
 
     /// Several chunks of tiles and several panels of outputs.
