@@ -22,13 +22,17 @@ const SIZE: u32 = 32;
 
 /// The file of the pairs, made from those of the checkpoint if it is not there.
 pub(crate) fn path_of(data: Data, own: &Path, scenes: &SceneConfig, out: &Path) -> anyhow::Result<PathBuf> {
-    let (path, write): (_, &dyn Fn(&Path) -> anyhow::Result<()>) = match data {
+    let path = match data {
         Data::Own => return Ok(own.to_owned()),
-        Data::Flipped => (out.join("flipped.jsonl"), &|path| flip(own, path)),
-        Data::Rendered => (out.join("rendered.jsonl"), &|path| render_pairs(path, scenes)),
+        Data::Flipped => out.join("flipped.jsonl"),
+        Data::Rendered => out.join("rendered.jsonl"),
     };
     if !path.is_file() {
-        write(&path)?;
+        match data {
+            Data::Own => {}
+            Data::Flipped => flip(own, &path)?,
+            Data::Rendered => render_pairs(&path, scenes)?,
+        }
     }
     Ok(path)
 }
