@@ -346,6 +346,7 @@ pub(crate) enum AmberPart {
 /// A language model that judges, in the place of a file of replies.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "A model that judges")]
+#[expect(clippy::struct_field_names, reason = "fields are named as the flags are")]
 pub(crate) struct JudgeArguments {
     /// Language model in transformers' layout that judges the answers, in the place of --judgments; it is asked in our own words
     #[arg(long, value_name = "DIR", conflicts_with_all = ["judgments", "base_judgments"])]

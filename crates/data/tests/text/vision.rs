@@ -148,6 +148,38 @@ fn rows_become_the_tokens_of_transformers_with_one_an_image() {
 }
 
 #[test]
+fn rows_with_other_numbers_of_places_are_passed_over_where_that_is_wanted() {
+    let folder = folder();
+    let all = tokenizer(&folder, &vision());
+    let plain = Tokenizer::from_dir(crate::vision::golden("text/tokenizers/byte_level")).unwrap();
+    // What is wrong with the tokenizer is no fault of a row.
+    let shown = |id: &str, text: &str, images: usize| TextSample {
+        images: vec![ImageSource::Bytes(png(1).into()); images],
+        ..TextSample::new(
+            id,
+            SampleBody::Completed {
+                prompt: Text::Plain(text.to_owned()),
+                completion: Text::Plain(" B".to_owned()),
+            },
+        )
+    };
+    let rows = [shown("good", "<image>\nA?", 1), shown("odd", "<image>\nA?", 2)];
+    let skipping = |tokenizer| {
+        let encoder = Encoder::try_new(tokenizer, EncodingConfig::default()).unwrap();
+        encoder.with_on_error(OnError::Skip)
+    };
+    let encoded = skipping(&all).samples(&rows).unwrap();
+    assert_eq!((encoded.rows.len(), encoded.rows[0].id.as_str()), (1, "good"));
+    let reason = SkipReason::ImageTokens { found: 1, images: 2 };
+    assert_eq!((encoded.skipped.len(), encoded.skipped[0].row), (1, 1));
+    assert_eq!(
+        (encoded.skipped[0].id.as_str(), encoded.skipped[0].reason),
+        ("odd", reason)
+    );
+    assert!(skipping(&plain).samples(&rows).is_err());
+}
+
+#[test]
 fn placeholders_in_plain_text_are_those_of_the_tokenizer() {
     let folder = folder();
     let golden = vision();
@@ -211,31 +243,6 @@ fn placeholders_in_plain_text_are_those_of_the_tokenizer() {
     let plain = Tokenizer::from_dir(crate::vision::golden("text/tokenizers/byte_level")).unwrap();
     let found = problem(&plain, &prompt("<image>\nA?", 1));
     assert!(matches!(found, EncodingProblem::NoImageToken), "{found}");
-    // Where rows may be passed over, such a row is, and is told; what is wrong with the tokenizer is no fault of a row.
-    let shown = |id: &str, text: &str, images: usize| TextSample {
-        images: vec![ImageSource::Bytes(png(1).into()); images],
-        ..TextSample::new(
-            id,
-            SampleBody::Completed {
-                prompt: Text::Plain(text.to_owned()),
-                completion: Text::Plain(" B".to_owned()),
-            },
-        )
-    };
-    let rows = [shown("good", "<image>\nA?", 1), shown("odd", "<image>\nA?", 2)];
-    let skipping = |tokenizer| {
-        let encoder = Encoder::try_new(tokenizer, EncodingConfig::default()).unwrap();
-        encoder.with_on_error(OnError::Skip)
-    };
-    let encoded = skipping(&all).samples(&rows).unwrap();
-    assert_eq!((encoded.rows.len(), encoded.rows[0].id.as_str()), (1, "good"));
-    let reason = SkipReason::ImageTokens { found: 1, images: 2 };
-    assert_eq!((encoded.skipped.len(), encoded.skipped[0].row), (1, 1));
-    assert_eq!(
-        (encoded.skipped[0].id.as_str(), encoded.skipped[0].reason),
-        ("odd", reason)
-    );
-    assert!(skipping(&plain).samples(&rows).is_err());
     // Words about images are words.
     encode(&plain, &prompt("<image> is a tag", 0)).unwrap();
 }
