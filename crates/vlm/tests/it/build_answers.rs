@@ -305,7 +305,7 @@ fn a_reader_of_captions_judges_answers() {
         scale: vec!["zebra".to_owned(), "yes".to_owned()],
         ..hound
     };
-    let config = site.config(BuildRecipe::LlavaHound(unknown), "other.jsonl");
+    let config = sampled(site.config(BuildRecipe::LlavaHound(unknown), "other.jsonl"));
     let error = build(&config, &mut Reporter::silent()).unwrap_err();
     assert!(error.to_string().contains("zebra"), "{error}");
 }

@@ -119,7 +119,7 @@ fn weights_beside_the_objective_change_no_other_term() {
         let [plain, weighed] = [plain, weighed].map(|keys| {
             let method = start(&bench, &keys);
             crate::methods::move_away(&method);
-            first_step(&method, 0, key)
+            first_step(&method, 1, key)
         });
         assert_eq!(plain, weighed, "{key}");
         assert!(plain.iter().any(|margin| margin.abs() > 1e-3), "{key}: {plain:?}");
