@@ -31,8 +31,8 @@ pub(crate) struct Comparison {
 pub(crate) enum Data {
     /// Those that the checkpoint made itself.
     Own,
-    /// The same with the sides of some exchanged.
-    Flipped,
+    /// The same as a judge sees them whose scores are wrong by chance.
+    Noisy,
     /// Pictures of the renderer: the right one over one with a wrong object.
     Rendered,
 }

@@ -6,13 +6,13 @@ use anyhow::Context as _;
 use diptych::data::{ImagePair, ImageSource, write_pairs};
 use diptych::shapes::{Color, Example, SceneConfig, Shape, Split, Verifier, render};
 use diptych::tensor::files::write_file;
-use diptych::tensor::random::{Stream, generator, uniform_vec};
+use diptych::tensor::random::{Stream, generator, normal_vec, uniform_vec};
 use serde_json::{Map, Value};
 
 use crate::comparison::Data;
 
-/// The share of pairs whose sides are exchanged.
-const FLIPPED: f32 = 0.3;
+/// Deviation of what is added to each score: three of ten pairs then stand the wrong way around.
+const NOISE: f64 = 0.65;
 /// As many as the checkpoint makes, about.
 const NUM_RENDERED: u64 = 320;
 /// Source of the scenes; the checkpoint's own pairs and the evaluations have others.
@@ -20,39 +20,46 @@ const SEED: u64 = 77;
 /// Pixels a side.
 const SIZE: u32 = 32;
 
-/// The file of the pairs, made from those of the checkpoint if it is not there.
+/// The file of the pairs; those that are not the checkpoint's own are made anew from these.
 pub(crate) fn path_of(data: Data, own: &Path, scenes: &SceneConfig, out: &Path) -> anyhow::Result<PathBuf> {
-    let path = match data {
-        Data::Own => return Ok(own.to_owned()),
-        Data::Flipped => out.join("flipped.jsonl"),
-        Data::Rendered => out.join("rendered.jsonl"),
-    };
-    if !path.is_file() {
-        match data {
-            Data::Own => {}
-            Data::Flipped => flip(own, &path)?,
-            Data::Rendered => render_pairs(&path, scenes)?,
+    match data {
+        Data::Own => Ok(own.to_owned()),
+        Data::Noisy => {
+            let path = out.join("noisy.jsonl");
+            judge_noisily(own, &path)?;
+            Ok(path)
+        }
+        Data::Rendered => {
+            let path = out.join("rendered.jsonl");
+            render_pairs(&path, scenes)?;
+            Ok(path)
         }
     }
-    Ok(path)
 }
 
-/// The same pairs, the sides of some of them exchanged with their scores.
-fn flip(own: &Path, path: &Path) -> anyhow::Result<()> {
+/// The same pairs as a judge sees them whose scores are wrong by chance. It is wrong most often where images are nearly as good as each other,
+/// and its own scores, which are all that is written, say by how much it prefers one.
+fn judge_noisily(own: &Path, path: &Path) -> anyhow::Result<()> {
     let own = std::fs::read_to_string(own)?;
     let mut rows: Vec<Map<String, Value>> = own
         .lines()
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
         .context("the pairs of the checkpoint")?;
-    let draws = uniform_vec(&mut generator(SEED, Stream::Noise, 0, 0), 0.0, 1.0, rows.len());
-    for (row, _) in rows.iter_mut().zip(draws).filter(|(_, draw)| *draw < FLIPPED) {
-        for [chosen, rejected] in [["chosen_image", "rejected_image"], ["chosen_score", "rejected_score"]] {
-            let sides = [chosen, rejected].map(|key| row.remove(key).context(key));
-            let [was_chosen, was_rejected] = sides;
-            row.insert(rejected.to_owned(), was_chosen?);
-            row.insert(chosen.to_owned(), was_rejected?);
+    let noise = normal_vec(&mut generator(SEED, Stream::Noise, 0, 0), 2 * rows.len());
+    for (row, noise) in rows.iter_mut().zip(noise.chunks_exact(2)) {
+        let score = |key: &str, noise: f32| -> anyhow::Result<f64> {
+            let score = row.get(key).and_then(Value::as_f64).with_context(|| key.to_owned())?;
+            Ok(score + NOISE * f64::from(noise))
+        };
+        let [chosen, rejected] = [score("chosen_score", noise[0])?, score("rejected_score", noise[1])?];
+        if chosen < rejected {
+            let [was_chosen, was_rejected] = ["chosen_image", "rejected_image"].map(|key| row.remove(key).context(key));
+            row.insert("rejected_image".to_owned(), was_chosen?);
+            row.insert("chosen_image".to_owned(), was_rejected?);
         }
+        row.insert("chosen_score".to_owned(), chosen.max(rejected).into());
+        row.insert("rejected_score".to_owned(), chosen.min(rejected).into());
     }
     let lines: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
     Ok(write_file(path, lines.join("\n").as_bytes())?)

@@ -31,7 +31,7 @@ use diptych::train::{Recipe, RunDirectory};
 use self::checkpoint::Checkpoint;
 use self::comparison::{Comparison, Entry, Plan, root};
 use self::evaluation::Evaluation;
-use self::results::{Measured, Results, key};
+use self::results::{Measured, Results, key, world_of};
 
 /// As in the command.
 #[global_allocator]
@@ -111,7 +111,9 @@ fn main() -> anyhow::Result<()> {
     let scenes = scenes.and_then(|config| config.scenes.clone()).unwrap_or_default();
     let checkpoint = Checkpoint::prepare(&scenes, &out)?;
     let evaluation = Evaluation::begin(&main_recipe, &checkpoint.model, options.evaluation_seed)?;
-    let results = Mutex::new(Results::open(out.join("results.jsonl"), options.evaluation_seed)?);
+    let world = world_of(&checkpoint.model, &checkpoint.pairs, &evaluation.base)?;
+    let results = Results::open(out.join("results.jsonl"), world.clone(), options.evaluation_seed)?;
+    let results = Mutex::new(results);
     let mut jobs = VecDeque::new();
     for &seed in &options.seeds {
         for comparison in &plan.comparisons {
@@ -125,7 +127,7 @@ fn main() -> anyhow::Result<()> {
     work_off(jobs, options.jobs, |job| {
         let is_done = locked(&results).has(job.comparison, job.entry, job.seed)?;
         if !is_done {
-            let measured = measure(job, &evaluation, plan.budget_secs)?;
+            let measured = measure(job, (&evaluation, &world), plan.budget_secs)?;
             locked(&results).push(measured)?;
         }
         Ok(())
@@ -201,7 +203,7 @@ fn job<'a>(
 
 /// Trains and judges; the run is deleted, its numbers stay.
 #[expect(clippy::print_stderr, reason = "a long benchmark says how far it is")]
-fn measure(job: &Job<'_>, evaluation: &Evaluation, budget_secs: f64) -> anyhow::Result<Measured> {
+fn measure(job: &Job<'_>, (evaluation, world): (&Evaluation, &str), budget_secs: f64) -> anyhow::Result<Measured> {
     if job.output.exists() {
         // What a stopped comparison left.
         std::fs::remove_dir_all(&job.output)?;
@@ -220,6 +222,7 @@ fn measure(job: &Job<'_>, evaluation: &Evaluation, budget_secs: f64) -> anyhow::
     );
     Ok(Measured {
         key: key(job.comparison, job.entry)?,
+        world: world.to_owned(),
         seed: job.seed,
         evaluation_seed: evaluation.config.seed,
         cost,

@@ -16,6 +16,8 @@ use crate::worker::Cost;
 pub(crate) struct Measured {
     /// What was trained: see [`key`].
     pub(crate) key: String,
+    /// See [`world_of`].
+    pub(crate) world: String,
     pub(crate) seed: u64,
     /// Of the prompts and noise that `scores` are for.
     pub(crate) evaluation_seed: u64,
@@ -28,12 +30,26 @@ pub(crate) struct Measured {
 #[derive(Debug)]
 pub(crate) struct Results {
     path: PathBuf,
+    world: String,
     evaluation_seed: u64,
     measured: Vec<Measured>,
 }
 
+/// What all start from and are measured by: a hash of the checkpoint's weights, of its pairs, and of what the base comes to.
+pub(crate) fn world_of(model: &Path, pairs: &Path, base: &[f64]) -> anyhow::Result<String> {
+    let mut hasher = Sha256::new();
+    for path in [&model.join("unet/diffusion_pytorch_model.safetensors"), pairs] {
+        hasher.update(std::fs::read(path).with_context(|| path.display().to_string())?);
+    }
+    base.iter().for_each(|score| hasher.update(score.to_le_bytes()));
+    Ok(hasher.finalize()[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
 /// The recipe with a hash of its text, the changed keys and the data: the same entry of two comparisons is trained once, and after a
-/// change of the recipe again. What the recipe's model and data are is not in it: with others, results belong into another file.
+/// change of the recipe again.
 pub(crate) fn key(comparison: &Comparison, entry: &Entry) -> anyhow::Result<String> {
     let recipe = entry.recipe();
     let name = recipe.file_stem().unwrap_or_default().to_string_lossy();
@@ -51,7 +67,7 @@ pub(crate) fn key(comparison: &Comparison, entry: &Entry) -> anyhow::Result<Stri
 }
 
 impl Results {
-    pub(crate) fn open(path: PathBuf, evaluation_seed: u64) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: PathBuf, world: String, evaluation_seed: u64) -> anyhow::Result<Self> {
         let text = if path.is_file() {
             std::fs::read_to_string(&path)?
         } else {
@@ -63,6 +79,7 @@ impl Results {
             .with_context(|| path.display().to_string())?;
         Ok(Self {
             path,
+            world,
             evaluation_seed,
             measured,
         })
@@ -85,7 +102,8 @@ impl Results {
     /// Every seed of an entry, in order.
     pub(crate) fn of(&self, comparison: &Comparison, entry: &Entry) -> anyhow::Result<Vec<&Measured>> {
         let key = key(comparison, entry)?;
-        let is_of = |one: &&Measured| one.key == key && one.evaluation_seed == self.evaluation_seed;
+        let is_of =
+            |one: &&Measured| one.key == key && one.world == self.world && one.evaluation_seed == self.evaluation_seed;
         let mut found: Vec<&Measured> = self.measured.iter().filter(is_of).collect();
         found.sort_by_key(|one| one.seed);
         Ok(found)

@@ -234,6 +234,14 @@ impl Reading {
     fn add_tie(&mut self, row: ImageRow) -> std::result::Result<(), RowProblem> {
         match (self.policy.ties, row, &mut self.records) {
             (TiePolicy::Fail, ..) => return Err(RowProblem::Tie),
+            (TiePolicy::Keep, ImageRow::Tie(pair), Dataset::Pairs(pairs)) => {
+                let score = pair.chosen_score.or(Some(UNDECIDED));
+                pairs.push(ImagePair {
+                    chosen_score: score,
+                    rejected_score: score,
+                    ..pair
+                });
+            }
             (TiePolicy::Both, ImageRow::Tie(pair), Dataset::Pairs(pairs)) => {
                 let id = format!("{}#swapped", pair.id);
                 let swapped = ImagePair::new(id, &pair.prompt, pair.rejected.clone(), pair.chosen.clone());
@@ -299,6 +307,9 @@ fn add_member(
     }
     Ok(())
 }
+
+/// The label of both sides of a tie, as Pick-a-Pic has it.
+const UNDECIDED: f64 = 0.5;
 
 /// Records that are decoded together: enough for every core, few enough to be small.
 const DECODED_AT_ONCE: usize = 64;

@@ -220,6 +220,22 @@ pub enum Error {
         /// The output.
         path: PathBuf,
     },
+    /// A record that would be a longer line than this crate reads.
+    #[error(
+        "{}: record {number} would be a line of {bytes} bytes, expected at most {limit}; write fewer or smaller images a record, or to a \
+         Parquet table",
+        path.display()
+    )]
+    LongRecord {
+        /// The output.
+        path: PathBuf,
+        /// Place among the records, from 1.
+        number: usize,
+        /// As JSON.
+        bytes: usize,
+        /// What a line may have.
+        limit: usize,
+    },
     /// Two files of one dataset hold different records, though their layout is the same.
     #[error(
         "{} holds {second_records}, but {} holds {first_records}; one dataset has one kind of record",
@@ -374,6 +390,12 @@ pub enum RowProblem {
         /// What is wrong with their order.
         reason: String,
     },
+    /// Neither this row nor any behind it can be read: how many are lost is unknown.
+    #[error("the file cannot be read from here on: {reason}")]
+    Rest {
+        /// What the reader said.
+        reason: String,
+    },
     /// A Parquet table that cannot be read, in a build with the feature `parquet`.
     #[error("not a readable Parquet table: {reason}")]
     Table {
@@ -417,6 +439,10 @@ impl Error {
     /// Whether one record is at fault, so that a dataset without it can be used.
     pub(crate) fn is_of_one_record(&self) -> bool {
         match self {
+            Self::Row {
+                problem: RowProblem::Rest { .. },
+                ..
+            } => false,
             Self::Row { .. } | Self::Image { .. } | Self::ImageSize { .. } => true,
             // The file of an image, not that of the records.
             Self::Record { source, .. } => source.is_of_one_record() || matches!(**source, Self::Io { .. }),

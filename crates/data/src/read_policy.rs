@@ -22,6 +22,9 @@ pub enum TiePolicy {
     Both,
     /// It is an error.
     Fail,
+    /// It is one record whose scores are equal, for those who compare a judge with labels. No recipe has it: nothing is learned from it.
+    #[serde(skip)]
+    Keep,
 }
 
 impl FromStr for TiePolicy {

@@ -18,6 +18,7 @@ use safetensors::tensor::TensorView;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::json_lines::MAX_LINE_BYTES;
 use crate::latent_pairs::LatentTensors;
 use crate::{ImageCaption, ImagePair, ImageSource, LatentPairs, RankedImages};
 
@@ -77,9 +78,18 @@ fn write_rows<'a, T, R: Serialize>(path: &Path, records: &'a [T], row: impl Fn(&
     }
     let file = AtomicWriteFile::open(path).map_err(Error::io(path))?;
     let mut writer = BufWriter::new(file);
-    for record in records {
-        serde_json::to_writer(&mut writer, &row(record)?).map_err(|error| Error::io(path)(error.into()))?;
-        writer.write_all(b"\n").map_err(Error::io(path))?;
+    for (index, record) in records.iter().enumerate() {
+        let mut line = serde_json::to_vec(&row(record)?).map_err(|error| Error::io(path)(error.into()))?;
+        if line.len() > MAX_LINE_BYTES {
+            return Err(Error::LongRecord {
+                path: path.to_path_buf(),
+                number: index + 1,
+                bytes: line.len(),
+                limit: MAX_LINE_BYTES,
+            });
+        }
+        line.push(b'\n');
+        writer.write_all(&line).map_err(Error::io(path))?;
     }
     let file = writer
         .into_inner()

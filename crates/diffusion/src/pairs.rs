@@ -1,7 +1,7 @@
 //! Preference data that a model makes of itself: sample, judge, and keep pairs or ranked lists.
 
 use diptych_data::{ImagePair, ImageSource, PairRule, PairSelection, RankedImages, ScoredImage};
-use diptych_eval::Judge;
+use diptych_eval::{Judge, JudgeOptions};
 use diptych_tensor::random::{Stream, generator};
 use diptych_train::Reporter;
 use rand::Rng as _;
@@ -105,9 +105,14 @@ fn candidates(
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<RankedImages>> {
     config.validate()?;
+    // What it cannot be made of is said before hours of sampling.
+    let judge = config.judge.load(&JudgeOptions {
+        device: pipeline.denoiser.device().clone(),
+        ..JudgeOptions::default()
+    })?;
     let repeated = repeat_each(prompts, config.candidates);
     let images = generate_candidates(pipeline, &repeated, sampling, reporter)?;
-    let scores = config.judge.score(&repeated, &images)?;
+    let scores = judge.score_images(&repeated, &images)?;
     reporter.advance(Stage::Judging, 1, 1)?;
     let groups = images.chunks(config.candidates).zip(scores.chunks(config.candidates));
     let list = |(number, (images, scores)): (usize, (&[image::RgbImage], &[f64]))| {

@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::resampled_means;
+use crate::bootstrap::resampled_ratios;
 use crate::error::{Error, Result};
 use crate::win_rate::{Estimate, estimate};
 
@@ -60,6 +60,8 @@ impl std::str::FromStr for AgreementTies {
 /// A pair as people and as a judge see it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LabelledPair {
+    /// The record it is of. Pairs of one list of images stand next to each other and are resampled together: they are not independent.
+    pub record: usize,
     /// Whether people called it a tie; else they prefer the chosen image.
     pub is_tie: bool,
     /// The judge's score of the chosen image less that of the rejected one.
@@ -124,7 +126,15 @@ impl Agreement {
         };
         let credits: Vec<f64> = counted.iter().map(credit).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let [means] = resampled_means([&credits], bootstrap_samples, &mut rng);
+        let by_record: Vec<(f64, usize)> = counted
+            .chunk_by(|pair, next| pair.record == next.record)
+            .scan(credits.as_slice(), |rest, pairs| {
+                let (own, behind) = rest.split_at(pairs.len());
+                *rest = behind;
+                Some((own.iter().sum(), own.len()))
+            })
+            .collect();
+        let means = resampled_ratios(&by_record, bootstrap_samples, &mut rng);
         Ok(Some(Self {
             num_pairs: counted.len(),
             num_label_ties: pairs.iter().filter(|pair| pair.is_tie).count(),
@@ -159,7 +169,11 @@ mod tests {
 
     #[test]
     fn ties_count_as_the_policy_says() {
-        let pair = |is_tie, margin| LabelledPair { is_tie, margin };
+        let pair = |is_tie, margin| LabelledPair {
+            record: 0,
+            is_tie,
+            margin,
+        };
         // Right, wrong, undecided, a tie seen as such, a tie decided.
         let pairs = [
             pair(false, 2.0),
@@ -202,5 +216,31 @@ mod tests {
                 .to_string()
                 .contains("skip, half, strict")
         );
+    }
+
+    #[test]
+    fn pairs_of_one_list_are_no_independent_evidence() {
+        let width = |pairs: &[LabelledPair]| {
+            let found = Agreement::of(pairs, AgreementTies::Skip, 0.0, (0, 500))
+                .unwrap()
+                .unwrap();
+            found.accuracy.high - found.accuracy.low
+        };
+        // The same verdicts: alike within each list of nine images, so ten pieces of evidence and not 360.
+        let lists: Vec<LabelledPair> = (0..360)
+            .map(|index| LabelledPair {
+                record: index / 36,
+                is_tie: false,
+                margin: if index / 36 % 2 == 0 { 1.0 } else { -1.0 },
+            })
+            .collect();
+        let apart: Vec<LabelledPair> = lists
+            .iter()
+            .enumerate()
+            .map(|(record, pair)| LabelledPair { record, ..*pair })
+            .collect();
+        let ratio = width(&lists) / width(&apart);
+        // The square root of 36, by chance more or less.
+        assert!((4.0..9.0).contains(&ratio), "{ratio}");
     }
 }

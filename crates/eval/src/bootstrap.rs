@@ -32,6 +32,20 @@ pub(crate) fn resampled_means<const COLUMNS: usize>(
     means
 }
 
+/// The mean over all parts, where the sum and the number of parts of a row stay together, `samples` times.
+pub(crate) fn resampled_ratios(rows: &[(f64, usize)], samples: usize, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    let mut resample = || {
+        let (mut sum, mut num) = (0.0, 0);
+        for _ in rows {
+            let (of_row, parts) = rows[rng.random_range(0..rows.len() as u64) as usize];
+            sum += of_row;
+            num += parts;
+        }
+        sum / num as f64
+    };
+    (0..samples).map(|_| resample()).collect()
+}
+
 /// The value below which the fraction `q` of `sorted` lies, interpolated linearly as `numpy.percentile` does.
 pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = q * (sorted.len() - 1) as f64;

@@ -91,7 +91,11 @@ impl StoredVerdicts {
                 Id::Text(id) => id,
                 Id::Number(id) => id.to_string(),
             };
-            if !ids.contains(&id) {
+            let other = match row.shown_first {
+                ShownFirst::Base => ShownFirst::Aligned,
+                ShownFirst::Aligned => ShownFirst::Base,
+            };
+            if !verdicts.contains_key(&(id.clone(), other)) {
                 ids.push(id.clone());
             }
             if verdicts.insert((id.clone(), row.shown_first), row.verdict).is_some() {

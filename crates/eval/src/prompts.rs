@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use diptych_data::{DataFiles, Dataset, Layout, ReadPolicy, TiePolicy};
 use diptych_shapes::{Example, SceneConfig, Split};
 use serde::Deserialize;
 
@@ -37,30 +38,58 @@ pub fn held_out_prompts(seed: u64, n: usize, scenes: &SceneConfig) -> Result<Vec
     Ok(prompts)
 }
 
-/// Prompts from a file: rows of JSON with `prompt` when its name ends in `.jsonl` (other keys are for others), else
-/// one a line. Blank lines are passed over.
+/// Prompts from a file, by the end of its name:
+/// - `.jsonl`, `.ndjson`: the `prompt` of each row; other keys are for others;
+/// - `.json`: a list of texts, as HPSv2 publishes its prompts, or data of any layout of images or prompts, as SPO's;
+/// - `.parquet`: data of any layout of images or prompts;
+/// - anything else: one a line.
+///
+/// Blank lines are passed over.
 ///
 /// # Errors
-/// [`Error::Io`], also for a file that is not UTF-8; [`Error::PromptRow`] with the row; [`Error::NoPrompts`].
+/// [`Error::Io`], also for a file that is not UTF-8; [`Error::PromptRow`] with the row; [`Error::Data`] for data that no layout
+/// fits; [`Error::NoPrompts`].
 pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+    let prompts = match extension.to_str() {
+        Some("jsonl" | "ndjson") => prompts_of_rows(path)?,
+        Some("json") => match serde_json::from_str::<Vec<String>>(&text_of(path)?) {
+            Ok(prompts) => prompts,
+            Err(_) => prompts_of_data(path)?,
+        },
+        Some("parquet") => prompts_of_data(path)?,
+        _ => text_of(path)?
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    };
+    if prompts.is_empty() {
+        return Err(Error::NoPrompts {
+            path: path.to_path_buf(),
+        });
+    }
+    Ok(prompts)
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn prompts_of_rows(path: &Path) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Row {
         prompt: String,
     }
 
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    let is_rows = path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+    let text = text_of(path)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let prompts: Vec<String> = lines
+    lines
         .map(|(index, line)| {
-            if !is_rows {
-                return Ok(line.trim().to_owned());
-            }
             let row = serde_json::from_str::<Row>(line).map_err(|error| Error::PromptRow {
                 path: path.to_path_buf(),
                 row: index + 1,
@@ -68,13 +97,18 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
             })?;
             Ok(row.prompt)
         })
-        .collect::<Result<_>>()?;
-    if prompts.is_empty() {
-        return Err(Error::NoPrompts {
-            path: path.to_path_buf(),
-        });
-    }
-    Ok(prompts)
+        .collect()
+}
+
+/// Of each record, those of ties too: only their prompts are wanted.
+fn prompts_of_data(path: &Path) -> Result<Vec<String>> {
+    let files = DataFiles::find(&[path.to_path_buf()], Layout::Auto)?;
+    let policy = ReadPolicy {
+        ties: TiePolicy::Keep,
+        ..ReadPolicy::default()
+    };
+    let (dataset, _) = Dataset::read_with(&files, policy)?;
+    Ok(dataset.prompts().into_iter().map(str::to_owned).collect())
 }
 
 /// The first `num` prompts of a file, or all of them. A file with fewer is not what was meant.
@@ -139,6 +173,17 @@ mod tests {
             message.contains("prompts.txt: found 2 prompts, 3 were asked for"),
             "{message}"
         );
+
+        let list = write("prompts.json", b"[\"a red star, large\", \"two blue rings\"]");
+        assert_eq!(read_prompts(&list).unwrap(), ["a red star, large", "two blue rings"]);
+        let data = write(
+            "4k_training_prompts.json",
+            b"[{\"caption\": \"a cat\"}, {\"caption\": \"a dog\"}]",
+        );
+        assert_eq!(read_prompts(&data).unwrap(), ["a cat", "a dog"]);
+        let other = write("other.json", b"[{\"text_of_it\": \"a cat\"}]");
+        let message = read_prompts(&other).unwrap_err().to_string();
+        assert!(message.contains("other.json"), "{message}");
 
         let bad = write("bad.jsonl", b"{\"prompt\": \"a\"}\n\n{\"prompt\": 3}\n");
         let message = read_prompts(&bad).unwrap_err().to_string();

@@ -51,26 +51,30 @@ pub struct ScoredImages {
 
 /// Rows as pairs with labels, as [`Agreement`](crate::Agreement) reads them: each pair, and every two images of a ranked list.
 pub fn labelled_pairs(rows: &[ScoredImages]) -> Vec<LabelledPair> {
-    let mut pairs: Vec<LabelledPair> = rows.iter().filter_map(of_pair).collect();
-    for list in rows.chunk_by(|row, next| row.list.is_some() && row.list == next.list) {
+    let mut pairs = Vec::new();
+    let records = rows.chunk_by(|row, next| row.list.is_some() && row.list == next.list);
+    for (record, list) in records.enumerate() {
+        pairs.extend(list.iter().filter_map(|row| of_pair(record, row)));
         for (index, row) in list.iter().enumerate() {
-            pairs.extend(list[index + 1..].iter().filter_map(|other| of_list(row, other)));
+            pairs.extend(list[index + 1..].iter().filter_map(|other| of_list(record, row, other)));
         }
     }
     pairs
 }
 
-fn of_pair(row: &ScoredImages) -> Option<LabelledPair> {
+fn of_pair(record: usize, row: &ScoredImages) -> Option<LabelledPair> {
     Some(LabelledPair {
+        record,
         is_tie: row.label_is_tie.unwrap_or(false),
         margin: row.chosen_score? - row.rejected_score?,
     })
 }
 
-fn of_list(row: &ScoredImages, other: &ScoredImages) -> Option<LabelledPair> {
+fn of_list(record: usize, row: &ScoredImages, other: &ScoredImages) -> Option<LabelledPair> {
     let (label, other_label) = (row.label_score?, other.label_score?);
     let margin = row.score? - other.score?;
     Some(LabelledPair {
+        record,
         is_tie: label == other_label,
         margin: if label >= other_label { margin } else { -margin },
     })
@@ -118,31 +122,35 @@ pub fn score_dataset<E: From<Error>>(
         }
     }
     let mut journal = Journal::open(&aside, known.values())?;
-    let (mut rows, mut num_kept) = (Vec::with_capacity(records.len()), 0);
+    let (mut rows, mut num_kept): (Vec<ScoredImages>, usize) = (Vec::with_capacity(records.len()), 0);
     for batch in records.chunks(scoring.batch_size.max(1)) {
         let hashed = batch
             .iter()
             .map(|record| Ok((record, record.hash()?)))
             .collect::<Result<Vec<_>>>()?;
-        let (mut fresh, mut places) = (Vec::new(), Vec::new());
-        for (record, hash) in hashed {
-            if let Some(row) = known.get(&(record.id.clone(), hash.clone())) {
-                num_kept += 1;
-                rows.push(Some(record.labelled(row.clone())));
-            } else {
-                places.push(rows.len());
-                rows.push(None);
-                fresh.push((record, hash));
+        let known_row = |(record, hash): &(&Record<'_>, String)| known.get(&(record.id.clone(), hash.clone()));
+        let num_known = hashed.iter().filter_map(known_row).count();
+        // Networks round by the company an image is in: a batch of which any row is missing is scored as it was before, whole.
+        let fresh = if num_known < hashed.len() {
+            score_batch(&hashed, scoring)?
+        } else {
+            Vec::new()
+        };
+        let mut fresh = fresh.into_iter();
+        for one in &hashed {
+            let scored = fresh.next();
+            match (known_row(one), scored) {
+                (Some(row), _) => rows.push(one.0.labelled(row.clone())),
+                (None, Some(row)) => {
+                    journal.append(std::slice::from_ref(&row))?;
+                    rows.push(row);
+                }
+                (None, None) => {}
             }
         }
-        let scored = score_batch(&fresh, scoring)?;
-        journal.append(&scored)?;
-        for (place, row) in places.into_iter().zip(scored) {
-            rows[place] = Some(row);
-        }
+        num_kept += num_known;
         advance(rows.len(), records.len())?;
     }
-    let rows: Vec<ScoredImages> = rows.into_iter().flatten().collect();
     write_file(out, lines(&rows)?.as_bytes())
         .map_err(diptych_models::Error::from)
         .map_err(Error::from)?;
@@ -288,8 +296,8 @@ fn score_batch(batch: &[(&Record<'_>, String)], scoring: ScoringJudge<'_>) -> Re
 
 /// The rows of an earlier call; none without the file. The last line may be cut off where the process ended, and is then scored again.
 fn read_rows(path: &Path, judge_hash: &str) -> Result<Vec<ScoredImages>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => {
             return Err(Error::Io {
@@ -298,10 +306,13 @@ fn read_rows(path: &Path, judge_hash: &str) -> Result<Vec<ScoredImages>> {
             });
         }
     };
-    let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let mut rows = Vec::with_capacity(lines.len());
-    for (index, line) in lines.iter().enumerate() {
-        match serde_json::from_str::<ScoredImages>(line) {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let mut rows = Vec::new();
+    for (index, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        match serde_json::from_slice::<ScoredImages>(line) {
             Ok(row) if row.judge_hash == judge_hash => rows.push(row),
             Ok(row) => {
                 return Err(Error::ScoredByOther {
@@ -309,7 +320,6 @@ fn read_rows(path: &Path, judge_hash: &str) -> Result<Vec<ScoredImages>> {
                     judge: row.judge,
                 });
             }
-            Err(_) if !line.ends_with('\n') => {}
             Err(error) => {
                 return Err(Error::StoredRow {
                     path: path.to_owned(),

@@ -43,6 +43,8 @@ pub struct WinRate {
     pub losses: usize,
     /// Wins plus half the ties, over all prompts.
     pub win_rate: f64,
+    /// Where 95 % of the resampled win rates lie: from, to.
+    pub win_rate_interval: [f64; 2],
     /// Two-sided p-value of the paired sign-flip permutation test on the mean difference.
     pub p_value: f64,
     /// Resamples behind the intervals.
@@ -62,8 +64,13 @@ impl WinRate {
         check(base, aligned, bootstrap_samples)?;
         let differences: Vec<f64> = aligned.iter().zip(base).map(|(aligned, base)| aligned - base).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let [base_means, aligned_means, difference_means] =
-            resampled_means([base, aligned, &differences], bootstrap_samples, &mut rng);
+        let won: Vec<f64> = differences
+            .iter()
+            .map(|difference| f64::midpoint(1.0, difference.signum() * f64::from(u8::from(*difference != 0.0))))
+            .collect();
+        let [base_means, aligned_means, difference_means, won_means] =
+            resampled_means([base, aligned, &differences, &won], bootstrap_samples, &mut rng);
+        let won = estimate(&won, won_means);
         let count = |holds: fn(&f64) -> bool| differences.iter().filter(|difference| holds(difference)).count();
         let (wins, losses) = (
             count(|difference| *difference > 0.0),
@@ -79,6 +86,7 @@ impl WinRate {
             ties,
             losses,
             win_rate: (wins as f64 + 0.5 * ties as f64) / differences.len() as f64,
+            win_rate_interval: [won.low, won.high],
             p_value: sign_flip_p_value(&differences, bootstrap_samples, &mut rng),
             bootstrap_samples,
             seed,
@@ -90,21 +98,18 @@ impl fmt::Display for WinRate {
     /// The table a run ends with.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let interval = format!("[{:+.4}, {:+.4}]", self.difference.low, self.difference.high);
+        let [from, to] = self.win_rate_interval.map(|share| 100.0 * share);
+        let rate = format!("{:.1} % [{from:.1}, {to:.1}]", 100.0 * self.win_rate);
         let outcomes = format!("{}/{}/{}", self.wins, self.ties, self.losses);
         writeln!(
             f,
-            "{:>8} | {:>8} | {:>10} {:<20} | win/tie/loss | win rate | p-value | n",
-            "base", "aligned", "difference", "95 % interval"
+            "{:>8} | {:>8} | {:>10} {:<20} | win/tie/loss | {:<21} | p-value | n",
+            "base", "aligned", "difference", "95 % interval", "win rate, 95 %"
         )?;
         write!(
             f,
-            "{:>8.4} | {:>8.4} | {:>+10.4} {interval:<20} | {outcomes:>12} | {:>6.1} % | {:>7.4} | {}",
-            self.base.mean,
-            self.aligned.mean,
-            self.difference.mean,
-            100.0 * self.win_rate,
-            self.p_value,
-            self.n
+            "{:>8.4} | {:>8.4} | {:>+10.4} {interval:<20} | {outcomes:>12} | {rate:<21} | {:>7.4} | {}",
+            self.base.mean, self.aligned.mean, self.difference.mean, self.p_value, self.n
         )?;
         if self.n == 1 {
             write!(f, "\n(one prompt: the interval says nothing)")?;

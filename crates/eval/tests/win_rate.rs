@@ -188,12 +188,12 @@ fn the_table() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines[0],
-        "    base |  aligned | difference 95 % interval        | win/tie/loss | win rate | p-value | n"
+        "    base |  aligned | difference 95 % interval        | win/tie/loss | win rate, 95 %        | p-value | n"
     );
     // Half of the sixteen sign patterns of three quarters and a zero: +++ and ---, each twice, of 16.
     assert_eq!(
         lines[1],
-        "  0.5000 |   0.6875 |    +0.1875 [+0.0625, +0.2500]   |        3/1/0 |   87.5 % |  0.2500 | 4"
+        "  0.5000 |   0.6875 |    +0.1875 [+0.0625, +0.2500]   |        3/1/0 | 87.5 % [62.5, 100.0]  |  0.2500 | 4"
     );
     assert_eq!(lines.len(), 2);
 }

@@ -8,7 +8,9 @@ mod support;
 use diptych_models::clip::{
     ClipConfig, ClipModel, TimeConditionedClip, from_open_clip, read_open_clip_config, vit_h_14, with_neutral_time,
 };
-use diptych_models::vision::{ClipVisionConfig, ClipVisionModel, Filter, ImageProcessor, resize_tensor};
+use diptych_models::vision::{
+    ClipVisionConfig, ClipVisionModel, CropRounding, Filter, ImageProcessor, Resize, resize_tensor,
+};
 use diptych_models::{Builder, BuilderConfig, Trainable};
 use diptych_tensor::{DType, Device, Params, Tensor, Weights, backward};
 use image::RgbImage;
@@ -108,6 +110,61 @@ fn the_differentiable_path_differs_from_pil_by_its_rounding() {
         "the largest difference is {largest} of 255"
     );
     println!("largest difference: {largest} of 255");
+}
+
+#[test]
+fn what_a_crop_takes_away_is_not_computed() {
+    let device = Device::Cpu;
+    let noise = |width: u32, height: u32| {
+        RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([0, 1, 2].map(|channel: u32| (x * 37 + y * 101 + channel * 59 + x * y) as u8))
+        })
+    };
+    let processors = [
+        ImageProcessor::clip(12),
+        ImageProcessor::torchvision_clip(12),
+        ImageProcessor::step_aware(12),
+    ];
+    for processor in &processors {
+        let whole = ImageProcessor {
+            crop: None,
+            ..processor.clone()
+        };
+        for (width, height) in [(5, 93), (40, 31), (93, 12), (12, 12)] {
+            let image = [noise(width, height)];
+            let cropped = processor.images(&image, &device).unwrap();
+            let uncropped = whole.images(&image, &device).unwrap();
+            assert_eq!(cropped.dims(), [1, 3, 12, 12]);
+            let start = |dim| {
+                let doubled = uncropped.dim(dim).unwrap() - 12;
+                match processor.crop_rounding {
+                    CropRounding::Down => doubled / 2,
+                    CropRounding::HalfToEven => (doubled as f64 / 2.0).round_ties_even() as usize,
+                }
+            };
+            let middle = uncropped
+                .narrow(2, start(2), 12)
+                .unwrap()
+                .narrow(3, start(3), 12)
+                .unwrap();
+            let difference = (cropped - middle).unwrap().abs().unwrap().max_all().unwrap();
+            // Fixed point is exact; products of matrices of other sizes round otherwise.
+            assert!(difference.to_scalar::<f32>().unwrap() < 1e-5, "{width}x{height}");
+        }
+        // 224 x 3.7 million pixels before the crop.
+        let line = [noise(1, 16_384)];
+        let large = ImageProcessor {
+            resize: match processor.resize {
+                Some(Resize::ShortestEdgeNearest(_)) => Some(Resize::ShortestEdgeNearest(224)),
+                _ => Some(Resize::ShortestEdge(224)),
+            },
+            crop: Some([224, 224]),
+            ..processor.clone()
+        };
+        assert_eq!(large.images(&line, &device).unwrap().dims(), [1, 3, 224, 224]);
+        let pixels = Tensor::zeros((1, 3, 16_384, 1), DType::F32, &device).unwrap();
+        assert_eq!(large.pixels(&pixels).unwrap().dims(), [1, 3, 224, 224]);
+    }
 }
 
 #[test]

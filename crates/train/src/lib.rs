@@ -30,7 +30,7 @@ mod report;
 mod run;
 mod verify;
 
-pub use directory::{MetricsRow, RunDirectory, ScalarEvent, Summary, read_metrics, read_scalars};
+pub use directory::{MetricsRow, RunDirectory, RunLock, ScalarEvent, Summary, read_metrics, read_scalars};
 pub use error::{Error, RecipeError, Result};
 pub use estimate::{Component, Estimate, MachineRates, MemoryEstimate, TimeEstimate, process_component};
 pub use memory::{peak_memory_bytes, resident_memory_bytes};

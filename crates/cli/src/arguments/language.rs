@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use diptych_data::Layout;
+use diptych_data::{Layout, OnError};
 use diptych_diffusion::sampler::SamplerKind;
 use diptych_eval::{AgreementTies, Judge};
 use diptych_tensor::DeviceChoice;
@@ -146,7 +146,7 @@ pub(crate) struct ScoreArguments {
     #[arg(long, value_name = "PATH")]
     pub(crate) reference: Option<PathBuf>,
     /// Who judges images: verifier, or a TOML file that describes a judge. Takes the place of --model
-    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["model", "adapter", "reference", "beta", "rules"])]
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["model", "adapter", "reference", "beta", "rules", "max_len"])]
     pub(crate) judge: Option<Judge>,
     /// Judges: what becomes of ties when labels are compared with scores
     #[arg(long, requires = "judge", default_value_t, value_parser = one_of::<AgreementTies, _>(AgreementTies::NAMES))]
@@ -154,6 +154,9 @@ pub(crate) struct ScoreArguments {
     /// Judges: scores no further apart than this are a tie
     #[arg(long, requires = "judge", value_name = "MARGIN", default_value_t = 0.0)]
     pub(crate) tie_margin: f64,
+    /// Judges: what becomes of rows that are wrong and of images that cannot be read
+    #[arg(long, requires = "judge", value_name = "fail|skip", default_value = "fail")]
+    pub(crate) on_error: OnError,
     /// Files or directories of pairs, of ranked or labelled answers, or of texts; with --judge of image pairs or captioned images
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     pub(crate) data: Vec<PathBuf>,

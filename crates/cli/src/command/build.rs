@@ -1,9 +1,9 @@
 //! `diptych data build`: preference data that a model makes of itself.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use diptych_data::{DataFiles, Dataset, Layout, PairRule, write_pairs, write_ranked};
+use diptych_data::{DataFiles, Dataset, Layout, PairRule, ReadPolicy, TiePolicy, write_pairs, write_ranked};
 use diptych_diffusion::{PairsConfig, build_pairs, build_ranked};
 use diptych_shapes::{Example, Split};
 use diptych_train::Reporter;
@@ -40,6 +40,7 @@ fn run_images(arguments: &ImageBuildArguments) -> anyhow::Result<()> {
             "--rejected is unused with --kind ranked: a list keeps all images",
         ));
     }
+    check_out(arguments)?;
     let sampling = sampling::config(&arguments.sampling)?;
     let prompts = prompts(arguments)?;
     let pipeline = sampling::load(&arguments.sampling)?;
@@ -64,9 +65,38 @@ fn run_images(arguments: &ImageBuildArguments) -> anyhow::Result<()> {
     print(format!("wrote {num} {what} of {num_prompts} prompts to {out}"))
 }
 
+/// Refuses an output that could not be written, or not be read again, before any image is made for it.
+fn check_out(arguments: &ImageBuildArguments) -> anyhow::Result<()> {
+    let out = &arguments.out;
+    let wrong = |reason: &str| Err(usage(format!("--out {}: {reason}", out.display())));
+    if out.is_dir() {
+        return wrong("this is a directory, expected a file");
+    }
+    if !out
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"))
+    {
+        return wrong("expected a name that ends in .jsonl");
+    }
+    let is_same =
+        |file: &PathBuf| matches!((file.canonicalize(), out.canonicalize()), (Ok(file), Ok(out)) if file == out);
+    if arguments.prompts.as_ref().is_some_and(is_same) {
+        return wrong("this file has the prompts; choose another output");
+    }
+    Ok(())
+}
+
 /// The different prompts of a dataset, in its order.
 fn prompts_of_data(file: &Path, num: Option<usize>) -> anyhow::Result<Vec<String>> {
-    let dataset = Dataset::read(&DataFiles::find(&[file.to_path_buf()], Layout::Auto)?)?;
+    // Only the prompts are wanted: those of ties are as good as others.
+    let policy = ReadPolicy {
+        ties: TiePolicy::Keep,
+        ..ReadPolicy::default()
+    };
+    let (dataset, report) = Dataset::read_with(&DataFiles::find(&[file.to_path_buf()], Layout::Auto)?, policy)?;
+    if !report.is_complete() {
+        print(&report)?;
+    }
     let mut seen = BTreeSet::new();
     let different = dataset.prompts().into_iter().filter(|prompt| seen.insert(*prompt));
     let prompts: Vec<String> = different.take(num.unwrap_or(usize::MAX)).map(str::to_owned).collect();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use diptych_data::Dataset;
+use diptych_data::{DataFiles, Dataset, ReadPolicy, TiePolicy};
 use diptych_eval::{
     Agreement, Judge, JudgeOptions, ScoredImages, ScoringJudge, WinRateConfig, labelled_pairs, score_dataset,
 };
@@ -30,7 +30,14 @@ pub(super) fn run(arguments: &ScoreArguments, judge: &Judge) -> anyhow::Result<(
             arguments.out.display()
         )));
     }
-    let dataset = Dataset::load(&arguments.data, arguments.layout)?;
+    let policy = ReadPolicy {
+        ties: TiePolicy::Keep,
+        on_error: arguments.on_error,
+    };
+    let (dataset, report) = Dataset::read_with(&DataFiles::find(&arguments.data, arguments.layout)?, policy)?;
+    if !report.is_complete() {
+        print(&report)?;
+    }
     let hash = judge.content_hash()?;
     let loaded = judge.load(&JudgeOptions {
         device: arguments.device.resolve()?,

@@ -192,9 +192,8 @@ impl Iterator for JsonArray {
             }
             End::Cut => {
                 self.is_done = true;
-                return Some(Err(self.error(RowProblem::Json {
-                    reason: "the file ends inside the array that it is".to_owned(),
-                    column: element.len().max(1),
+                return Some(Err(self.error(RowProblem::Rest {
+                    reason: "it ends inside the array that it is".to_owned(),
                 })));
             }
         }
@@ -312,7 +311,7 @@ mod tests {
             errors[1]
         );
         assert!(
-            errors[2].contains("row 4: not one JSON object a line: the file ends"),
+            errors[2].contains("row 4: the file cannot be read from here on: it ends"),
             "{}",
             errors[2]
         );
@@ -322,7 +321,7 @@ mod tests {
     fn a_cut_file_and_one_with_a_tail_are_errors() {
         let cut = rows(b"[{\"a\": 1}, {\"b\"", 100);
         assert!(
-            cut[1].as_ref().unwrap_err().contains("the file ends inside the array"),
+            cut[1].as_ref().unwrap_err().contains("it ends inside the array"),
             "{cut:?}"
         );
         let tail = rows(b"[{\"a\": 1}] [", 100);

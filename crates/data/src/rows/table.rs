@@ -133,7 +133,16 @@ impl Iterator for ParquetRows {
         let row = row.map_err(|reason| {
             // The reader stands somewhere in a damaged page: what follows is not to be trusted.
             self.is_done = true;
-            broken(&self.path, self.number, reason)
+            Error::Row {
+                path: self.path.to_path_buf(),
+                row: self.number,
+                problem: RowProblem::Rest {
+                    reason: format!(
+                        "not a readable Parquet table: {reason}; it has {} more rows",
+                        self.num_rows.saturating_sub(self.number)
+                    ),
+                },
+            }
         });
         Some(row.and_then(|row| {
             Ok(Row {

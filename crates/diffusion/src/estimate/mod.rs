@@ -21,7 +21,7 @@ use crate::Result;
 use crate::method::{MethodConfig, PosteriorUse, judge_files};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
-use crate::rounds::Accumulate;
+use crate::rounds::{Accumulate, PastPolicy};
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
 const WIDE: u64 = 4;
@@ -90,6 +90,14 @@ pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
     })
 }
 
+/// Whether some round has a network beside the policy as its reference: anything but the initial policy, which an adapter switched off is.
+fn is_network_beside(recipe: &Recipe<Diffusion>) -> bool {
+    let Some(rounds) = &recipe.rounds else { return false };
+    let is_initial = rounds.num_rounds == 1 || rounds.reference == Some(PastPolicy::Initial);
+    let is_off = matches!(recipe.adapter, AdapterConfig::Lora(_)) && is_initial;
+    recipe.objective.requirements().reference && !is_off
+}
+
 /// What is held while training.
 fn training(
     recipe: &Recipe<Diffusion>,
@@ -105,6 +113,8 @@ fn training(
         }
         // Its parameters, and those of the policy while it borrows the policy's network.
         ReferenceConfig::Ema { .. } => 2 * trained,
+        // A round has a reference of its own.
+        ReferenceConfig::None {} if is_network_beside(recipe) => count(pipeline, denoiser_component(pipeline))? * width,
         ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Cached { .. } => 0,
     };
     let [latents, texts] = cached(recipe, pipeline, volume)?;

@@ -5,7 +5,7 @@ use diptych_models::AdapterConfig;
 use diptych_train::{Recipe, Result};
 
 use super::config::{
-    CurriculumConfig, MethodConfig, OfflinePairsConfig, PairLabels, PairNoise, SftConfig, UnpairedConfig,
+    Baseline, CurriculumConfig, MethodConfig, OfflinePairsConfig, PairLabels, PairNoise, SftConfig, UnpairedConfig,
 };
 use crate::modality::Diffusion;
 
@@ -139,6 +139,11 @@ fn validate_unpaired(recipe: &Recipe<Diffusion>, config: &UnpairedConfig) -> Res
             objective.name()
         );
         return Err(recipe.invalid("method.unpaired.baseline", found, "no such key"));
+    }
+    let is_mean = config.baseline.unwrap_or_default() == Baseline::BatchMean;
+    if objective.requirements().mismatched && is_mean && recipe.train.micro_batch == 1 {
+        let found = "1, with a divergence that is the mean of the micro batch: an image is then compared with itself";
+        return Err(recipe.invalid("train.micro_batch", found, "at least 2"));
     }
     let Some(ratio) = config.positive_ratio else {
         return Ok(());

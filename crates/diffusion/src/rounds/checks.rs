@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use diptych_eval::{Judge, PromptSource};
+use diptych_models::AdapterConfig;
 use diptych_train::{Recipe, ReferenceConfig, Result};
 
-use super::config::{CandidatesConfig, CuratedConfig, RoundRecords, RoundsConfig};
+use super::config::{CandidatesConfig, CuratedConfig, RoundRecords, RoundStart, RoundsConfig};
 use crate::method::MethodConfig;
 use crate::modality::Diffusion;
 
@@ -183,6 +184,16 @@ fn validate_policies(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Resul
     if rounds.num_past.is_some() && !rounds.draws_past() {
         let found = "a value that is unused: nothing is drawn from past policies";
         return Err(recipe.invalid("rounds.num_past", found, "no such key"));
+    }
+    if rounds.extrapolates() && rounds.start == RoundStart::Initial && matches!(recipe.adapter, AdapterConfig::Lora(_))
+    {
+        let found =
+            "`initial` with a policy that is `extrapolated`: each round then begins with other factors of its adapter";
+        return Err(recipe.invalid(
+            "rounds.start",
+            found,
+            "`previous`, which makes rounds comparable factor by factor",
+        ));
     }
     match (rounds.extrapolation, rounds.extrapolates()) {
         (None, true) => Err(recipe.invalid("rounds.extrapolation", "nothing", "a number above 0")),

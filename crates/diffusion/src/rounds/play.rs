@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use diptych_data::ImageSource;
 use diptych_eval::JudgeOptions;
 use diptych_tensor::files::{write_directory, write_file};
-use diptych_train::{LoopConfig, Recipe, Reporter, ResumeMode, RunDirectory, Summary, compare_runs};
+use diptych_train::{LoopConfig, Recipe, Reporter, ResumeMode, RunDirectory, RunLock, Summary, compare_runs};
 
 use super::config::{Accumulate, RoundsConfig};
 use super::judgements::{Court, Judgements};
@@ -47,6 +47,8 @@ pub(super) struct Play<'a> {
     initial_scores: Option<Vec<f64>>,
     previous_scores: Option<Vec<f64>>,
     done: Vec<RoundSummary>,
+    /// Of the directory of all rounds; each training has one of its own.
+    _lock: RunLock,
 }
 
 impl<'a> Play<'a> {
@@ -63,7 +65,7 @@ impl<'a> Play<'a> {
         }
         let rounds = resolved(recipe, rounds)?;
         check(recipe, &rounds)?;
-        create(output.path())?;
+        let lock = output.lock()?;
         if let Some(plan) = &config.plan {
             write_file(&output.plan(), plan.to_toml()?.as_bytes())?;
         }
@@ -86,6 +88,7 @@ impl<'a> Play<'a> {
             initial_scores: None,
             previous_scores: None,
             done: Vec::new(),
+            _lock: lock,
         })
     }
 

@@ -113,6 +113,16 @@ fn rounds_are_planned() {
     // Two rounds of 72 images of 32 by 32 pixels.
     assert_eq!(bytes(&plan, "images"), Some(2 * 72 * 32 * 32 * 4));
     assert!(bytes(&plan, "checkpoints").unwrap() > 0);
+    let of_reference = |changed: &str| {
+        let plan = estimate(&world.recipe("reference", changed)).unwrap();
+        bytes(&plan, "reference network")
+    };
+    let network = of_reference(&full);
+    assert!(network.is_some(), "the network as it was");
+    assert_eq!(of_reference(&text), network, "the policy of the round before");
+    let initial = text.replace("num_rounds = 2", "num_rounds = 2\nreference = \"initial\"");
+    assert_ne!(initial, text);
+    assert_eq!(of_reference(&initial), None, "the adapter switched off");
 
     let all = text.replace("num_candidates = 6", "num_candidates = 6, rule = \"all\"");
     let plan = estimate(&world.recipe("all", &all)).unwrap();

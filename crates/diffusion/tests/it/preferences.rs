@@ -471,7 +471,7 @@ fn guidance_can_lead_away_from_another_network() {
 }
 
 /// Data, objective and method of the updates whose direction is known.
-const MOVES: [(&str, &str, &str); 10] = [
+const MOVES: [(&str, &str, &str); 11] = [
     ("pairs", "dpo.beta = 200.0", "offline_pairs = {}"),
     (
         "pairs",
@@ -490,6 +490,11 @@ const MOVES: [(&str, &str, &str); 10] = [
         "scored",
         "dpo.beta = 200.0",
         "offline_pairs.curriculum.update_every = 10",
+    ),
+    (
+        "pairs",
+        "robust_dpo = { beta = 200.0, label_smoothing = 0.1 }",
+        "offline_pairs = {}",
     ),
     ("labels", "kto.beta = 200.0", "unpaired = {}"),
     ("ranked", "rank_dpo.beta = 400.0", "ranked = {}"),

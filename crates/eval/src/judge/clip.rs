@@ -1,12 +1,12 @@
 //! Judges made of a CLIP.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diptych_models::clip::{
     ClipConfig, ClipModel, TimeConditionedClip, from_open_clip, normalized, read_open_clip_config, vit_h_14,
 };
 use diptych_models::text_encoder::ClipTokenizer;
-use diptych_models::vision::{Filter, ImageProcessor, Resize, ResizeArithmetic};
+use diptych_models::vision::{CropRounding, Filter, ImageProcessor, Resize, ResizeArithmetic};
 use diptych_models::{Builder, BuilderConfig, Error as ModelError};
 use diptych_tensor::{DType, Device, Result as TensorResult, Tensor, Weights};
 use image::RgbImage;
@@ -21,6 +21,9 @@ use crate::error::{Error, Result};
 
 /// The last of the thousand steps that step-aware models know.
 const LAST_TIMESTEP: f64 = 999.0;
+
+/// How prompts begin for the score of the paper: Hessel et al., "`CLIPScore`", EMNLP 2021, arXiv:2104.08718.
+const PHOTO: &str = "A photo depicts ";
 
 /// What is made of features.
 #[derive(Debug)]
@@ -44,6 +47,16 @@ enum Network {
     Timed { clip: TimeConditionedClip, timestep: f64 },
 }
 
+/// Where a network of `open_clip` is described: beside its weights, or in their directory.
+pub(super) fn hps_description(path: &Path) -> PathBuf {
+    let directory = if path.is_dir() {
+        path
+    } else {
+        path.parent().unwrap_or(Path::new(""))
+    };
+    directory.join("open_clip_config.json")
+}
+
 /// A CLIP and what is made of its features.
 #[derive(Debug)]
 pub(super) struct ClipJudge {
@@ -59,7 +72,7 @@ impl ClipJudge {
         let (factor, is_clipped, prefix) = match config.convention {
             ClipScoreConvention::Cosine => (1.0, false, ""),
             ClipScoreConvention::Percent => (100.0, true, ""),
-            ClipScoreConvention::Paper => (2.5, true, "A photo depicts "),
+            ClipScoreConvention::Paper => (2.5, true, PHOTO),
         };
         let formula = Formula::Cosine {
             factor,
@@ -101,7 +114,14 @@ impl ClipJudge {
                 expected: "a plain one; this is a judge `step_aware`".to_owned(),
             });
         }
-        let processor = ImageProcessor::from_dir(path)?;
+        let processor = match &formula {
+            // The programs of both publications crop with torchvision.
+            Formula::Head(_) | Formula::Cosine { prefix: PHOTO, .. } => ImageProcessor {
+                crop_rounding: CropRounding::HalfToEven,
+                ..ImageProcessor::from_dir(path)?
+            },
+            Formula::Cosine { .. } | Formula::Scaled => ImageProcessor::from_dir(path)?,
+        };
         let network = Network::Plain(load(&weights, options, |builder| ClipModel::load(builder, &config))?);
         Self::assemble((network, &config), formula, path, processor, options)
     }
@@ -113,12 +133,7 @@ impl ClipJudge {
             "model.safetensors",
         ];
         let weights = from_open_clip(&open_weights(&config.path, &names)?)?;
-        let directory = if config.path.is_dir() {
-            config.path.as_path()
-        } else {
-            config.path.parent().unwrap_or(Path::new(""))
-        };
-        let described = directory.join("open_clip_config.json");
+        let described = hps_description(&config.path);
         let clip = if described.is_file() {
             read_open_clip_config(&described)?
         } else {

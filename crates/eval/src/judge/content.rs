@@ -26,6 +26,9 @@ pub(super) fn hash(judge: &Judge) -> Result<String> {
         // It has no files: another release may read pixels differently.
         hasher.update(env!("CARGO_PKG_VERSION"));
     }
+    for described in descriptions(judge) {
+        hasher.update(hash_path(&described)?);
+    }
     Ok(hex(hasher))
 }
 
@@ -34,6 +37,18 @@ fn mentions_verifier(judge: &Judge) -> bool {
         Judge::Verifier => true,
         Judge::Combined(config) => config.judges.iter().any(mentions_verifier),
         _ => false,
+    }
+}
+
+/// Files that are read because they lie beside one that is named.
+fn descriptions(judge: &Judge) -> Vec<PathBuf> {
+    match judge {
+        Judge::Hps(config) if config.path.is_file() => {
+            let described = super::clip::hps_description(&config.path);
+            described.is_file().then_some(described).into_iter().collect()
+        }
+        Judge::Combined(config) => config.judges.iter().flat_map(descriptions).collect(),
+        _ => Vec::new(),
     }
 }
 

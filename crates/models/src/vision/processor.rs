@@ -2,10 +2,12 @@
 //!
 //! B batch, Y x X pixels.
 
+use std::ops::Range;
+
 use diptych_tensor::{Device, Result as TensorResult, Tensor};
 use image::RgbImage;
 
-use super::resample::{Filter, resize_rounded, resize_tensor};
+use super::resample::{Filter, Resized, resize_rounded_part, resize_tensor_part};
 use crate::{Error, Result};
 
 /// Mean of each channel over the images that CLIP was trained on.
@@ -149,7 +151,7 @@ impl ImageProcessor {
         let resized = if size == (width, height) {
             to_tensor(image)?
         } else {
-            to_tensor(&resize_rounded(image, size, self.filter))?
+            to_tensor(&resize_rounded_part(image, &self.kept(size), self.filter))?
         };
         Ok(self.framed(&resized)?)
     }
@@ -174,19 +176,66 @@ impl ImageProcessor {
     /// Resized in floating point and cropped.
     fn shaped(&self, pixels_bcyx: &Tensor) -> TensorResult<Tensor> {
         let (_, _, height, width) = pixels_bcyx.dims4()?;
-        let (to_width, to_height) = self.target(width, height);
+        let size = self.target(width, height);
+        let to = if size == (width, height) {
+            Resized::whole(size)
+        } else {
+            self.kept(size)
+        };
         let x = match self.arithmetic {
-            ResizeArithmetic::Float => resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?,
-            ResizeArithmetic::FloatClamped => {
-                in_range(&resize_tensor(pixels_bcyx, (to_width, to_height), self.filter)?)?
-            }
+            ResizeArithmetic::Float => resize_tensor_part(pixels_bcyx, &to, self.filter)?,
+            ResizeArithmetic::FloatClamped => in_range(&resize_tensor_part(pixels_bcyx, &to, self.filter)?)?,
             // PIL keeps to the range after each pass.
             ResizeArithmetic::Rounded => {
-                let wide = in_range(&resize_tensor(pixels_bcyx, (to_width, height), self.filter)?)?;
-                in_range(&resize_tensor(&wide, (to_width, to_height), self.filter)?)?
+                let wide = Resized {
+                    height,
+                    rows: 0..height,
+                    ..to.clone()
+                };
+                let tall = Resized {
+                    width: to.columns.len(),
+                    columns: 0..to.columns.len(),
+                    ..to
+                };
+                let x = in_range(&resize_tensor_part(pixels_bcyx, &wide, self.filter)?)?;
+                in_range(&resize_tensor_part(&x, &tall, self.filter)?)?
             }
         };
         self.framed(&x)
+    }
+
+    /// What a crop leaves of an image of this width and height: the rest is never computed, which for a long thin image would be gigabytes.
+    fn kept(&self, (width, height): (usize, usize)) -> Resized {
+        let [rows, columns] = match self.crop_size() {
+            Some([to_height, to_width]) => [self.middle(height, to_height), self.middle(width, to_width)],
+            None => [0..height, 0..width],
+        };
+        Resized {
+            width,
+            height,
+            columns,
+            rows,
+        }
+    }
+
+    /// The middle `to` of `from` pixels, or all of fewer.
+    fn middle(&self, from: usize, to: usize) -> Range<usize> {
+        let Some(doubled) = from.checked_sub(to) else {
+            return 0..from;
+        };
+        let start = match self.crop_rounding {
+            CropRounding::Down => doubled / 2,
+            CropRounding::HalfToEven => (doubled as f64 / 2.0).round_ties_even() as usize,
+        };
+        start..start + to
+    }
+
+    /// Height and width of the frame.
+    fn crop_size(&self) -> Option<[usize; 2]> {
+        match self.resize {
+            Some(Resize::LongestEdgePadded(edge)) => Some([edge, edge]),
+            _ => self.crop,
+        }
     }
 
     /// Width and height after the resize.
@@ -219,11 +268,9 @@ impl ImageProcessor {
     /// Zeros around what is too small, and the middle of what is too large.
     fn framed(&self, x: &Tensor) -> TensorResult<Tensor> {
         let mut x = x.clone();
-        let (crop, does_pad_evenly) = match self.resize {
-            Some(Resize::LongestEdgePadded(edge)) => (Some([edge, edge]), true),
-            _ => (self.crop, self.crop_rounding == CropRounding::HalfToEven),
-        };
-        let Some(crop) = crop else { return Ok(x) };
+        let Some(crop) = self.crop_size() else { return Ok(x) };
+        let does_pad_evenly =
+            matches!(self.resize, Some(Resize::LongestEdgePadded(_))) || self.crop_rounding == CropRounding::HalfToEven;
         for (dim, to) in [(2, crop[0]), (3, crop[1])] {
             let from = x.dim(dim)?;
             if from < to {
@@ -234,13 +281,8 @@ impl ImageProcessor {
                     (to - from).div_ceil(2)
                 };
                 x = x.pad_with_zeros(dim, before, to - from - before)?;
-            } else if from > to {
-                let doubled = from - to;
-                let start = match self.crop_rounding {
-                    CropRounding::Down => doubled / 2,
-                    CropRounding::HalfToEven => (doubled as f64 / 2.0).round_ties_even() as usize,
-                };
-                x = x.narrow(dim, start, to)?;
+            } else {
+                x = x.narrow(dim, self.middle(from, to).start, to)?;
             }
         }
         Ok(x.contiguous()?)

@@ -12,6 +12,8 @@
 //!
 //! B batch, C channels, Y x X pixels.
 
+use std::ops::Range;
+
 use diptych_tensor::{Device, Result as TensorResult, Tensor, ops};
 use image::RgbImage;
 
@@ -68,13 +70,38 @@ fn sinc(x: f64) -> f64 {
     x.sin() / x
 }
 
+/// A resize, of which only a part may be wanted: what lies outside it is not computed, however large the whole would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resized {
+    /// Of the whole.
+    pub width: usize,
+    /// Of the whole.
+    pub height: usize,
+    /// The wanted columns.
+    pub columns: Range<usize>,
+    /// The wanted rows.
+    pub rows: Range<usize>,
+}
+
+impl Resized {
+    pub(crate) fn whole((width, height): (usize, usize)) -> Self {
+        Self {
+            width,
+            height,
+            columns: 0..width,
+            rows: 0..height,
+        }
+    }
+}
+
 /// The input pixels that an output pixel is made of: the first of them, and their weights.
 type Taps = (usize, Vec<f64>);
 
-/// The taps of every output pixel along one axis.
-fn taps(from: usize, to: usize, filter: Filter) -> Vec<Taps> {
+/// The taps of some of the output pixels along one axis.
+fn taps(from: usize, to: usize, wanted: &Range<usize>, filter: Filter) -> Vec<Taps> {
     let ratio = from as f64 / to as f64;
-    (0..to)
+    wanted
+        .clone()
         .map(|index| {
             let center = (index as f64 + 0.5) * ratio;
             if filter == Filter::BicubicAliased {
@@ -123,15 +150,24 @@ fn aliased(center: f64, from: usize) -> Taps {
 ///
 /// # Panics
 /// When a side, before or after, is 0.
-pub fn resize_rounded(image: &RgbImage, (width, height): (usize, usize), filter: Filter) -> RgbImage {
+pub fn resize_rounded(image: &RgbImage, size: (usize, usize), filter: Filter) -> RgbImage {
+    resize_rounded_part(image, &Resized::whole(size), filter)
+}
+
+/// A part of what [`resize_rounded`] gives.
+///
+/// # Panics
+/// As [`resize_rounded`], and without a wanted pixel.
+pub(crate) fn resize_rounded_part(image: &RgbImage, to: &Resized, filter: Filter) -> RgbImage {
     let (from_width, from_height) = (image.width() as usize, image.height() as usize);
+    let (width, height) = (to.columns.len(), to.rows.len());
     assert!(
         from_width * from_height * width * height > 0,
         "an image has at least one pixel"
     );
     let mut pixels = image.as_raw().clone();
-    if width != from_width {
-        let taps = fixed_point(&taps(from_width, width, filter));
+    if to.width != from_width || width != from_width {
+        let taps = fixed_point(&taps(from_width, to.width, &to.columns, filter));
         let mut out = Vec::with_capacity(from_height * width * 3);
         for row in pixels.chunks_exact(from_width * 3) {
             for (first, weights) in &taps {
@@ -140,10 +176,10 @@ pub fn resize_rounded(image: &RgbImage, (width, height): (usize, usize), filter:
         }
         pixels = out;
     }
-    if height != from_height {
+    if to.height != from_height || height != from_height {
         let stride = width * 3;
         let mut out = Vec::with_capacity(height * stride);
-        for (first, weights) in fixed_point(&taps(from_height, height, filter)) {
+        for (first, weights) in fixed_point(&taps(from_height, to.height, &to.rows, filter)) {
             out.extend((0..stride).map(|x| accumulate(&weights, |j| pixels[(first + j) * stride + x])));
         }
         pixels = out;
@@ -178,30 +214,36 @@ fn accumulate(weights: &[i64], pixel: impl Fn(usize) -> u8) -> u8 {
 ///
 /// # Errors
 /// When the tensor does not have four dimensions.
-pub fn resize_tensor(pixels_bcyx: &Tensor, (width, height): (usize, usize), filter: Filter) -> TensorResult<Tensor> {
+pub fn resize_tensor(pixels_bcyx: &Tensor, size: (usize, usize), filter: Filter) -> TensorResult<Tensor> {
+    resize_tensor_part(pixels_bcyx, &Resized::whole(size), filter)
+}
+
+/// A part of what [`resize_tensor`] gives.
+///
+/// # Errors
+/// As [`resize_tensor`].
+pub(crate) fn resize_tensor_part(pixels_bcyx: &Tensor, to: &Resized, filter: Filter) -> TensorResult<Tensor> {
     let (_, _, from_height, from_width) = pixels_bcyx.dims4()?;
     let mut x = pixels_bcyx.clone();
-    if (from_width, from_height) == (width, height) {
-        return Ok(x);
-    }
     // Each pass is a product with a fixed matrix over the last dimension.
-    if width != from_width {
-        x = ops::linear(&x.contiguous()?, &matrix(from_width, width, filter, pixels_bcyx)?, None)?;
+    if to.width != from_width || to.columns.len() != from_width {
+        let weights = matrix(from_width, to.width, &to.columns, filter, pixels_bcyx)?;
+        x = ops::linear(&x.contiguous()?, &weights, None)?;
     }
-    if height != from_height {
-        let weights = matrix(from_height, height, filter, pixels_bcyx)?;
+    if to.height != from_height || to.rows.len() != from_height {
+        let weights = matrix(from_height, to.height, &to.rows, filter, pixels_bcyx)?;
         x = ops::linear(&x.transpose(2, 3)?.contiguous()?, &weights, None)?.transpose(2, 3)?;
     }
     Ok(x.contiguous()?)
 }
 
-/// (to, from), in the type and the place of `like`.
-fn matrix(from: usize, to: usize, filter: Filter, like: &Tensor) -> TensorResult<Tensor> {
-    let mut values = vec![0.0_f64; to * from];
-    for (index, (first, weights)) in taps(from, to, filter).iter().enumerate() {
+/// (wanted, from), in the type and the place of `like`.
+fn matrix(from: usize, to: usize, wanted: &Range<usize>, filter: Filter, like: &Tensor) -> TensorResult<Tensor> {
+    let mut values = vec![0.0_f64; wanted.len() * from];
+    for (index, (first, weights)) in taps(from, to, wanted, filter).iter().enumerate() {
         let start = index * from + first;
         values[start..start + weights.len()].copy_from_slice(weights);
     }
-    let matrix = Tensor::from_vec(values, (to, from), &Device::Cpu)?;
+    let matrix = Tensor::from_vec(values, (wanted.len(), from), &Device::Cpu)?;
     Ok(matrix.to_dtype(like.dtype())?.to_device(like.device())?)
 }

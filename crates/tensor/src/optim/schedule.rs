@@ -33,9 +33,15 @@ impl Default for LrSchedule {
 }
 
 impl LrSchedule {
+    /// Optimizer steps of linear rise.
+    pub fn warmup_steps(&self) -> u64 {
+        let (Self::Constant { warmup_steps } | Self::Linear { warmup_steps } | Self::Cosine { warmup_steps }) = *self;
+        warmup_steps
+    }
+
     /// What the learning rate is multiplied by when `done` of `total` optimizer steps are complete, in `[0, 1]`.
     pub fn factor(&self, done: u64, total: u64) -> f64 {
-        let (Self::Constant { warmup_steps } | Self::Linear { warmup_steps } | Self::Cosine { warmup_steps }) = *self;
+        let warmup_steps = self.warmup_steps();
         if done < warmup_steps {
             return done as f64 / warmup_steps.max(1) as f64;
         }

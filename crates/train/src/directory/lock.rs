@@ -10,8 +10,8 @@ use crate::{Error, Result};
 const NAME: &str = ".lock";
 
 /// Held as long as it lives. The operating system lets go of it when the process ends, however it ends.
-#[derive(Debug)]
-pub(crate) struct RunLock {
+#[derive(Debug, Debug)]
+pub struct RunLock {
     /// None where the file system has no locks.
     held: Option<(File, PathBuf)>,
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use diptych_tensor::files::write_file;
 
 pub use self::event_file::{ScalarEvent, read_scalars};
-pub(crate) use self::lock::RunLock;
+pub use self::lock::RunLock;
 pub(crate) use self::metrics_log::MetricsLog;
 pub use self::metrics_log::{MetricsRow, read_metrics};
 use self::replace::{recover, sync_directory};
@@ -102,7 +102,10 @@ impl RunDirectory {
     }
 
     /// Keeps other processes out, from before anything is written; the directory is made for it.
-    pub(crate) fn lock(&self) -> Result<RunLock> {
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when another process has it; a directory that cannot be made.
+    pub fn lock(&self) -> Result<RunLock> {
         fs::create_dir_all(&self.path).map_err(Error::io("create", &self.path))?;
         RunLock::acquire(&self.path)
     }

@@ -249,6 +249,13 @@ fn in_ranges<M: Modality>(recipe: &Recipe<M>, section: &str, ranges: &[(&str, f6
 }
 
 fn train<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
+    let (warmup, steps) = (recipe.schedule.warmup_steps(), recipe.train.steps);
+    if warmup >= steps {
+        // Two steps that try a recipe out are meant to be so.
+        tracing::warn!(
+            "the schedule has {warmup} warm-up steps, but the run has {steps}: the learning rate of the recipe is never reached"
+        );
+    }
     match recipe.train.problem() {
         None => Ok(()),
         Some((key, found, expected)) => Err(recipe.invalid(&format!("train.{key}"), found, expected)),

@@ -32,6 +32,10 @@ fn of_rounds() -> Vec<(String, &'static str)> {
             text("start = \"extrapolated\"\nextrapolation = -1.0\n"),
             "rounds.extrapolation",
         ),
+        (
+            text("start = \"initial\"\nreference = \"extrapolated\"\nextrapolation = 0.5\n"),
+            "rounds.start",
+        ),
         (text("start = \"random_past\"\n"), "rounds.start.random_past"),
         (text("num_past = 3\n"), "rounds.num_past"),
         (text("oponent = \"initial\"\n"), "rounds.oponent"),
