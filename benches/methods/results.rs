@@ -41,11 +41,11 @@ pub(crate) fn world_of(model: &Path, pairs: &Path, base: &[f64]) -> anyhow::Resu
     for path in [&model.join("unet/diffusion_pytorch_model.safetensors"), pairs] {
         hasher.update(std::fs::read(path).with_context(|| path.display().to_string())?);
     }
-    base.iter().for_each(|score| hasher.update(score.to_le_bytes()));
-    Ok(hasher.finalize()[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    for score in base {
+        hasher.update(score.to_le_bytes());
+    }
+    let hash = hasher.finalize();
+    Ok(format!("{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]))
 }
 
 /// The recipe with a hash of its text, the changed keys and the data: the same entry of two comparisons is trained once, and after a

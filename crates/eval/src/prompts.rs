@@ -40,7 +40,7 @@ pub fn held_out_prompts(seed: u64, n: usize, scenes: &SceneConfig) -> Result<Vec
 
 /// Prompts from a file, by the end of its name:
 /// - `.jsonl`, `.ndjson`: the `prompt` of each row; other keys are for others;
-/// - `.json`: a list of texts, as HPSv2 publishes its prompts, or data of any layout of images or prompts, as SPO's;
+/// - `.json`: a list of texts, as `HPSv2` publishes its prompts, or data of any layout of images or prompts, as SPO's;
 /// - `.parquet`: data of any layout of images or prompts;
 /// - anything else: one a line.
 ///

@@ -94,7 +94,7 @@ pub fn estimate(recipe: &Recipe<Diffusion>) -> Result<Estimate> {
 fn is_network_beside(recipe: &Recipe<Diffusion>) -> bool {
     let Some(rounds) = &recipe.rounds else { return false };
     let is_initial = rounds.num_rounds == 1 || rounds.reference == Some(PastPolicy::Initial);
-    let is_off = matches!(recipe.adapter, AdapterConfig::Lora(_)) && is_initial;
+    let is_off = matches!(recipe.adapter.0, AdapterConfig::Lora(_)) && is_initial;
     recipe.objective.requirements().reference && !is_off
 }
 

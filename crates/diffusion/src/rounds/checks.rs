@@ -185,7 +185,9 @@ fn validate_policies(recipe: &Recipe<Diffusion>, rounds: &RoundsConfig) -> Resul
         let found = "a value that is unused: nothing is drawn from past policies";
         return Err(recipe.invalid("rounds.num_past", found, "no such key"));
     }
-    if rounds.extrapolates() && rounds.start == RoundStart::Initial && matches!(recipe.adapter, AdapterConfig::Lora(_))
+    if rounds.extrapolates()
+        && rounds.start == RoundStart::Initial
+        && matches!(recipe.adapter.0, AdapterConfig::Lora(_))
     {
         let found =
             "`initial` with a policy that is `extrapolated`: each round then begins with other factors of its adapter";

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 const NAME: &str = ".lock";
 
 /// Held as long as it lives. The operating system lets go of it when the process ends, however it ends.
-#[derive(Debug, Debug)]
+#[derive(Debug)]
 pub struct RunLock {
     /// None where the file system has no locks.
     held: Option<(File, PathBuf)>,

@@ -249,8 +249,10 @@ fn in_ranges<M: Modality>(recipe: &Recipe<M>, section: &str, ranges: &[(&str, f6
 }
 
 fn train<M: Modality>(recipe: &Recipe<M>) -> Result<()> {
-    let (warmup, steps) = (recipe.schedule.warmup_steps(), recipe.train.steps);
-    if warmup >= steps {
+    let warmup = recipe.schedule.warmup_steps();
+    if let Some(steps) = recipe.train.steps
+        && warmup >= steps
+    {
         // Two steps that try a recipe out are meant to be so.
         tracing::warn!(
             "the schedule has {warmup} warm-up steps, but the run has {steps}: the learning rate of the recipe is never reached"
