@@ -9,7 +9,7 @@ use diptych_train::{Recipe, ReferenceConfig};
 
 use super::heap::{Block, Heap, Peak, Use, Work};
 use super::network::{Adapters, Layers, Loading, ShadowLm, VisionLoading, WIDE};
-use super::shadow::{Gradients, Pull, Tape, add_gradient};
+use super::shadow::{Gradients, Pull, Shadow, Tape, add_gradient};
 use super::sizes::{BatchSizes, ImageSizes, RunSizes};
 use crate::Result;
 use crate::modality::Language;
@@ -43,6 +43,8 @@ pub(super) struct VisionCounts<'a> {
     pub(super) other: Option<VisionLoading<'a>>,
     /// Bytes of features or pixels that are kept in memory.
     pub(super) kept_bytes: usize,
+    /// Bytes of a network that is there before all others and gone when they are loaded.
+    pub(super) passing_bytes: usize,
     /// The largest image.
     pub(super) largest: ImageSizes,
 }
@@ -91,6 +93,10 @@ enum Reference {
 /// Goes through a run and counts.
 pub(super) fn count(parts: &Parts<'_>) -> Result<Counted> {
     let heap = Heap::default();
+    if let Some(vision) = parts.vision.filter(|vision| vision.passing_bytes > 0) {
+        heap.begin("reading texts and images with another network");
+        drop(heap.take(Use::Loading, vision.passing_bytes));
+    }
     heap.begin("loading");
     let policy = ShadowLm::load(&heap, &parts.loading(Some(parts.adapter), [Use::Frozen, Use::Trained]))?;
     let reference = reference(parts, &heap, &policy)?;
@@ -298,9 +304,19 @@ impl Run<'_> {
         // Which token belongs to which response.
         let sums = tape.leaf(Use::Activations, sizes.responses * sizes.targets, WIDE);
         let scores = tape.candle(Pull::Fresh, sizes.responses, &[&sums, &logps]);
-        let loss = tape.candle(Pull::View, 1, &[&scores]);
-        drop((reference, logps, sums, scores));
+        let own = self.parts.sizes.read.map(|read| self.own_tokens(&tape, read));
+        let loss = match &own {
+            Some(own) => tape.candle(Pull::View, 1, &[&scores, own]),
+            None => tape.candle(Pull::View, 1, &[&scores]),
+        };
+        drop((reference, logps, sums, scores, own));
         tape.backward(&loss)
+    }
+
+    /// Chosen answers are read without a backward pass, and the tokens found there are scored in the places of their own.
+    fn own_tokens(&self, tape: &Tape, sizes: BatchSizes) -> Shadow {
+        drop(self.policy.score(tape, sizes, Adapters::On, Layers::Detached));
+        self.policy.score_others(tape, sizes)
     }
 
     /// Prompts with the responses of other records, under both networks and without a backward pass.

@@ -6,7 +6,7 @@ use diptych_train::{MemoryEstimate, Recipe, process_component};
 
 use super::network::VisionLoading;
 use super::run::{Parts, Sampling, VisionCounts, count};
-use super::sizes::{ImageSizes, RunImages, RunSizes};
+use super::sizes::{ImageSizes, RunImages, RunSizes, SpoiledAnswers};
 use super::{answers, cached_pass, device_memory, memory};
 use crate::Result;
 use crate::modality::Language;
@@ -31,8 +31,10 @@ pub struct VisionEstimate<'a> {
     pub images: &'a [ImageSizes],
     /// Bytes of features, or pixels, that are kept of them in memory.
     pub kept_bytes: u64,
-    /// Whether chosen answers are scored again under images that are made of their own.
-    pub are_spoiled: bool,
+    /// What is done with chosen answers under images that are made of their own.
+    pub spoiled: SpoiledAnswers,
+    /// Bytes of a network that is there before training and gone when it begins.
+    pub passing_bytes: u64,
     /// What is sampled while training.
     pub samples: Option<Answering>,
     /// What is asked after training.
@@ -91,7 +93,7 @@ pub fn vision_memory(
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
     let images = RunImages {
         sizes: run.images,
-        are_spoiled: run.are_spoiled,
+        spoiled: run.spoiled,
     };
     let parts = Parts {
         recipe,
@@ -121,6 +123,7 @@ pub fn vision_memory(
                 layers: &[],
             }),
             kept_bytes: run.kept_bytes as usize,
+            passing_bytes: run.passing_bytes as usize,
             largest: images.largest(),
         }),
     };
