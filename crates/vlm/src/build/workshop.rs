@@ -337,3 +337,33 @@ pub(super) fn pair(id: String, prompt: &TextPrompt, sides: [&str; 2]) -> Result<
     pair.chat_template_kwargs.clone_from(&prompt.chat_template_kwargs);
     Ok(Ok(pair))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn images_are_known_by_what_they_are() {
+        let bytes = |byte: u8| ImageSource::Bytes(Arc::from([byte]));
+        let file = || ImageSource::Path(PathBuf::from("a.png"));
+        let row = |images: Vec<ImageSource>| SourceRow {
+            prompt: TextPrompt {
+                images,
+                ..TextPrompt::new("row", "<image>")
+            },
+            answer: None,
+        };
+        let rows = [row(vec![bytes(1)]), row(vec![bytes(1), file()]), row(vec![file(), bytes(2)])];
+        let images = DifferentImages::of(&rows);
+        assert_eq!(images.places(), [(0, 0), (1, 1), (2, 1)]);
+        assert_eq!(images.len(), 3);
+        // Also where it is shown again.
+        let numbers = |row: usize| rows[row].images().iter().map(|image| images.number(image)).collect::<Vec<_>>();
+        assert_eq!(numbers(1), [Some(0), Some(1)]);
+        assert_eq!(numbers(2), [Some(1), Some(2)]);
+        assert_eq!(images.number(&bytes(3)), None);
+    }
+}
