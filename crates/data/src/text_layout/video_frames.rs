@@ -2,8 +2,8 @@
 //!
 //! `videos` is a list of videos, each a list of frames in their order; `video` is one such list. Every `<video>` in the words of a conversation, and
 //! every `{"type": "video"}` in its messages, becomes as many places for images as its video has frames; without any, a video's frames are placed
-//! as images without a place are. Both conversations of a pair that has no prompt of its own begin with the same places. Of a video with more frames than are wanted, evenly spaced ones are taken, as samplers of frames do: the
-//! middles of as many equal parts.
+//! as images without a place are. Both conversations of a pair that has no prompt of its own begin with the same places. Of a video with more
+//! frames than are wanted, evenly spaced ones are taken, as samplers of frames do: the middles of as many equal parts.
 
 use super::MEDIA;
 use crate::Layout;

@@ -8,9 +8,10 @@ use diptych_tensor::DType;
 use diptych_train::{Recipe, ReferenceConfig};
 
 use super::heap::{Block, Heap, Peak, Use, Work};
-use super::network::{Adapters, Layers, Loading, ShadowLm, VisionLoading, WIDE};
+use super::network::{Adapters, Layers, Loading, ShadowLm, WIDE};
 use super::shadow::{Gradients, Pull, Shadow, Tape, add_gradient};
 use super::sizes::{BatchSizes, ImageSizes, RunSizes};
+use super::vision::VisionCounts;
 use crate::Result;
 use crate::modality::Language;
 
@@ -33,20 +34,6 @@ pub(super) struct Parts<'a> {
     pub(super) answers: Option<Sampling>,
     /// What reads images, where anything does.
     pub(super) vision: Option<VisionCounts<'a>>,
-}
-
-/// Images and their tower.
-#[derive(Clone, Copy)]
-pub(super) struct VisionCounts<'a> {
-    /// Of the policy, and of another network with a tower of its own.
-    pub(super) loading: VisionLoading<'a>,
-    pub(super) other: Option<VisionLoading<'a>>,
-    /// Bytes of features or pixels that are kept in memory.
-    pub(super) kept_bytes: usize,
-    /// Bytes of a network that is there before all others and gone when they are loaded.
-    pub(super) passing_bytes: usize,
-    /// The largest image.
-    pub(super) largest: ImageSizes,
 }
 
 /// How texts are sampled.
@@ -93,20 +80,13 @@ enum Reference {
 /// Goes through a run and counts.
 pub(super) fn count(parts: &Parts<'_>) -> Result<Counted> {
     let heap = Heap::default();
-    if let Some(vision) = parts.vision.filter(|vision| vision.passing_bytes > 0) {
-        heap.begin("reading texts and images with another network");
-        drop(heap.take(Use::Loading, vision.passing_bytes));
+    if let Some(vision) = parts.vision {
+        vision.pass(&heap);
     }
     heap.begin("loading");
     let policy = ShadowLm::load(&heap, &parts.loading(Some(parts.adapter), [Use::Frozen, Use::Trained]))?;
     let reference = reference(parts, &heap, &policy)?;
-    let images = parts.vision.map(|vision| {
-        heap.begin("encoding images");
-        if !vision.loading.is_tower_trained {
-            policy.encode(&heap, vision.largest);
-        }
-        heap.take(Use::Images, vision.kept_bytes)
-    });
+    let images = parts.vision.map(|vision| vision.keep(&heap, &policy));
     let run = Run {
         parts,
         heap,

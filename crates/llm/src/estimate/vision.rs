@@ -1,11 +1,14 @@
 //! What a run of a network that reads images will hold at its peak on a CPU.
 
+use std::rc::Rc;
+
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::VlmConfig;
 use diptych_train::{MemoryEstimate, Recipe, process_component};
 
-use super::network::VisionLoading;
-use super::run::{Parts, Sampling, VisionCounts, count};
+use super::heap::{Block, Heap, Use};
+use super::network::{ShadowLm, VisionLoading};
+use super::run::{Parts, Sampling, count};
 use super::sizes::{ImageSizes, RunImages, RunSizes, SpoiledAnswers};
 use super::{answers, cached_pass, device_memory, memory};
 use crate::Result;
@@ -68,6 +71,39 @@ impl From<Answering> for Sampling {
             images: answering.images,
             kept_bytes: answering.kept_bytes as usize,
         }
+    }
+}
+
+/// Images and their tower.
+#[derive(Clone, Copy)]
+pub(super) struct VisionCounts<'a> {
+    /// Of the policy, and of another network with a tower of its own.
+    pub(super) loading: VisionLoading<'a>,
+    pub(super) other: Option<VisionLoading<'a>>,
+    /// Bytes of features or pixels that are kept in memory.
+    kept_bytes: usize,
+    /// Bytes of a network that is there before all others and gone when they are loaded.
+    passing_bytes: usize,
+    /// The largest image.
+    pub(super) largest: ImageSizes,
+}
+
+impl VisionCounts<'_> {
+    /// The network that is gone before training.
+    pub(super) fn pass(self, heap: &Heap) {
+        if self.passing_bytes > 0 {
+            heap.begin("reading texts and images with another network");
+            drop(heap.take(Use::Loading, self.passing_bytes));
+        }
+    }
+
+    /// What is kept of all images.
+    pub(super) fn keep(self, heap: &Heap, policy: &ShadowLm) -> Rc<Block> {
+        heap.begin("encoding images");
+        if !self.loading.is_tower_trained {
+            policy.encode(heap, self.largest);
+        }
+        heap.take(Use::Images, self.kept_bytes)
     }
 }
 

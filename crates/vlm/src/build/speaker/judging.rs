@@ -17,7 +17,7 @@ impl Speaker {
     ///
     /// With a capital and a small letter and with and without a space before, whatever the tokenizer has: a word's probability is that of all its
     /// first tokens together.
-    pub(super) fn word_probabilities(&self, asks: &[Ask<'_>], words: &[&str]) -> Result<Vec<Vec<f64>>> {
+    pub(in crate::build) fn word_probabilities(&self, asks: &[Ask<'_>], words: &[&str]) -> Result<Vec<Vec<f64>>> {
         let tokens = self.beginnings(words)?;
         let mut probabilities = Vec::with_capacity(asks.len());
         for batch in asks.chunks(self.settings.batch_size) {
@@ -63,7 +63,7 @@ impl Speaker {
     ///
     /// # Errors
     /// [`BuildProblem::SharedToken`]; [`Error::Setting`] for a word that the tokenizer does not know.
-    pub(super) fn check_words(&self, words: &[&str]) -> Result<()> {
+    pub(in crate::build) fn check_words(&self, words: &[&str]) -> Result<()> {
         self.beginnings(words).map(|_| ())
     }
 
