@@ -42,10 +42,7 @@ impl AnswerSettings {
     /// # Errors
     /// [`Error::Setting`] for a number that is 0; values of `sampling` that are out of range.
     pub fn validate(&self) -> Result<()> {
-        let counts = [
-            ("max_new_tokens", self.max_new_tokens),
-            ("batch_size", self.batch_size),
-        ];
+        let counts = [("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)];
         if let Some((key, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
             return Err(Error::Setting {
                 key: key.to_owned(),

@@ -102,9 +102,13 @@ fn read_texts(
         TokensWanted::of(&text)
     };
     let image_token_id = config.image_token_id;
-    check_tokens(&text, &loaded.records, (tokenizer, Some(image_token_id)), wanted, |path| {
-        Ok(VlmDir::open(path)?.config().text.vocab_size)
-    })?;
+    check_tokens(
+        &text,
+        &loaded.records,
+        (tokenizer, Some(image_token_id)),
+        wanted,
+        |path| Ok(VlmDir::open(path)?.config().text.vocab_size),
+    )?;
     warn_of_long(&loaded.records, config.text.max_position_embeddings);
     let prompts = sampled_prompts(recipe, &loaded.records, tokenizer, image_token_id)?;
     learn(&text, image_token_id, &mut loaded.records);

@@ -218,7 +218,12 @@ pub(crate) struct BuildJudgeArguments {
     #[arg(long, value_name = "TEXT", requires = "judge")]
     pub(crate) judge_prompt_format: Option<String>,
     /// What the system says before, in the judge's chat template
-    #[arg(long, value_name = "TEXT", requires = "judge", conflicts_with = "judge_prompt_format")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "judge",
+        conflicts_with = "judge_prompt_format"
+    )]
     pub(crate) judge_system: Option<String>,
 }
 

@@ -90,7 +90,10 @@ impl<'a> Given<'a> {
             BuildRecipeName::Stic(given) => Self {
                 format: request_format(&given.format)?,
                 max_frames: given.frames.max_frames,
-                ..Self::new(BuildRecipe::Stic(settings(given.settings.as_deref(), &[])?), &given.build)
+                ..Self::new(
+                    BuildRecipe::Stic(settings(given.settings.as_deref(), &[])?),
+                    &given.build,
+                )
             },
             BuildRecipeName::ReAlign(given) => Self {
                 format: request_format(&given.format)?,
@@ -100,7 +103,10 @@ impl<'a> Given<'a> {
             BuildRecipeName::MiaDpo(given) => Self::new(BuildRecipe::MiaDpo(mia_dpo(given)?), &given.build),
             BuildRecipeName::Temple(given) => Self {
                 max_frames: given.frames.max_frames,
-                ..Self::new(BuildRecipe::Temple(settings(given.settings.as_deref(), &[])?), &given.build)
+                ..Self::new(
+                    BuildRecipe::Temple(settings(given.settings.as_deref(), &[])?),
+                    &given.build,
+                )
             },
             BuildRecipeName::SelfCorrection(given) => Self::judged(given, BuildRecipe::SelfCorrection)?,
             BuildRecipeName::RlaifV(given) => Self::judged(given, BuildRecipe::RlaifV)?,

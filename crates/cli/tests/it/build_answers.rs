@@ -117,7 +117,10 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
     place.write("cell.toml", "cell = 64\n");
     place.write("answers.toml", "num_answers = 3\n");
     place.write("scale.toml", "scale = [\"yes\", \"yes please\"]\nlimit = 1.5\n");
-    place.write("captions.jsonl", "{\"id\": \"rows.jsonl:1\", \"caption\": \"a red circle\"}\n");
+    place.write(
+        "captions.jsonl",
+        "{\"id\": \"rows.jsonl:1\", \"caption\": \"a red circle\"}\n",
+    );
     for (words, said) in [
         ("seva --step 1000 --out out.jsonl", &["--step is 1000"][..]),
         ("stic --settings wrong.toml --out out.jsonl", &["wrong.toml", "imagine"]),
@@ -148,7 +151,10 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
         ),
         ("rlaif-v --judge-system brief --out out.jsonl", &["--judge"]),
         ("mia-dpo --max-frames 2 --out out.jsonl", &["--max-frames"]),
-        ("mia-dpo --settings cell.toml --out out.jsonl", &["`cell` is given", "collage"]),
+        (
+            "mia-dpo --settings cell.toml --out out.jsonl",
+            &["`cell` is given", "collage"],
+        ),
         (
             "llava-hound --captions captions.jsonl --settings answers.toml --out out.jsonl",
             &["`num_answers` is given by --num-answers"],

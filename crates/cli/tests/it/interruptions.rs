@@ -143,14 +143,20 @@ fn a_judge_that_is_interrupted_is_asked_only_what_is_missing() {
         assert!(start.elapsed() < PATIENCE && child.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(1));
     }
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(sent.success());
     let stopped = child.wait_with_output().unwrap();
     assert_eq!(stopped.status.code(), Some(1));
     let said = String::from_utf8_lossy(&stopped.stderr);
     let path = log().unwrap();
     let name = path.file_name().unwrap().to_str().unwrap();
-    assert!(said.contains("replies so far are kept in") && said.contains(name), "{said}");
+    assert!(
+        said.contains("replies so far are kept in") && said.contains(name),
+        "{said}"
+    );
     assert!(num_lines() < NUM, "it was over before the signal");
     assert!(!place.path("below/out").exists());
 
@@ -159,7 +165,10 @@ fn a_judge_that_is_interrupted_is_asked_only_what_is_missing() {
     std::fs::write(&path, text.replacen("Rating: 5", "Rating: 1", 1)).unwrap();
     place.run(&arguments).success();
     let judgments = place.read("below/out/judgments/judgments.jsonl");
-    let rows: Vec<Value> = judgments.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<Value> = judgments
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(rows.len(), NUM);
     assert_eq!(rows[0]["judgment"], "Rating: 1");
     assert!(rows[1..].iter().all(|row| row["judgment"] == "Rating: 5"));

@@ -80,7 +80,10 @@ impl Renderer<'_> {
             let ids = [prompt.as_slice(), completion].concat();
             let is_answer: Vec<bool> = (0..ids.len()).map(|idx| idx >= prompt.len()).collect();
             branches.push(Branch {
-                weights: is_answer.iter().map(|is_answer| f32::from(u8::from(*is_answer))).collect(),
+                weights: is_answer
+                    .iter()
+                    .map(|is_answer| f32::from(u8::from(*is_answer)))
+                    .collect(),
                 is_answer,
                 content: vec![0..0; ids.len()],
                 prompt_len: prompt.len(),

@@ -239,8 +239,7 @@ mod tests {
         assert_eq!(unfolded(json, None).unwrap(), parsed(expected));
         // Both sides contain their prompt.
         let json = r#"{"chosen": "<video>what? a", "rejected": "<video>what? b", "videos": [["a", "b"]]}"#;
-        let expected =
-            r#"{"chosen":"<image><image>what? a","images":["a","b"],"rejected":"<image><image>what? b"}"#;
+        let expected = r#"{"chosen":"<image><image>what? a","images":["a","b"],"rejected":"<image><image>what? b"}"#;
         assert_eq!(unfolded(json, None).unwrap(), parsed(expected));
         let json = r#"{"prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what"}]}], "video": ["a", "b"]}"#;
         let expected = r#"{"images":["a","b"],"prompt":[{"content":[{"type":"image"},{"type":"image"},{"text":"what","type":"text"}],"role":"user"}]}"#;

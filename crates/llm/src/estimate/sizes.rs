@@ -236,7 +236,10 @@ impl RunSizes {
                     .collect();
                 let of_items = batch.items.iter().map(|item| &records[item.index]);
                 if images.spoiled == SpoiledAnswers::Read {
-                    let chosen: Vec<_> = of_items.clone().map(|record| SizedText::of(&record.responses[0])).collect();
+                    let chosen: Vec<_> = of_items
+                        .clone()
+                        .map(|record| SizedText::of(&record.responses[0]))
+                        .collect();
                     let sizes = BatchSizes::of(arrangement, &chosen, images);
                     read = read.max(Some(sizes));
                 }

@@ -201,8 +201,13 @@ fn weights_of_spans_leave_no_token_out_of_a_divergence() {
         let (all, some) = (of("all.jsonl", &plain, role), of("some.jsonl", &weighed, role));
         // RRPO scores phrases, and holds the whole of the chosen answer.
         assert_eq!(metric(&all, "kl/chosen"), metric(&some, "kl/chosen"), "{role}");
-        let pairs = metric(&all, "logps/chosen").into_iter().zip(metric(&some, "logps/chosen"));
-        assert!(pairs.into_iter().any(|(all, some)| all < some - 0.1), "{role}: spans weigh nothing");
+        let pairs = metric(&all, "logps/chosen")
+            .into_iter()
+            .zip(metric(&some, "logps/chosen"));
+        assert!(
+            pairs.into_iter().any(|(all, some)| all < some - 0.1),
+            "{role}: spans weigh nothing"
+        );
     }
 }
 

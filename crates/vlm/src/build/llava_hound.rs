@@ -122,7 +122,10 @@ impl LlavaHound {
             return Ok(outcome);
         }
         let question = question(&open.row.prompt.prompt);
-        let judgment = self.judgment.replace("{caption}", caption).replace("{question}", &question);
+        let judgment = self
+            .judgment
+            .replace("{caption}", caption)
+            .replace("{question}", &question);
         let prompts = answers
             .iter()
             .map(|answer| shop.judge_prompt(open.row, &judgment.replace("{answer}", answer), 0))

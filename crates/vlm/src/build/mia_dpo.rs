@@ -140,9 +140,19 @@ impl MiaDpo {
     /// Refuses what only images have that come together in another way.
     fn refuse_unused(&self) -> Result<()> {
         let keys = [
-            ("label", self.label.is_some(), MultiImage::Sequence, "there are no images one after another"),
+            (
+                "label",
+                self.label.is_some(),
+                MultiImage::Sequence,
+                "there are no images one after another",
+            ),
             ("cell", self.cell.is_some(), MultiImage::Collage, "there is no collage"),
-            ("share", self.share.is_some(), MultiImage::PictureInPicture, "there is no picture in a picture"),
+            (
+                "share",
+                self.share.is_some(),
+                MultiImage::PictureInPicture,
+                "there is no picture in a picture",
+            ),
         ];
         let is_unused = |(_, is_given, kind, _): &(&str, bool, MultiImage, &str)| *is_given && *kind != self.kind;
         match keys.into_iter().find(is_unused) {

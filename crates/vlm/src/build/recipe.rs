@@ -210,12 +210,7 @@ impl BuildRecipe {
     }
 }
 
-fn gallery(
-    config: &BuildConfig,
-    shop: &Workshop<'_>,
-    folder: &Path,
-    reporter: &mut Reporter<'_>,
-) -> Result<Gallery> {
+fn gallery(config: &BuildConfig, shop: &Workshop<'_>, folder: &Path, reporter: &mut Reporter<'_>) -> Result<Gallery> {
     let network = &config.answers.network;
     let embedder = match &config.embedder {
         Some(path) => Embedder::Clip(Box::new(Clip::load(path, &network.device, network.dtype)?)),

@@ -147,16 +147,27 @@ impl SelfCorrection {
         }
     }
 
-    fn judged(&self, shop: &Workshop<'_>, open: &OpenRow<'_>, (seen, said): (Vec<Seen>, [&Said; 2])) -> Result<[bool; 2]> {
+    fn judged(
+        &self,
+        shop: &Workshop<'_>,
+        open: &OpenRow<'_>,
+        (seen, said): (Vec<Seen>, [&Said; 2]),
+    ) -> Result<[bool; 2]> {
         let seen = shop.judge_sees(open, seen)?;
         let question = question(&open.row.prompt.prompt);
-        let judgment = self.judgment.as_deref().unwrap_or(JUDGMENT).replace("{question}", &question);
+        let judgment = self
+            .judgment
+            .as_deref()
+            .unwrap_or(JUDGMENT)
+            .replace("{question}", &question);
         let prompt = |said: &Said| {
             let words = judgment.replace("{answer}", &said.text);
             shop.judge_prompt(open.row, &words, seen.len())
         };
         let prompts = [prompt(said[0])?, prompt(said[1])?];
-        let asks = prompts.each_ref().map(|prompt| Workshop::ask(open.index, 0, prompt, &seen));
+        let asks = prompts
+            .each_ref()
+            .map(|prompt| Workshop::ask(open.index, 0, prompt, &seen));
         let found = shop.judge().word_probabilities(&asks, &Self::VERDICTS)?;
         let is_right = |at: usize| found.get(at).is_some_and(|found| found[0] > found[1]);
         Ok([is_right(0), is_right(1)])

@@ -20,8 +20,8 @@ use super::checks::{check_share, setting};
 use super::skip::Skip;
 use super::speaker::{Ask, Seen};
 use super::workshop::{OpenRow, Outcome, Purpose, Wanted, Workshop};
-use crate::corruption::{ColorJitter, Corruption, Draw, LowResolution};
 use crate::Result;
+use crate::corruption::{ColorJitter, Corruption, Draw, LowResolution};
 
 /// What is built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -137,7 +137,10 @@ impl Temple {
             return Err(setting("magnitudes", found, "one or more numbers from 2 on"));
         }
         check_count("clip_frames", self.clip_frames, 1)?;
-        let is_used = self.disturbances.iter().any(|disturbance| *disturbance != Disturbance::Drop);
+        let is_used = self
+            .disturbances
+            .iter()
+            .any(|disturbance| *disturbance != Disturbance::Drop);
         match self.max_length_ratio {
             Some(_) if !is_used => Err(unused(
                 "max_length_ratio",

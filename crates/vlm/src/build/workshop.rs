@@ -356,12 +356,22 @@ mod tests {
             },
             answer: None,
         };
-        let rows = [row(vec![bytes(1)]), row(vec![bytes(1), file()]), row(vec![file(), bytes(2)])];
+        let rows = [
+            row(vec![bytes(1)]),
+            row(vec![bytes(1), file()]),
+            row(vec![file(), bytes(2)]),
+        ];
         let images = DifferentImages::of(&rows);
         assert_eq!(images.places(), [(0, 0), (1, 1), (2, 1)]);
         assert_eq!(images.len(), 3);
         // Also where it is shown again.
-        let numbers = |row: usize| rows[row].images().iter().map(|image| images.number(image)).collect::<Vec<_>>();
+        let numbers = |row: usize| {
+            rows[row]
+                .images()
+                .iter()
+                .map(|image| images.number(image))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(numbers(1), [Some(0), Some(1)]);
         assert_eq!(numbers(2), [Some(1), Some(2)]);
         assert_eq!(images.number(&bytes(3)), None);

@@ -12,8 +12,8 @@ use diptych_tensor::{DType, Device};
 use diptych_train::{Recipe, Reporter, ResumeMode};
 use diptych_vlm::answers::{AnswerSettings, Answerer, PromptFormat};
 use diptych_vlm::build::{
-    BuildConfig, BuildRecipe, BuildReport, ClaimSettings, Lengths, MaskCompletion, RlaifV, Seva, Skip, Stic,
-    SticRequests, UnfinishedAnswers, build,
+    BuildConfig, BuildRecipe, BuildReport, ClaimSettings, ClaimSplit, Lengths, MaskCompletion, RlaifV, Seva, Skip,
+    Stic, SticRequests, UnfinishedAnswers, build,
 };
 use diptych_vlm::{Error, VisionLanguage};
 use serde_json::{Value, json};
@@ -291,40 +291,59 @@ fn answers_that_are_cut_off_are_counted_and_kept_only_where_that_is_wanted() {
     };
     let mut seva = short(BuildRecipe::Seva(Seva { step: 999 }), "seva.jsonl");
     let error = refused(&seva).to_string();
-    assert!(error.contains("8: an answer did not end within `max_new_tokens`"), "{error}");
+    assert!(
+        error.contains("8: an answer did not end within `max_new_tokens`"),
+        "{error}"
+    );
     // It came to nothing, and stands in the way of no other build.
     seva.unfinished = UnfinishedAnswers::Keep;
     let (report, pairs) = built(&seva);
-    assert!(!pairs.is_empty() && !report.skipped.contains_key(&Skip::UnfinishedAnswer), "{report}");
-    assert!(pairs.iter().all(|pair| said(&pair.chosen).split_whitespace().count() <= 2));
+    assert!(
+        !pairs.is_empty() && !report.skipped.contains_key(&Skip::UnfinishedAnswer),
+        "{report}"
+    );
+    assert!(
+        pairs
+            .iter()
+            .all(|pair| said(&pair.chosen).split_whitespace().count() <= 2)
+    );
 
-    // Of several answers those that ended are compared: no answer of a pair is one that was cut.
+    // Of several answers those that ended are compared, at a limit that cuts some of them and not all.
     let rlaif_v = RlaifV {
         num_answers: 8,
         claims: ClaimSettings {
+            split: ClaimSplit::Clauses,
             question: "is there {}".to_owned(),
             ..ClaimSettings::default()
         },
         lengths: Lengths::Any,
         ..RlaifV::default()
     };
-    let mut sampled = site.config(BuildRecipe::RlaifV(rlaif_v), "claims.jsonl");
-    sampled.answers.sampling.temperature = 1.5;
-    sampled.answers.max_new_tokens = 6;
-    let (report, whole) = built(&sampled);
+    let sampled = |limit: usize, unfinished: UnfinishedAnswers| {
+        let out = format!("{limit}-{unfinished:?}.jsonl");
+        let mut config = site.config(BuildRecipe::RlaifV(rlaif_v.clone()), &out);
+        config.answers.sampling.temperature = 1.5;
+        config.answers.max_new_tokens = limit;
+        config.unfinished = unfinished;
+        config
+    };
+    let is_between = |limit: &usize| {
+        let report = build(&sampled(*limit, UnfinishedAnswers::Skip), &mut Reporter::silent());
+        report.is_ok_and(|report| report.skipped.contains_key(&Skip::UnfinishedAnswer))
+    };
+    let limit = (7..24).find(is_between).unwrap();
+    std::fs::remove_file(sampled(limit, UnfinishedAnswers::Skip).out).unwrap();
+    let (report, whole) = built(&sampled(limit, UnfinishedAnswers::Skip));
     let num_cut = report.skipped[&Skip::UnfinishedAnswer];
-    assert!(num_cut > 0 && num_cut < 8 * 8, "{report}");
-    assert!(report.to_string().contains(&format!("{num_cut}: an answer did not end")), "{report}");
-    sampled.unfinished = UnfinishedAnswers::Keep;
-    sampled.out = site.path("kept.jsonl");
-    let (_, kept) = built(&sampled);
+    assert!(
+        report
+            .to_string()
+            .contains(&format!("{num_cut}: an answer did not end")),
+        "{report}"
+    );
+    let (report, kept) = built(&sampled(limit, UnfinishedAnswers::Keep));
+    assert!(!report.skipped.contains_key(&Skip::UnfinishedAnswer), "{report}");
     assert_ne!(whole, kept);
-    sampled.answers.max_new_tokens = 60;
-    sampled.unfinished = UnfinishedAnswers::Skip;
-    sampled.out = site.path("long.jsonl");
-    // With room enough each of them is said again, and so it was whole.
-    let (_, long) = built(&sampled);
-    assert!(!whole.is_empty() && long.len() >= whole.len());
 }
 
 /// A short run on what was built.

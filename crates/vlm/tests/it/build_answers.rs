@@ -9,7 +9,7 @@ use diptych_train::Reporter;
 use diptych_vlm::answers::{AnswerSettings, Answerer, PromptFormat};
 use diptych_vlm::build::{
     AnswerCheck, BuildConfig, BuildRecipe, ClaimSettings, ClaimSplit, Disturbance, JudgeConfig, Lengths, LlavaHound,
-    OtherImages, RlaifV, SelfCorrection, Skip, Temple, Tpo,
+    OtherImages, RlaifV, SelfCorrection, Skip, Temple, Tpo, build,
 };
 use serde_json::json;
 
@@ -76,7 +76,10 @@ fn videos_with_disturbed_frames_give_rejected_answers_from_coarse_to_fine() {
         system: Some("be brief".to_owned()),
     });
     let error = refused(&formatted).to_string();
-    assert!(error.contains("`system` is given") && error.contains("as they are"), "{error}");
+    assert!(
+        error.contains("`system` is given") && error.contains("as they are"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -248,7 +251,10 @@ fn answers_with_fewer_refuted_claims_are_chosen() {
     // It is asked in a format of its own: the model's would be of no use.
     judged.format = Some(plain());
     let error = refused(&judged).to_string();
-    assert!(error.contains("`prompt_format` is given") && error.contains("judge"), "{error}");
+    assert!(
+        error.contains("`prompt_format` is given") && error.contains("judge"),
+        "{error}"
+    );
     judged.format = None;
     let speechless = with_template(&site, "{{ raise_exception('the judge is asked') }}");
     judged.judge = judge(&speechless, None);
@@ -321,16 +327,29 @@ fn a_reader_of_captions_judges_answers() {
         num_answers: 6,
         judgment: "{caption} is there {answer}".to_owned(),
         scale: vec!["no".to_owned(), "yes".to_owned()],
-        limit: 1.5,
+        limit: 2.0,
         ..LlavaHound::new(site.path("captions.jsonl"))
     };
-    let config = sampled(site.config(BuildRecipe::LlavaHound(hound.clone()), "pairs.jsonl"));
-    let (report, pairs) = built(&config);
+    let limited = |limit: f64| {
+        let hound = LlavaHound { limit, ..hound.clone() };
+        sampled(site.config(BuildRecipe::LlavaHound(hound), &format!("{limit}.jsonl")))
+    };
+    // No answer is certainly right, and all are right to someone who asks for nothing.
+    for limit in [2.0, 1.0] {
+        let error = refused(&limited(limit)).to_string();
+        assert!(error.contains("3: the scores of the answers are too close"), "{error}");
+    }
+    // Halves, quarters, eighths, … until one lies between the best and the worst answer of a row.
+    let limits = (1..=6)
+        .flat_map(|depth: i32| (0..1 << (depth - 1)).map(move |at| 1.0 + f64::from(2 * at + 1) / 2_f64.powi(depth)));
+    let is_between = |limit: &f64| build(&limited(*limit), &mut Reporter::silent()).is_ok();
+    let limit = limits.into_iter().find(is_between).unwrap();
+    std::fs::remove_file(limited(limit).out).unwrap();
+    let (report, pairs) = built(&limited(limit));
     assert_eq!(report.skipped[&Skip::NoCaption], 1, "{report}");
-    assert!(!pairs.is_empty());
     for pair in &pairs {
         assert!(
-            pair.chosen_score.unwrap() >= 1.5 && pair.rejected_score.unwrap() < 1.5,
+            pair.chosen_score.unwrap() >= limit && pair.rejected_score.unwrap() < limit,
             "{pair:?}"
         );
     }
@@ -342,7 +361,8 @@ fn a_reader_of_captions_judges_answers() {
     let alike = sampled(site.config(BuildRecipe::LlavaHound(alike), "alike.jsonl"));
     let error = refused(&alike);
     assert!(
-        error.to_string().contains("\"yes please\" or \"yes\"") && error.to_string().contains("both begin with \"yes\""),
+        error.to_string().contains("\"yes please\" or \"yes\"")
+            && error.to_string().contains("both begin with \"yes\""),
         "{error}"
     );
     assert!(error.is_configuration());

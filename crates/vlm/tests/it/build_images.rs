@@ -99,8 +99,14 @@ fn what_is_completed_in_place_is_asked_in_no_words() {
         BuildRecipe::ReAlign(recipe)
     };
     for (recipe, key) in [
-        (in_place(&|recipe| recipe.mark = Some("[MASK]".to_owned())), "`mark` is given"),
-        (in_place(&|recipe| recipe.request = Some("{}".to_owned())), "`request` is given"),
+        (
+            in_place(&|recipe| recipe.mark = Some("[MASK]".to_owned())),
+            "`mark` is given",
+        ),
+        (
+            in_place(&|recipe| recipe.request = Some("{}".to_owned())),
+            "`request` is given",
+        ),
     ] {
         let error = recipe.validate().unwrap_err().to_string();
         assert!(error.contains(key) && error.contains("in_place"), "{error}");
@@ -108,7 +114,10 @@ fn what_is_completed_in_place_is_asked_in_no_words() {
     let mut config = site.config(in_place(&|_| {}), "out.jsonl");
     config.format = Some(plain());
     let error = refused(&config).to_string();
-    assert!(error.contains("`prompt_format` is given") && error.contains("in place"), "{error}");
+    assert!(
+        error.contains("`prompt_format` is given") && error.contains("in place"),
+        "{error}"
+    );
     config.format = None;
     config.max_frames = Some(2);
     let error = refused(&config).to_string();

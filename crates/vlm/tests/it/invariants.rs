@@ -272,18 +272,30 @@ fn a_plan_counts_the_clip_that_perturbs_texts_and_says_what_it_does_not() {
     let weights = Tensor::zeros(num, DType::F32, &Device::Cpu).unwrap();
     std::fs::create_dir(bench.path("clip")).unwrap();
     let tensors = std::collections::BTreeMap::from([("weights".to_owned(), weights)]);
-    save_tensors(&bench.path("clip/model.safetensors"), &tensors, &std::collections::BTreeMap::new()).unwrap();
+    save_tensors(
+        &bench.path("clip/model.safetensors"),
+        &tensors,
+        &std::collections::BTreeMap::new(),
+    )
+    .unwrap();
     let plan = |keys: serde_json::Value| {
-        let recipe = bench.try_recipe(&json!({ "method": { "offline_pairs": keys } })).unwrap();
+        let recipe = bench
+            .try_recipe(&json!({ "method": { "offline_pairs": keys } }))
+            .unwrap();
         diptych_vlm::estimate(&recipe).unwrap()
     };
     let perturbed = plan(json!({ "token_perturbation": { "clip": bench.path("clip") } }));
-    assert!(perturbed.memory.moment.contains("another network"), "{}", perturbed.memory.moment);
+    assert!(
+        perturbed.memory.moment.contains("another network"),
+        "{}",
+        perturbed.memory.moment
+    );
     let loading = perturbed.memory.components.iter().find(|part| part.name == "loading");
     assert_eq!(loading.unwrap().bytes, 4 * num as u64);
     let plain = plan(json!({}));
     assert!(!plain.memory.moment.contains("another network"));
-    let said = |estimate: &diptych_train::Estimate, key: &str| estimate.assumptions.iter().any(|text| text.contains(key));
+    let said =
+        |estimate: &diptych_train::Estimate, key: &str| estimate.assumptions.iter().any(|text| text.contains(key));
     let diverging = plan(json!({ "token_divergence": { "weight": 0.1 }, "frequency": { "weight": 0.1 } }));
     for key in ["offline_pairs.token_divergence", "offline_pairs.frequency"] {
         assert!(said(&diverging, key) && !said(&plain, key), "{key}");

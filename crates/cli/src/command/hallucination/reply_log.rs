@@ -153,7 +153,12 @@ mod tests {
         again.add(vec!["three".to_owned()]).unwrap();
         assert_eq!(ReplyLog::open(&out, &judge, &prompts).unwrap().replies().len(), 3);
         // Other questions, or another judge.
-        assert!(ReplyLog::open(&out, &judge, &prompts[..2]).unwrap().replies().is_empty());
+        assert!(
+            ReplyLog::open(&out, &judge, &prompts[..2])
+                .unwrap()
+                .replies()
+                .is_empty()
+        );
         let other = json!({ "precision": "bf16" });
         assert!(ReplyLog::open(&out, &other, &prompts).unwrap().replies().is_empty());
     }
