@@ -209,7 +209,6 @@ pub(crate) struct RequestFormatArguments {
 
 /// Of recipes that ask for judgments.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_field_names, reason = "fields are named as the flags are")]
 pub(crate) struct BuildJudgeArguments {
     /// Vision-language model that judges; by default the one that answers
     #[arg(long, value_name = "DIR")]

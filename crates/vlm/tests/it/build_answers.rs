@@ -340,10 +340,10 @@ fn a_reader_of_captions_judges_answers() {
         assert!(error.contains("3: the scores of the answers are too close"), "{error}");
     }
     // Halves, quarters, eighths, … until one lies between the best and the worst answer of a row.
-    let limits = (1..=6)
+    let mut limits = (1..=6)
         .flat_map(|depth: i32| (0..1 << (depth - 1)).map(move |at| 1.0 + f64::from(2 * at + 1) / 2_f64.powi(depth)));
     let is_between = |limit: &f64| build(&limited(*limit), &mut Reporter::silent()).is_ok();
-    let limit = limits.into_iter().find(is_between).unwrap();
+    let limit = limits.find(is_between).unwrap();
     std::fs::remove_file(limited(limit).out).unwrap();
     let (report, pairs) = built(&limited(limit));
     assert_eq!(report.skipped[&Skip::NoCaption], 1, "{report}");

@@ -210,6 +210,10 @@ fn answers_that_look_at_their_image_are_dropped() {
     deep.on_error = OnError::Skip;
     let error = refused(&deep);
     assert!(error.to_string().contains("layer"), "{error}");
+}
+
+#[test]
+fn images_that_cannot_come_together_as_is_said_are_refused() {
     for (changed, key) in [
         (mia(MultiImage::Collage, 5), "num_images"),
         (mia(MultiImage::PictureInPicture, 3), "num_images"),
