@@ -1,5 +1,6 @@
 //! An image inside a table, read when it is needed.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +32,16 @@ pub struct TableCell {
 }
 
 impl TableCell {
+    /// The table's file.
+    pub fn path(&self) -> &Path {
+        self.table.path()
+    }
+
+    /// The file, and the place in it.
+    fn place(&self) -> (&Path, usize, usize, Option<usize>) {
+        (self.path(), self.row, self.column, self.element)
+    }
+
     /// The bytes, read from the file.
     ///
     /// # Errors
@@ -42,12 +53,23 @@ impl TableCell {
 
 impl PartialEq for TableCell {
     fn eq(&self, other: &Self) -> bool {
-        let place = |cell: &Self| (cell.row, cell.column, cell.element);
-        self.table.path() == other.table.path() && place(self) == place(other)
+        self.place() == other.place()
     }
 }
 
 impl Eq for TableCell {}
+
+impl PartialOrd for TableCell {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TableCell {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
 
 impl fmt::Display for TableCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

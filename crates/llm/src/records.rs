@@ -47,6 +47,8 @@ pub struct EncodedResponse {
     pub prompt_tail: usize,
     /// The weight of each token in the score, where they are not all 1.
     pub weights: Option<Vec<f32>>,
+    /// Whether each token is one of the answer, where spans give some of these no weight; without it those are that have a weight.
+    pub is_answer: Option<Vec<bool>>,
     /// The weights with those of `[method.offline_pairs.token_weights]` in them, where the recipe has such a section.
     pub dense: Option<Vec<f32>>,
     /// Whether tokens of its row were left out to fit `data.max_len`.
@@ -290,6 +292,7 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
     let EncodedCompletion {
         mut ids,
         mut weights,
+        mut is_answer,
         mut prompt_tail,
         is_cut,
         ..
@@ -298,15 +301,19 @@ fn response(prompt: &[u32], completion: EncodedCompletion) -> EncodedResponse {
     if prompt.is_empty() && !ids.is_empty() {
         prompt.push(ids.remove(0));
         weights.remove(0);
+        is_answer.remove(0);
         prompt_tail = prompt_tail.saturating_sub(1);
     }
     let is_weighted = weights.iter().any(|&weight| weight != 1.0);
+    let is_left_out = |(weight, is_answer): (&f32, &bool)| *is_answer && *weight == 0.0;
+    let has_left_out = weights.iter().zip(&is_answer).any(is_left_out);
     EncodedResponse {
         prompt,
         ids,
         images: Vec::new(),
         prompt_tail,
         weights: is_weighted.then_some(weights),
+        is_answer: has_left_out.then_some(is_answer),
         dense: None,
         is_cut,
         judge_score: None,

@@ -20,6 +20,7 @@ use diptych_models::vlm::{ImageLayout, VlmDir};
 use diptych_train::Reporter;
 
 use crate::prepare::IMAGE_MEMORY;
+use crate::progress::advance;
 use crate::{Error, Result};
 
 /// How answers are sampled, and what with.
@@ -35,6 +36,22 @@ pub struct AnswerSettings {
     pub seed: u64,
     /// Answers computed together.
     pub batch_size: usize,
+}
+
+impl AnswerSettings {
+    /// # Errors
+    /// [`Error::Setting`] for a number that is 0; values of `sampling` that are out of range.
+    pub fn validate(&self) -> Result<()> {
+        let counts = [("max_new_tokens", self.max_new_tokens), ("batch_size", self.batch_size)];
+        if let Some((key, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
+            return Err(Error::Setting {
+                key: key.to_owned(),
+                found: "0".to_owned(),
+                expected: "a number, at least 1".to_owned(),
+            });
+        }
+        Ok(self.sampling.validate()?)
+    }
 }
 
 /// How a question about an image becomes a prompt.
@@ -109,18 +126,7 @@ impl Answerer {
     /// # Errors
     /// What is no vision-language model or has no tokenizer; [`Error::Setting`] for a number that is 0.
     pub fn open(model: &Path, settings: AnswerSettings) -> Result<Self> {
-        let counts = [
-            ("max_new_tokens", settings.max_new_tokens),
-            ("batch_size", settings.batch_size),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Setting {
-                key: key.to_owned(),
-                found: "0".to_owned(),
-                expected: "a number, at least 1".to_owned(),
-            });
-        }
-        settings.sampling.validate()?;
+        settings.validate()?;
         let directory = VlmDir::open(model)?;
         let tokenizer = Tokenizer::from_dir(directory.path())?;
         Ok(Self {
@@ -249,25 +255,13 @@ impl Answerer {
 /// Images by where they come from, so that each is decoded once.
 struct ImageReader {
     images: RunImages,
-    known: BTreeMap<Place, usize>,
-}
-
-/// Where an image comes from.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    File(PathBuf),
-    Memory(Arc<[u8]>),
+    known: BTreeMap<ImageSource, usize>,
 }
 
 impl ImageReader {
     fn read(&mut self, prompt: &TextPrompt) -> Result<Vec<usize>> {
         let one = |(at, source): (usize, &ImageSource)| {
-            let place = match source {
-                ImageSource::Path(path) => Some(Place::File(path.clone())),
-                ImageSource::Bytes(bytes) => Some(Place::Memory(bytes.clone())),
-                ImageSource::Cell(_) => None,
-            };
-            if let Some(index) = place.as_ref().and_then(|place| self.known.get(place)) {
+            if let Some(index) = self.known.get(source) {
                 return Ok(*index);
             }
             let read = self.images.read(source).map_err(|error| Error::Image {
@@ -278,14 +272,9 @@ impl ImageReader {
                 source: Box::new(error),
             })?;
             let index = self.images.add(source, read);
-            self.known.extend(place.map(|place| (place, index)));
+            self.known.insert(source.clone(), index);
             Ok(index)
         };
         prompt.images.iter().enumerate().map(one).collect()
     }
-}
-
-fn advance(reporter: &mut Reporter<'_>, stage: &'static str, done: usize, total: usize) -> Result<()> {
-    let told = reporter.advance(stage, done as u64, total as u64);
-    Ok(told.map_err(diptych_llm::Error::from)?)
 }

@@ -13,6 +13,7 @@ use diptych_train::{Recipe, Reporter};
 
 use crate::modality::{VisionLanguage, as_text};
 use crate::prepare::run_images;
+use crate::progress::advance;
 use crate::records::load_records;
 use crate::{Error, Result};
 
@@ -38,8 +39,7 @@ pub fn cache_images(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
     load_records(recipe, directory.config(), &tokenizer, &mut images, |done, total| {
-        let told = reporter.advance("images", done as u64, total as u64);
-        told.map_err(|stopped| Error::from(diptych_llm::Error::from(stopped)))
+        advance(reporter, "images", done, total)
     })?;
     let total = images.len() as u64;
     let parts = VisionParts {

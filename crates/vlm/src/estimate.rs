@@ -5,8 +5,10 @@
 
 use diptych_data::Tokenizer;
 use diptych_llm::adapter_of;
-use diptych_llm::estimate::{Answering, ImageSizes, VisionEstimate, VisionMemory, vision_memory};
-use diptych_llm::method::{coupling_note, is_model};
+use diptych_llm::estimate::{
+    Answering, ImageSizes, SpoiledAnswers, VisionEstimate, VisionMemory, term_assumptions, vision_memory,
+};
+use diptych_llm::method::is_model;
 use diptych_llm::records::EncodedRecord;
 use diptych_llm::samples::TokenizedPrompt;
 use diptych_llm::vision::RunImages;
@@ -18,7 +20,8 @@ use image::RgbImage;
 
 use crate::Result;
 use crate::adapter::TowerConfig;
-use crate::modality::{VisionLanguage, as_text};
+use crate::clip::Clip;
+use crate::modality::{CLIP, VisionLanguage, as_text};
 use crate::prepare::{IMAGE_MEMORY, run_images, sampled_prompts};
 use crate::records::{learn, load_records};
 
@@ -41,7 +44,7 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
     let config = directory.config();
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let mut records = load_records(recipe, config, &tokenizer, &mut images, |_, _| Ok(()))?;
+    let mut records = load_records(recipe, config, &tokenizer, &mut images, |_, _| Ok(()))?.records;
     let prompts = sampled_prompts(recipe, &records, &tokenizer, config.image_token_id)?;
     learn(&text, config.image_token_id, &mut records);
     let sizes = (0..images.len())
@@ -65,10 +68,8 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         other: other.as_ref().map(|(config, width)| (config, *width)),
         images: &sizes,
         kept_bytes: features.min(limit.saturating_mul(1 << 20)),
-        are_spoiled: recipe
-            .method
-            .image_preference()
-            .is_some_and(|term| term.corruption.is_some()),
+        spoiled: spoiled(recipe),
+        passing_bytes: clip_bytes(recipe)?,
         samples: prompts.as_deref().map(|prompts| samples(recipe, prompts, &sizes)),
         evaluation: questions(recipe, config, &images)?,
     };
@@ -82,6 +83,26 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         disk: disk(recipe, [num_trained, num_parameters], features),
         assumptions: assumptions(recipe, &records, &images),
     })
+}
+
+/// What is done with chosen answers under spoiled images. No recipe does both.
+fn spoiled(recipe: &Recipe<VisionLanguage>) -> SpoiledAnswers {
+    let preference = recipe.method.image_preference();
+    if recipe.method.own_answer().is_some() {
+        SpoiledAnswers::Read
+    } else if preference.is_some_and(|term| term.corruption.is_some()) {
+        SpoiledAnswers::Scored
+    } else {
+        SpoiledAnswers::None
+    }
+}
+
+/// Bytes of the CLIP that says which tokens are perturbed, where one does: it is let go of before the network is loaded.
+fn clip_bytes(recipe: &Recipe<VisionLanguage>) -> Result<u64> {
+    match recipe.method.token_perturbation() {
+        Some(config) => Ok(WIDE * Clip::num_weights(&recipe.resolve_path(CLIP, &config.clip)?)?),
+        None => Ok(0),
+    }
 }
 
 /// The sizes of an image of which the tower reads so many numbers, and the decoder so many tokens.
@@ -191,7 +212,14 @@ fn assumptions(recipe: &Recipe<VisionLanguage>, records: &[EncodedRecord], image
         ),
         "On disk are checkpoints and the result; logs and samples are small beside them.".to_owned(),
     ];
-    assumptions.extend(coupling_note(&as_text(recipe)));
+    assumptions.extend(term_assumptions(&as_text(recipe)));
+    if recipe.method.token_perturbation().is_some() {
+        assumptions.push(
+            "Of the CLIP of `method.offline_pairs.token_perturbation` the weights are counted, and not what it holds while it reads some words \
+             or images at a time."
+                .to_owned(),
+        );
+    }
     assumptions
 }
 

@@ -1,110 +1,87 @@
 //! How like its images every word of a text is, in the space of a CLIP: what token perturbation goes by.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use diptych_data::{Content, ContentBlock, IMAGE_PLACEHOLDERS, Prompt, SpecialTokens, TextDataset, Tokenizer};
 use diptych_llm::method::Likeness;
 use diptych_llm::records::{EncodedRecord, EncodedResponse};
 use diptych_llm::vision::RunImages;
-use diptych_models::clip::{ClipConfig, ClipModel, normalized};
 use diptych_models::text_encoder::ClipTokenizer;
-use diptych_models::vision::ImageProcessor;
-use diptych_models::{Builder, BuilderConfig};
-use diptych_tensor::{DType, Device, Tensor, Weights};
 
+use crate::clip::{AT_ONCE, Clip};
+use crate::records::LoadedRecords;
 use crate::{Error, Result};
 
-/// Texts and images of a pass.
-const AT_ONCE: usize = 32;
-
-/// A CLIP in transformers' layout.
-pub(crate) struct Clip {
-    network: ClipModel,
-    tokenizer: ClipTokenizer,
-    processor: ImageProcessor,
-    device: Device,
+/// A CLIP with its tokenizer.
+pub(crate) struct WordClip {
+    pub(crate) clip: Clip,
+    pub(crate) tokenizer: ClipTokenizer,
 }
 
-impl Clip {
-    /// # Errors
-    /// When a file is missing or damaged.
-    pub(crate) fn load(path: &Path, device: &Device) -> Result<Self> {
-        let weights = Weights::open(&path.join("model.safetensors"))?;
-        let builder = Builder::new(BuilderConfig {
-            device: device.clone(),
-            dtype: DType::F32,
-            ..BuilderConfig::new(Some(&weights))
-        })?;
-        let network = ClipModel::load(&builder, &ClipConfig::from_file(path.join("config.json"))?)?;
-        builder.finish()?;
-        Ok(Self {
-            network,
-            tokenizer: ClipTokenizer::from_dir(path)?,
-            processor: ImageProcessor::from_dir(path)?,
-            device: device.clone(),
-        })
-    }
+/// What a CLIP makes of words and images: unit vectors.
+struct Vectors {
+    /// By the token that is the word.
+    words: BTreeMap<u32, Vec<f32>>,
+    /// By the number of the image.
+    images: BTreeMap<usize, Vec<f32>>,
+}
 
-    fn texts(&self, texts: &[&String]) -> Result<Vec<Vec<f32>>> {
-        let mut features = Vec::with_capacity(texts.len());
-        for texts in texts.chunks(AT_ONCE) {
-            let ids = self.tokenizer.encode_batch(texts, &self.device)?;
-            features.extend(rows(&self.network.text_features(&ids)?)?);
+impl Vectors {
+    /// Looks at words, and at images of a run.
+    fn of(
+        WordClip { clip, tokenizer }: &WordClip,
+        (pieces, images): (&BTreeMap<u32, String>, &RunImages),
+        shown: &BTreeSet<usize>,
+        mut advance: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Self> {
+        let mut vectors = Self {
+            words: BTreeMap::new(),
+            images: BTreeMap::new(),
+        };
+        let (words, shown): (Vec<_>, Vec<_>) = (pieces.iter().collect(), shown.iter().copied().collect());
+        let total = words.len() + shown.len();
+        for some in words.chunks(AT_ONCE) {
+            let texts: Vec<&String> = some.iter().map(|(_, text)| *text).collect();
+            let ids = some.iter().map(|(id, _)| **id);
+            vectors.words.extend(ids.zip(clip.texts(tokenizer, &texts)?));
+            advance(vectors.words.len(), total)?;
         }
-        Ok(features)
-    }
-
-    fn images(&self, images: &RunImages, indices: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let mut features = Vec::with_capacity(indices.len());
-        for indices in indices.chunks(AT_ONCE) {
-            let decoded = indices.iter().map(|index| images.source(*index).decode());
+        for some in shown.chunks(AT_ONCE) {
+            let decoded = some.iter().map(|index| images.source(*index).decode());
             let decoded = decoded.collect::<diptych_data::Result<Vec<_>>>()?;
-            let pixels = self.processor.images(&decoded, &self.device)?;
-            features.extend(rows(&self.network.image_features(&pixels)?)?);
+            vectors.images.extend(some.iter().copied().zip(clip.images(&decoded)?));
+            advance(words.len() + vectors.images.len(), total)?;
         }
-        Ok(features)
+        Ok(vectors)
     }
-}
 
-/// Rows of norm 1.
-fn rows(features: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let read = || -> diptych_tensor::Result<Vec<Vec<f32>>> {
-        let features = normalized(&features.detach().to_dtype(DType::F32)?)?;
-        Ok(features.to_device(&Device::Cpu)?.to_vec2()?)
-    };
-    Ok(read()?)
+    /// How like a word is to the likest image of a text; none for a token that is no word.
+    fn cosine(&self, token: u32, text: &EncodedResponse) -> Option<f64> {
+        let word = self.words.get(&token)?;
+        let of = |image: &Vec<f32>| word.iter().zip(image).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        let images = text.images.iter().filter_map(|image| self.images.get(&image.index));
+        Some(images.map(of).fold(f64::NEG_INFINITY, f64::max))
+    }
 }
 
 /// Of every record, and of each of its responses, the words of prompt and response with their likeness to the images that are shown; of
 /// several images the likest one counts. Words are tokens with a letter or a digit; of the prompt those that the user wrote.
 ///
+/// `advance` is told how many words and images of how many were looked at.
+///
 /// # Errors
-/// When an image cannot be read.
+/// When an image cannot be read; those of `advance`.
 pub(crate) fn likenesses(
-    clip: &Clip,
-    dataset: &TextDataset,
+    clip: &WordClip,
+    LoadedRecords { records, dataset }: &LoadedRecords,
     tokenizer: &Tokenizer,
     images: &RunImages,
-    records: &[EncodedRecord],
+    advance: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Vec<Vec<Vec<Likeness>>>> {
     let pieces = pieces(tokenizer, records)?;
-    let words: Vec<&String> = pieces.values().collect();
-    let of_words: BTreeMap<u32, Vec<f32>> = pieces.keys().copied().zip(clip.texts(&words)?).collect();
-    let shown: BTreeSet<usize> = texts(records)
-        .flat_map(|text| &text.images)
-        .map(|image| image.index)
-        .collect();
-    let shown: Vec<usize> = shown.into_iter().collect();
-    let of_images: BTreeMap<usize, Vec<f32>> = shown.iter().copied().zip(clip.images(images, &shown)?).collect();
-    let cosine = |word: &[f32], text: &EncodedResponse| {
-        let of = |image: &[f32]| word.iter().zip(image).map(|(a, b)| f64::from(a * b)).sum::<f64>();
-        let cosines = text
-            .images
-            .iter()
-            .filter_map(|image| Some(of(of_images.get(&image.index)?)));
-        cosines.fold(f64::NEG_INFINITY, f64::max)
-    };
+    let placed = texts(records).flat_map(|text| &text.images);
+    let shown: BTreeSet<usize> = placed.map(|image| image.index).collect();
+    let vectors = Vectors::of(clip, (&pieces, images), &shown, advance)?;
     let mut num_unfound = 0usize;
     let mut all = Vec::with_capacity(records.len());
     for record in records {
@@ -125,10 +102,8 @@ pub(crate) fn likenesses(
             let is_image = |at: &usize| text.images.iter().any(|image| image.tokens.contains(at));
             let places = (0..ids.len()).filter(|at| is_open(at) && !is_image(at));
             let words = places.filter_map(|at| {
-                Some(Likeness {
-                    at,
-                    cosine: cosine(of_words.get(&ids[at])?, text),
-                })
+                let cosine = vectors.cosine(ids[at], text)?;
+                Some(Likeness { at, cosine })
             });
             of_record.push(words.collect());
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use diptych_data::{SpecialTokens, Tokenizer};
 use diptych_llm::method::{
     CHECKPOINT, ImagePreference, ImageTerms, LanguageMethod, MethodParts, OwnAnswer, Replacement, Spoil,
-    TokenPerturbation, TokensWanted, assemble, check_tokens, is_model, load_dataset, network_options, warn_of_long,
+    TokenPerturbation, TokensWanted, assemble, check_tokens, is_model, network_options, warn_of_long,
 };
 use diptych_llm::network::Network;
 use diptych_llm::policy::{NetworkOptions, Trained, VisionParts, load_frozen_vision, start_vision_adapter};
@@ -16,15 +16,19 @@ use diptych_llm::samples::TokenizedPrompt;
 use diptych_llm::vision::{KeptFeatures, PixelMemory, RunImages};
 use diptych_llm::{Language, adapter_of};
 use diptych_models::AdapterConfig;
+use diptych_models::text_encoder::ClipTokenizer;
 use diptych_models::vlm::VlmDir;
+use diptych_tensor::DType;
 use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use crate::adapter::TowerConfig;
 use crate::cache::kept_features;
-use crate::likeness::{Clip, likenesses};
+use crate::clip::Clip;
+use crate::likeness::{WordClip, likenesses};
 use crate::method::{Change, TokenPerturbationConfig};
 use crate::modality::{CLIP, VisionLanguage, as_text};
-use crate::records::{learn, load_records};
+use crate::progress::advance;
+use crate::records::{LoadedRecords, learn, load_records};
 use crate::spoil::Corrupted;
 use crate::{Error, Result};
 
@@ -40,23 +44,7 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
-    let mut records = load_records(recipe, directory.config(), &tokenizer, &mut images, |done, total| {
-        let told = reporter.advance("images", done as u64, total as u64);
-        told.map_err(|stopped| Error::from(diptych_llm::Error::from(stopped)))
-    })?;
-    let image_token_id = directory.config().image_token_id;
-    let wanted = if recipe.method.own_answer().is_some() || recipe.method.token_perturbation().is_some() {
-        TokensWanted::All
-    } else {
-        TokensWanted::of(&text)
-    };
-    check_tokens(&text, &records, (&tokenizer, Some(image_token_id)), wanted, |path| {
-        Ok(VlmDir::open(path)?.config().text.vocab_size)
-    })?;
-    warn_of_long(&records, directory.config().text.max_position_embeddings);
-    let prompts = sampled_prompts(recipe, &records, &tokenizer, image_token_id)?;
-    learn(&text, image_token_id, &mut records);
-    let token_perturbation = token_perturbation(recipe, &tokenizer, &images, &records, image_token_id)?;
+    let texts = read_texts(recipe, (&directory, &tokenizer), &mut images, reporter)?;
     let (adapter, options) = (adapter_of(&text)?, network_options(&text)?);
     let networks = Networks {
         directory: &directory,
@@ -69,10 +57,10 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
     let parts = MethodParts {
         reference: networks.reference(&text, recipe, &policy)?,
         policy,
-        records,
+        records: texts.records,
         pad_token_id: pad_token_id(&directory, &tokenizer),
         tokenizer,
-        prompts,
+        prompts: texts.prompts,
         terms: ImageTerms {
             image_preference: recipe.method.image_preference().map(|config| {
                 let spoil = config
@@ -84,19 +72,60 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
                 .method
                 .own_answer()
                 .map(|config| OwnAnswer::new(config.term(), Box::new(Corrupted(config.corruption)))),
-            token_perturbation,
+            token_perturbation: texts.perturbation,
         },
     };
     Ok(assemble(&text, parts, reporter)?)
 }
 
+/// What is learned from, and what is made of it.
+struct RunTexts {
+    records: Vec<EncodedRecord>,
+    prompts: Option<Vec<TokenizedPrompt>>,
+    perturbation: Option<TokenPerturbation>,
+}
+
+fn read_texts(
+    recipe: &Recipe<VisionLanguage>,
+    (directory, tokenizer): (&VlmDir, &Tokenizer),
+    images: &mut RunImages,
+    reporter: &mut Reporter<'_>,
+) -> Result<RunTexts> {
+    let text = as_text(recipe);
+    let config = directory.config();
+    let mut loaded = load_records(recipe, config, tokenizer, images, |done, total| {
+        advance(reporter, "images", done, total)
+    })?;
+    let wanted = if recipe.method.own_answer().is_some() || recipe.method.token_perturbation().is_some() {
+        TokensWanted::All
+    } else {
+        TokensWanted::of(&text)
+    };
+    let image_token_id = config.image_token_id;
+    check_tokens(
+        &text,
+        &loaded.records,
+        (tokenizer, Some(image_token_id)),
+        wanted,
+        |path| Ok(VlmDir::open(path)?.config().text.vocab_size),
+    )?;
+    warn_of_long(&loaded.records, config.text.max_position_embeddings);
+    let prompts = sampled_prompts(recipe, &loaded.records, tokenizer, image_token_id)?;
+    learn(&text, image_token_id, &mut loaded.records);
+    let perturbation = token_perturbation(recipe, (tokenizer, image_token_id), (&loaded, images), reporter)?;
+    Ok(RunTexts {
+        records: loaded.records,
+        prompts,
+        perturbation,
+    })
+}
+
 /// What perturbs the texts, where the recipe says so.
 fn token_perturbation(
     recipe: &Recipe<VisionLanguage>,
-    tokenizer: &Tokenizer,
-    images: &RunImages,
-    records: &[EncodedRecord],
-    image_token_id: u32,
+    (tokenizer, image_token_id): (&Tokenizer, u32),
+    (loaded, images): (&LoadedRecords, &RunImages),
+    reporter: &mut Reporter<'_>,
 ) -> Result<Option<TokenPerturbation>> {
     let Some(config) = recipe.method.token_perturbation() else {
         return Ok(None);
@@ -114,10 +143,14 @@ fn token_perturbation(
         }
     };
     let device = recipe.run.device.resolve().map_err(Error::from)?;
-    let clip = Clip::load(&recipe.resolve_path(CLIP, &config.clip)?, &device)?;
-    let on_error = recipe.data.on_error.unwrap_or_default();
-    let dataset = load_dataset(&as_text(recipe), on_error, recipe.data.max_frames)?;
-    let likenesses = likenesses(&clip, &dataset, tokenizer, images, records)?;
+    let path = recipe.resolve_path(CLIP, &config.clip)?;
+    let clip = WordClip {
+        clip: Clip::load(&path, &device, DType::F32)?,
+        tokenizer: ClipTokenizer::from_dir(&path)?,
+    };
+    let likenesses = likenesses(&clip, loaded, tokenizer, images, |done, total| {
+        advance(reporter, "words and images in a CLIP", done, total)
+    })?;
     Ok(Some(TokenPerturbation::new(config.tokens, replacement, likenesses)))
 }
 

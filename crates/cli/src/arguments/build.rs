@@ -58,7 +58,7 @@ pub(crate) enum BuildRecipeName {
     /// Questions about one of several images. Chosen: the row's answer. Rejected: the model's, where it looked elsewhere (MIA-DPO)
     MiaDpo(MiaDpoArguments),
     /// Chosen: the answer to a video, a list of frames. Rejected: the answer to it with frames dropped, reversed or shuffled (TEMPLE)
-    Temple(VideoArguments),
+    Temple(TempleArguments),
     /// The model answers and looks again. Chosen: the right one of both answers. Rejected: the wrong one (SCL)
     SelfCorrection(JudgedArguments),
     /// Several answers. Chosen: one with fewer refuted claims. Rejected: one with more (RLAIF-V)
@@ -73,6 +73,8 @@ pub(crate) enum BuildRecipeName {
 pub(crate) struct SevaArguments {
     #[command(flatten)]
     pub(crate) build: AnswerBuildArguments,
+    #[command(flatten)]
+    pub(crate) frames: FrameArguments,
     /// Step of the noise, 0 to 999; the paper uses 500 and 800
     #[arg(long, value_name = "STEP", default_value_t = 500)]
     pub(crate) step: u32,
@@ -82,6 +84,10 @@ pub(crate) struct SevaArguments {
 pub(crate) struct SticArguments {
     #[command(flatten)]
     pub(crate) build: AnswerBuildArguments,
+    #[command(flatten)]
+    pub(crate) frames: FrameArguments,
+    #[command(flatten)]
+    pub(crate) format: RequestFormatArguments,
     /// TOML file with other values of imagined, low_resolution, side, brightness, hue and [requests]: short, detailed, imagined
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
@@ -91,13 +97,15 @@ pub(crate) struct SticArguments {
 pub(crate) struct ReAlignArguments {
     #[command(flatten)]
     pub(crate) build: AnswerBuildArguments,
+    #[command(flatten)]
+    pub(crate) format: RequestFormatArguments,
     /// How masked segments are completed: by a request, or in-place, which needs no model that follows requests
     #[arg(long, value_enum, default_value_t = CompletionName::Request)]
     pub(crate) completion: CompletionName,
     /// CLIP in transformers' layout that says which images are alike; by default the model's own tower
     #[arg(long, value_name = "DIR")]
     pub(crate) embedder: Option<PathBuf>,
-    /// TOML file with other values of mask, max_segment, max_similarity, request and mark
+    /// TOML file with other values of mask, max_segment, max_similarity, and of request and mark for --completion request
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
 }
@@ -118,7 +126,8 @@ pub(crate) struct MiaDpoArguments {
     /// Images together: 2 to 16 in a sequence, 2, 3, 4, 6 or 9 in a collage, 2 for a picture in a picture
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) num_images: usize,
-    /// TOML file with other values of layer, max_attention, min_perplexity, max_answer, label, pointer, cell and share
+    /// TOML file with other values of layer, max_attention, min_perplexity, max_answer and pointer, of label for a sequence, of cell for a
+    /// collage, of share for a picture in a picture
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
 }
@@ -131,13 +140,13 @@ pub(crate) enum MultiImageName {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct VideoArguments {
+pub(crate) struct TempleArguments {
     #[command(flatten)]
     pub(crate) build: AnswerBuildArguments,
-    /// Frames of each video, at most: evenly spaced ones
-    #[arg(long, value_name = "N")]
-    pub(crate) max_frames: Option<usize>,
-    /// TOML file with other values of disturbances, magnitudes, clip_frames, max_length_ratio and frames
+    #[command(flatten)]
+    pub(crate) frames: FrameArguments,
+    /// TOML file with other values of disturbances, magnitudes, clip_frames, max_length_ratio (of reverse and shuffle), and other_images: none, or
+    /// disturbed, with which the disturbed frames come along as images to compare with
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
 }
@@ -146,11 +155,14 @@ pub(crate) struct VideoArguments {
 pub(crate) struct JudgedArguments {
     #[command(flatten)]
     pub(crate) build: AnswerBuildArguments,
-    /// Vision-language model that judges; by default the one that answers
-    #[arg(long, value_name = "DIR")]
-    pub(crate) judge: Option<PathBuf>,
-    /// TOML file with other values; self-correction: request, check, judgment; rlaif-v: num_answers, min_gap, max_pairs, lengths and [claims];
-    /// tpo: num_answers, likeness, min_gap and [claims]
+    #[command(flatten)]
+    pub(crate) frames: FrameArguments,
+    #[command(flatten)]
+    pub(crate) format: RequestFormatArguments,
+    #[command(flatten)]
+    pub(crate) judge: BuildJudgeArguments,
+    /// TOML file with other values; self-correction: request, check, and judgment for check = "judge"; rlaif-v: num_answers, min_gap, max_pairs,
+    /// lengths and [claims]; tpo: num_answers, likeness, min_gap and [claims]
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
 }
@@ -159,18 +171,67 @@ pub(crate) struct JudgedArguments {
 pub(crate) struct CaptionedArguments {
     #[command(flatten)]
     pub(crate) build: AnswerBuildArguments,
+    #[command(flatten)]
+    pub(crate) frames: FrameArguments,
+    #[command(flatten)]
+    pub(crate) format: RequestFormatArguments,
+    #[command(flatten)]
+    pub(crate) judge: BuildJudgeArguments,
     /// JSONL file with id and caption: what the judge reads in the place of a row's frames
     #[arg(long, value_name = "FILE")]
     pub(crate) captions: PathBuf,
-    /// Frames of each video, at most: evenly spaced ones
-    #[arg(long, value_name = "N")]
-    pub(crate) max_frames: Option<usize>,
-    /// Vision-language model that judges; by default the one that answers
-    #[arg(long, value_name = "DIR")]
-    pub(crate) judge: Option<PathBuf>,
     /// Answers to each prompt
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub(crate) num_answers: usize,
+    /// TOML file with other values of judgment, scale and limit
+    #[arg(long, value_name = "FILE")]
+    pub(crate) settings: Option<PathBuf>,
+}
+
+/// Of recipes whose rows may show several images.
+#[derive(Debug, Args)]
+pub(crate) struct FrameArguments {
+    /// Frames of each video, at most: evenly spaced ones
+    #[arg(long, value_name = "N")]
+    pub(crate) max_frames: Option<usize>,
+}
+
+/// Of recipes that ask the model more than the rows do.
+#[derive(Debug, Args)]
+pub(crate) struct RequestFormatArguments {
+    /// How words become a prompt of --model: the words at {}, the images at <image>; by default its chat template
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt_format: Option<String>,
+    /// What the system says before, in a chat template
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_format")]
+    pub(crate) system: Option<String>,
+}
+
+/// Of recipes that ask for judgments.
+#[derive(Debug, Args)]
+pub(crate) struct BuildJudgeArguments {
+    /// Vision-language model that judges; by default the one that answers
+    #[arg(long, value_name = "DIR")]
+    pub(crate) judge: Option<PathBuf>,
+    /// How words become a prompt of --judge: the words at {}, the images at <image>; by default its own chat template
+    #[arg(long, value_name = "TEXT", requires = "judge")]
+    pub(crate) judge_prompt_format: Option<String>,
+    /// What the system says before, in the judge's chat template
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "judge",
+        conflicts_with = "judge_prompt_format"
+    )]
+    pub(crate) judge_system: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UnfinishedName {
+    /// They are no side of a pair, and counted
+    Skip,
+    /// They are used like the others, as the published programs do
+    Keep,
 }
 
 /// What every recipe for vision-language models needs.
@@ -197,15 +258,12 @@ pub(crate) struct AnswerBuildArguments {
     /// What becomes of rows that cannot be used
     #[arg(long, value_name = "fail|skip", default_value = "fail")]
     pub(crate) on_error: OnError,
-    /// How words become a prompt: the words at {}, the images at <image>; by default the model's chat template
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) prompt_format: Option<String>,
-    /// What the system says before, in a chat template
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_format")]
-    pub(crate) system: Option<String>,
     /// Tokens of an answer, at most
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_new_tokens: usize,
+    /// What becomes of answers that did not end within --max-new-tokens
+    #[arg(long, value_enum, default_value_t = UnfinishedName::Skip)]
+    pub(crate) unfinished: UnfinishedName,
     /// Divides the logits, 0 = always the likeliest token; by default as the recipe's paper
     #[arg(long, value_name = "T")]
     pub(crate) temperature: Option<f64>,

@@ -16,7 +16,10 @@ use diptych_diffusion::sampler::SamplerKind;
 use diptych_eval::Judge;
 use diptych_tensor::{DType, DeviceChoice};
 
-pub(crate) use self::build::{AnswerBuildArguments, BuildArguments, BuildRecipeName, CompletionName, MultiImageName};
+pub(crate) use self::build::{
+    AnswerBuildArguments, BuildArguments, BuildJudgeArguments, BuildRecipeName, CompletionName, JudgedArguments,
+    MiaDpoArguments, MultiImageName, ReAlignArguments, RequestFormatArguments, UnfinishedName,
+};
 pub(crate) use self::data::{
     BuildKind, CacheArguments, ConvertArguments, DataCommand, ImageBuildArguments, InspectArguments, LintArguments,
     ShapesArguments, ShapesKind, SplitName,

@@ -2,6 +2,7 @@
 
 mod judge;
 mod pope;
+mod reply_log;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -199,7 +200,7 @@ pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
         return files.finish_unscored(&options.out, JUDGE_NEXT);
     }
     let stored = [arguments.judgments.as_ref(), arguments.base_judgments.as_ref()];
-    let replies = Replies::of((judge, options), stored, &mut files)?;
+    let mut replies = Replies::of((judge, options), stored, &mut files)?;
     let score = |answers: &Path, judgments: &Path| -> anyhow::Result<Scored> {
         let mut judgments = StoredJudgments::read(judgments)?;
         let scored = score_mmhal(answers, &mut judgments)?;
@@ -214,7 +215,8 @@ pub(crate) fn run_mmhal(arguments: &MmhalArguments) -> anyhow::Result<()> {
             .transpose()?;
         let own = own.context("there are no judgments")?;
         Ok((score(files.only(), &own)?, base))
-    })
+    })?;
+    replies.forget()
 }
 
 /// What has to happen to answers that a judge reads.
@@ -275,7 +277,7 @@ pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()
         return files.finish_unscored(&options.out, JUDGE_NEXT);
     }
     let stored = [arguments.judgments.as_ref(), arguments.base_judgments.as_ref()];
-    let replies = Replies::of((judge, options), stored, &mut files)?;
+    let mut replies = Replies::of((judge, options), stored, &mut files)?;
     let score = |answers: &Path, judgments: Option<&Path>| -> anyhow::Result<Scored> {
         let mut judgments = judgments.map(StoredJudgments::read).transpose()?;
         let judge = judgments.as_mut().map(|judgments| judgments as &mut dyn Judgments);
@@ -289,7 +291,8 @@ pub(crate) fn run_hallusion(arguments: &HallusionArguments) -> anyhow::Result<()
         let (own, base) = replies.files(JudgedBenchmark::Hallusion, &files)?;
         let of_base = files.only_base().map(|answers| score(answers, base.as_deref()));
         Ok((score(files.only(), own.as_deref())?, of_base.transpose()?))
-    })
+    })?;
+    replies.forget()
 }
 
 /// A file that may be given, as a list.

@@ -9,7 +9,7 @@ use crate::place::Place;
 
 /// A language model that says the same words whatever it is asked: each word is followed by the next one, as its weights say, and any other
 /// word by the first.
-fn judge(place: &Place, name: &str, words: &[&str]) {
+pub(crate) fn judge(place: &Place, name: &str, words: &[&str]) {
     let vocabulary: Vec<&str> = ["<unk>", "</s>"].into_iter().chain(words.iter().copied()).collect();
     let width = 8;
     assert!(vocabulary.len() <= width);

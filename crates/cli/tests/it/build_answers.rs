@@ -29,8 +29,11 @@ fn with_rows() -> Place {
 }
 
 fn build(place: &Place, words: &str) -> crate::place::Finished {
+    build_with(place, &words.split_whitespace().collect::<Vec<_>>())
+}
+
+fn build_with(place: &Place, words: &[&str]) -> crate::place::Finished {
     let model = shapes_vlm();
-    let words: Vec<&str> = words.split_whitespace().collect();
     let more = [
         "--model",
         &model,
@@ -41,7 +44,7 @@ fn build(place: &Place, words: &str) -> crate::place::Finished {
         "--device",
         "cpu",
     ];
-    place.run(&[&["data", "build"], &words[..], &more[..]].concat())
+    place.run(&[&["data", "build"], words, &more[..]].concat())
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -102,11 +105,24 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
     place.write("mia.toml", "cell = 32\nmax_attention = 1.0\nmin_perplexity = 0.0\n");
     build(&place, "mia-dpo --kind collage --settings mia.toml --out mia.jsonl").success();
     build(&place, "re-align --completion in-place --out similar.jsonl").success();
+    // Another judge in a format of its own, and no more frames than are wanted.
+    crate::place::copy(Path::new(&shapes_vlm()), &place.path("judge"));
+    let judged = "rlaif-v --settings claims.toml --temperature 1.5 --max-frames 2 --unfinished keep --judge judge --out judged.jsonl";
+    let mut judged: Vec<&str> = judged.split_whitespace().collect();
+    judged.extend(["--judge-prompt-format", "<image> {}:"]);
+    build_with(&place, &judged).success();
 
     place.write("wrong.toml", "imagine = 1.0\n");
     place.write("kind.toml", "kind = \"collage\"\n");
+    place.write("cell.toml", "cell = 64\n");
+    place.write("answers.toml", "num_answers = 3\n");
+    place.write("scale.toml", "scale = [\"yes\", \"yes please\"]\nlimit = 1.5\n");
+    place.write(
+        "captions.jsonl",
+        "{\"id\": \"rows.jsonl:1\", \"caption\": \"a red circle\"}\n",
+    );
     for (words, said) in [
-        ("seva --step 1000 --out out.jsonl", &["`step` is 1000"][..]),
+        ("seva --step 1000 --out out.jsonl", &["--step is 1000"][..]),
         ("stic --settings wrong.toml --out out.jsonl", &["wrong.toml", "imagine"]),
         ("stic --settings none.toml --out out.jsonl", &["--settings none.toml"]),
         (
@@ -115,11 +131,37 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
         ),
         (
             "mia-dpo --kind collage --num-images 5 --out out.jsonl",
-            &["num-images", "2, 3, 4, 6 or 9"],
+            &["--num-images", "2, 3, 4, 6 or 9"],
         ),
         (
-            "seva --prompt-format {} --out out.jsonl",
+            "stic --prompt-format {} --out out.jsonl",
             &["--prompt-format", "<image>"],
+        ),
+        // What would change nothing is refused.
+        ("seva --prompt-format <image>{} --out out.jsonl", &["--prompt-format"]),
+        ("mia-dpo --system brief --out out.jsonl", &["--system"]),
+        ("temple --system brief --out out.jsonl", &["--system"]),
+        (
+            "re-align --completion in-place --prompt-format <image>{} --out out.jsonl",
+            &["--prompt-format is given", "completed in place"],
+        ),
+        (
+            "rlaif-v --judge judge --system brief --out out.jsonl",
+            &["--system is given", "by a format of its own"],
+        ),
+        ("rlaif-v --judge-system brief --out out.jsonl", &["--judge"]),
+        ("mia-dpo --max-frames 2 --out out.jsonl", &["--max-frames"]),
+        (
+            "mia-dpo --settings cell.toml --out out.jsonl",
+            &["`cell` is given", "collage"],
+        ),
+        (
+            "llava-hound --captions captions.jsonl --settings answers.toml --out out.jsonl",
+            &["`num_answers` is given by --num-answers"],
+        ),
+        (
+            "llava-hound --captions captions.jsonl --settings scale.toml --out out.jsonl",
+            &["\"yes\" or \"yes please\"", "both begin with"],
         ),
         ("seva --top-p 0.5 --out out.jsonl", &["--top-p"]),
     ] {

@@ -3,6 +3,9 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
+
+use crate::answer_judges::judge;
 use crate::place::{DIPTYCH, Place};
 
 const NUM_STEPS: &str = "train.steps=150";
@@ -111,4 +114,63 @@ fn a_run_that_is_killed_again_and_again_ends_the_same() {
     place.run(&arguments).success();
     assert!(place.json("run/summary.json")["resumed_from"].as_u64().unwrap() > 0);
     assert_same_result(&place, &uninterrupted(Place::with_replay()));
+}
+
+#[test]
+fn a_judge_that_is_interrupted_is_asked_only_what_is_missing() {
+    const NUM: usize = 600;
+    let place = Place::new();
+    judge(&place, "five", &["Rating:", "5"]);
+    let row = |index: usize| json!({ "question": format!("what is {index}"), "gt_answer": "a dog", "model_answer": "a cat", "image_content": ["Dog"] });
+    place.write("answers.json", json!((0..NUM).map(row).collect::<Vec<_>>()).to_string());
+    let words = "eval mmhal --answers answers.json --judge-model five --judge-batch-size 1 --bootstrap-samples 10 --out below/out";
+    let arguments: Vec<&str> = words.split_whitespace().collect();
+    let log = || {
+        let entries = std::fs::read_dir(place.path("below")).ok()?;
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        paths.find(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+    };
+    let num_lines = || log().map_or(0, |path| std::fs::read_to_string(path).unwrap().lines().count());
+    let mut child = Command::new(DIPTYCH)
+        .args(&arguments)
+        .current_dir(place.path(""))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while num_lines() < 5 {
+        assert!(start.elapsed() < PATIENCE && child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    let stopped = child.wait_with_output().unwrap();
+    assert_eq!(stopped.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    let path = log().unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(
+        said.contains("replies so far are kept in") && said.contains(name),
+        "{said}"
+    );
+    assert!(num_lines() < NUM, "it was over before the signal");
+    assert!(!place.path("below/out").exists());
+
+    // What it said is taken as it is: asked again it would say something else.
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("Rating: 5", "Rating: 1", 1)).unwrap();
+    place.run(&arguments).success();
+    let judgments = place.read("below/out/judgments/judgments.jsonl");
+    let rows: Vec<Value> = judgments
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows.len(), NUM);
+    assert_eq!(rows[0]["judgment"], "Rating: 1");
+    assert!(rows[1..].iter().all(|row| row["judgment"] == "Rating: 5"));
+    assert!(log().is_none(), "what is in the result is kept nowhere else");
 }

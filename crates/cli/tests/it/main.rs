@@ -24,6 +24,8 @@ mod language_runs;
 mod named_values;
 mod place;
 mod plan;
+#[path = "../../../vlm/tests/it/plan_case.rs"]
+mod plan_case;
 mod runs;
 mod sampling;
 mod sdxl;

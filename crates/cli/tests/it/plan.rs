@@ -9,16 +9,7 @@ use diptych_tensor::{DType, Device};
 use serde_json::{Value, json};
 
 use crate::place::{Place, golden};
-
-/// What a run is measured with.
-struct Case {
-    model: &'static str,
-    adapter: &'static str,
-    reference: &'static str,
-    micro_batch: usize,
-    /// Further keys.
-    sets: &'static [&'static str],
-}
+use crate::plan_case::{Case, case};
 
 const LORA: &str = r#"[adapter.lora]
 rank = 8
@@ -54,22 +45,6 @@ const CASES: [Case; 12] = [
     ),
     case("wide", LORA, "adapter_off", 4, &["run.precision=bf16"]),
 ];
-
-const fn case(
-    model: &'static str,
-    adapter: &'static str,
-    reference: &'static str,
-    micro_batch: usize,
-    sets: &'static [&'static str],
-) -> Case {
-    Case {
-        model,
-        adapter,
-        reference,
-        micro_batch,
-        sets,
-    }
-}
 
 /// Four layers of width 256 and 8192 words, without training: 28 MiB.
 fn write_wide(to: &Path) {
@@ -115,34 +90,7 @@ fn pairs() -> String {
 }
 
 fn recipe(case: &Case) -> String {
-    format!(
-        r#"modality = "llm"
-
-[run]
-device = "cpu"
-output = "run"
-
-[model]
-path = "{}"
-
-{}
-
-[data]
-path = "pairs.jsonl"
-
-[reference.{}]
-
-[objective.dpo]
-beta = 0.1
-
-[train]
-steps = 3
-micro_batch = {}
-checkpoint_every = 0
-sample_every = 0
-"#,
-        case.model, case.adapter, case.reference, case.micro_batch
-    )
+    case.recipe("llm", "", "pairs.jsonl")
 }
 
 /// What the components of a part of an estimate sum up to.
@@ -185,15 +133,8 @@ fn memory_and_disk_are_those_of_the_run() {
             .sum();
         let disk = sum(&planned["disk"]);
         let line = format!(
-            "{:6} {:25} {:12} {} {:?}: memory {:.1} MiB, measured {:.1} ({:.2}); disk {:.2} MiB, measured {:.2}",
-            case.model,
-            case.adapter.lines().next().unwrap(),
-            case.reference,
-            case.micro_batch,
-            case.sets,
-            expected / 1_048_576.0,
-            found / 1_048_576.0,
-            expected / found,
+            "{}; disk {:.2} MiB, measured {:.2}",
+            case.compared(expected, found),
             disk / 1_048_576.0,
             on_disk / 1_048_576.0,
         );

@@ -26,7 +26,7 @@ pub const MAX_IMAGE_FILE_BYTES: u64 = 256 << 20;
 const MAX_DECODED_BYTES: u64 = 512 << 20;
 
 /// An encoded image (PNG, JPEG or WebP): in a file, in a table, or in memory.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImageSource {
     /// A file.
     Path(PathBuf),

@@ -22,6 +22,8 @@ pub(crate) struct Branch {
     pub(crate) ids: Vec<u32>,
     /// 0 for what is not scored, so for the prompt.
     pub(crate) weights: Vec<f32>,
+    /// Whether it is a token of an answer, whatever its weight.
+    pub(crate) is_answer: Vec<bool>,
     /// Characters of the completion's content.
     pub(crate) content: Vec<Range<usize>>,
     /// Tokens of the prompt, at the beginning.
@@ -34,6 +36,7 @@ impl Branch {
         self.prompt_len = self.prompt_len.clamp(range.start, range.end) - range.start;
         self.ids = self.ids[range.clone()].to_vec();
         self.weights = self.weights[range.clone()].to_vec();
+        self.is_answer = self.is_answer[range.clone()].to_vec();
         self.content = self.content[range].to_vec();
     }
 }
@@ -75,9 +78,13 @@ impl Renderer<'_> {
             };
             self.check_ids(&part.side, completion)?;
             let ids = [prompt.as_slice(), completion].concat();
-            let weights = (0..ids.len()).map(|idx| if idx < prompt.len() { 0.0 } else { 1.0 });
+            let is_answer: Vec<bool> = (0..ids.len()).map(|idx| idx >= prompt.len()).collect();
             branches.push(Branch {
-                weights: weights.collect(),
+                weights: is_answer
+                    .iter()
+                    .map(|is_answer| f32::from(u8::from(*is_answer)))
+                    .collect(),
+                is_answer,
                 content: vec![0..0; ids.len()],
                 prompt_len: prompt.len(),
                 ids,
@@ -203,6 +210,7 @@ impl Renderer<'_> {
         {
             branch.ids.insert(0, bos);
             branch.weights.insert(0, 0.0);
+            branch.is_answer.insert(0, false);
             branch.content.insert(0, 0..0);
             branch.prompt_len += 1;
         }
@@ -213,6 +221,7 @@ impl Renderer<'_> {
         if is_empty || branch.ids.last() != Some(&eos) {
             branch.ids.push(eos);
             branch.weights.push(1.0);
+            branch.is_answer.push(true);
             branch.content.push(0..0);
         }
         Ok(())
@@ -258,18 +267,20 @@ fn weighted(part: &CompletionPart, whole: &Whole, tokens: TokenizedText, prompt_
             .iter()
             .any(|turn| token.start < turn.end && turn.start < token.end),
     };
-    let weights = (0..tokens.ids.len())
-        .map(|idx| {
-            if idx < prompt_len || !is_in_turn(&tokens.offsets[idx]) {
-                0.0
-            } else {
-                token_weight(&without_leading_space(&content[idx], &letters), part.spans)
-            }
-        })
+    let is_answer: Vec<bool> = (0..tokens.ids.len())
+        .map(|idx| idx >= prompt_len && is_in_turn(&tokens.offsets[idx]))
         .collect();
+    let weight = |(is_answer, content): (&bool, &Range<usize>)| {
+        if *is_answer {
+            token_weight(&without_leading_space(content, &letters), part.spans)
+        } else {
+            0.0
+        }
+    };
     Ok(Branch {
         ids: tokens.ids,
-        weights,
+        weights: is_answer.iter().zip(&content).map(weight).collect(),
+        is_answer,
         content,
         prompt_len,
     })

@@ -92,6 +92,8 @@ pub struct EncodedCompletion {
     pub ids: Vec<u32>,
     /// What the log-probability of each token is multiplied by; 0 leaves it out. As long as `ids`.
     pub weights: Vec<f32>,
+    /// Whether each token is one of an answer, also where spans give it no weight. As long as `ids`.
+    pub is_answer: Vec<bool>,
     /// Characters of [`crate::Text::content`] that each token stands for, `0..0` for what template and tokenizer added.
     /// As long as `ids`.
     pub content_offsets: Vec<Range<usize>>,
@@ -440,6 +442,7 @@ impl<'a> Encoder<'a> {
                 is_cut: branch.ids.len() < len,
                 ids: branch.ids.split_off(shared),
                 weights: branch.weights.split_off(shared),
+                is_answer: branch.is_answer.split_off(shared),
                 content_offsets: branch.content.split_off(shared),
                 prompt_tail: branch.prompt_len - shared,
             })

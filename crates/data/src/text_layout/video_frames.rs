@@ -2,8 +2,8 @@
 //!
 //! `videos` is a list of videos, each a list of frames in their order; `video` is one such list. Every `<video>` in the words of a conversation, and
 //! every `{"type": "video"}` in its messages, becomes as many places for images as its video has frames; without any, a video's frames are placed
-//! as images without a place are. Of a video with more frames than are wanted, evenly spaced ones are taken, as samplers of frames do: the
-//! middles of as many equal parts.
+//! as images without a place are. Both conversations of a pair that has no prompt of its own begin with the same places. Of a video with more
+//! frames than are wanted, evenly spaced ones are taken, as samplers of frames do: the middles of as many equal parts.
 
 use super::MEDIA;
 use crate::Layout;
@@ -29,6 +29,9 @@ const NO_WORDS: [&str; 7] = [
     "chat_template_kwargs",
     "videos",
 ];
+
+/// Keys of the side that may say its prompt again: a pair whose conversations both contain their prompt, and ms-swift's second conversation.
+const REPEATING: [&str; 2] = ["rejected", "rejected_messages"];
 
 /// Makes the frames of a row's videos its images. `max_frames` is for each video; none takes all.
 pub(crate) fn unfold(row: &mut Row, layout: Layout, max_frames: Option<usize>) -> Result<()> {
@@ -57,31 +60,37 @@ pub(crate) fn unfold(row: &mut Row, layout: Layout, max_frames: Option<usize>) -
     }
     let sampled: Vec<Vec<Value>> = videos.into_iter().map(|frames| sample(frames, max_frames)).collect();
     let counts: Vec<usize> = sampled.iter().map(Vec::len).collect();
-    let mut places = Places {
-        counts: counts.iter(),
-        num_found: 0,
-    };
-    for (key, value) in &mut row.fields {
-        if !NO_WORDS.contains(&key.as_str()) && !MEDIA.contains(&key.as_str()) {
-            places.fill(value);
-        }
-    }
-    if places.num_found > 0 && places.num_found != counts.len() {
-        return Err(row.error(RowProblem::Conflict {
-            key: "videos".to_owned(),
-            reason: format!(
-                "has {} videos, but the conversation has {} places for one",
-                counts.len(),
-                places.num_found
-            ),
-        }));
-    }
+    fill_places(row, &counts)?;
     let frames = sampled.into_iter().flatten().collect();
     // Empty columns of images, which tables have of all rows.
     row.fields
         .retain(|(key, _)| !["images", "image", "rejected_images", "other_images"].contains(&key.as_str()));
     row.fields.push(("images".to_owned(), Value::Array(frames)));
     Ok(())
+}
+
+/// Makes places for frames of the places for videos in a row's words. A second conversation of the row, which repeats the prompt, has them again.
+fn fill_places(row: &mut Row, counts: &[usize]) -> Result<()> {
+    let [mut first, mut again] = [Places::of(counts), Places::of(counts)];
+    for (key, value) in &mut row.fields {
+        if REPEATING.contains(&key.as_str()) {
+            again.fill(value);
+        } else if !NO_WORDS.contains(&key.as_str()) && !MEDIA.contains(&key.as_str()) {
+            first.fill(value);
+        }
+    }
+    let fits = |places: &Places<'_>| [0, counts.len()].contains(&places.num_found);
+    match [&first, &again].into_iter().find(|places| !fits(places)) {
+        None => Ok(()),
+        Some(places) => Err(row.error(RowProblem::Conflict {
+            key: "videos".to_owned(),
+            reason: format!(
+                "has {} videos, but the conversation has {} places for one",
+                counts.len(),
+                places.num_found
+            ),
+        })),
+    }
 }
 
 /// Evenly spaced elements: the middles of `limit` equal parts.
@@ -152,7 +161,14 @@ struct Places<'a> {
     num_found: usize,
 }
 
-impl Places<'_> {
+impl<'a> Places<'a> {
+    fn of(counts: &'a [usize]) -> Self {
+        Self {
+            counts: counts.iter(),
+            num_found: 0,
+        }
+    }
+
     /// How many frames the next place is for; one for a place too many, which is refused afterwards.
     fn next(&mut self) -> usize {
         self.num_found += 1;
@@ -221,6 +237,10 @@ mod tests {
         let json = r#"{"prompt": "<video>one <video> two", "videos": [["a", "b"], ["c"]]}"#;
         let expected = r#"{"images":["a","b","c"],"prompt":"<image><image>one <image> two"}"#;
         assert_eq!(unfolded(json, None).unwrap(), parsed(expected));
+        // Both sides contain their prompt.
+        let json = r#"{"chosen": "<video>what? a", "rejected": "<video>what? b", "videos": [["a", "b"]]}"#;
+        let expected = r#"{"chosen":"<image><image>what? a","images":["a","b"],"rejected":"<image><image>what? b"}"#;
+        assert_eq!(unfolded(json, None).unwrap(), parsed(expected));
         let json = r#"{"prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what"}]}], "video": ["a", "b"]}"#;
         let expected = r#"{"images":["a","b"],"prompt":[{"content":[{"type":"image"},{"type":"image"},{"text":"what","type":"text"}],"role":"user"}]}"#;
         assert_eq!(unfolded(json, None).unwrap(), parsed(expected));
@@ -257,6 +277,10 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let cases = [
             (r#"{"prompt": "<video>", "videos": [["a"], ["b"]]}"#, "2 videos"),
+            (
+                r#"{"chosen": "<video> a", "rejected": "<video><video> b", "videos": [["a"]]}"#,
+                "2 places",
+            ),
             (r#"{"prompt": "a", "videos": [["a"]], "images": ["b"]}"#, "`images`"),
             (r#"{"prompt": "a", "videos": [["a"]], "video": ["b"]}"#, "`video`"),
             (r#"{"prompt": "a", "videos": [["a"], []]}"#, "`videos[1]`"),

@@ -505,3 +505,39 @@ mod base64_of {
         out
     }
 }
+
+#[test]
+fn both_conversations_of_a_pair_show_the_frames_of_its_video() {
+    let folder = folder();
+    let said =
+        |answer: &str| json!([{"role": "user", "content": "<video>what?"}, {"role": "assistant", "content": answer}]);
+    let videos = json!([["a.png", "b.png", "images/c.png"]]);
+    let rows = [
+        (
+            json!({"chosen": said("rain"), "rejected": said("snow"), "videos": videos}),
+            Layout::Preference,
+        ),
+        (
+            json!({"messages": said("rain"), "rejected_messages": said("snow"), "videos": videos}),
+            Layout::MsSwift,
+        ),
+    ];
+    for (row, layout) in rows {
+        let path = folder.write("rows.jsonl", row.to_string());
+        let pair = pairs(load(&path, layout)).remove(0);
+        assert_eq!(names(&pair.images), ["a.png", "b.png", "c.png"], "{layout}");
+        let frames = [ContentBlock::Image, ContentBlock::Image, ContentBlock::Image];
+        let prompt = user([&frames[..], &[text("what?")]].concat());
+        assert_eq!(pair.prompt, vec![prompt].into(), "{layout}");
+        assert_eq!(
+            (pair.chosen, pair.rejected),
+            (answer("rain"), answer("snow")),
+            "{layout}"
+        );
+    }
+    let plain = json!({"chosen": "<video>what? rain", "rejected": "<video>what? snow", "videos": videos});
+    let path = folder.write("rows.jsonl", plain.to_string());
+    let pair = pairs(load(&path, Layout::Auto)).remove(0);
+    assert_eq!(pair.prompt, "<image><image><image>what?".into());
+    assert_eq!((pair.images.len(), pair.chosen), (3, " rain".into()));
+}

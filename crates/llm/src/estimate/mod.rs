@@ -23,7 +23,7 @@ use diptych_train::{
 
 use self::heap::{Use, Work};
 use self::run::{Counted, Parts, Sampling, count};
-pub use self::sizes::ImageSizes;
+pub use self::sizes::{ImageSizes, SpoiledAnswers};
 use self::sizes::{RunImages, RunSizes, largest_in_order};
 pub use self::vision::{Answering, VisionEstimate, VisionMemory, vision_memory};
 use crate::Result;
@@ -170,29 +170,35 @@ fn assumptions(parts: &Parts<'_>, on_cpu: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
-    assumptions.extend(coupling_note(parts.recipe));
-    if parts.answers.is_some() {
-        assumptions.push(
-            "Answers of `method.offline_pairs.online_kl` are taken to have `max_new_tokens` each; the time counts scoring them, and not \
-             giving them token by token."
-                .to_owned(),
-        );
-    }
-    if parts.recipe.method.token_divergence().is_some() {
-        assumptions.push(
-            "`method.offline_pairs.token_divergence` is not counted: it holds the logits of both networks for some tokens at a time, about \
-             0.2 GiB, and computes those of the answers four times more."
-                .to_owned(),
-        );
-    }
-    if parts.recipe.method.frequency().is_some() {
-        assumptions.push(
-            "`method.offline_pairs.frequency` is not counted: it reads the pairs under the reference once more."
-                .to_owned(),
-        );
-    }
+    assumptions.extend(term_assumptions(parts.recipe));
     assumptions
         .push("Sizes of logs and samples on disk are typical ones; the others are exact but for headers.".to_owned());
+    assumptions
+}
+
+/// What the numbers rest on where terms stand beside the objective: of texts alone, and of texts with images.
+pub fn term_assumptions(recipe: &Recipe<Language>) -> Vec<String> {
+    let mut assumptions: Vec<String> = coupling_note(recipe).into_iter().collect();
+    let method = &recipe.method;
+    let terms = [
+        (
+            method.online_kl().is_some(),
+            "Answers of `method.offline_pairs.online_kl` are taken to have `max_new_tokens` each; time, where it is estimated, counts scoring \
+             them, and not giving them token by token.",
+        ),
+        (
+            method.token_divergence().is_some(),
+            "`method.offline_pairs.token_divergence` is not counted: it holds the logits of both networks for some tokens at a time, about \
+             0.2 GiB, and computes those of the answers four times more.",
+        ),
+        (
+            method.frequency().is_some(),
+            "`method.offline_pairs.frequency` is not counted: it keeps the states of all texts, and where these are perturbed it reads them \
+             unperturbed under the reference once more.",
+        ),
+    ];
+    let used = terms.into_iter().filter(|(is_used, _)| *is_used);
+    assumptions.extend(used.map(|(_, text)| text.to_owned()));
     assumptions
 }
 

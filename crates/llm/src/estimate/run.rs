@@ -8,9 +8,10 @@ use diptych_tensor::DType;
 use diptych_train::{Recipe, ReferenceConfig};
 
 use super::heap::{Block, Heap, Peak, Use, Work};
-use super::network::{Adapters, Layers, Loading, ShadowLm, VisionLoading, WIDE};
-use super::shadow::{Gradients, Pull, Tape, add_gradient};
+use super::network::{Adapters, Layers, Loading, ShadowLm, WIDE};
+use super::shadow::{Gradients, Pull, Shadow, Tape, add_gradient};
 use super::sizes::{BatchSizes, ImageSizes, RunSizes};
+use super::vision::VisionCounts;
 use crate::Result;
 use crate::modality::Language;
 
@@ -33,18 +34,6 @@ pub(super) struct Parts<'a> {
     pub(super) answers: Option<Sampling>,
     /// What reads images, where anything does.
     pub(super) vision: Option<VisionCounts<'a>>,
-}
-
-/// Images and their tower.
-#[derive(Clone, Copy)]
-pub(super) struct VisionCounts<'a> {
-    /// Of the policy, and of another network with a tower of its own.
-    pub(super) loading: VisionLoading<'a>,
-    pub(super) other: Option<VisionLoading<'a>>,
-    /// Bytes of features or pixels that are kept in memory.
-    pub(super) kept_bytes: usize,
-    /// The largest image.
-    pub(super) largest: ImageSizes,
 }
 
 /// How texts are sampled.
@@ -91,16 +80,13 @@ enum Reference {
 /// Goes through a run and counts.
 pub(super) fn count(parts: &Parts<'_>) -> Result<Counted> {
     let heap = Heap::default();
+    if let Some(vision) = parts.vision {
+        vision.pass(&heap);
+    }
     heap.begin("loading");
     let policy = ShadowLm::load(&heap, &parts.loading(Some(parts.adapter), [Use::Frozen, Use::Trained]))?;
     let reference = reference(parts, &heap, &policy)?;
-    let images = parts.vision.map(|vision| {
-        heap.begin("encoding images");
-        if !vision.loading.is_tower_trained {
-            policy.encode(&heap, vision.largest);
-        }
-        heap.take(Use::Images, vision.kept_bytes)
-    });
+    let images = parts.vision.map(|vision| vision.keep(&heap, &policy));
     let run = Run {
         parts,
         heap,
@@ -298,9 +284,19 @@ impl Run<'_> {
         // Which token belongs to which response.
         let sums = tape.leaf(Use::Activations, sizes.responses * sizes.targets, WIDE);
         let scores = tape.candle(Pull::Fresh, sizes.responses, &[&sums, &logps]);
-        let loss = tape.candle(Pull::View, 1, &[&scores]);
-        drop((reference, logps, sums, scores));
+        let own = self.parts.sizes.read.map(|read| self.own_tokens(&tape, read));
+        let loss = match &own {
+            Some(own) => tape.candle(Pull::View, 1, &[&scores, own]),
+            None => tape.candle(Pull::View, 1, &[&scores]),
+        };
+        drop((reference, logps, sums, scores, own));
         tape.backward(&loss)
+    }
+
+    /// Chosen answers are read without a backward pass, and the tokens found there are scored in the places of their own.
+    fn own_tokens(&self, tape: &Tape, sizes: BatchSizes) -> Shadow {
+        drop(self.policy.score(tape, sizes, Adapters::On, Layers::Detached));
+        self.policy.score_others(tape, sizes)
     }
 
     /// Prompts with the responses of other records, under both networks and without a backward pass.

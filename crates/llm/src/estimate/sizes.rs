@@ -70,8 +70,20 @@ impl ImageSizes {
 pub(super) struct RunImages<'a> {
     /// The size of each.
     pub(super) sizes: &'a [ImageSizes],
-    /// Whether the chosen answers are scored again under images that are made of these.
-    pub(super) are_spoiled: bool,
+    /// What is done with the chosen answers under images that are made of these.
+    pub(super) spoiled: SpoiledAnswers,
+}
+
+/// What is done with chosen answers under images that are made of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SpoiledAnswers {
+    /// Nothing: there are no such images.
+    #[default]
+    None,
+    /// They are scored, and that is learned from.
+    Scored,
+    /// They are read without a backward pass, and the tokens found there are scored in their places.
+    Read,
 }
 
 impl RunImages<'_> {
@@ -192,6 +204,8 @@ pub(super) struct RunSizes {
     pub(super) sampled: Vec<BatchSizes>,
     /// The largest by tokens, by response tokens, and by what it takes to sum these.
     pub(super) largest: Vec<BatchSizes>,
+    /// The chosen answers of a micro batch that are read again without a backward pass, at most.
+    pub(super) read: Option<BatchSizes>,
     /// Optimizer steps.
     pub(super) num_steps: u64,
 }
@@ -210,7 +224,7 @@ impl RunSizes {
             |sizes| sizes.targets * sizes.responses,
         ];
         let mut largest = [BatchSizes::default(); 3];
-        let mut sampled = Vec::new();
+        let (mut sampled, mut read) = (Vec::new(), None);
         let mut number = 0;
         for step in 0..num_steps {
             let start = step * train.effective_batch();
@@ -221,6 +235,14 @@ impl RunSizes {
                     .flat_map(|item| responses(&recipe.method, &records[item.index]))
                     .collect();
                 let of_items = batch.items.iter().map(|item| &records[item.index]);
+                if images.spoiled == SpoiledAnswers::Read {
+                    let chosen: Vec<_> = of_items
+                        .clone()
+                        .map(|record| SizedText::of(&record.responses[0]))
+                        .collect();
+                    let sizes = BatchSizes::of(arrangement, &chosen, images);
+                    read = read.max(Some(sizes));
+                }
                 let sizes = terms(&recipe.method, of_items, images)
                     .iter()
                     .map(|texts| BatchSizes::of(arrangement, texts, images))
@@ -242,6 +264,7 @@ impl RunSizes {
         Self {
             sampled,
             largest,
+            read,
             num_steps,
         }
     }
@@ -271,10 +294,10 @@ fn terms<'a>(
         records.clone().map(answer).collect()
     });
     let rationales = records.clone().filter_map(|record| record.rationale.as_ref());
-    let others = records.filter_map(|record| match (&record.other_images, images.are_spoiled) {
+    let others = records.filter_map(|record| match (&record.other_images, images.spoiled) {
         (Some(other), _) => Some(other),
-        (None, true) => Some(&record.responses[0]),
-        (None, false) => None,
+        (None, SpoiledAnswers::Scored) => Some(&record.responses[0]),
+        (None, SpoiledAnswers::None | SpoiledAnswers::Read) => None,
     });
     [
         answers,

@@ -1,12 +1,15 @@
 //! What a run of a network that reads images will hold at its peak on a CPU.
 
+use std::rc::Rc;
+
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::VlmConfig;
 use diptych_train::{MemoryEstimate, Recipe, process_component};
 
-use super::network::VisionLoading;
-use super::run::{Parts, Sampling, VisionCounts, count};
-use super::sizes::{ImageSizes, RunImages, RunSizes};
+use super::heap::{Block, Heap, Use};
+use super::network::{ShadowLm, VisionLoading};
+use super::run::{Parts, Sampling, count};
+use super::sizes::{ImageSizes, RunImages, RunSizes, SpoiledAnswers};
 use super::{answers, cached_pass, device_memory, memory};
 use crate::Result;
 use crate::modality::Language;
@@ -31,8 +34,10 @@ pub struct VisionEstimate<'a> {
     pub images: &'a [ImageSizes],
     /// Bytes of features, or pixels, that are kept of them in memory.
     pub kept_bytes: u64,
-    /// Whether chosen answers are scored again under images that are made of their own.
-    pub are_spoiled: bool,
+    /// What is done with chosen answers under images that are made of their own.
+    pub spoiled: SpoiledAnswers,
+    /// Bytes of a network that is there before training and gone when it begins.
+    pub passing_bytes: u64,
     /// What is sampled while training.
     pub samples: Option<Answering>,
     /// What is asked after training.
@@ -69,6 +74,39 @@ impl From<Answering> for Sampling {
     }
 }
 
+/// Images and their tower.
+#[derive(Clone, Copy)]
+pub(super) struct VisionCounts<'a> {
+    /// Of the policy, and of another network with a tower of its own.
+    pub(super) loading: VisionLoading<'a>,
+    pub(super) other: Option<VisionLoading<'a>>,
+    /// Bytes of features or pixels that are kept in memory.
+    kept_bytes: usize,
+    /// Bytes of a network that is there before all others and gone when they are loaded.
+    passing_bytes: usize,
+    /// The largest image.
+    pub(super) largest: ImageSizes,
+}
+
+impl VisionCounts<'_> {
+    /// The network that is gone before training.
+    pub(super) fn pass(self, heap: &Heap) {
+        if self.passing_bytes > 0 {
+            heap.begin("reading texts and images with another network");
+            drop(heap.take(Use::Loading, self.passing_bytes));
+        }
+    }
+
+    /// What is kept of all images.
+    pub(super) fn keep(self, heap: &Heap, policy: &ShadowLm) -> Rc<Block> {
+        heap.begin("encoding images");
+        if !self.loading.is_tower_trained {
+            policy.encode(heap, self.largest);
+        }
+        heap.take(Use::Images, self.kept_bytes)
+    }
+}
+
 /// What a run holds, and what it trains.
 #[derive(Debug)]
 pub struct VisionMemory {
@@ -91,7 +129,7 @@ pub fn vision_memory(
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
     let images = RunImages {
         sizes: run.images,
-        are_spoiled: run.are_spoiled,
+        spoiled: run.spoiled,
     };
     let parts = Parts {
         recipe,
@@ -121,6 +159,7 @@ pub fn vision_memory(
                 layers: &[],
             }),
             kept_bytes: run.kept_bytes as usize,
+            passing_bytes: run.passing_bytes as usize,
             largest: images.largest(),
         }),
     };

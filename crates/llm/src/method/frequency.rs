@@ -96,15 +96,22 @@ impl FrequencyConfig {
         let engine = texts.engine;
         let clean = Texts::of(engine);
         let sequences: Vec<_> = places.iter().map(|place| clean.sequence(*place)).collect();
-        let arranged = engine.arranged(&sequences)?;
+        // The reference reads unperturbed texts, which it has read already where none is perturbed.
+        let unperturbed = if texts.is_perturbed() {
+            Some(engine.arranged(&sequences)?)
+        } else {
+            None
+        };
+        let arranged = unperturbed.as_ref().unwrap_or(&scored.arranged);
         let losses = match self.form {
             FrequencyForm::Power { beta } => {
-                let reference = engine.reference.score_live(engine.network(), &arranged)?;
-                let reference = reference
-                    .and_then(|scored| scored.states)
-                    .ok_or(Error::NoDistributions)?;
+                let read = match &unperturbed {
+                    Some(arranged) => engine.reference.score_live(engine.network(), arranged)?,
+                    None => scored.reference.clone(),
+                };
+                let reference = read.and_then(|scored| scored.states).ok_or(Error::NoDistributions)?;
                 let policy = scored.policy.states.as_ref().ok_or(Error::NoDistributions)?;
-                let (policy, reference) = (powers(policy, &scored.arranged)?, powers(&reference, &arranged)?);
+                let (policy, reference) = (powers(policy, &scored.arranged)?, powers(&reference, arranged)?);
                 power_losses(beta, &policy, &reference)?
             }
             FrequencyForm::Triplet { margin } => {
@@ -112,7 +119,7 @@ impl FrequencyConfig {
                 let policy = network.embeddings(&scored.arranged)?;
                 let reference = engine
                     .reference
-                    .with_network(network, |network| network.embeddings(&arranged))?;
+                    .with_network(network, |network| network.embeddings(arranged))?;
                 let reference = reference.ok_or(Error::NoDistributions)?.detach();
                 let of = |states: &Tensor, arranged: &Arranged, at: usize| -> Result<Tensor> {
                     Ok(rows(states, &arranged.texts[at].concat())?)
@@ -120,8 +127,8 @@ impl FrequencyConfig {
                 let triplet = |at: usize| -> Result<Tensor> {
                     let [own, chosen, rejected] = [
                         of(&policy, &scored.arranged, at)?,
-                        of(&reference, &arranged, at)?,
-                        of(&reference, &arranged, at + 1)?,
+                        of(&reference, arranged, at)?,
+                        of(&reference, arranged, at + 1)?,
                     ];
                     Ok(triplet_loss(margin, &own, &chosen, &rejected)?)
                 };

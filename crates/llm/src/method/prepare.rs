@@ -304,7 +304,7 @@ fn learn_everything(record: &mut EncodedRecord) {
         let rest = response.prompt.split_off(1);
         response.ids.splice(0..0, rest);
         // Those of the turns that are not answered; weights of spans were refused.
-        response.weights = None;
+        (response.weights, response.is_answer) = (None, None);
     }
 }
 

@@ -68,16 +68,15 @@ impl<'a> Texts<'a> {
         self.engine.weights_of(self.response(place))
     }
 
-    /// 1 for every token of a response that is learned, whatever dense weights say, and 0 for the others. Where the whole text is scored
+    /// 1 for every token of an answer, whatever weights of spans and dense weights say, and 0 for the others. Where the whole text is scored
     /// there are `len` tokens, those of the prompt first.
     pub(super) fn counted(&self, place: ResponsePlace, len: usize) -> Vec<f32> {
         let response = self.response(place);
-        let own = match &response.weights {
-            Some(weights) => weights
-                .iter()
-                .map(|weight| f32::from(u8::from(*weight != 0.0)))
-                .collect(),
-            None => vec![1.0; response.ids.len()],
+        let one_if = |is_counted: bool| f32::from(u8::from(is_counted));
+        let own: Vec<f32> = match (&response.is_answer, &response.weights) {
+            (Some(is_answer), _) => is_answer.iter().map(|is_answer| one_if(*is_answer)).collect(),
+            (None, Some(weights)) => weights.iter().map(|weight| one_if(*weight != 0.0)).collect(),
+            (None, None) => vec![1.0; response.ids.len()],
         };
         let mut counted = vec![0.0; len.saturating_sub(own.len())];
         counted.extend(own);
@@ -155,6 +154,7 @@ mod tests {
             images: Vec::new(),
             prompt_tail: 2,
             weights: Some(vec![0.0, 0.0, 0.0, 1.0, 0.5]),
+            is_answer: None,
             dense: None,
             is_cut: false,
             judge_score: None,

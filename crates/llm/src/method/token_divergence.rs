@@ -13,8 +13,9 @@
 //!
 //! Convention: sums over tokens. Within the sigmoid a divergence is added to the score of its answer, `log p(y) + weight KL_y`, which is
 //! the same number for `dpo` and gives every other objective of log-ratios such a form too. Rewards that are logged have the weighted
-//! divergence in them; the published programs log it there without its weight. What counts are the tokens of the answer that are learned, each by itself: not more where
-//! `token_weights` weighs it more, and also where it weighs it with nothing.
+//! divergence in them; the published programs log it there without its weight. What counts is every token of an answer, each by itself: not more where
+//! spans of the data or `token_weights` weigh it more, and also where they weigh it with nothing. RRPO's penalty is that of whole answers beside
+//! scores of phrases alone.
 //!
 //! Reference code: LVUGAI/CHiP `muffin/train/trainers.py`, pritamqu/RRPO `losses.py`. Differences: none.
 //!

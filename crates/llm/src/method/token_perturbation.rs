@@ -139,6 +139,9 @@ impl TokenPerturbation {
         response.ids[own] = token;
         let weights = response.weights.get_or_insert_with(|| vec![1.0; response.ids.len()]);
         weights[own] = 0.0;
+        if let Some(is_answer) = &mut response.is_answer {
+            is_answer[own] = false;
+        }
         if let Some(dense) = &mut response.dense {
             dense[own] = 0.0;
         }

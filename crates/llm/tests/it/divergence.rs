@@ -7,7 +7,7 @@ use diptych_models::lm::{CausalLm, LmDir, LmInput, LmSequence};
 use diptych_tensor::{DType, Device, Tensor, backward, ops};
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, Computed, apart, compute, difference, golden, message};
+use crate::bench::{Bench, Computed, apart, compute, difference, golden, message, rows_of};
 
 const BETA: f64 = 0.1;
 
@@ -175,6 +175,40 @@ fn a_penalty_has_the_gradient_of_the_chosen_answers_divergence() {
     }
     assert!(num >= 5, "{num} parameters with a slope to compare");
     assert!(!with.outputs[0].metrics.contains_key("kl/rejected"));
+}
+
+#[test]
+fn weights_of_spans_leave_no_token_out_of_a_divergence() {
+    let bench = Bench::new();
+    let plain = rows_of("pairs.jsonl")[..3].to_vec();
+    let weighed: Vec<Value> = plain
+        .iter()
+        .map(|row| {
+            let mut row = row.clone();
+            for side in ["chosen", "rejected"] {
+                let end = row[side].as_str().unwrap().chars().count().min(8);
+                row[format!("{side}_spans")] = json!([{ "start": 0, "end": end - 1, "weight": 0.0 }]);
+            }
+            row
+        })
+        .collect();
+    let of = |name: &str, rows: &[Value], role: &str| {
+        let mut changes = pairs(&dpo(), &diverging(0.5, role));
+        changes["data"] = json!({ "path": bench.rows(name, rows) });
+        compute(&bench.method(&changes), 3, 3)
+    };
+    for role in ["margin", "penalty"] {
+        let (all, some) = (of("all.jsonl", &plain, role), of("some.jsonl", &weighed, role));
+        // RRPO scores phrases, and holds the whole of the chosen answer.
+        assert_eq!(metric(&all, "kl/chosen"), metric(&some, "kl/chosen"), "{role}");
+        let pairs = metric(&all, "logps/chosen")
+            .into_iter()
+            .zip(metric(&some, "logps/chosen"));
+        assert!(
+            pairs.into_iter().any(|(all, some)| all < some - 0.1),
+            "{role}: spans weigh nothing"
+        );
+    }
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Claims of answers, and what a judge says of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use diptych_data::TextPrompt;
 use serde::{Deserialize, Serialize};
 
-use super::speaker::{Ask, Seen, Speaker};
-use super::stic::setting;
-use super::workshop::{MAX_ASKS, OpenRow};
+use super::checks::{check_places, check_word};
+use super::speaker::{Ask, Seen};
+use super::workshop::{OpenRow, Workshop};
 use crate::Result;
 
 /// How answers are taken apart, and how a judge is asked about the parts.
@@ -49,16 +49,16 @@ impl Default for ClaimSettings {
 
 impl ClaimSettings {
     pub(super) fn validate(&self) -> Result<()> {
-        if !self.question.contains("{}") {
-            let found = format!("{:?}", self.question);
-            return Err(setting("claims.question", found, "{} where the claim is"));
-        }
+        check_places("claims.question", &self.question, &["{}"])?;
         for (key, word) in [("claims.yes", &self.yes), ("claims.no", &self.no)] {
-            if word.trim().is_empty() || !word.is_ascii() {
-                return Err(setting(key, format!("{word:?}"), "a word of ASCII letters"));
-            }
+            check_word(key, word)?;
         }
         Ok(())
+    }
+
+    /// The words between which a judge decides.
+    pub(super) fn verdicts(&self) -> [&str; 2] {
+        [&self.yes, &self.no]
     }
 
     /// The claims of an answer: their characters, in order and apart, with no white space or end around them.
@@ -105,35 +105,24 @@ impl ClaimSettings {
 pub(super) struct Verdicts(BTreeMap<String, [f64; 2]>);
 
 impl Verdicts {
-    /// Asks about the claims.
+    /// Asks about the claims on a row whose images the judge has seen.
     pub(super) fn ask(
         settings: &ClaimSettings,
-        judge: &Speaker,
-        open: &OpenRow<'_>,
-        seen: &[Seen],
+        shop: &Workshop<'_>,
+        (open, seen): (&OpenRow<'_>, &[Seen]),
         claims: impl IntoIterator<Item = String>,
     ) -> Result<Self> {
-        let different: std::collections::BTreeSet<String> = claims.into_iter().collect();
+        let different: BTreeSet<String> = claims.into_iter().collect();
         let prompts = different
             .iter()
-            .map(|claim| {
-                Ok(TextPrompt {
-                    prompt: judge.request(&settings.question.replace("{}", claim), seen.len())?,
-                    ..open.row.prompt.clone()
-                })
-            })
+            .map(|claim| shop.judge_prompt(open.row, &settings.question.replace("{}", claim), seen.len()))
             .collect::<Result<Vec<TextPrompt>>>()?;
+        // Nothing is drawn: one key is as good as another.
         let asks: Vec<Ask<'_>> = prompts
             .iter()
-            .map(|prompt| Ask {
-                prompt,
-                images: seen.iter().collect(),
-                begun: &[],
-                // Nothing is drawn.
-                key: open.index as u64 * MAX_ASKS,
-            })
+            .map(|prompt| Workshop::ask(open.index, 0, prompt, seen))
             .collect();
-        let said = judge.word_probabilities(&asks, &[&settings.yes, &settings.no])?;
+        let said = shop.judge().word_probabilities(&asks, &settings.verdicts())?;
         let said = said.iter().map(|said| [said[0], said[1]]);
         Ok(Self(different.into_iter().zip(said).collect()))
     }

@@ -15,24 +15,23 @@ use crate::answers::PromptFormat;
 impl BuildConfig {
     /// All that the result depends on.
     pub(super) fn identity(&self, rows: &[SourceRow]) -> Result<Map<String, Value>> {
-        let format = self.format.as_ref().map(|format| match format {
-            PromptFormat::Chat { system } => json!({ "system": system }),
-            PromptFormat::Plain(text) => json!(text),
-        });
         let captions = match &self.recipe {
             BuildRecipe::LlavaHound(recipe) => Some(fingerprint(&recipe.captions)?),
             _ => None,
         };
+        let judge = self.judge.as_ref();
         let value = json!({
             "captions": captions,
             "recipe": self.recipe,
             "rows": { "number": rows.len(), "digest": digest(rows) },
+            "unfinished": self.unfinished,
             "on_error": if self.on_error == OnError::Skip { "skip" } else { "fail" },
             "model": fingerprint(&self.model)?,
             "adapter": self.adapter.as_deref().map(fingerprint).transpose()?,
-            "judge": self.judge.as_deref().map(fingerprint).transpose()?,
+            "judge": judge.map(|judge| fingerprint(&judge.model)).transpose()?,
+            "judge_format": judge.and_then(|judge| judge.format.as_ref()).map(format),
             "embedder": self.embedder.as_deref().map(fingerprint).transpose()?,
-            "format": format,
+            "format": self.format.as_ref().map(format),
             "seed": self.answers.seed,
             "batch_size": self.answers.batch_size,
             "max_new_tokens": self.answers.max_new_tokens,
@@ -40,6 +39,13 @@ impl BuildConfig {
             "precision": format!("{:?}", self.answers.network.dtype),
         });
         Ok(value.as_object().cloned().unwrap_or_default())
+    }
+}
+
+fn format(format: &PromptFormat) -> Value {
+    match format {
+        PromptFormat::Chat { system } => json!({ "system": system }),
+        PromptFormat::Plain(text) => json!(text),
     }
 }
 
@@ -76,7 +82,7 @@ fn stamp(path: &Path) -> Value {
     json!([metadata.len(), modified.map(|age| age.as_secs())])
 }
 
-/// What rows say, and the sizes and times of the files that they show, as one number.
+/// What rows say, and the sizes and times of the files that their images are in, as one number.
 fn digest(rows: &[SourceRow]) -> String {
     let mut digest = Fnv::default();
     for row in rows {
@@ -85,7 +91,8 @@ fn digest(rows: &[SourceRow]) -> String {
             match image {
                 ImageSource::Path(path) => digest.add(stamp(path).to_string().as_bytes()),
                 ImageSource::Bytes(bytes) => digest.add(bytes),
-                ImageSource::Cell(cell) => digest.add(cell.to_string().as_bytes()),
+                // Which cell it is stands in the prompt; that another table has come to its place shows in the file.
+                ImageSource::Cell(cell) => digest.add(stamp(cell.path()).to_string().as_bytes()),
             }
         }
     }

@@ -11,54 +11,45 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use diptych_data::TextPrompt;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{check_places, check_word, setting};
 use super::journal::io;
 use super::problem::BuildProblem;
-use super::rlaif_v::sampled;
+use super::sampled::{Sampled, check_num_answers};
 use super::self_correction::question;
 use super::skip::Skip;
-use super::stic::setting;
 use super::workshop::{Outcome, Wanted, Workshop, pair};
 use crate::Result;
 
 /// What is built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct LlavaHound {
-    /// JSON lines with `id` and `caption`: what the judge reads in the place of the frames of a row.
+    /// JSON lines with `id` and `caption`: what the judge reads in the place of the frames of a row. There is no default.
     pub captions: PathBuf,
     /// Answers to each prompt. Default 6.
-    #[serde(default = "default_answers")]
     pub num_answers: usize,
     /// What the judge is asked, with the caption at `{caption}`, the prompt's words at `{question}` and the answer at `{answer}`.
-    #[serde(default = "default_judgment")]
     pub judgment: String,
-    /// The words of the scale, from the worst to the best. Default 1 to 5.
-    #[serde(default = "default_scale")]
+    /// The words of the scale, from the worst to the best, which begin with different tokens. Default 1 to 5.
     pub scale: Vec<String>,
     /// The score that a chosen answer has, at least, and a rejected one has not. Default 3.
-    #[serde(default = "default_limit")]
     pub limit: f64,
 }
 
-fn default_answers() -> usize {
-    6
-}
-
-fn default_judgment() -> String {
-    "You cannot see the video, but this is what it shows:\n{caption}\n\nQuestion: {question}\nAnswer: {answer}\n\nHow well does the answer agree with what the \
-     video shows, from 1 (not at all) to 5 (entirely)? Say only the number."
-        .to_owned()
-}
-
-fn default_scale() -> Vec<String> {
-    ["1", "2", "3", "4", "5"].map(str::to_owned).to_vec()
-}
-
-fn default_limit() -> f64 {
-    3.0
+impl Default for LlavaHound {
+    fn default() -> Self {
+        Self {
+            captions: PathBuf::new(),
+            num_answers: 6,
+            judgment: "You cannot see the video, but this is what it shows:\n{caption}\n\nQuestion: {question}\nAnswer: {answer}\n\nHow well does the \
+                       answer agree with what the video shows, from 1 (not at all) to 5 (entirely)? Say only the number."
+                .to_owned(),
+            scale: ["1", "2", "3", "4", "5"].map(str::to_owned).to_vec(),
+            limit: 3.0,
+        }
+    }
 }
 
 /// A line of a file of captions.
@@ -92,73 +83,60 @@ impl LlavaHound {
     pub fn new(captions: PathBuf) -> Self {
         Self {
             captions,
-            num_answers: default_answers(),
-            judgment: default_judgment(),
-            scale: default_scale(),
-            limit: default_limit(),
+            ..Self::default()
         }
     }
 
     pub(super) fn validate(&self) -> Result<()> {
-        if self.num_answers < 2 {
-            return Err(setting(
-                "num_answers",
-                self.num_answers.to_string(),
-                "a number, at least 2",
-            ));
+        if self.captions.as_os_str().is_empty() {
+            return Err(setting("captions", "nothing", "a JSON lines file with id and caption"));
         }
-        if !self.judgment.contains("{caption}") || !self.judgment.contains("{answer}") {
-            let expected = "{caption} and {answer} where they are";
-            return Err(setting("judgment", format!("{:?}", self.judgment), expected));
+        check_num_answers(self.num_answers)?;
+        check_places("judgment", &self.judgment, &["{caption}", "{answer}"])?;
+        if self.scale.len() < 2 {
+            return Err(setting("scale", format!("{:?}", self.scale), "two or more words"));
         }
-        let is_word = |word: &String| !word.trim().is_empty() && word.is_ascii();
-        if self.scale.len() < 2 || !self.scale.iter().all(is_word) {
-            return Err(setting(
-                "scale",
-                format!("{:?}", self.scale),
-                "two or more words of ASCII letters",
-            ));
-        }
+        self.scale.iter().try_for_each(|word| check_word("scale", word))?;
         if !(1.0..=self.scale.len() as f64).contains(&self.limit) {
-            return Err(setting("limit", self.limit.to_string(), "a score of the scale"));
+            return Err(setting("limit", self.limit, "a score of the scale"));
         }
         Ok(())
     }
 
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
-        rows.map(|index| self.outcome(shop, index)).collect()
+    /// The words of the scale.
+    pub(super) fn scale(&self) -> Vec<&str> {
+        self.scale.iter().map(String::as_str).collect()
     }
 
-    fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
+    pub(super) fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
         let Some(open) = shop.open(index, Wanted::Some)? else {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
         let Some(caption) = shop.captions.get(open.row.id()) else {
             return Ok(Outcome::skipped(Skip::NoCaption));
         };
-        let answers = sampled(shop, &open, self.num_answers)?;
+        let Sampled {
+            answers, mut outcome, ..
+        } = Sampled::of(shop, &open, self.num_answers)?;
+        if answers.is_empty() {
+            return Ok(outcome);
+        }
         let question = question(&open.row.prompt.prompt);
+        let judgment = self
+            .judgment
+            .replace("{caption}", caption)
+            .replace("{question}", &question);
         let prompts = answers
             .iter()
-            .map(|answer| {
-                let words = self
-                    .judgment
-                    .replace("{caption}", caption)
-                    .replace("{question}", &question);
-                Ok(TextPrompt::new(
-                    open.row.id(),
-                    shop.judge().request(&words.replace("{answer}", answer), 0)?,
-                ))
-            })
+            .map(|answer| shop.judge_prompt(open.row, &judgment.replace("{answer}", answer), 0))
             .collect::<Result<Vec<_>>>()?;
         let asks: Vec<_> = prompts
             .iter()
             .map(|prompt| Workshop::ask(index, 0, prompt, &[]))
             .collect();
-        let scale: Vec<&str> = self.scale.iter().map(String::as_str).collect();
         let scores: Vec<f64> = shop
             .judge()
-            .word_probabilities(&asks, &scale)?
+            .word_probabilities(&asks, &self.scale())?
             .iter()
             .map(|said| expected(said))
             .collect();
@@ -166,9 +144,8 @@ impl LlavaHound {
         let best = (0..scores.len()).max_by(order).filter(|at| scores[*at] >= self.limit);
         let worst = (0..scores.len()).min_by(order).filter(|at| scores[*at] < self.limit);
         let (Some(best), Some(worst)) = (best, worst) else {
-            return Ok(Outcome::skipped(Skip::NoGap));
+            return Ok(outcome.and(Skip::NoGap));
         };
-        let mut outcome = Outcome::default();
         let made = pair(
             open.row.id().to_owned(),
             &open.row.prompt,

@@ -13,20 +13,22 @@
 //! the published programs divide the patches into equal blocks, labels and margins among them. Their later filters (length ratio, edit distance) are not
 //! released with numbers and left out.
 
-use diptych_data::{ImageSource, TextPrompt};
+use std::ops::Range;
+
+use diptych_data::{ImageSource, OnError, TextPrompt};
 use diptych_models::lm::LmInput;
+use diptych_tensor::random::Generator;
 use image::RgbImage;
 use rand::Rng as _;
-use rand::seq::SliceRandom as _;
+use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{check_share, setting, unused};
 use super::composition::{collage, grid, patches_in, picture_in_picture};
 use super::pointing::{Labels, Pointing};
 use super::problem::BuildProblem;
-use super::retrieval::require;
 use super::skip::Skip;
 use super::speaker::{Said, Seen};
-use super::stic::setting;
 use super::workshop::{OpenRow, Outcome, Purpose, Wanted, Workshop, decode, pair};
 use crate::Result;
 
@@ -48,16 +50,28 @@ pub struct MiaDpo {
     pub min_perplexity: f64,
     /// Rows whose own answer has as many characters or more are dropped. Default 512.
     pub max_answer: usize,
-    /// Before each image of a sequence. Default `Image{number}: `.
-    pub label: String,
+    /// Before each image. Default `Image{number}: `. Only of a sequence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Before the question. Default: `In Image{number}, `, of a picture in a picture `For the image in the middle, `.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
-    /// Pixels of a side of a collage's cell. Default 448.
-    pub cell: u32,
-    /// Share of the side that a picture in a picture takes. Default 0.7.
-    pub share: f64,
+    /// Pixels of a side of a cell. Default 448. Only of a collage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cell: Option<u32>,
+    /// Share of the side that the inner picture takes. Default 0.7. Only of a picture in a picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
 }
+
+/// What stands before each image of a sequence where the settings do not say.
+const LABEL: &str = "Image{number}: ";
+
+/// Pixels of a side of a collage's cell where the settings do not say.
+const CELL: u32 = 448;
+
+/// Share of the side that a picture in a picture takes where the settings do not say.
+const SHARE: f64 = 0.7;
 
 /// How several images come together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,10 +95,10 @@ impl Default for MiaDpo {
             max_attention: None,
             min_perplexity: 1.1,
             max_answer: 512,
-            label: "Image{number}: ".to_owned(),
+            label: None,
             pointer: None,
-            cell: 448,
-            share: 0.7,
+            cell: None,
+            share: None,
         }
     }
 }
@@ -97,32 +111,54 @@ impl MiaDpo {
             MultiImage::PictureInPicture => (self.num_images == 2, "2 for a picture in a picture"),
         };
         if !fits {
-            return Err(setting("num_images", self.num_images.to_string(), expected));
+            return Err(setting("num_images", self.num_images, expected));
         }
         match self.max_attention {
-            Some(share) if !(0.0..=1.0).contains(&share) => {
-                return Err(setting("max_attention", share.to_string(), "a share, 0 to 1"));
-            }
+            Some(share) => check_share("max_attention", share)?,
             None if self.published_share().is_none() => {
                 let expected = "a share: none is published for so many images";
-                return Err(setting("max_attention", "nothing".to_owned(), expected));
+                return Err(setting("max_attention", "nothing", expected));
+            }
+            None => {}
+        }
+        if !(self.min_perplexity >= 0.0 && self.min_perplexity.is_finite()) {
+            return Err(setting("min_perplexity", self.min_perplexity, "a number from 0 on"));
+        }
+        match self.cell {
+            Some(cell) if !(16..=4096).contains(&cell) => return Err(setting("cell", cell, "pixels, 16 to 4096")),
+            _ => {}
+        }
+        match self.share {
+            Some(share) if !(share > 0.0 && share < 1.0) => {
+                return Err(setting("share", share, "a share above 0, below 1"));
             }
             _ => {}
         }
-        if !(self.min_perplexity >= 0.0 && self.min_perplexity.is_finite()) {
-            return Err(setting(
-                "min_perplexity",
-                self.min_perplexity.to_string(),
-                "a number from 0 on",
-            ));
+        self.refuse_unused()
+    }
+
+    /// Refuses what only images have that come together in another way.
+    fn refuse_unused(&self) -> Result<()> {
+        let keys = [
+            (
+                "label",
+                self.label.is_some(),
+                MultiImage::Sequence,
+                "there are no images one after another",
+            ),
+            ("cell", self.cell.is_some(), MultiImage::Collage, "there is no collage"),
+            (
+                "share",
+                self.share.is_some(),
+                MultiImage::PictureInPicture,
+                "there is no picture in a picture",
+            ),
+        ];
+        let is_unused = |(_, is_given, kind, _): &(&str, bool, MultiImage, &str)| *is_given && *kind != self.kind;
+        match keys.into_iter().find(is_unused) {
+            Some((key, _, _, why)) => Err(unused(key, why)),
+            None => Ok(()),
         }
-        if !(16..=4096).contains(&self.cell) {
-            return Err(setting("cell", self.cell.to_string(), "pixels, 16 to 4096"));
-        }
-        if !(self.share > 0.0 && self.share < 1.0) {
-            return Err(setting("share", self.share.to_string(), "a share above 0, below 1"));
-        }
-        Ok(())
     }
 
     fn published_share(&self) -> Option<f64> {
@@ -137,11 +173,7 @@ impl MiaDpo {
         }
     }
 
-    pub(super) fn prepare(&self, shop: &Workshop<'_>) -> Result<()> {
-        require(shop.recipe, shop.different_images().len(), self.num_images)
-    }
-
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
+    pub(super) fn make(&self, shop: &Workshop<'_>, rows: Range<usize>) -> Result<Vec<Outcome>> {
         let mut composed = Vec::new();
         for index in rows {
             composed.push(self.compose(shop, index)?);
@@ -181,7 +213,7 @@ impl MiaDpo {
             MultiImage::PictureInPicture => 0,
             MultiImage::Sequence | MultiImage::Collage => rng.random_range(0..self.num_images),
         };
-        let Some(others) = companions(shop, &open, self.num_images - 1, &mut rng)? else {
+        let Some(others) = companions(shop, &open, (self.num_images - 1, &mut rng))? else {
             return Ok(Err(Skip::BadRow));
         };
         let prompt = &open.row.prompt;
@@ -195,8 +227,7 @@ impl MiaDpo {
                 expected: "one place for an image in its prompt",
             })?;
         let (sources, pictures, part) = self.together(&open, others, target)?;
-        let seen = pictures.iter().map(|image| shop.speaker.look(image));
-        let seen = seen.collect::<Result<Vec<_>>>()?;
+        let seen = shop.speaker.look_at_all(&pictures)?;
         Ok(Ok(Asked {
             index,
             prompt: TextPrompt {
@@ -217,7 +248,7 @@ impl MiaDpo {
         };
         Pointing {
             labels: (self.kind == MultiImage::Sequence).then_some(Labels {
-                text: &self.label,
+                text: self.label.as_deref().unwrap_or(LABEL),
                 num_images: self.num_images,
             }),
             pointer: self.pointer.as_deref().unwrap_or(pointer),
@@ -230,7 +261,7 @@ impl MiaDpo {
         let own = (open.row.images()[0].clone(), open.images[0].clone());
         if self.kind == MultiImage::PictureInPicture {
             let back = others.first().map_or(&own.1, |other| &other.1);
-            let made = picture_in_picture(&own.1, back, self.share);
+            let made = picture_in_picture(&own.1, back, self.share.unwrap_or(SHARE));
             return Ok((
                 vec![ImageSource::from_image(&made.image)?],
                 vec![made.image],
@@ -243,7 +274,7 @@ impl MiaDpo {
         match grid(self.num_images).filter(|_| self.kind == MultiImage::Collage) {
             None => Ok((sources, pictures, None)),
             Some(rows) => {
-                let made = collage(&pictures, rows, target, self.cell);
+                let made = collage(&pictures, rows, target, self.cell.unwrap_or(CELL));
                 Ok((
                     vec![ImageSource::from_image(&made.image)?],
                     vec![made.image],
@@ -254,6 +285,9 @@ impl MiaDpo {
     }
 
     fn judged(&self, shop: &Workshop<'_>, asked: &Asked, said: &Said) -> Result<Outcome> {
+        if shop.is_cut(said) {
+            return Ok(Outcome::skipped(Skip::UnfinishedAnswer));
+        }
         let mut outcome = Outcome::default();
         let made = pair(asked.prompt.id.clone(), &asked.prompt, [&asked.chosen, &said.text])?;
         let num = said.logps.len().max(1) as f64;
@@ -289,24 +323,22 @@ enum Target {
     Part([f64; 4]),
 }
 
-/// Other images than the row's own, drawn by seed; none where one cannot be read and such rows are passed over.
+/// So many other images than the row's own, drawn by seed; none where one cannot be read and such rows are passed over.
 fn companions(
     shop: &Workshop<'_>,
     open: &OpenRow<'_>,
-    num: usize,
-    rng: &mut diptych_tensor::random::Generator,
+    (num, rng): (usize, &mut Generator),
 ) -> Result<Option<Vec<Other>>> {
-    let own = &open.row.images()[0];
-    let mut places = shop.different_images().to_vec();
-    places.retain(|(row, at)| shop.rows[*row].images()[*at] != *own);
-    let (chosen, _) = places.partial_shuffle(rng, num);
+    let images = shop.different_images();
+    let own = images.number(&open.row.images()[0]).unwrap_or(images.len());
     let mut others = Vec::with_capacity(num);
-    for (row, at) in chosen {
-        let row = &shop.rows[*row];
-        let source = &row.images()[*at];
-        match decode(row.id(), *at, source) {
+    for drawn in sample(rng, images.len() - 1, num) {
+        let (row, at) = images.places()[drawn + usize::from(drawn >= own)];
+        let row = &shop.rows[row];
+        let source = &row.images()[at];
+        match decode(row.id(), at, source) {
             Ok(image) => others.push((source.clone(), image)),
-            Err(_) if shop.on_error == diptych_data::OnError::Skip => return Ok(None),
+            Err(_) if shop.on_error == OnError::Skip => return Ok(None),
             Err(error) => return Err(error),
         }
     }
@@ -337,7 +369,7 @@ fn attention_share(shop: &Workshop<'_>, layer: Option<usize>, asked: &Asked, sai
     let sum = |places: &mut dyn Iterator<Item = usize>| places.map(|at| f64::from(mean[at])).sum::<f64>();
     let (target, all) = match &asked.target {
         Target::Image(target) => {
-            let mean_of = |range: &std::ops::Range<usize>| sum(&mut range.clone()) / range.len().max(1) as f64;
+            let mean_of = |range: &Range<usize>| sum(&mut range.clone()) / range.len().max(1) as f64;
             let means: Vec<f64> = tokens.images.iter().map(mean_of).collect();
             (means[*target], means.iter().sum())
         }

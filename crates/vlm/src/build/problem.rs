@@ -39,9 +39,24 @@ pub enum BuildProblem {
         id: String,
     },
     /// There is no way to say words to the model.
-    #[error("`{model}` has no chat template: say by `prompt_format` how words become a prompt")]
+    #[error("`{model}` has no chat template: say by a prompt format how words become a prompt of it")]
     NoFormat {
         /// The checkpoint.
+        model: PathBuf,
+    },
+    /// Two words between which a judge decides begin with the same token.
+    #[error(
+        "a judge says {first:?} or {second:?} by its first token, and in the vocabulary of `{model}` both begin with {token:?}; take words that \
+         begin otherwise"
+    )]
+    SharedToken {
+        /// A word.
+        first: String,
+        /// Another one.
+        second: String,
+        /// What both begin with.
+        token: String,
+        /// The judge.
         model: PathBuf,
     },
     /// A recipe needs other images and the data has too few.
@@ -108,7 +123,7 @@ impl BuildProblem {
     /// Whether the cause is a setting rather than something that went wrong.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::NoFormat { .. } | Self::OtherBuild { .. } => true,
+            Self::NoFormat { .. } | Self::SharedToken { .. } | Self::OtherBuild { .. } => true,
             Self::NumImages { .. }
             | Self::NoAnswer { .. }
             | Self::TokenIds { .. }

@@ -11,16 +11,18 @@
 //! model's own tower, or by a CLIP. Beside the paper's way, a request to fill in marks, there is `in_place`, which needs no model that follows requests: each
 //! masked run is continued by as many tokens, everything else is kept word for word.
 
+use std::ops::Range;
+
 use diptych_data::{ImageSource, SpecialTokens, TextPrompt};
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{check_count, check_places, check_share, setting, unused};
 use super::skip::Skip;
 use super::speaker::{Ask, Seen, Speaker};
-use super::stic::setting;
 use super::words::{Word, similarity, words};
-use super::workshop::{MAX_ASKS, OpenRow, Outcome, Purpose, Wanted, Workshop, pair};
+use super::workshop::{MAX_ASKS, OpenRow, Outcome, Purpose, Wanted, Workshop, decode, pair};
 use crate::Result;
 
 /// What is built.
@@ -35,11 +37,20 @@ pub struct ReAlign {
     pub completion: MaskCompletion,
     /// Pairs that are more similar are dropped. Default 0.95.
     pub max_similarity: f64,
-    /// What is asked under `request`; the masked answer stands at `{}`.
-    pub request: String,
-    /// What stands for a masked segment under `request`. Default `[MASK]`.
-    pub mark: String,
+    /// What is asked, with the masked answer at `{}`. Only where it is asked: not with `in_place`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// What stands for a masked segment. Default `[MASK]`. Only where it is asked: not with `in_place`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
 }
+
+/// What is asked where the settings do not say.
+const REQUEST: &str = "Parts of the following text about the image are replaced by [MASK]. Write the text again with every [MASK] replaced by what fits this \
+                       image, and leave everything else as it is. Write nothing but the text.\n\n{}";
+
+/// What stands for a masked segment where the settings do not say.
+const MARK: &str = "[MASK]";
 
 /// How masked segments are completed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +70,8 @@ impl Default for ReAlign {
             max_segment: 3,
             completion: MaskCompletion::Request,
             max_similarity: 0.95,
-            request: "Parts of the following text about the image are replaced by [MASK]. Write the text again with every [MASK] replaced by what fits \
-                      this image, and leave everything else as it is. Write nothing but the text.\n\n{}"
-                .to_owned(),
-            mark: "[MASK]".to_owned(),
+            request: None,
+            mark: None,
         }
     }
 }
@@ -70,36 +79,27 @@ impl Default for ReAlign {
 impl ReAlign {
     pub(super) fn validate(&self) -> Result<()> {
         if !(self.mask > 0.0 && self.mask <= 1.0) {
-            return Err(setting("mask", self.mask.to_string(), "a share above 0, up to 1"));
+            return Err(setting("mask", self.mask, "a share above 0, up to 1"));
         }
-        if self.max_segment == 0 {
-            return Err(setting("max_segment", "0".to_owned(), "a number, at least 1"));
+        check_count("max_segment", self.max_segment, 1)?;
+        check_share("max_similarity", self.max_similarity)?;
+        if self.completion == MaskCompletion::InPlace {
+            let given = [("request", &self.request), ("mark", &self.mark)];
+            return match given.into_iter().find(|(_, value)| value.is_some()) {
+                Some((key, _)) => Err(unused(key, "with `in_place` nothing is asked in words")),
+                None => Ok(()),
+            };
         }
-        if !(0.0..=1.0).contains(&self.max_similarity) {
-            return Err(setting(
-                "max_similarity",
-                self.max_similarity.to_string(),
-                "a cosine, 0 to 1",
-            ));
+        if let Some(request) = &self.request {
+            check_places("request", request, &["{}"])?;
         }
-        if !self.request.contains("{}") {
-            return Err(setting(
-                "request",
-                format!("{:?}", self.request),
-                "{} where the masked text is",
-            ));
+        match &self.mark {
+            Some(mark) if mark.trim().is_empty() => Err(setting("mark", format!("{mark:?}"), "a mark")),
+            _ => Ok(()),
         }
-        if self.mark.trim().is_empty() {
-            return Err(setting("mark", format!("{:?}", self.mark), "a mark"));
-        }
-        Ok(())
     }
 
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
-        rows.map(|index| self.outcome(shop, index)).collect()
-    }
-
-    fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
+    pub(super) fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
         let Some(open) = shop.open(index, Wanted::One)? else {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
@@ -110,20 +110,21 @@ impl ReAlign {
         if masked.is_empty() {
             return Ok(Outcome::skipped(Skip::NothingToMask));
         }
-        let retrieved = shop
+        let nearest = shop
             .gallery
             .as_ref()
-            .and_then(|gallery| gallery.nearest(shop.rows, &open.row.images()[0]));
-        let Some((row, at)) = retrieved else {
+            .and_then(|gallery| gallery.nearest(shop.different_images(), &open.row.images()[0]));
+        let Some((row, at)) = nearest else {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
         let retrieved = &shop.rows[row].images()[at];
-        let seen = [shop
-            .speaker
-            .look(&super::workshop::decode(shop.rows[row].id(), at, retrieved)?)?];
-        let rejected = match self.completion {
+        let seen = [shop.speaker.look(&decode(shop.rows[row].id(), at, retrieved)?)?];
+        let completed = match self.completion {
             MaskCompletion::Request => self.asked(shop, &open, &seen, &chosen, &masked)?,
-            MaskCompletion::InPlace => in_place(shop.speaker, &open, &seen, &chosen, &masked)?,
+            MaskCompletion::InPlace => Some(in_place(shop.speaker, &open, &seen, &chosen, &masked)?),
+        };
+        let Some(rejected) = completed else {
+            return Ok(Outcome::skipped(Skip::UnfinishedAnswer));
         };
         let mut outcome = Outcome::default();
         let made = pair(open.row.id().to_owned(), &open.row.prompt, [&chosen, &rejected])?;
@@ -138,7 +139,7 @@ impl ReAlign {
     }
 
     /// The runs of characters that are masked, in order and apart.
-    fn masked(&self, shop: &Workshop<'_>, open: &OpenRow<'_>, answer: &str) -> Vec<std::ops::Range<usize>> {
+    fn masked(&self, shop: &Workshop<'_>, open: &OpenRow<'_>, answer: &str) -> Vec<Range<usize>> {
         let words = words(answer);
         let mut starts: Vec<usize> = (0..words.len()).filter(|at| words[*at].has_content()).collect();
         let wanted = ((starts.len() as f64 * self.mask).round() as usize).max(1);
@@ -157,7 +158,7 @@ impl ReAlign {
                 .take(len)
                 .for_each(|masked| *masked = true);
         }
-        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+        let mut runs: Vec<Range<usize>> = Vec::new();
         let mut is_open = false;
         for (word, masked) in words.iter().zip(&is_masked) {
             match runs.last_mut() {
@@ -170,28 +171,31 @@ impl ReAlign {
         runs
     }
 
+    /// What the model makes of the answer with marks in the places of its masked runs; none where it does not come to an end.
     fn asked(
         &self,
         shop: &Workshop<'_>,
         open: &OpenRow<'_>,
         seen: &[Seen],
         answer: &str,
-        masked: &[std::ops::Range<usize>],
-    ) -> Result<String> {
+        masked: &[Range<usize>],
+    ) -> Result<Option<String>> {
+        let mark = self.mark.as_deref().unwrap_or(MARK);
         let letters: Vec<char> = answer.chars().collect();
         let (mut text, mut from) = (String::new(), 0);
         for run in masked {
             text.extend(&letters[from..run.start]);
-            text.push_str(&self.mark);
+            text.push_str(mark);
             from = run.end;
         }
         text.extend(&letters[from..]);
+        let request = self.request.clone().unwrap_or_else(|| REQUEST.replace(MARK, mark));
         let prompt = TextPrompt {
-            prompt: shop.speaker.request(&self.request.replace("{}", &text), 1)?,
+            prompt: shop.speaker.request(&request.replace("{}", &text), 1)?,
             ..open.row.prompt.clone()
         };
-        let mut said = shop.speaker.answers(&[Workshop::ask(open.index, 0, &prompt, seen)])?;
-        Ok(said.pop().map(|said| said.text).unwrap_or_default())
+        let said = shop.speaker.answers(&[Workshop::ask(open.index, 0, &prompt, seen)])?;
+        Ok(said.into_iter().find(|said| !shop.is_cut(said)).map(|said| said.text))
     }
 }
 
@@ -201,15 +205,15 @@ fn in_place(
     open: &OpenRow<'_>,
     seen: &[Seen],
     answer: &str,
-    masked: &[std::ops::Range<usize>],
+    masked: &[Range<usize>],
 ) -> Result<String> {
     let prompt = &open.row.prompt;
     let text = Speaker::completion(prompt, answer)?.content();
     // The space before an answer to plain text.
     let shift = text.chars().count() - answer.chars().count();
     let tokens = speaker.tokenizer().encode(&text, SpecialTokens::Omit)?;
-    let is_masked = |token: &std::ops::Range<usize>| {
-        let touches = |run: &std::ops::Range<usize>| token.start < run.end + shift && run.start + shift < token.end;
+    let is_masked = |token: &Range<usize>| {
+        let touches = |run: &Range<usize>| token.start < run.end + shift && run.start + shift < token.end;
         masked.iter().any(touches)
     };
     let flags: Vec<bool> = tokens.offsets.iter().map(is_masked).collect();

@@ -12,17 +12,16 @@
 
 use std::collections::BTreeSet;
 
-use diptych_data::TextPrompt;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::checks::check_count;
 use super::claims::{ClaimSettings, Verdicts, part};
 use super::journal::StagedRow;
+use super::sampled::{Sampled, check_num_answers};
 use super::skip::Skip;
-use super::speaker::Ask;
-use super::stic::setting;
-use super::workshop::{OpenRow, Outcome, Purpose, Wanted, Workshop, pair};
+use super::workshop::{Outcome, Purpose, Wanted, Workshop, pair};
 use crate::Result;
 
 /// What is built.
@@ -66,30 +65,24 @@ impl Default for RlaifV {
 
 impl RlaifV {
     pub(super) fn validate(&self) -> Result<()> {
-        if self.num_answers < 2 {
-            return Err(setting(
-                "num_answers",
-                self.num_answers.to_string(),
-                "a number, at least 2",
-            ));
-        }
-        for (key, value) in [("min_gap", self.min_gap), ("max_pairs", self.max_pairs)] {
-            if value == 0 {
-                return Err(setting(key, "0".to_owned(), "a number, at least 1"));
-            }
-        }
+        check_num_answers(self.num_answers)?;
+        check_count("min_gap", self.min_gap, 1)?;
+        check_count("max_pairs", self.max_pairs, 1)?;
         self.claims.validate()
     }
 
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
-        rows.map(|index| self.outcome(shop, index)).collect()
-    }
-
-    fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
+    pub(super) fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
         let Some(open) = shop.open(index, Wanted::Some)? else {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
-        let answers = sampled(shop, &open, self.num_answers)?;
+        let Sampled {
+            answers,
+            seen,
+            mut outcome,
+        } = Sampled::of(shop, &open, self.num_answers)?;
+        if answers.is_empty() {
+            return Ok(outcome);
+        }
         let claims: Vec<Vec<String>> = answers
             .iter()
             .map(|answer| {
@@ -101,16 +94,10 @@ impl RlaifV {
             })
             .collect();
         if claims.iter().all(Vec::is_empty) {
-            return Ok(Outcome::skipped(Skip::NoClaims));
+            return Ok(outcome.and(Skip::NoClaims));
         }
-        let seen = shop.judge_sees(&open)?;
-        let verdicts = Verdicts::ask(
-            &self.claims,
-            shop.judge(),
-            &open,
-            &seen,
-            claims.iter().flatten().cloned(),
-        )?;
+        let seen = shop.judge_sees(&open, seen)?;
+        let verdicts = Verdicts::ask(&self.claims, shop, (&open, &seen), claims.iter().flatten().cloned())?;
         let refuted = |claims: &Vec<String>| claims.iter().filter(|claim| verdicts.is_refuted(claim)).count();
         let scores: Vec<usize> = claims.iter().map(refuted).collect();
         let mut sides: Vec<(usize, usize)> = (0..answers.len())
@@ -120,13 +107,12 @@ impl RlaifV {
             })
             .collect();
         if sides.is_empty() {
-            return Ok(Outcome::skipped(Skip::NoGap));
+            return Ok(outcome.and(Skip::NoGap));
         }
         // Samples that say the same make the same pair.
         let mut seen = BTreeSet::new();
         sides.retain(|(chosen, rejected)| seen.insert((&answers[*chosen], &answers[*rejected])));
         sides.shuffle(&mut shop.random(Purpose::Subset, index));
-        let mut outcome = Outcome::default();
         for (number, (chosen, rejected)) in sides.into_iter().take(self.max_pairs).enumerate() {
             let id = format!("{}-{number}", open.row.id());
             let made = pair(id, &open.row.prompt, [&answers[chosen], &answers[rejected]])?;
@@ -151,18 +137,6 @@ impl RlaifV {
         pairs.retain(|_| lengths.next().is_some_and(|lengths| shorter_share(lengths) <= limit));
         before - pairs.len()
     }
-}
-
-/// Several answers to a row's prompt, each with a key of its own.
-pub(super) fn sampled(shop: &Workshop<'_>, open: &OpenRow<'_>, num: usize) -> Result<Vec<String>> {
-    let seen = open.images.iter().map(|image| shop.speaker.look(image));
-    let seen = seen.collect::<Result<Vec<_>>>()?;
-    let prompt: &TextPrompt = &open.row.prompt;
-    let asks: Vec<Ask<'_>> = (0..num as u64)
-        .map(|number| Workshop::ask(open.index, number, prompt, &seen))
-        .collect();
-    let said = shop.speaker.answers(&asks)?;
-    Ok(said.into_iter().map(|said| said.text).collect())
 }
 
 /// By how much of the rejected answer the chosen one is shorter.

@@ -11,11 +11,11 @@
 use diptych_data::{Message, Text, TextPrompt};
 use serde::{Deserialize, Serialize};
 
+use super::checks::{check_places, setting, unused};
 use super::skip::Skip;
-use super::speaker::{Ask, Seen, Speaker};
-use super::stic::setting;
+use super::speaker::{Ask, Said, Seen, Speaker};
 use super::words::words;
-use super::workshop::{OpenRow, Outcome, Wanted, Workshop, pair};
+use super::workshop::{OpenRow, Outcome, Wanted, Workshop};
 use crate::Result;
 
 /// What is built.
@@ -26,9 +26,13 @@ pub struct SelfCorrection {
     pub request: String,
     /// When an answer is right. Default `contains`.
     pub check: AnswerCheck,
-    /// What a judge is asked, with the prompt's words at `{question}` and the answer at `{answer}`; it says `yes` or `no`.
-    pub judgment: String,
+    /// What a judge is asked, with the prompt's words at `{question}` and the answer at `{answer}`; it says `yes` or `no`. Only with `check = "judge"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judgment: Option<String>,
 }
+
+/// What a judge is asked where the settings do not say.
+const JUDGMENT: &str = "Question: {question}\nAnswer: {answer}\nIs this answer right for the image? Say yes or no.";
 
 /// When an answer is right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,31 +54,29 @@ impl Default for SelfCorrection {
                       answer again."
                 .to_owned(),
             check: AnswerCheck::Contains,
-            judgment: "Question: {question}\nAnswer: {answer}\nIs this answer right for the image? Say yes or no.".to_owned(),
+            judgment: None,
         }
     }
 }
 
 impl SelfCorrection {
+    /// What a judge says of a right answer, and of a wrong one.
+    pub(super) const VERDICTS: [&str; 2] = ["yes", "no"];
+
     pub(super) fn validate(&self) -> Result<()> {
         if self.request.trim().is_empty() {
             return Err(setting("request", format!("{:?}", self.request), "words"));
         }
-        if !self.judgment.contains("{answer}") {
-            return Err(setting(
-                "judgment",
-                format!("{:?}", self.judgment),
-                "{answer} where the answer is",
-            ));
+        match &self.judgment {
+            Some(_) if self.check != AnswerCheck::Judge => {
+                Err(unused("judgment", "answers are compared with those of the rows"))
+            }
+            Some(judgment) => check_places("judgment", judgment, &["{answer}"]),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
-        rows.map(|index| self.outcome(shop, index)).collect()
-    }
-
-    fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
+    pub(super) fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
         let Some(open) = shop.open(index, Wanted::Some)? else {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
@@ -85,22 +87,26 @@ impl SelfCorrection {
                 gold => gold,
             },
         };
-        let seen = open.images.iter().map(|image| shop.speaker.look(image));
-        let seen = seen.collect::<Result<Vec<_>>>()?;
+        let seen = shop.speaker.look_at_all(&open.images)?;
         let first = said(shop, &Workshop::ask(index, 0, &open.row.prompt, &seen))?;
-        let again = self.again(shop.speaker, &open.row.prompt, &first)?;
+        if shop.is_cut(&first) {
+            return Ok(Outcome::skipped(Skip::UnfinishedAnswer));
+        }
+        let again = self.again(shop.speaker, &open.row.prompt, &first.text)?;
         let second = said(shop, &Workshop::ask(index, 1, &again, &seen))?;
+        if shop.is_cut(&second) {
+            return Ok(Outcome::skipped(Skip::UnfinishedAnswer));
+        }
         let right = match gold {
-            Some(gold) => [&first, &second].map(|answer| self.says(answer, &gold)),
-            None => self.judged(shop, &open, [&first, &second])?,
+            Some(gold) => [&first, &second].map(|said| self.says(&said.text, &gold)),
+            None => self.judged(shop, &open, (seen, [&first, &second]))?,
         };
-        let id = open.row.id().to_owned();
-        let prompt = &open.row.prompt;
+        let pair = |sides| shop.pair(open.row.id(), &open.row.prompt, sides);
         let made = match right {
             [true, true] => Err(Skip::BothRight),
             [false, false] => Err(Skip::BothWrong),
-            [true, false] => pair(id, prompt, [&first, &second])?,
-            [false, true] => pair(id, prompt, [&second, &first])?,
+            [true, false] => pair([&first, &second])?,
+            [false, true] => pair([&second, &first])?,
         };
         let mut outcome = Outcome::default();
         outcome.add(made);
@@ -141,30 +147,35 @@ impl SelfCorrection {
         }
     }
 
-    fn judged(&self, shop: &Workshop<'_>, open: &OpenRow<'_>, answers: [&str; 2]) -> Result<[bool; 2]> {
-        let seen: Vec<Seen> = shop.judge_sees(open)?;
-        let mut right = [false; 2];
+    fn judged(
+        &self,
+        shop: &Workshop<'_>,
+        open: &OpenRow<'_>,
+        (seen, said): (Vec<Seen>, [&Said; 2]),
+    ) -> Result<[bool; 2]> {
+        let seen = shop.judge_sees(open, seen)?;
         let question = question(&open.row.prompt.prompt);
-        for (right, answer) in right.iter_mut().zip(answers) {
-            let words = self
-                .judgment
-                .replace("{question}", &question)
-                .replace("{answer}", answer);
-            let prompt = TextPrompt {
-                prompt: shop.judge().request(&words, seen.len())?,
-                ..open.row.prompt.clone()
-            };
-            let asks = [Workshop::ask(open.index, 0, &prompt, &seen)];
-            let said = shop.judge().word_probabilities(&asks, &["yes", "no"])?;
-            *right = said.first().is_some_and(|said| said[0] > said[1]);
-        }
-        Ok(right)
+        let judgment = self
+            .judgment
+            .as_deref()
+            .unwrap_or(JUDGMENT)
+            .replace("{question}", &question);
+        let prompt = |said: &Said| {
+            let words = judgment.replace("{answer}", &said.text);
+            shop.judge_prompt(open.row, &words, seen.len())
+        };
+        let prompts = [prompt(said[0])?, prompt(said[1])?];
+        let asks = prompts
+            .each_ref()
+            .map(|prompt| Workshop::ask(open.index, 0, prompt, &seen));
+        let found = shop.judge().word_probabilities(&asks, &Self::VERDICTS)?;
+        let is_right = |at: usize| found.get(at).is_some_and(|found| found[0] > found[1]);
+        Ok([is_right(0), is_right(1)])
     }
 }
 
-fn said(shop: &Workshop<'_>, ask: &Ask<'_>) -> Result<String> {
-    let mut said = shop.speaker.answers(std::slice::from_ref(ask))?;
-    Ok(said.pop().map(|said| said.text).unwrap_or_default())
+fn said(shop: &Workshop<'_>, ask: &Ask<'_>) -> Result<Said> {
+    Ok(shop.speaker.answers(std::slice::from_ref(ask))?.remove(0))
 }
 
 /// What is asked, without places for images.

@@ -7,13 +7,15 @@
 //!
 //! Differences: the released program takes line breaks out of both answers, which joins words; here answers stay as they are.
 
+use std::ops::Range;
+
 use diptych_llm::method::{Spoil, SpoilKey};
 use diptych_tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use super::skip::Skip;
 use super::speaker::{Ask, Seen};
-use super::workshop::{OpenRow, Outcome, Wanted, Workshop, pair};
+use super::workshop::{OpenRow, Outcome, Wanted, Workshop};
 use crate::corruption::{Corruption, DiffusionNoise};
 use crate::spoil::Corrupted;
 use crate::{Error, Result};
@@ -45,7 +47,7 @@ impl Seva {
         })
     }
 
-    pub(super) fn make(self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
+    pub(super) fn make(self, shop: &Workshop<'_>, rows: Range<usize>) -> Result<Vec<Outcome>> {
         let noise = Corrupted(Corruption::DiffusionNoise(DiffusionNoise { step: self.step }));
         let mut opened = Vec::new();
         for index in rows {
@@ -72,7 +74,7 @@ impl Seva {
             let mut outcome = Outcome::default();
             if let (Some(chosen), Some(rejected)) = (said.next(), said.next()) {
                 let row = both.row.row;
-                outcome.add(pair(row.id().to_owned(), &row.prompt, [&chosen.text, &rejected.text])?);
+                outcome.add(shop.pair(row.id(), &row.prompt, [&chosen, &rejected])?);
             }
             outcomes.push(outcome);
         }
@@ -87,8 +89,7 @@ struct Both<'a> {
 }
 
 fn looked_at<'a>(shop: &Workshop<'_>, noise: &Corrupted, row: OpenRow<'a>) -> Result<Both<'a>> {
-    let clean = row.images.iter().map(|image| shop.speaker.look(image));
-    let clean = clean.collect::<Result<Vec<_>>>()?;
+    let clean = shop.speaker.look_at_all(&row.images)?;
     let mut noisy = Vec::with_capacity(clean.len());
     for (at, source) in row.row.images().iter().enumerate() {
         let key = SpoilKey {

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Skip {
     /// The row itself cannot be used: an image that cannot be read, no answer, places that do not fit the images.
     BadRow,
+    /// An answer did not end within the tokens that it may have. Of several answers to one prompt each counts.
+    UnfinishedAnswer,
     /// The two answers are the same.
     EqualAnswers,
     /// An answer says nothing.
@@ -49,6 +51,7 @@ impl Skip {
     pub fn description(self) -> &'static str {
         match self {
             Self::BadRow => "rows that cannot be used",
+            Self::UnfinishedAnswer => "an answer did not end within `max_new_tokens`",
             Self::EqualAnswers => "both answers are the same",
             Self::EmptyAnswer => "an answer says nothing",
             Self::LongAnswer => "the chosen answer is too long",

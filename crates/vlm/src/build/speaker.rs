@@ -1,5 +1,7 @@
 //! The model that data is built with: it looks at images, answers, and says how sure it is.
 
+mod judging;
+
 use std::path::Path;
 
 use diptych_data::{
@@ -8,11 +10,10 @@ use diptych_data::{
 use diptych_llm::answers::end_tokens;
 use diptych_llm::policy::{VisionParts, load_frozen_vision};
 use diptych_llm::vision::{PixelMemory, RunImages, VisionNetwork};
-use diptych_models::lm::{GenerateConfig, LmInput};
+use diptych_models::lm::{GenerateConfig, Generated};
 use diptych_models::vlm::{
     ImageEmbeddings, ImageLayout, ProcessedImage, VisionLanguageModel, VlmDir, VlmImageProcessor, VlmPrompt,
 };
-use diptych_tensor::{DType, Tensor};
 use image::RgbImage;
 
 use super::problem::BuildProblem;
@@ -66,6 +67,8 @@ pub(super) struct Said {
     pub(super) tokens: Vec<u32>,
     /// The log-probability of each.
     pub(super) logps: Vec<f64>,
+    /// Whether it ended by itself, and not at the limit or at a token that cannot be read.
+    pub(super) is_finished: bool,
 }
 
 /// The tokens of a prompt.
@@ -80,21 +83,9 @@ impl Speaker {
     pub(super) fn open(
         model: &Path,
         adapter: Option<&Path>,
-        settings: AnswerSettings,
+        settings: &AnswerSettings,
         format: Option<PromptFormat>,
     ) -> Result<Self> {
-        settings.sampling.validate()?;
-        let counts = [
-            ("max_new_tokens", settings.max_new_tokens),
-            ("batch_size", settings.batch_size),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Setting {
-                key: key.to_owned(),
-                found: "0".to_owned(),
-                expected: "a number, at least 1".to_owned(),
-            });
-        }
         let directory = VlmDir::open(model)?;
         let tokenizer = Tokenizer::from_dir(directory.path())?;
         let processor = directory.image_processor()?;
@@ -114,7 +105,7 @@ impl Speaker {
             directory,
             tokenizer,
             processor,
-            settings,
+            settings: settings.clone(),
         })
     }
 
@@ -148,6 +139,11 @@ impl Speaker {
             }
             .into()),
         }
+    }
+
+    /// Looks at images.
+    pub(super) fn look_at_all(&self, images: &[RgbImage]) -> Result<Vec<Seen>> {
+        images.iter().map(|image| self.look(image)).collect()
     }
 
     /// Looks at an image.
@@ -224,24 +220,31 @@ impl Speaker {
                 })
                 .collect();
             for generated in self.model().generate(&prompts, &config)? {
-                said.push(self.said(generated.tokens, generated.logps)?);
+                said.push(self.said(generated)?);
             }
         }
         Ok(said)
     }
 
-    fn said(&self, mut tokens: Vec<u32>, mut logps: Vec<f64>) -> Result<Said> {
-        // Nothing can be read in the place of an image token that the network gives itself: the answer ends there.
+    fn said(&self, generated: Generated) -> Result<Said> {
+        let Generated {
+            mut tokens,
+            mut logps,
+            mut is_finished,
+        } = generated;
+        // Nothing can be read in the place of an image token that the network gives itself: the answer is cut there.
         let image = self.directory.config().image_token_id;
         if let Some(at) = tokens.iter().position(|token| *token == image) {
             tokens.truncate(at);
             logps.truncate(at);
+            is_finished = false;
         }
         let text = self.tokenizer.decode(&tokens, SpecialTokens::Omit)?;
         Ok(Said {
             text: text.trim().to_owned(),
             tokens,
             logps,
+            is_finished,
         })
     }
 
@@ -253,85 +256,6 @@ impl Speaker {
             Ok(ids)
         };
         asks.iter().map(ids).collect()
-    }
-
-    /// The probabilities that the next token of each is the first of each of some words, such as `yes` and `no`.
-    ///
-    /// With a capital and a small letter and with and without a space before, whatever the tokenizer has: a word's probability is that of all its
-    /// first tokens together.
-    pub(super) fn word_probabilities(&self, asks: &[Ask<'_>], words: &[&str]) -> Result<Vec<Vec<f64>>> {
-        let tokens = words
-            .iter()
-            .map(|word| self.first_tokens(word))
-            .collect::<Result<Vec<_>>>()?;
-        let mut probabilities = Vec::with_capacity(asks.len());
-        for batch in asks.chunks(self.settings.batch_size) {
-            for logits in self.next_logits(batch)? {
-                let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let weight = |token: &u32| {
-                    let logit = logits.get(*token as usize).copied().unwrap_or(f32::NEG_INFINITY);
-                    f64::from(logit - highest).exp()
-                };
-                let total: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
-                let of = |tokens: &Vec<u32>| tokens.iter().map(weight).sum::<f64>() / total;
-                probabilities.push(tokens.iter().map(of).collect());
-            }
-        }
-        Ok(probabilities)
-    }
-
-    /// (V) logits behind each prompt.
-    fn next_logits(&self, asks: &[Ask<'_>]) -> Result<Vec<Vec<f32>>> {
-        let ids = self.ids_of(asks)?;
-        let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let filling = u32::from(self.directory.config().image_token_id == 0);
-        let input = LmInput::padded(&rows, filling, self.model().device())?;
-        let images: Vec<&ImageEmbeddings> = asks
-            .iter()
-            .flat_map(|ask| ask.images.iter().map(|seen| &seen.0))
-            .collect();
-        let hidden_btd = self.model().forward_detached(&input, &images)?;
-        let last = |(row, ids): (usize, &Vec<u32>)| -> diptych_tensor::Result<Tensor> {
-            Ok(hidden_btd.narrow(0, row, 1)?.narrow(1, ids.len() - 1, 1)?.squeeze(0)?)
-        };
-        let mut logits = Vec::with_capacity(ids.len());
-        for row in ids.iter().enumerate() {
-            let logits_v = self.model().language_model().logits(&last(row)?)?;
-            let read =
-                || -> diptych_tensor::Result<Vec<f32>> { Ok(logits_v.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?) };
-            logits.push(read()?);
-        }
-        Ok(logits)
-    }
-
-    /// First tokens of a word as it may stand at the beginning of an answer.
-    fn first_tokens(&self, word: &str) -> Result<Vec<u32>> {
-        let mut capital = word.to_owned();
-        if let Some(first) = capital.get_mut(..1) {
-            first.make_ascii_uppercase();
-        }
-        let mut tokens = Vec::new();
-        for form in [word.to_owned(), capital] {
-            for form in [form.clone(), format!(" {form}")] {
-                let ids = self.tokenizer.encode(&form, SpecialTokens::Omit)?.ids;
-                // A lone space is no word, and neither is what the tokenizer does not know.
-                let is_word = |id: &&u32| {
-                    let text = self.tokenizer.decode(&[**id], SpecialTokens::Omit).unwrap_or_default();
-                    !text.trim().is_empty() && Some(**id) != self.tokenizer.unk_id()
-                };
-                tokens.extend(ids.iter().find(is_word));
-            }
-        }
-        tokens.sort_unstable();
-        tokens.dedup();
-        if tokens.is_empty() {
-            return Err(Error::Setting {
-                key: "words".to_owned(),
-                found: format!("{word:?}"),
-                expected: "a word that the model's tokenizer knows".to_owned(),
-            });
-        }
-        Ok(tokens)
     }
 
     /// Words as the answer to a prompt, of the prompt's kind.

@@ -9,16 +9,19 @@
 //! Differences: requests are the user's or in our words, of the published kinds. The released program never spoils an image, since the call for the
 //! rejected answer leaves the switch out; here, as in the paper, it does.
 
+use std::ops::Range;
+
 use diptych_data::TextPrompt;
 use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{check_share, setting};
 use super::skip::Skip;
 use super::speaker::{Ask, Seen};
-use super::workshop::{OpenRow, Outcome, Purpose, Wanted, Workshop, pair};
+use super::workshop::{OpenRow, Outcome, Purpose, Wanted, Workshop};
+use crate::Result;
 use crate::corruption::{ColorJitter, Corruption, Draw, LowResolution};
-use crate::{Error, Result};
 
 /// What is built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,9 +96,7 @@ impl Default for SticRequests {
 impl Stic {
     pub(super) fn validate(&self) -> Result<()> {
         for (key, share) in [("imagined", self.imagined), ("low_resolution", self.low_resolution)] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(setting(key, share.to_string(), "a share, 0 to 1"));
-            }
+            check_share(key, share)?;
         }
         let requests = &self.requests;
         let lists = [
@@ -127,7 +128,7 @@ impl Stic {
         Corruption::LowResolution(LowResolution { side: self.side })
     }
 
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
+    pub(super) fn make(&self, shop: &Workshop<'_>, rows: Range<usize>) -> Result<Vec<Outcome>> {
         let mut described = Vec::new();
         for index in rows {
             let open = shop.open(index, Wanted::Some)?;
@@ -153,8 +154,7 @@ impl Stic {
             };
             let mut outcome = Outcome::default();
             if let (Some(chosen), Some(rejected)) = (said.next(), said.next()) {
-                let id = asked.short.id.clone();
-                outcome.add(pair(id, &asked.short, [&chosen.text, &rejected.text])?);
+                outcome.add(shop.pair(&asked.short.id, &asked.short, [&chosen, &rejected])?);
             }
             outcomes.push(outcome);
         }
@@ -174,7 +174,6 @@ impl Stic {
         let short = chosen(&self.requests.short)?;
         let detailed = chosen(&self.requests.detailed)?;
         let imagined = chosen(&self.requests.imagined)?;
-        let clean = open.images.iter().map(|image| shop.speaker.look(image));
         let is_imagined = way.random::<f64>() < self.imagined;
         let is_small = way.random::<f64>() < self.low_resolution;
         let corruption = if is_small { self.small() } else { self.jitter() };
@@ -187,7 +186,7 @@ impl Stic {
             };
             shop.speaker.look(&corruption.apply(image, draw))
         };
-        let clean = clean.collect::<Result<Vec<_>>>()?;
+        let clean = shop.speaker.look_at_all(&open.images)?;
         let spoiled = if is_imagined {
             None
         } else {
@@ -220,12 +219,4 @@ struct Requests {
     clean: Vec<Seen>,
     /// What the rejected answer sees, where that is something else.
     spoiled: Option<Vec<Seen>>,
-}
-
-pub(super) fn setting(key: &str, found: String, expected: &str) -> Error {
-    Error::Setting {
-        key: key.to_owned(),
-        found,
-        expected: expected.to_owned(),
-    }
 }

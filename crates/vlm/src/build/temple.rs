@@ -10,7 +10,7 @@
 //! Differences: the released program gives the model captions of clips, made before, in another order; here it sees the frames themselves. It also samples
 //! under a repetition penalty of 1.05.
 //!
-//! With `frames = "disturbed"` the disturbed frames come along as `other_images`, for a preference between videos under one answer, as PaMi-VDPO
+//! With `other_images = "disturbed"` the disturbed frames come along as the other images of a pair, for a preference between videos under one answer, as PaMi-VDPO
 //! (Ding et al., arXiv:2504.05810) learns; frames that are missing are held by the one before. Its choice among disturbances by the prompt is not made.
 
 use diptych_data::{Content, ContentBlock, IMAGE_PLACEHOLDERS, ImageSource, Text, TextPrompt};
@@ -19,10 +19,10 @@ use rand::seq::SliceRandom as _;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{check_count, setting, unused};
 use super::skip::Skip;
 use super::speaker::{Ask, Seen};
-use super::stic::setting;
-use super::workshop::{MAX_ASKS, OpenRow, Outcome, Purpose, Wanted, Workshop, pair};
+use super::workshop::{MAX_ASKS, OpenRow, Outcome, Purpose, Wanted, Workshop};
 use crate::Result;
 
 /// What is built.
@@ -35,11 +35,15 @@ pub struct Temple {
     pub magnitudes: Vec<usize>,
     /// Frames that stay together. Default 1; the published clips have 2.
     pub clip_frames: usize,
-    /// One answer may be so many times as long as the other. Default 1.5.
-    pub max_length_ratio: f64,
-    /// What the rejected side of a pair sees. Default `kept`.
-    pub frames: RejectedFrames,
+    /// One answer may be so many times as long as the other. Default 1.5. Only of `reverse` and `shuffle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length_ratio: Option<f64>,
+    /// The other images of a pair, which the chosen answer can be compared under; both answers are to the video as it is. Default `none`.
+    pub other_images: OtherImages,
 }
+
+/// How many times as long as the other an answer may be where the settings do not say.
+const MAX_LENGTH_RATIO: f64 = 1.5;
 
 /// What is done to frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,14 +57,14 @@ pub enum Disturbance {
     Shuffle,
 }
 
-/// What the rejected side of a pair sees.
+/// What comes along with a pair, as its other images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RejectedFrames {
-    /// The frames as they are.
+pub enum OtherImages {
+    /// Nothing.
     #[default]
-    Kept,
-    /// The disturbed frames.
+    None,
+    /// The frames as they were disturbed.
     Disturbed,
 }
 
@@ -70,8 +74,8 @@ impl Default for Temple {
             disturbances: vec![Disturbance::Drop, Disturbance::Reverse, Disturbance::Shuffle],
             magnitudes: vec![16, 8, 4, 2],
             clip_frames: 1,
-            max_length_ratio: 1.5,
-            frames: RejectedFrames::Kept,
+            max_length_ratio: None,
+            other_images: OtherImages::None,
         }
     }
 }
@@ -126,42 +130,34 @@ const MAX_SHUFFLES: usize = 16;
 impl Temple {
     pub(super) fn validate(&self) -> Result<()> {
         if self.disturbances.is_empty() {
-            return Err(setting(
-                "disturbances",
-                "[]".to_owned(),
-                "one or more of drop, reverse, shuffle",
-            ));
+            return Err(setting("disturbances", "[]", "one or more of drop, reverse, shuffle"));
         }
         if self.magnitudes.is_empty() || self.magnitudes.iter().any(|magnitude| *magnitude < 2) {
-            return Err(setting(
-                "magnitudes",
-                format!("{:?}", self.magnitudes),
-                "one or more numbers from 2 on",
-            ));
+            let found = format!("{:?}", self.magnitudes);
+            return Err(setting("magnitudes", found, "one or more numbers from 2 on"));
         }
-        if self.clip_frames == 0 {
-            return Err(setting("clip_frames", "0".to_owned(), "a number, at least 1"));
-        }
-        if self.max_length_ratio < 1.0 || self.max_length_ratio.is_nan() {
-            return Err(setting(
+        check_count("clip_frames", self.clip_frames, 1)?;
+        let is_used = self
+            .disturbances
+            .iter()
+            .any(|disturbance| *disturbance != Disturbance::Drop);
+        match self.max_length_ratio {
+            Some(_) if !is_used => Err(unused(
                 "max_length_ratio",
-                self.max_length_ratio.to_string(),
-                "a number from 1 on",
-            ));
+                "of frames that are left out the answer need only be shorter",
+            )),
+            Some(ratio) if ratio < 1.0 || ratio.is_nan() => {
+                Err(setting("max_length_ratio", ratio, "a number from 1 on"))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: std::ops::Range<usize>) -> Result<Vec<Outcome>> {
-        rows.map(|index| self.outcome(shop, index)).collect()
-    }
-
-    fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
+    pub(super) fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
         let Some(open) = shop.open(index, Wanted::Several)? else {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
-        let seen = open.images.iter().map(|image| shop.speaker.look(image));
-        let seen = seen.collect::<Result<Vec<_>>>()?;
+        let seen = shop.speaker.look_at_all(&open.images)?;
         let (views, mut outcome) = self.views(shop, &open);
         let asks: Vec<Ask<'_>> = std::iter::once(Workshop::ask(index, 0, &open.row.prompt, &seen))
             .chain(
@@ -180,10 +176,10 @@ impl Temple {
                 view.disturbance.name(),
                 self.magnitudes[view.stage]
             );
-            let made = pair(id, &open.row.prompt, [&chosen.text, &rejected.text])?;
+            let made = shop.pair(&id, &open.row.prompt, [&chosen, &rejected])?;
             let made = made.and_then(|mut pair| {
                 self.filter(view.disturbance, &chosen.text, &rejected.text)?;
-                if self.frames == RejectedFrames::Disturbed {
+                if self.other_images == OtherImages::Disturbed {
                     pair.other_images = Some(view.held(open.row.images()));
                 }
                 Ok(pair)
@@ -224,7 +220,7 @@ impl Temple {
             Disturbance::Drop => Ok(()),
             Disturbance::Reverse | Disturbance::Shuffle => {
                 let ratio = long.max(short) as f64 / long.min(short).max(1) as f64;
-                if ratio > self.max_length_ratio {
+                if ratio > self.max_length_ratio.unwrap_or(MAX_LENGTH_RATIO) {
                     Err(Skip::LengthRatio)
                 } else {
                     Ok(())

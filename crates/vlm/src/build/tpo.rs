@@ -14,11 +14,11 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::checks::setting;
 use super::claims::{ClaimSettings, Verdicts, part};
-use super::rlaif_v::sampled;
+use super::sampled::{Sampled, check_num_answers};
 use super::skip::Skip;
-use super::stic::setting;
-use super::words::words;
+use super::words::{Word, words};
 use super::workshop::{Outcome, Wanted, Workshop, pair};
 use crate::Result;
 
@@ -49,35 +49,28 @@ impl Default for Tpo {
 
 impl Tpo {
     pub(super) fn validate(&self) -> Result<()> {
-        if self.num_answers < 2 {
-            return Err(setting(
-                "num_answers",
-                self.num_answers.to_string(),
-                "a number, at least 2",
-            ));
-        }
+        check_num_answers(self.num_answers)?;
         if !(self.likeness > 0.0 && self.likeness <= 1.0) {
-            return Err(setting(
-                "likeness",
-                self.likeness.to_string(),
-                "a share above 0, up to 1",
-            ));
+            return Err(setting("likeness", self.likeness, "a share above 0, up to 1"));
         }
         if !(0.0..=2.0).contains(&self.min_gap) {
-            return Err(setting("min_gap", self.min_gap.to_string(), "a difference, 0 to 2"));
+            return Err(setting("min_gap", self.min_gap, "a difference, 0 to 2"));
         }
         self.claims.validate()
     }
 
-    pub(super) fn make(&self, shop: &Workshop<'_>, rows: Range<usize>) -> Result<Vec<Outcome>> {
-        rows.map(|index| self.outcome(shop, index)).collect()
-    }
-
-    fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
+    pub(super) fn outcome(&self, shop: &Workshop<'_>, index: usize) -> Result<Outcome> {
         let Some(open) = shop.open(index, Wanted::Some)? else {
             return Ok(Outcome::skipped(Skip::BadRow));
         };
-        let answers = sampled(shop, &open, self.num_answers)?;
+        let Sampled {
+            answers,
+            seen,
+            mut outcome,
+        } = Sampled::of(shop, &open, self.num_answers)?;
+        if answers.is_empty() {
+            return Ok(outcome);
+        }
         let claims: Vec<Vec<Range<usize>>> = answers.iter().map(|answer| self.claims.split(answer)).collect();
         let all: Vec<String> = answers
             .iter()
@@ -87,18 +80,17 @@ impl Tpo {
             .into_iter()
             .collect();
         if claims.first().is_none_or(Vec::is_empty) {
-            return Ok(Outcome::skipped(Skip::NoClaims));
+            return Ok(outcome.and(Skip::NoClaims));
         }
         let topics = topics(&all, self.likeness);
-        let seen = shop.judge_sees(&open)?;
-        let verdicts = Verdicts::ask(&self.claims, shop.judge(), &open, &seen, all.iter().cloned())?;
+        let seen = shop.judge_sees(&open, seen)?;
+        let verdicts = Verdicts::ask(&self.claims, shop, (&open, &seen), all.iter().cloned())?;
         let overwritten = |side: Side| {
             overwrite(&answers[0], &claims[0], |claim, used| {
                 self.exchanged(side, claim, (&all, &topics), &verdicts, used)
             })
         };
         let (chosen, rejected) = (overwritten(Side::Chosen), overwritten(Side::Rejected));
-        let mut outcome = Outcome::default();
         outcome.add(pair(open.row.id().to_owned(), &open.row.prompt, [&chosen, &rejected])?);
         Ok(outcome)
     }
@@ -156,10 +148,7 @@ fn overwrite(answer: &str, claims: &[Range<usize>], exchange: impl Fn(&str, &BTr
 fn topics(claims: &[String], likeness: f64) -> Vec<usize> {
     let content = |claim: &String| -> BTreeSet<String> {
         let words = words(claim).into_iter();
-        words
-            .filter(super::words::Word::has_content)
-            .map(|word| word.text)
-            .collect()
+        words.filter(Word::has_content).map(|word| word.text).collect()
     };
     let contents: Vec<BTreeSet<String>> = claims.iter().map(content).collect();
     let mut topics: Vec<usize> = (0..claims.len()).collect();

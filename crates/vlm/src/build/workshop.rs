@@ -1,7 +1,7 @@
 //! What every recipe works with: rows whose images are open, and a model to ask.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use diptych_data::{ImageSource, OnError, Text, TextPair, TextPrompt};
 use diptych_tensor::random::{Generator, Stream, generator};
@@ -11,7 +11,8 @@ use super::problem::BuildProblem;
 use super::retrieval::Gallery;
 use super::skip::Skip;
 use super::source::SourceRow;
-use super::speaker::{Ask, Seen, Speaker};
+use super::speaker::{Ask, Said, Seen, Speaker};
+use super::{BuildConfig, UnfinishedAnswers};
 use crate::{Error, Result};
 
 /// Questions that a row may ask at most, among which random choices are told apart.
@@ -21,18 +22,56 @@ pub(super) const MAX_ASKS: u64 = 1 << 20;
 pub(super) struct Workshop<'a> {
     pub(super) speaker: &'a Speaker,
     /// Who judges, where that is another model.
-    pub(super) judge: Option<&'a Speaker>,
+    judge: Option<&'a Speaker>,
     pub(super) rows: &'a [SourceRow],
     pub(super) seed: u64,
     pub(super) on_error: OnError,
+    unfinished: UnfinishedAnswers,
     /// The name of the recipe, for messages.
     pub(super) recipe: &'static str,
-    /// The images of all rows, where the recipe looks for similar ones.
+    /// Which image is like which, where the recipe looks for similar ones.
     pub(super) gallery: Option<Gallery>,
     /// See [`different_images`](Self::different_images).
-    pub(super) different: OnceCell<Vec<(usize, usize)>>,
+    different: OnceCell<DifferentImages<'a>>,
     /// What a judge reads in the place of images, by the ids of rows.
     pub(super) captions: BTreeMap<String, String>,
+}
+
+/// The different images of all rows, by number.
+pub(super) struct DifferentImages<'a> {
+    /// Where each is first: row and number among its images.
+    places: Vec<(usize, usize)>,
+    numbers: BTreeMap<&'a ImageSource, usize>,
+}
+
+impl<'a> DifferentImages<'a> {
+    fn of(rows: &'a [SourceRow]) -> Self {
+        let (mut places, mut numbers) = (Vec::new(), BTreeMap::new());
+        for (index, row) in rows.iter().enumerate() {
+            for (at, image) in row.images().iter().enumerate() {
+                numbers.entry(image).or_insert_with(|| {
+                    places.push((index, at));
+                    places.len() - 1
+                });
+            }
+        }
+        Self { places, numbers }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Where each is first: row and number among its images.
+    pub(super) fn places(&self) -> &[(usize, usize)] {
+        &self.places
+    }
+
+    /// The number of an image of a row.
+    pub(super) fn number(&self, image: &ImageSource) -> Option<usize> {
+        self.numbers.get(image).copied()
+    }
 }
 
 /// How many images a row must show.
@@ -96,6 +135,13 @@ impl Outcome {
         self.add_staged(0, made);
     }
 
+    /// Adds why another pair was not made.
+    #[must_use]
+    pub(super) fn and(mut self, skip: Skip) -> Self {
+        self.skipped.push(skip);
+        self
+    }
+
     pub(super) fn add_staged(&mut self, stage: usize, made: Result<TextPair, Skip>) {
         match made {
             Ok(pair) => self.made.push(Made { pair, stage }),
@@ -105,6 +151,25 @@ impl Outcome {
 }
 
 impl<'a> Workshop<'a> {
+    pub(super) fn new(
+        config: &BuildConfig,
+        rows: &'a [SourceRow],
+        (speaker, judge): (&'a Speaker, Option<&'a Speaker>),
+    ) -> Self {
+        Self {
+            speaker,
+            judge,
+            rows,
+            seed: config.answers.seed,
+            on_error: config.on_error,
+            unfinished: config.unfinished,
+            recipe: config.recipe.name(),
+            gallery: None,
+            different: OnceCell::new(),
+            captions: BTreeMap::new(),
+        }
+    }
+
     /// Opens the images of a row. None for a row that cannot be used, where such rows are passed over.
     pub(super) fn open(&self, index: usize, wanted: Wanted) -> Result<Option<OpenRow<'a>>> {
         let row = &self.rows[index];
@@ -167,9 +232,33 @@ impl<'a> Workshop<'a> {
         self.judge.unwrap_or(self.speaker)
     }
 
-    /// What the judge sees of a row's images.
-    pub(super) fn judge_sees(&self, open: &OpenRow<'_>) -> Result<Vec<Seen>> {
-        open.images.iter().map(|image| self.judge().look(image)).collect()
+    /// What the judge sees of a row's images, of which the model that answers has `seen` its own.
+    pub(super) fn judge_sees(&self, open: &OpenRow<'_>, seen: Vec<Seen>) -> Result<Vec<Seen>> {
+        match self.judge {
+            None => Ok(seen),
+            Some(judge) => judge.look_at_all(&open.images),
+        }
+    }
+
+    /// What the judge is asked about the first images of a row, in its own format. Tools and the like of the row are for the model that answers.
+    pub(super) fn judge_prompt(&self, row: &SourceRow, words: &str, num_images: usize) -> Result<TextPrompt> {
+        Ok(TextPrompt {
+            images: row.images()[..num_images].to_vec(),
+            ..TextPrompt::new(row.id(), self.judge().request(words, num_images)?)
+        })
+    }
+
+    /// Whether an answer was cut off and is not to be used.
+    pub(super) fn is_cut(&self, said: &Said) -> bool {
+        self.unfinished == UnfinishedAnswers::Skip && !said.is_finished
+    }
+
+    /// A pair of two answers of the model, as [`pair`] makes it.
+    pub(super) fn pair(&self, id: &str, prompt: &TextPrompt, sides: [&Said; 2]) -> Result<Result<TextPair, Skip>> {
+        if sides.iter().any(|said| self.is_cut(said)) {
+            return Ok(Err(Skip::UnfinishedAnswer));
+        }
+        pair(id.to_owned(), prompt, sides.map(|said| said.text.as_str()))
     }
 
     /// Random choices of a row: a function of seed, row and purpose.
@@ -187,29 +276,9 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// The different images of all rows, as (row, image).
-    pub(super) fn different_images(&self) -> &[(usize, usize)] {
-        self.different.get_or_init(|| self.find_different())
-    }
-
-    fn find_different(&self) -> Vec<(usize, usize)> {
-        let mut seen: Vec<&ImageSource> = Vec::new();
-        let mut paths = BTreeSet::new();
-        let mut different = Vec::new();
-        for (index, row) in self.rows.iter().enumerate() {
-            for (at, image) in row.images().iter().enumerate() {
-                let is_new = match image {
-                    ImageSource::Path(path) => paths.insert(path.clone()),
-                    ImageSource::Bytes(_) | ImageSource::Cell(_) => {
-                        let is_new = !seen.contains(&image);
-                        seen.extend(is_new.then_some(image));
-                        is_new
-                    }
-                };
-                different.extend(is_new.then_some((index, at)));
-            }
-        }
-        different
+    /// The different images of all rows.
+    pub(super) fn different_images(&self) -> &DifferentImages<'a> {
+        self.different.get_or_init(|| DifferentImages::of(self.rows))
     }
 }
 
@@ -267,4 +336,44 @@ pub(super) fn pair(id: String, prompt: &TextPrompt, sides: [&str; 2]) -> Result<
     pair.tools.clone_from(&prompt.tools);
     pair.chat_template_kwargs.clone_from(&prompt.chat_template_kwargs);
     Ok(Ok(pair))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn images_are_known_by_what_they_are() {
+        let bytes = |byte: u8| ImageSource::Bytes(Arc::from([byte]));
+        let file = || ImageSource::Path(PathBuf::from("a.png"));
+        let row = |images: Vec<ImageSource>| SourceRow {
+            prompt: TextPrompt {
+                images,
+                ..TextPrompt::new("row", "<image>")
+            },
+            answer: None,
+        };
+        let rows = [
+            row(vec![bytes(1)]),
+            row(vec![bytes(1), file()]),
+            row(vec![file(), bytes(2)]),
+        ];
+        let images = DifferentImages::of(&rows);
+        assert_eq!(images.places(), [(0, 0), (1, 1), (2, 1)]);
+        assert_eq!(images.len(), 3);
+        // Also where it is shown again.
+        let numbers = |row: usize| {
+            rows[row]
+                .images()
+                .iter()
+                .map(|image| images.number(image))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(1), [Some(0), Some(1)]);
+        assert_eq!(numbers(2), [Some(1), Some(2)]);
+        assert_eq!(images.number(&bytes(3)), None);
+    }
 }

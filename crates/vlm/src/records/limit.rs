@@ -80,5 +80,8 @@ fn cut(response: &mut EncodedResponse, max_len: usize) {
     if let Some(weights) = &mut response.weights {
         weights.truncate(end - prompt_len);
     }
+    if let Some(is_answer) = &mut response.is_answer {
+        is_answer.truncate(end - prompt_len);
+    }
     response.is_cut = true;
 }

@@ -44,6 +44,15 @@ impl Left {
 /// Records whose images are read at once.
 const AT_ONCE: usize = 32;
 
+/// The rows of a recipe and the records made of them.
+#[derive(Debug)]
+pub struct LoadedRecords {
+    /// In tokens, images expanded.
+    pub records: Vec<EncodedRecord>,
+    /// What the `row` of a record counts.
+    pub dataset: TextDataset,
+}
+
 /// Reads the rows of a recipe and their images, and gives the records that its method and objective can use, as the data has them:
 /// what of them is learned is said later. `advance` is told how many records of how many are done.
 ///
@@ -56,7 +65,7 @@ pub fn load_records(
     tokenizer: &Tokenizer,
     images: &mut RunImages,
     mut advance: impl FnMut(usize, usize) -> Result<()>,
-) -> Result<Vec<EncodedRecord>> {
+) -> Result<LoadedRecords> {
     let text = as_text(recipe);
     let on_error = recipe.data.on_error.unwrap_or_default();
     let dataset = load_dataset(&text, on_error, recipe.data.max_frames)?;
@@ -88,7 +97,8 @@ pub fn load_records(
         }
         advance((done + AT_ONCE).min(num), num)?;
     }
-    loading.finish(&text, num_rows)
+    let records = loading.finish(&text, num_rows)?;
+    Ok(LoadedRecords { records, dataset })
 }
 
 /// Records on their way.
@@ -314,6 +324,10 @@ fn expand(
         None => weights.resize(ids.len(), 1.0),
     }
     let weights = text.expand(&weights, &0.0)?.split_off(boundary);
+    if let Some(own) = &response.is_answer {
+        let is_answer = [vec![false; prompt_len], own.clone()].concat();
+        response.is_answer = Some(text.expand(&is_answer, &false)?.split_off(boundary));
+    }
     response.prompt_tail = before(prompt_len + response.prompt_tail) - boundary;
     response.prompt = text.input_ids[..boundary].to_vec();
     response.ids = text.input_ids[boundary..].to_vec();
@@ -335,6 +349,11 @@ fn read_only_images(image_token_id: u32, response: &mut EncodedResponse) {
     for (weight, id) in weights.iter_mut().zip(&response.ids) {
         if *id == image_token_id {
             *weight = 0.0;
+        }
+    }
+    if let Some(is_answer) = &mut response.is_answer {
+        for (is_answer, id) in is_answer.iter_mut().zip(&response.ids) {
+            *is_answer &= *id != image_token_id;
         }
     }
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicBool;
 use diptych_llm::LanguageMethod;
 use diptych_tensor::{Gradients, backward, save_tensors};
 use diptych_train::{
-    Item, Method as _, MetricsRow, MicroBatch, Recipe, Reporter, ResumeMode, RunDirectory, StepOutput, read_metrics,
+    Event, Item, LoopConfig, Method as _, MetricsRow, MicroBatch, Recipe, Reporter, ResumeMode, RunDirectory,
+    StepOutput, VerifyConfig, read_metrics, verify_resume,
 };
-use diptych_vlm::{VisionLanguage, prepare, run};
+use diptych_vlm::{Outcome, VisionLanguage, prepare, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -98,11 +99,34 @@ impl Bench {
     }
 
     pub(crate) fn try_run(&self, changes: &Value) -> diptych_vlm::Result<Vec<MetricsRow>> {
-        let mut recipe = self.try_recipe(changes)?;
-        let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
-        recipe.run.output = folder.path().join("run");
-        let outcome = run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh)?;
+        let outcome = self.try_outcome(changes)?;
         Ok(read_metrics(&RunDirectory::new(&outcome.output).metrics())?)
+    }
+
+    /// What a whole run came to, in a folder of its own.
+    pub(crate) fn outcome(&self, changes: &Value) -> Outcome {
+        self.try_outcome(changes)
+            .unwrap_or_else(|error| panic!("{error}\n{changes:#}"))
+    }
+
+    fn try_outcome(&self, changes: &Value) -> diptych_vlm::Result<Outcome> {
+        let mut recipe = self.try_recipe(changes)?;
+        recipe.run.output = tempfile::tempdir_in(self.folder.path()).unwrap().keep().join("run");
+        run(&recipe, |_| {}, &AtomicBool::new(false), ResumeMode::Fresh)
+    }
+
+    /// A run of four steps that is stopped after two and goes on is the one that is not.
+    pub(crate) fn assert_resumes(&self, changes: &Value) {
+        let recipe = self.try_recipe(changes).unwrap();
+        let config = LoopConfig::from_recipe(&recipe).unwrap();
+        let verify = VerifyConfig {
+            steps: 4,
+            stop_after: 2,
+            directory: self.path("runs"),
+        };
+        let build = || prepare(&recipe, &mut Reporter::silent());
+        let report = verify_resume(build, &config, &verify, &mut |_: &Event<'_>| {}).unwrap();
+        assert!(report.is_exact(), "{changes:#}: {:?}", report.comparisons);
     }
 
     pub(crate) fn method(&self, changes: &Value) -> LanguageMethod {

@@ -10,9 +10,12 @@ use diptych_models::lm::Sampling;
 use diptych_shapes::{CAPTION_REQUEST, Example, SceneConfig, Split, picture_prompt, render};
 use diptych_tensor::{DType, Device};
 use diptych_train::{Recipe, Reporter, ResumeMode};
-use diptych_vlm::VisionLanguage;
 use diptych_vlm::answers::{AnswerSettings, Answerer, PromptFormat};
-use diptych_vlm::build::{BuildConfig, BuildRecipe, BuildReport, Seva, Skip, Stic, SticRequests, build};
+use diptych_vlm::build::{
+    BuildConfig, BuildRecipe, BuildReport, ClaimSettings, ClaimSplit, Lengths, MaskCompletion, RlaifV, Seva, Skip,
+    Stic, SticRequests, UnfinishedAnswers, build,
+};
+use diptych_vlm::{Error, VisionLanguage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -63,7 +66,13 @@ impl Site {
     }
 
     pub(crate) fn config(&self, recipe: BuildRecipe, out: &str) -> BuildConfig {
+        let asks_rows_alone = match &recipe {
+            BuildRecipe::Seva(_) | BuildRecipe::MiaDpo(_) | BuildRecipe::Temple(_) => true,
+            BuildRecipe::ReAlign(recipe) => recipe.completion == MaskCompletion::InPlace,
+            _ => false,
+        };
         BuildConfig {
+            format: (!asks_rows_alone).then(plain),
             recipe,
             data: vec![self.path("rows.jsonl")],
             layout: Layout::Auto,
@@ -74,7 +83,6 @@ impl Site {
             judge: None,
             embedder: None,
             max_frames: None,
-            format: Some(PromptFormat::Plain("<image> {}:".to_owned())),
             answers: AnswerSettings {
                 network: NetworkOptions {
                     device: Device::Cpu,
@@ -86,9 +94,23 @@ impl Site {
                 seed: 3,
                 batch_size: 4,
             },
+            unfinished: UnfinishedAnswers::Skip,
             max_pairs: None,
             out: self.path(out),
         }
+    }
+}
+
+/// How the embedded model is asked.
+pub(crate) fn plain() -> PromptFormat {
+    PromptFormat::Plain("<image> {}:".to_owned())
+}
+
+/// Why nothing comes of a build.
+pub(crate) fn refused(config: &BuildConfig) -> Error {
+    match build(config, &mut Reporter::silent()) {
+        Ok(report) => panic!("{report}"),
+        Err(error) => error,
     }
 }
 
@@ -229,11 +251,7 @@ fn careful_descriptions_are_chosen_over_imagined_and_spoiled_ones() {
 
     let mut empty = stic;
     empty.requests.short.clear();
-    let error = build(
-        &site.config(BuildRecipe::Stic(empty), "none.jsonl"),
-        &mut Reporter::silent(),
-    )
-    .unwrap_err();
+    let error = refused(&site.config(BuildRecipe::Stic(empty), "none.jsonl"));
     assert!(error.to_string().contains("`requests.short`"), "{error}");
 }
 
@@ -249,7 +267,7 @@ fn rows_that_cannot_be_used_are_named_or_counted() {
         row("2.png", "<image> describe the picture:"),
     ]);
     let mut config = site.config(BuildRecipe::Seva(Seva { step: 999 }), "out.jsonl");
-    let error = build(&config, &mut Reporter::silent()).unwrap_err();
+    let error = refused(&config);
     assert!(error.to_string().contains("lost.png"), "{error}");
     config.on_error = OnError::Skip;
     config.out = site.path("skipped.jsonl");
@@ -261,6 +279,71 @@ fn rows_that_cannot_be_used_are_named_or_counted() {
     config.max_pairs = Some(1);
     config.out = site.path("one.jsonl");
     assert_eq!(built(&config).1.len(), 1);
+}
+
+#[test]
+fn answers_that_are_cut_off_are_counted_and_kept_only_where_that_is_wanted() {
+    let site = Site::new(8);
+    let short = |recipe: BuildRecipe, out: &str| {
+        let mut config = site.config(recipe, out);
+        config.answers.max_new_tokens = 2;
+        config
+    };
+    let mut seva = short(BuildRecipe::Seva(Seva { step: 999 }), "seva.jsonl");
+    let error = refused(&seva).to_string();
+    assert!(
+        error.contains("8: an answer did not end within `max_new_tokens`"),
+        "{error}"
+    );
+    // It came to nothing, and stands in the way of no other build.
+    seva.unfinished = UnfinishedAnswers::Keep;
+    let (report, pairs) = built(&seva);
+    assert!(
+        !pairs.is_empty() && !report.skipped.contains_key(&Skip::UnfinishedAnswer),
+        "{report}"
+    );
+    assert!(
+        pairs
+            .iter()
+            .all(|pair| said(&pair.chosen).split_whitespace().count() <= 2)
+    );
+
+    // Of several answers those that ended are compared, at a limit that cuts some of them and not all.
+    let rlaif_v = RlaifV {
+        num_answers: 8,
+        claims: ClaimSettings {
+            split: ClaimSplit::Clauses,
+            question: "is there {}".to_owned(),
+            ..ClaimSettings::default()
+        },
+        lengths: Lengths::Any,
+        ..RlaifV::default()
+    };
+    let sampled = |limit: usize, unfinished: UnfinishedAnswers| {
+        let out = format!("{limit}-{unfinished:?}.jsonl");
+        let mut config = site.config(BuildRecipe::RlaifV(rlaif_v.clone()), &out);
+        config.answers.sampling.temperature = 1.5;
+        config.answers.max_new_tokens = limit;
+        config.unfinished = unfinished;
+        config
+    };
+    let is_between = |limit: &usize| {
+        let report = build(&sampled(*limit, UnfinishedAnswers::Skip), &mut Reporter::silent());
+        report.is_ok_and(|report| report.skipped.contains_key(&Skip::UnfinishedAnswer))
+    };
+    let limit = (7..24).find(is_between).unwrap();
+    std::fs::remove_file(sampled(limit, UnfinishedAnswers::Skip).out).unwrap();
+    let (report, whole) = built(&sampled(limit, UnfinishedAnswers::Skip));
+    let num_cut = report.skipped[&Skip::UnfinishedAnswer];
+    assert!(
+        report
+            .to_string()
+            .contains(&format!("{num_cut}: an answer did not end")),
+        "{report}"
+    );
+    let (report, kept) = built(&sampled(limit, UnfinishedAnswers::Keep));
+    assert!(!report.skipped.contains_key(&Skip::UnfinishedAnswer), "{report}");
+    assert_ne!(whole, kept);
 }
 
 /// A short run on what was built.

@@ -1,20 +1,20 @@
 //! Preference data that needs other images: similar ones, and several at once.
 
 use diptych_data::{OnError, TextPair};
-use diptych_train::Reporter;
-use diptych_vlm::build::{BuildRecipe, MaskCompletion, MiaDpo, MultiImage, ReAlign, Skip, build};
+use diptych_vlm::build::{BuildConfig, BuildRecipe, MaskCompletion, MiaDpo, MultiImage, ReAlign, Skip};
 use serde_json::json;
 
-use crate::build::{Site, built, repository, said, trains};
+use crate::build::{Site, built, plain, refused, repository, said, trains};
 
 fn re_align(completion: MaskCompletion) -> ReAlign {
+    let is_asked = completion == MaskCompletion::Request;
     ReAlign {
         completion,
         mask: 0.5,
         max_segment: 1,
         // What the tiny model understands as the beginning of a description.
-        request: "describe the picture: {}".to_owned(),
-        mark: "and".to_owned(),
+        request: is_asked.then(|| "describe the picture: {}".to_owned()),
+        mark: is_asked.then(|| "and".to_owned()),
         ..ReAlign::default()
     }
 }
@@ -56,11 +56,7 @@ fn segments_are_completed_under_the_nearest_other_image() {
         max_similarity: 0.0,
         ..re_align(MaskCompletion::InPlace)
     };
-    let error = build(
-        &site.config(BuildRecipe::ReAlign(strict), "none.jsonl"),
-        &mut Reporter::silent(),
-    )
-    .unwrap_err();
+    let error = refused(&site.config(BuildRecipe::ReAlign(strict), "none.jsonl"));
     assert!(error.to_string().contains("the answers are too similar"), "{error}");
 
     let asked = site.config(BuildRecipe::ReAlign(re_align(MaskCompletion::Request)), "asked.jsonl");
@@ -82,7 +78,7 @@ fn a_similar_image_needs_another_image_and_an_answer() {
         row("<image> what:", answered),
     ]);
     let config = site.config(BuildRecipe::ReAlign(re_align(MaskCompletion::InPlace)), "out.jsonl");
-    let error = build(&config, &mut Reporter::silent()).unwrap_err();
+    let error = refused(&config);
     assert!(
         error.to_string().contains("2 different images") && error.to_string().contains("found 1"),
         "{error}"
@@ -90,16 +86,50 @@ fn a_similar_image_needs_another_image_and_an_answer() {
     let bare = json!({ "prompt": "<image> what:", "images": ["1.png"] });
     site.write(&[bare, json!({ "prompt": "<image> what:", "images": ["0.png"] })]);
     let config = site.config(BuildRecipe::ReAlign(re_align(MaskCompletion::InPlace)), "other.jsonl");
-    let error = build(&config, &mut Reporter::silent()).unwrap_err();
+    let error = refused(&config);
     assert!(error.to_string().contains("no answer"), "{error}");
+}
+
+#[test]
+fn what_is_completed_in_place_is_asked_in_no_words() {
+    let site = Site::new(2);
+    let in_place = |change: &dyn Fn(&mut ReAlign)| {
+        let mut recipe = re_align(MaskCompletion::InPlace);
+        change(&mut recipe);
+        BuildRecipe::ReAlign(recipe)
+    };
+    for (recipe, key) in [
+        (
+            in_place(&|recipe| recipe.mark = Some("[MASK]".to_owned())),
+            "`mark` is given",
+        ),
+        (
+            in_place(&|recipe| recipe.request = Some("{}".to_owned())),
+            "`request` is given",
+        ),
+    ] {
+        let error = recipe.validate().unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("in_place"), "{error}");
+    }
+    let mut config = site.config(in_place(&|_| {}), "out.jsonl");
+    config.format = Some(plain());
+    let error = refused(&config).to_string();
+    assert!(
+        error.contains("`prompt_format` is given") && error.contains("in place"),
+        "{error}"
+    );
+    config.format = None;
+    config.max_frames = Some(2);
+    let error = refused(&config).to_string();
+    assert!(error.contains("`max_frames`") && error.contains("one image"), "{error}");
 }
 
 fn mia(kind: MultiImage, num_images: usize) -> MiaDpo {
     MiaDpo {
         kind,
         num_images,
-        cell: 32,
-        label: String::new(),
+        cell: (kind == MultiImage::Collage).then_some(32),
+        label: (kind == MultiImage::Sequence).then(String::new),
         pointer: Some(String::new()),
         max_attention: Some(1.0),
         min_perplexity: 0.0,
@@ -146,21 +176,19 @@ fn answers_that_look_at_their_image_are_dropped() {
             max_attention: Some(limit),
             ..mia(MultiImage::Sequence, 2)
         };
-        match build(&site.config(BuildRecipe::MiaDpo(recipe), name), &mut Reporter::silent()) {
-            Ok(report) => {
-                let dropped = report.skipped.get(&Skip::AttendsToTarget).copied().unwrap_or(0);
-                (report.num_made, dropped)
-            }
-            Err(error) => {
-                assert!(error.to_string().contains("looks enough"), "{error}");
-                (0, 8)
-            }
-        }
+        site.config(BuildRecipe::MiaDpo(recipe), name)
     };
-    let (all, none) = (kept(1.0, "all.jsonl"), kept(0.0, "none.jsonl"));
-    assert_eq!((all.1, none.0), (0, 0));
+    let counts = |config: &BuildConfig| {
+        let (report, _) = built(config);
+        let dropped = report.skipped.get(&Skip::AttendsToTarget).copied().unwrap_or(0);
+        (report.num_made, dropped)
+    };
+    let all = counts(&kept(1.0, "all.jsonl"));
+    assert_eq!(all.1, 0);
+    let none = refused(&kept(0.0, "none.jsonl")).to_string();
+    assert!(none.contains(&format!("{}: the answer looks enough", all.0)), "{none}");
     // Shares of two images are around one half: a limit there parts the rows.
-    let half = kept(0.5, "half.jsonl");
+    let half = counts(&kept(0.5, "half.jsonl"));
     assert!(
         half.0 > 0 && half.0 < all.0 && half.0 + half.1 == all.0,
         "{half:?} of {all:?}"
@@ -170,11 +198,7 @@ fn answers_that_look_at_their_image_are_dropped() {
         min_perplexity: 1e9,
         ..mia(MultiImage::Sequence, 2)
     };
-    let error = build(
-        &site.config(BuildRecipe::MiaDpo(sure), "sure.jsonl"),
-        &mut Reporter::silent(),
-    )
-    .unwrap_err();
+    let error = refused(&site.config(BuildRecipe::MiaDpo(sure), "sure.jsonl"));
     assert!(error.to_string().contains("without doubt"), "{error}");
     let mut deep = site.config(
         BuildRecipe::MiaDpo(MiaDpo {
@@ -184,8 +208,12 @@ fn answers_that_look_at_their_image_are_dropped() {
         "deep.jsonl",
     );
     deep.on_error = OnError::Skip;
-    let error = build(&deep, &mut Reporter::silent()).unwrap_err();
+    let error = refused(&deep);
     assert!(error.to_string().contains("layer"), "{error}");
+}
+
+#[test]
+fn images_that_cannot_come_together_as_is_said_are_refused() {
     for (changed, key) in [
         (mia(MultiImage::Collage, 5), "num_images"),
         (mia(MultiImage::PictureInPicture, 3), "num_images"),
@@ -195,6 +223,27 @@ fn answers_that_look_at_their_image_are_dropped() {
                 ..mia(MultiImage::Sequence, 7)
             },
             "max_attention",
+        ),
+        (
+            MiaDpo {
+                cell: Some(64),
+                ..mia(MultiImage::Sequence, 2)
+            },
+            "`cell` is given; expected nothing: there is no collage",
+        ),
+        (
+            MiaDpo {
+                label: Some("Image".to_owned()),
+                ..mia(MultiImage::Collage, 4)
+            },
+            "`label` is given",
+        ),
+        (
+            MiaDpo {
+                share: Some(0.5),
+                ..mia(MultiImage::Collage, 4)
+            },
+            "`share` is given",
         ),
     ] {
         let error = BuildRecipe::MiaDpo(changed).validate().unwrap_err();

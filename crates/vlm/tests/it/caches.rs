@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use diptych_llm::vision::CacheCounts;
-use diptych_train::{MetricsRow, Reporter, VerifyConfig, verify_resume};
-use diptych_vlm::{cache_images, prepare};
+use diptych_train::{MetricsRow, Reporter};
+use diptych_vlm::cache_images;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, golden};
@@ -154,16 +154,7 @@ fn another_tower_processor_or_precision_has_files_of_its_own() {
 fn a_resumed_run_with_a_cache_is_the_uninterrupted_one() {
     for model in ["llava", "qwen2_5_vl"] {
         let bench = Bench::new(model);
-        let recipe = bench.try_recipe(&changes(Some(&bench.path("cache")))).unwrap();
-        let config = diptych_train::LoopConfig::from_recipe(&recipe).unwrap();
-        let verify = VerifyConfig {
-            steps: 4,
-            stop_after: 2,
-            directory: bench.path("runs"),
-        };
-        let build = || prepare(&recipe, &mut Reporter::silent());
-        let report = verify_resume(build, &config, &verify, &mut |_: &diptych_train::Event<'_>| {}).unwrap();
-        assert!(report.is_exact(), "{model}: {:?}", report.comparisons);
+        bench.assert_resumes(&changes(Some(&bench.path("cache"))));
     }
 }
 

@@ -1,7 +1,8 @@
 //! What must hold whatever the numbers are.
 
 use diptych_llm::network::Network;
-use diptych_train::{Method as _, Reporter, VerifyConfig, verify_resume};
+use diptych_tensor::{DType, Device, Tensor, save_tensors};
+use diptych_train::{Method as _, Reporter};
 use diptych_vlm::prepare;
 use serde_json::json;
 
@@ -130,29 +131,16 @@ fn a_cache_knows_its_images() {
 fn a_resumed_run_is_the_uninterrupted_one() {
     for (model, reference) in [("llava", "adapter_off"), ("qwen2_5_vl", "ema")] {
         let bench = Bench::new(model);
-        let recipe = bench
-            .try_recipe(&json!({ "adapter": everywhere("trained"), "reference": { reference: {} } }))
-            .unwrap();
-        let config = diptych_train::LoopConfig::from_recipe(&recipe).unwrap();
-        let verify = VerifyConfig {
-            steps: 4,
-            stop_after: 2,
-            directory: bench.path("runs"),
-        };
-        let build = || prepare(&recipe, &mut Reporter::silent());
-        let report = verify_resume(build, &config, &verify, &mut |_: &diptych_train::Event<'_>| {}).unwrap();
-        assert!(report.is_exact(), "{model}: {:?}", report.comparisons);
+        bench.assert_resumes(&json!({ "adapter": everywhere("trained"), "reference": { reference: {} } }));
     }
 }
 
 #[test]
 fn samples_show_the_names_of_their_images() {
     let bench = Bench::new("llava");
-    let recipe = bench
-        .try_recipe(&json!({ "train": { "steps": 2, "sample_every": 2 }, "samples": { "num_prompts": 2, "max_new_tokens": 4 } }))
-        .unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let outcome = diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh).unwrap();
+    let outcome = bench.outcome(
+        &json!({ "train": { "steps": 2, "sample_every": 2 }, "samples": { "num_prompts": 2, "max_new_tokens": 4 } }),
+    );
     let mut num = 0;
     for entry in std::fs::read_dir(outcome.output.join("samples")).unwrap() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -174,14 +162,10 @@ fn samples_show_the_names_of_their_images() {
 fn samples_are_of_whole_prompts_also_where_prompts_are_learned() {
     for model in MODELS {
         let bench = Bench::new(model);
-        let recipe = bench
-            .try_recipe(&json!({
-                "objective": { "sft": {} }, "method": { "sft": { "loss_on": "everything" } }, "reference": { "none": {} },
-                "train": { "steps": 1, "sample_every": 1 }, "samples": { "num_prompts": 3, "max_new_tokens": 2 },
-            }))
-            .unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let outcome = diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh).unwrap();
+        let outcome = bench.outcome(&json!({
+            "objective": { "sft": {} }, "method": { "sft": { "loss_on": "everything" } }, "reference": { "none": {} },
+            "train": { "steps": 1, "sample_every": 1 }, "samples": { "num_prompts": 3, "max_new_tokens": 2 },
+        }));
         let file = std::fs::read_dir(outcome.output.join("samples"))
             .unwrap()
             .next()
@@ -204,17 +188,8 @@ fn an_adapted_tower_that_is_not_trained_stays_in_the_adapter() {
     for model in MODELS {
         let bench = Bench::new(model);
         let run = |adapter: serde_json::Value| {
-            let recipe = bench
-                .try_recipe(&json!({ "adapter": adapter, "train": { "steps": 1 } }))
-                .unwrap();
-            let stop = std::sync::atomic::AtomicBool::new(false);
-            let folder = tempfile::tempdir_in(bench.path("")).unwrap().keep();
-            let mut recipe = recipe;
-            recipe.run.output = folder.join("run");
-            diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh)
-                .unwrap()
-                .output
-                .join("final")
+            let outcome = bench.outcome(&json!({ "adapter": adapter, "train": { "steps": 1 } }));
+            outcome.output.join("final")
         };
         let modules = |adapter: &std::path::Path| {
             let adapter = diptych_models::lora::LoraAdapter::load(adapter, "language_model").unwrap();
@@ -238,11 +213,7 @@ fn an_adapted_tower_that_is_not_trained_stays_in_the_adapter() {
 fn what_is_exported_is_the_trained_network() {
     for model in MODELS {
         let bench = Bench::new(model);
-        let recipe = bench
-            .try_recipe(&json!({ "adapter": everywhere("trained"), "train": { "steps": 2 } }))
-            .unwrap();
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        let outcome = diptych_vlm::run(&recipe, |_| {}, &stop, diptych_train::ResumeMode::Fresh).unwrap();
+        let outcome = bench.outcome(&json!({ "adapter": everywhere("trained"), "train": { "steps": 2 } }));
         let adapter = outcome.output.join("final");
         let merged = bench.path("merged");
         diptych_vlm::export(&bench.path("model"), Some(&adapter), &merged, None).unwrap();
@@ -291,4 +262,43 @@ fn a_plan_says_what_it_counts() {
         panic!("the network reads no images");
     };
     assert_eq!(network.images().len(), 4);
+}
+
+#[test]
+fn a_plan_counts_the_clip_that_perturbs_texts_and_says_what_it_does_not() {
+    let bench = Bench::new("llava");
+    // More than the tiny run holds at any other time; a plan reads no more of it than its header.
+    let num = 4 << 20;
+    let weights = Tensor::zeros(num, DType::F32, &Device::Cpu).unwrap();
+    std::fs::create_dir(bench.path("clip")).unwrap();
+    let tensors = std::collections::BTreeMap::from([("weights".to_owned(), weights)]);
+    save_tensors(
+        &bench.path("clip/model.safetensors"),
+        &tensors,
+        &std::collections::BTreeMap::new(),
+    )
+    .unwrap();
+    let plan = |keys: serde_json::Value| {
+        let recipe = bench
+            .try_recipe(&json!({ "method": { "offline_pairs": keys } }))
+            .unwrap();
+        diptych_vlm::estimate(&recipe).unwrap()
+    };
+    let perturbed = plan(json!({ "token_perturbation": { "clip": bench.path("clip") } }));
+    assert!(
+        perturbed.memory.moment.contains("another network"),
+        "{}",
+        perturbed.memory.moment
+    );
+    let loading = perturbed.memory.components.iter().find(|part| part.name == "loading");
+    assert_eq!(loading.unwrap().bytes, 4 * num as u64);
+    let plain = plan(json!({}));
+    assert!(!plain.memory.moment.contains("another network"));
+    let said =
+        |estimate: &diptych_train::Estimate, key: &str| estimate.assumptions.iter().any(|text| text.contains(key));
+    let diverging = plan(json!({ "token_divergence": { "weight": 0.1 }, "frequency": { "weight": 0.1 } }));
+    for key in ["offline_pairs.token_divergence", "offline_pairs.frequency"] {
+        assert!(said(&diverging, key) && !said(&plain, key), "{key}");
+    }
+    assert!(said(&perturbed, "token_perturbation"));
 }

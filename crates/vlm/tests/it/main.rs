@@ -13,6 +13,8 @@ mod invariants;
 mod methods;
 #[cfg(target_os = "linux")]
 mod plan;
+#[cfg(target_os = "linux")]
+mod plan_case;
 mod preferences;
 mod references;
 mod refusals;

@@ -16,6 +16,7 @@ use diptych_vlm::{VisionLanguage, estimate, run};
 use serde_json::{Value, json};
 
 use crate::bench::golden;
+use crate::plan_case::{Case, case};
 
 /// What the allocator of the command keeps is part of what is planned.
 #[global_allocator]
@@ -24,16 +25,6 @@ static ALLOCATOR: diptych_tensor::memory::BlockCache = diptych_tensor::memory::B
 /// The file of the recipe, and whether it is to be run.
 const RECIPE: &str = "PLAN_TEST_RECIPE";
 const IS_RUN: &str = "PLAN_TEST_IS_RUN";
-
-/// What a run is measured with.
-struct Case {
-    model: &'static str,
-    adapter: &'static str,
-    reference: &'static str,
-    micro_batch: usize,
-    /// Further keys.
-    sets: &'static [&'static str],
-}
 
 const LORA: &str = "[adapter.lora]\nrank = 8\n";
 const LORA_TOWER: &str =
@@ -44,7 +35,10 @@ const CHECKPOINTING: &[&str] = &["train.gradient_checkpointing=true"];
 const SPOILED: &[&str] =
     &["method={ offline_pairs = { image_preference = { beta = 0.1, corruption = { crop = {} } } } }"];
 
-const CASES: [Case; 10] = [
+const OWN_ANSWERS: &[&str] =
+    &["method={ offline_pairs = { own_answer = { beta = 0.1, reference_tokens = \"own\" } } }"];
+
+const CASES: [Case; 12] = [
     case("llava", LORA, "adapter_off", 2, &[]),
     case("llava", LORA, "frozen", 8, &[]),
     case("llava", LORA_TOWER, "adapter_off", 8, &[]),
@@ -52,6 +46,8 @@ const CASES: [Case; 10] = [
     case("llava", FULL, "frozen", 4, &["train.checkpoint_every=1"]),
     case("llava", FULL_TOWER, "ema", 4, &[]),
     case("llava", LORA, "adapter_off", 4, SPOILED),
+    case("llava", LORA, "adapter_off", 8, OWN_ANSWERS),
+    case("qwen2_5_vl", FULL, "frozen", 4, OWN_ANSWERS),
     case(
         "qwen2_5_vl",
         LORA,
@@ -62,22 +58,6 @@ const CASES: [Case; 10] = [
     case("qwen2_5_vl", FULL_TOWER, "frozen", 4, &[]),
     case("qwen2_5_vl", FULL_TOWER, "frozen", 4, CHECKPOINTING),
 ];
-
-const fn case(
-    model: &'static str,
-    adapter: &'static str,
-    reference: &'static str,
-    micro_batch: usize,
-    sets: &'static [&'static str],
-) -> Case {
-    Case {
-        model,
-        adapter,
-        reference,
-        micro_batch,
-        sets,
-    }
-}
 
 /// A model of some MiB in a family's layout, without training, and images large enough that they count.
 fn write_model(folder: &Path, model: &str) {
@@ -163,41 +143,6 @@ fn write_weights(to: &Path, saved: &Path) {
     fs::remove_dir_all(saved).unwrap();
 }
 
-fn recipe(case: &Case, folder: &Path) -> String {
-    format!(
-        r#"modality = "vlm"
-
-[run]
-device = "cpu"
-output = "{folder}/run"
-
-[model]
-path = "{folder}/{}"
-
-{}
-[data]
-path = "{}"
-
-[reference.{}]
-
-[objective.dpo]
-beta = 0.1
-
-[train]
-steps = 3
-micro_batch = {}
-checkpoint_every = 0
-sample_every = 0
-"#,
-        case.model,
-        case.adapter,
-        golden("vlm_trl/pairs.jsonl").display(),
-        case.reference,
-        case.micro_batch,
-        folder = folder.display(),
-    )
-}
-
 /// What is to be done in a process of its own: a plan, or the run. It writes the bytes beside the recipe.
 #[test]
 #[ignore = "started by the test of this module"]
@@ -240,25 +185,17 @@ fn memory_is_that_of_the_run() {
     for model in ["llava", "qwen2_5_vl"] {
         write_model(folder.path(), model);
     }
+    let pairs = golden("vlm_trl/pairs.jsonl").display().to_string();
     let mut problems = Vec::new();
     for case in &CASES {
         let path = folder.path().join("recipe.toml");
         let sets = case.sets.join("\n");
-        fs::write(&path, format!("{}\n---\n{sets}", recipe(case, folder.path()))).unwrap();
+        let recipe = case.recipe("vlm", &format!("{}/", folder.path().display()), &pairs);
+        fs::write(&path, format!("{recipe}\n---\n{sets}")).unwrap();
         let expected = bytes(&path, false);
         assert!(!folder.path().join("run").exists(), "a plan writes nothing");
         let found = bytes(&path, true);
-        let line = format!(
-            "{:10} {:60} {:12} {} {:?}: memory {:.1} MiB, measured {:.1} ({:.2})",
-            case.model,
-            case.adapter.replace('\n', " "),
-            case.reference,
-            case.micro_batch,
-            case.sets,
-            expected / 1_048_576.0,
-            found / 1_048_576.0,
-            expected / found,
-        );
+        let line = case.compared(expected, found);
         // Shown by `--nocapture`, and on failure.
         println!("{line}");
         if (expected / found - 1.0).abs() > 0.15 {
@@ -267,5 +204,5 @@ fn memory_is_that_of_the_run() {
         fs::remove_dir_all(folder.path().join("run")).unwrap();
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!(CASES.len(), 10);
+    assert_eq!(CASES.len(), 12);
 }

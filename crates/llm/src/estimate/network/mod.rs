@@ -101,6 +101,12 @@ impl ShadowLm {
         self.token_logps(tape, &rows, sizes, adapters)
     }
 
+    /// Log-probabilities (R) of other tokens behind states that are there.
+    pub(super) fn score_others(&self, tape: &Tape, sizes: BatchSizes) -> Shadow {
+        let states = tape.leaf(tape.results, sizes.targets * self.config.hidden_size, self.width);
+        self.token_logps(tape, &states, sizes, Adapters::On)
+    }
+
     /// Hidden states (N, D).
     fn forward(&self, tape: &Tape, sizes: BatchSizes, adapters: Adapters, layers: Layers) -> Shadow {
         let (tokens, width) = (sizes.tokens(), self.config.hidden_size);
