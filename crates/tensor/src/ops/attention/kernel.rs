@@ -248,15 +248,10 @@ impl<'a, T: Float> Inputs<'a, T> {
             None
         };
         let parts: Vec<Option<[Vec<T>; 2]>> = (0..sizes.key_units() * segments).into_par_iter().map(task).collect();
-        let (k, v): (Vec<_>, Vec<_>) = parts.into_iter().flatten().map(|[k, v]| (k, v)).unzip();
-        let (mut k, mut v) = (k.into_iter(), v.into_iter());
-        for key_unit in 0..if segments > 1 { sizes.key_units() } else { 0 } {
-            let sum = |parts: &mut std::vec::IntoIter<Vec<T>>| {
-                let parts: Vec<Vec<T>> = parts.by_ref().take(segments).collect();
-                let len = parts[0].len();
-                add_all(parts, len)
-            };
-            write(key_unit, [sum(&mut k), sum(&mut v)]);
+        let parts: Vec<[Vec<T>; 2]> = parts.into_iter().flatten().collect();
+        for (key_unit, parts) in parts.chunks_exact(segments).enumerate() {
+            let sum = |i: usize| add_all(parts.iter().map(|part| part[i].clone()).collect(), parts[0][i].len());
+            write(key_unit, [sum(0), sum(1)]);
         }
         gradients
     }

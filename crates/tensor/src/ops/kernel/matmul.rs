@@ -138,15 +138,11 @@ pub(in crate::ops) fn matmul<T: Float>(
     if m == 0 || n == 0 {
         return;
     }
-    let MatrixMut {
-        start,
-        len,
-        row,
-        col,
-        buffer: _,
-    } = dst;
     let last = |rows: usize, cols: usize, row: usize, col: usize| (rows - 1) * row + (cols - 1) * col;
-    assert!(last(m, n, row, col) < len, "destination of a product out of range");
+    assert!(
+        last(m, n, dst.row, dst.col) < dst.len,
+        "destination of a product out of range"
+    );
     assert!(
         k == 0 || last(m, k, lhs.row, lhs.col) < lhs.data.len(),
         "left side of a product out of range"
@@ -156,30 +152,11 @@ pub(in crate::ops) fn matmul<T: Float>(
         "right side of a product out of range"
     );
     if n <= FEW_COLUMNS && m > FEW_COLUMNS && k >= FEW_STEPS && lhs.row == 1 && lhs.col > 1 {
-        // The gemm crate would read the left side row by row, four numbers of each: it is faster the other way round.
-        let turned = product((n, m, k), rhs.t(), lhs.t(), threads);
-        for (j, column) in turned.chunks_exact(m).enumerate() {
-            for (i, &x) in column.iter().enumerate() {
-                #[expect(unsafe_code, reason = "an element of a destination given by strides")]
-                // SAFETY: the element is inside the destination by the assertion above, which is an exclusive borrow of it.
-                unsafe {
-                    let place = start.add(i * row + j * col);
-                    *place = if accumulate == Accumulate::Add { *place + x } else { x };
-                }
-            }
-        }
-        return;
+        return turned((m, n), &dst, accumulate, &product((n, m, k), rhs.t(), lhs.t(), threads));
     }
     let copied;
     let rhs = if threads == Threads::All && n <= PACKED_COLUMNS && m > FEW_COLUMNS && rhs.row == 1 && rhs.col > 1 {
-        // The gemm crate would bring so few columns into order on one thread.
-        copied = filled_rows(k * n, n, |first, rows| {
-            for (i, row) in rows.chunks_exact_mut(n).enumerate() {
-                for (j, x) in row.iter_mut().enumerate() {
-                    *x = rhs.data[first + i + j * rhs.col];
-                }
-            }
-        });
+        copied = in_order(rhs, (k, n));
         Matrix::rows(&copied, n)
     } else {
         rhs
@@ -199,9 +176,9 @@ pub(in crate::ops) fn matmul<T: Float>(
             m,
             n,
             k,
-            start,
-            col as isize,
-            row as isize,
+            dst.start,
+            dst.col as isize,
+            dst.row as isize,
             accumulate == Accumulate::Add,
             lhs.data.as_ptr(),
             lhs.col as isize,
@@ -217,6 +194,33 @@ pub(in crate::ops) fn matmul<T: Float>(
             parallelism,
         );
     }
+}
+
+/// Writes or adds a product (n, m) that was computed the other way round: the gemm crate would read the left side row by row, four
+/// numbers of each.
+fn turned<T: Float>((m, n): (usize, usize), dst: &MatrixMut<'_, T>, accumulate: Accumulate, product: &[T]) {
+    for i in 0..m {
+        for j in 0..n {
+            let x = product[j * m + i];
+            #[expect(unsafe_code, reason = "an element of a destination given by strides")]
+            // SAFETY: the caller asserts that the element is inside the destination, which is an exclusive borrow of it.
+            unsafe {
+                let place = dst.start.add(i * dst.row + j * dst.col);
+                *place = if accumulate == Accumulate::Add { *place + x } else { x };
+            }
+        }
+    }
+}
+
+/// A transposed right side (k, n) with its columns side by side: the gemm crate would bring so few of them into order on one thread.
+fn in_order<T: Float>(rhs: Matrix<'_, T>, (k, n): (usize, usize)) -> Vec<T> {
+    filled_rows(k * n, n, |first, rows| {
+        for (i, row) in rows.chunks_exact_mut(n).enumerate() {
+            for (j, x) in row.iter_mut().enumerate() {
+                *x = rhs.data[first + i + j * rhs.col];
+            }
+        }
+    })
 }
 
 #[cfg(test)]
