@@ -290,6 +290,10 @@ struct Factors<T> {
 
 impl<T: Float> Factors<T> {
     /// Updates moments and parameter.
+    #[expect(
+        clippy::inline_always,
+        reason = "the body of a loop that is compiled for several CPU features"
+    )]
     #[inline(always)]
     fn apply(self, p: &mut T, g: T, m: &mut T, v: &mut T) {
         *m = self.beta1 * *m + self.new1 * g;
