@@ -69,28 +69,18 @@ impl Transformer2D {
 
     /// (B, C, Y, X) and text (B, S, D), to (B, C, Y, X).
     pub(super) fn forward(&self, x_bcyx: &Tensor, text: &Tensor) -> TensorResult<Tensor> {
-        let (batch, channels, height, width) = x_bcyx.dims4()?;
-        let to_tokens = |x: &Tensor| -> TensorResult<Tensor> {
-            Ok(x.reshape((batch, channels, height * width))?
-                .transpose(1, 2)?
-                .contiguous()?)
-        };
-        let to_image = |x: &Tensor| -> TensorResult<Tensor> {
-            Ok(x.transpose(1, 2)?
-                .contiguous()?
-                .reshape((batch, channels, height, width))?)
-        };
+        let (_, _, height, width) = x_bcyx.dims4()?;
         let normed = self.norm.forward(x_bcyx)?;
         let mut x_btd = match &self.proj_in {
-            Projection::Conv(conv) => to_tokens(&conv.forward(&normed)?)?,
-            Projection::Linear(linear) => linear.forward(&to_tokens(&normed)?)?,
+            Projection::Conv(conv) => ops::image_to_tokens(&conv.forward(&normed)?)?,
+            Projection::Linear(linear) => linear.forward(&ops::image_to_tokens(&normed)?)?,
         };
         for block in &self.blocks {
             x_btd = block.forward(&x_btd, text)?;
         }
         let out_bcyx = match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(&to_image(&x_btd)?)?,
-            Projection::Linear(linear) => to_image(&linear.forward(&x_btd)?)?,
+            Projection::Conv(conv) => conv.forward(&ops::tokens_to_image(&x_btd, height, width)?)?,
+            Projection::Linear(linear) => ops::tokens_to_image(&linear.forward(&x_btd)?, height, width)?,
         };
         Ok((out_bcyx + x_bcyx)?)
     }

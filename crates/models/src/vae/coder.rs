@@ -215,12 +215,8 @@ impl Attention {
     }
 
     fn forward(&self, x_bcyx: &Tensor) -> TensorResult<Tensor> {
-        let (batch, channels, height, width) = x_bcyx.dims4()?;
-        let normed = self.group_norm.forward(x_bcyx)?;
-        let x_btc = normed
-            .reshape((batch, channels, height * width))?
-            .transpose(1, 2)?
-            .contiguous()?;
+        let (_, _, height, width) = x_bcyx.dims4()?;
+        let x_btc = ops::image_to_tokens(&self.group_norm.forward(x_bcyx)?)?;
         let (q, k, v) = (
             self.to_q.forward(&x_btc)?,
             self.to_k.forward(&x_btc)?,
@@ -232,10 +228,7 @@ impl Attention {
             upcast: true,
         };
         let out_btc = self.to_out.forward(&attend(&q, &k, &v, heads)?)?;
-        let out = out_btc
-            .transpose(1, 2)?
-            .contiguous()?
-            .reshape((batch, channels, height, width))?;
+        let out = ops::tokens_to_image(&out_btc, height, width)?;
         Ok((out + x_bcyx)?)
     }
 }

@@ -125,13 +125,13 @@ pub(crate) fn transformer_case(b: usize, c: usize, y: usize, heads: usize) -> Ca
         run_of(block.params, Pass::Both, move || {
             let norm = |x: &Tensor, [weight, bias]: &[Tensor; 2]| ops::layer_norm(x, weight, bias, 1e-5);
             let inside = conv(&ops::group_norm(&x, &group[0], &group[1], 32, 1e-6)?, &proj_in)?;
-            let mut t = inside.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+            let mut t = ops::image_to_tokens(&inside)?;
             let normed = norm(&t, &norms[0])?;
             t = (to_pixels.forward(&normed, &normed)? + t)?;
             t = (to_text.forward(&norm(&t, &norms[1])?, &text)? + t)?;
             let hidden = ops::geglu(&linear(&norm(&t, &norms[2])?, &ff_in)?)?;
             t = (linear(&hidden, &ff_out)? + t)?;
-            let image = t.transpose(1, 2)?.contiguous()?.reshape(x.dims())?;
+            let image = ops::tokens_to_image(&t, y, y)?;
             Ok((conv(&image, &proj_out)? + &x)?)
         })
     };

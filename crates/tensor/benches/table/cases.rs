@@ -127,6 +127,8 @@ struct Sketch {
     op: &'static str,
     shape: Vec<usize>,
     operands: Vec<Vec<usize>>,
+    /// Elements of operands that a forward pass reads and that a backward pass reads; all of them unless said otherwise.
+    read: Option<[usize; 2]>,
     /// Elements of the result.
     result: usize,
     /// Of one forward pass.
@@ -140,12 +142,17 @@ fn case(sketch: Sketch, pass: Pass, op: Op) -> Case {
         op: peer,
         shape,
         operands,
+        read,
         result,
         flops,
     } = sketch;
     let elements: usize = operands.iter().map(|operand| operand.iter().product::<usize>()).sum();
+    let [read, read_again] = read.unwrap_or([elements; 2]);
     // Back: operands and the gradient of the result are read, gradients of operands are written.
-    let passes = if pass == Pass::Both { [2.0, 3.0] } else { [1.0, 1.0] };
+    let (flops, elements) = match pass {
+        Pass::Forward => (flops, read + result),
+        Pass::Both => (3.0 * flops, read + result + read_again + result + elements),
+    };
     let job = Job {
         op: peer,
         shape: shape.clone(),
@@ -174,8 +181,8 @@ fn case(sketch: Sketch, pass: Pass, op: Op) -> Case {
             }
         ),
         job,
-        flops: flops * passes[1],
-        bytes: 4.0 * (elements as f64 * (passes[0] + passes[0] - 1.0) + result as f64 * passes[0]),
+        flops,
+        bytes: 4.0 * elements as f64,
         prepare: Box::new(prepare),
     }
 }
@@ -190,6 +197,7 @@ pub(crate) fn matmul(n: usize) -> Case {
         op: "matmul",
         shape: vec![n],
         operands: vec![vec![n, n], vec![n, n]],
+        read: None,
         result: n * n,
         flops: 2.0 * (n * n * n) as f64,
     };
@@ -202,6 +210,7 @@ fn conv2d(b: usize, c: usize, y: usize, k: usize, is_backward: bool) -> Case {
         op: "conv2d",
         shape: vec![b, c, c, y, k],
         operands: vec![vec![b, c, y, y], vec![c, c, k, k], vec![c]],
+        read: None,
         result: b * c * y * y,
         flops: 2.0 * (b * y * y * c * c * k * k) as f64,
     };
@@ -220,6 +229,7 @@ fn attention(b: usize, h: usize, t: usize, s: usize, k: usize, is_backward: bool
         op: "attention",
         shape: vec![b, h, t, s, k],
         operands: vec![vec![b, t, h * k], vec![b, s, h * k], vec![b, s, h * k]],
+        read: None,
         result: b * t * h * k,
         flops: 4.0 * (b * h * t * s * k) as f64,
     };
@@ -238,6 +248,7 @@ fn linear(rows: usize, inputs: usize, outputs: usize, is_backward: bool) -> Case
         op: "linear",
         shape: vec![rows, inputs, outputs],
         operands: vec![vec![rows, inputs], vec![outputs, inputs], vec![outputs]],
+        read: None,
         result: rows * outputs,
         flops: 2.0 * (rows * inputs * outputs) as f64,
     };
@@ -252,6 +263,7 @@ fn plain(name: &str, op: &'static str, shape: &[usize], operands: &[&[usize]], r
             op,
             shape: shape.to_vec(),
             operands: operands.iter().map(|operand| operand.to_vec()).collect(),
+            read: None,
             result,
             flops: 0.0,
         };
@@ -359,6 +371,7 @@ fn of_decoders() -> Vec<Case> {
             op: "token_logps",
             shape: vec![rows, width, words],
             operands: vec![vec![rows, width], vec![words, width]],
+            read: None,
             result: rows,
             flops: 2.0 * (rows * width * words) as f64,
         };
@@ -368,18 +381,23 @@ fn of_decoders() -> Vec<Case> {
             ops::token_logps(&x[0], &x[1], &targets, TokenLogpsConfig::default())
         }));
     }
-    let embedding = plain(
-        "embedding 1536 of 32000×512",
-        "embedding",
-        &[1536, words, width],
-        &[&[words, width]],
-        1536 * width,
-        |x, shape| {
+    // The rows that are used, and their indices; back, only the indices.
+    let ids = 1536;
+    cases.extend([Pass::Forward, Pass::Both].map(|pass| {
+        let sketch = Sketch {
+            name: format!("embedding {ids} of {words}×{width}"),
+            op: "embedding",
+            shape: vec![ids, words, width],
+            operands: vec![vec![words, width]],
+            read: Some([ids * (width + 1), ids]),
+            result: ids * width,
+            flops: 0.0,
+        };
+        case(sketch, pass, |x, shape| {
             let ids: Vec<u32> = (0..shape[0]).map(|i| (i * 7919 % shape[1]) as u32).collect();
             ops::embedding(&Tensor::from_vec(ids, shape[0], &Device::Cpu)?, &x[0])
-        },
-    );
-    cases.extend(embedding);
+        })
+    }));
     cases
 }
 

@@ -11,7 +11,7 @@
 //! one of the NAMEs are measured, by default all. PyTorch waits in a process of its own. Its Python needs torch and diffusers.
 //!
 //! On a machine that others use, times on the wall say more about them. `--clock cpu`, with one thread, prints the processor's time of
-//! each process instead.
+//! each process instead. With several threads that time is the sum over them, waiting included, and is refused.
 
 mod blocks;
 mod cases;
@@ -91,6 +91,12 @@ struct Row {
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its result")]
 fn main() -> anyhow::Result<()> {
+    // As the command does: candle's own thread pool spins between operations, and takes the cores from ours.
+    #[expect(unsafe_code, reason = "candle takes this setting from the environment only")]
+    // SAFETY: no other thread exists yet that could read the environment.
+    unsafe {
+        std::env::set_var("CANDLE_NUM_THREADS", "1");
+    }
     let arguments: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| argument != "--bench")
@@ -108,6 +114,16 @@ fn main() -> anyhow::Result<()> {
             _ => names.push(argument),
         }
     }
+    if clock == Clock::Cpu && threads != 1 {
+        bail!("--clock cpu adds up the times of {threads} threads: it needs --threads 1");
+    }
+    let cases = cases();
+    if let Some(name) = names
+        .iter()
+        .find(|name| !cases.iter().any(|case| case.name.contains(name.as_str())))
+    {
+        bail!("no operation has {name:?} in its name");
+    }
     let pool = rayon_pool(threads)?;
     let mut peer = python.map(|python| Peer::start(&python, threads, clock)).transpose()?;
     let limits = pool.install(|| limits(peer.as_mut(), clock))?;
@@ -120,7 +136,7 @@ fn main() -> anyhow::Result<()> {
     println!(
         "| operation | diptych, ms | PyTorch, ms | PyTorch / diptych | share of the limit |\n|---|---|---|---|---|"
     );
-    for case in cases() {
+    for case in cases {
         if !names.is_empty() && !names.iter().any(|name| case.name.contains(name.as_str())) {
             continue;
         }

@@ -95,11 +95,7 @@ impl Recompute {
         PASS.with_borrow_mut(|pass| -> CandleResult<()> {
             let Some(pass) = pass else { return Ok(()) };
             for (name, gradient) in take_parameters(&mut store, &pass.params) {
-                let sum = match pass.from_segments.get(&name) {
-                    Some(present) => (present + gradient)?.detach(),
-                    None => gradient,
-                };
-                pass.from_segments.insert(name, sum);
+                pass.add(name, gradient)?;
             }
             Ok(())
         })?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::ops::kernel::sum_of_squares;
 use crate::{Error, Params, Result};
 
 /// At most this many names are written into an error.
@@ -67,11 +68,7 @@ impl Gradients {
     pub fn global_norm(&self) -> Result<f64> {
         let mut sum = 0.0;
         for gradient in self.0.values() {
-            let norm_squared = match gradient.dtype() {
-                DType::F64 => gradient.sqr()?.sum_all()?.to_scalar::<f64>()?,
-                _ => f64::from(gradient.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?),
-            };
-            sum += norm_squared;
+            sum += sum_of_squares(gradient)?;
         }
         Ok(sum.sqrt())
     }

@@ -16,7 +16,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{
-    Float, Operand, Path, chunked, chunked_rows, from_parts, on_float, output, path, shape_error, wide,
+    Float, Operand, Path, filled, filled_rows, from_parts, gradient, on_float, output, path, shape_error, wide,
 };
 use crate::Result;
 
@@ -227,9 +227,8 @@ impl<A: Activation> CustomOp1 for Elementwise<A> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         on_float!(storage.dtype(), A::NAME, T => {
             let x = from_parts::<T>(storage, layout)?;
-            let mut y = vec![0.0; x.len()];
-            chunked(&mut y, |start, y| values::<T, A>(&x[start..start + y.len()], y));
-            Ok(output(y, layout.shape()))
+            let y = filled(x.len(), |start, y| values::<T, A>(&x[start..start + y.len()], y));
+            Ok(output::<T>(y, layout.shape()))
         })
     }
 
@@ -241,12 +240,11 @@ impl<A: Activation> CustomOp1 for Elementwise<A> {
         let (x_operand, grad_operand) = (Operand::of(x), Operand::of(&grad));
         on_float!(x.dtype(), A::NAME, T => {
             let (x_values, dy) = (x_operand.slice::<T>()?, grad_operand.slice::<T>()?);
-            let mut dx = vec![0.0; dy.len()];
-            chunked(&mut dx, |start, dx| {
+            let dx = filled(dy.len(), |start, dx| {
                 let piece = start..start + dx.len();
                 slopes::<T, A>(&x_values[piece.clone()], &dy[piece], dx);
             });
-            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+            gradient::<T>(Some(dx), x)
         })
     }
 }
@@ -280,13 +278,12 @@ impl CustomOp1 for Geglu {
         dims.push(width);
         on_float!(storage.dtype(), "geglu", T => {
             let x = from_parts::<T>(storage, layout)?;
-            let mut y: Vec<T> = vec![0.0; x.len() / 2];
-            chunked_rows(&mut y, width, |first, rows| {
+            let y = filled_rows(x.len() / 2, width, |first, rows| {
                 for (i, y) in rows.chunks_exact_mut(width).enumerate() {
                     gated(&x[(first + i) * 2 * width..][..2 * width], y);
                 }
             });
-            Ok(output(y, dims))
+            Ok(output::<T>(y, dims))
         })
     }
 
@@ -299,14 +296,13 @@ impl CustomOp1 for Geglu {
         let (x_operand, grad_operand) = (Operand::of(x), Operand::of(&grad));
         on_float!(x.dtype(), "geglu", T => {
             let (x_values, dy) = (x_operand.slice::<T>()?, grad_operand.slice::<T>()?);
-            let mut dx: Vec<T> = vec![0.0; x_values.len()];
-            chunked_rows(&mut dx, 2 * width, |first, rows| {
+            let dx = filled_rows(x_values.len(), 2 * width, |first, rows| {
                 for (i, dx) in rows.chunks_exact_mut(2 * width).enumerate() {
                     let row = first + i;
                     gated_slopes(&x_values[row * 2 * width..][..2 * width], &dy[row * width..][..width], dx);
                 }
             });
-            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+            gradient::<T>(Some(dx), x)
         })
     }
 }

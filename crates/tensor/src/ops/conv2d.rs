@@ -1,8 +1,10 @@
 //! Two-dimensional convolution (cross-correlation, as PyTorch's `conv2d`), with groups and dilation of one.
 //!
 //! The CPU kernels unfold tiles of the input into columns and multiply matrices; `kernel` says how each pass is tiled. Three by
-//! three weights with stride 1 are applied by Winograd's algorithm where that takes less time; `winograd` says how.
+//! three weights with stride 1 are applied by Winograd's algorithm where that takes less time, and to small images directly; `winograd`
+//! and `direct` say how.
 
+mod direct;
 mod geometry;
 mod groups;
 mod kernel;
@@ -17,7 +19,7 @@ use candle_core::{
 };
 
 use self::geometry::Geometry;
-use super::kernel::{Operand, Path, from_parts, on_float, output, path};
+use super::kernel::{Operand, Path, from_parts, gradient, on_float, output, path};
 use crate::Result;
 
 const OP: &str = "conv2d";
@@ -164,8 +166,8 @@ impl Conv2d {
         grad: &Tensor,
     ) -> CandleResult<[Option<Tensor>; 3]> {
         let grad = grad.contiguous()?;
-        let bias_tracked = bias.is_some_and(Tensor::track_op);
         if !x.device().is_cpu() {
+            let bias_tracked = bias.is_some_and(Tensor::track_op);
             let dx = x.track_op().then(|| self.composed_dx(weight, &grad)).transpose()?;
             let dw = weight.track_op().then(|| self.composed_dw(x, &grad)).transpose()?;
             return Ok([dx, dw, bias_tracked.then(|| grad.sum((0, 2, 3))).transpose()?]);
@@ -174,18 +176,16 @@ impl Conv2d {
         let [x_operand, weight_operand, grad_operand] = [x, weight, &grad].map(Operand::of);
         on_float!(x.dtype(), OP, T => {
             let dy = grad_operand.slice::<T>()?;
-            let (mut dx, mut dw, mut db) = (None, None, None);
-            if x.track_op() {
-                let data = kernel::backward_input(geometry, weight_operand.slice::<T>()?, dy);
-                dx = Some(Tensor::from_vec(data, x.shape(), x.device())?);
-            }
-            if weight.track_op() {
-                let data = kernel::backward_weight(geometry, x_operand.slice::<T>()?, dy);
-                dw = Some(Tensor::from_vec(data, weight.shape(), x.device())?);
-            }
-            if bias_tracked {
-                db = Some(Tensor::from_vec(kernel::backward_bias(geometry, dy), geometry.outputs, x.device())?);
-            }
+            let input = |weight: &[T]| kernel::backward_input(geometry, weight, dy);
+            let dx = x.track_op().then(|| weight_operand.slice().map(input)).transpose()?;
+            let dx = gradient(dx, x)?;
+            let of_weight = |x: &[T]| kernel::backward_weight(geometry, x, dy);
+            let dw = weight.track_op().then(|| x_operand.slice().map(of_weight)).transpose()?;
+            let dw = gradient(dw, weight)?;
+            let db = match bias.filter(|bias| bias.track_op()) {
+                None => None,
+                Some(bias) => gradient(Some(kernel::backward_bias(geometry, dy)), bias)?,
+            };
             Ok([dx, dw, db])
         })
     }

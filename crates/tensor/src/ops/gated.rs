@@ -11,10 +11,12 @@ use std::marker::PhantomData;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::activation::{Activation, GeluTanh, Silu, gelu_tanh_composed, silu_composed};
-use super::kernel::{Float, Operand, Path, chunked, from_parts, on_float, output, path, piece_rows, shape_error, wide};
+use super::kernel::{
+    Float, Operand, Path, filled, filled_pieces, from_parts, gradient, on_float, output, path, piece_rows, shape_error,
+    wide,
+};
 use crate::Result;
 
 /// `silu(gate) * up`. Any shape, the same for both.
@@ -101,12 +103,11 @@ impl<A: Activation> CustomOp2 for Gated<A> {
     ) -> CandleResult<(CpuStorage, Shape)> {
         on_float!(gate.dtype(), self.op, T => {
             let (gate, up) = (from_parts::<T>(gate, gate_layout)?, from_parts::<T>(up, up_layout)?);
-            let mut y: Vec<T> = vec![0.0; gate.len()];
-            chunked(&mut y, |start, y| {
+            let y = filled(gate.len(), |start, y| {
                 let piece = start..start + y.len();
                 products::<T, A>(&gate[piece.clone()], &up[piece], y);
             });
-            Ok(output(y, gate_layout.shape()))
+            Ok(output::<T>(y, gate_layout.shape()))
         })
     }
 
@@ -123,37 +124,24 @@ impl<A: Activation> CustomOp2 for Gated<A> {
             let tracked = [gate.track_op(), up.track_op()];
             let operands = (gate_operand.slice::<T>()?, up_operand.slice::<T>()?, grad_operand.slice::<T>()?);
             let [d_gate, d_up] = slopes::<T, A>(operands, tracked);
-            let tensor = |data: Option<Vec<T>>| {
-                data.map(|data| Tensor::from_vec(data, gate.shape(), gate.device())).transpose()
-            };
-            Ok((tensor(d_gate)?, tensor(d_up)?))
+            Ok((gradient(d_gate, gate)?, gradient(d_up, up)?))
         })
     }
 }
 
 /// Gradients of gate and up, each only where `tracked`.
 fn slopes<T: Float, A: Activation>((gate, up, dy): (&[T], &[T], &[T]), tracked: [bool; 2]) -> [Option<Vec<T>>; 2] {
-    let zeros = |tracked: bool| tracked.then(|| vec![T::zero(); dy.len()]);
-    let [mut d_gate, mut d_up] = tracked.map(zeros);
-    match (&mut d_gate, &mut d_up) {
-        (Some(d_gate), Some(d_up)) => {
-            let len = piece_rows(1);
-            let places = d_gate.par_chunks_mut(len).zip(d_up.par_chunks_mut(len));
-            places.enumerate().for_each(|(i, (d_gate, d_up))| {
-                let piece = i * len..dy.len().min((i + 1) * len);
-                both_slopes::<T, A>(&gate[piece.clone()], &up[piece.clone()], &dy[piece], d_gate, d_up);
-            });
+    let len = piece_rows(1);
+    let ([d_gate, d_up], _) = filled_pieces(tracked, dy.len(), len, |piece, [d_gate, d_up]| {
+        let piece = piece * len..dy.len().min((piece + 1) * len);
+        let (gate, up, dy) = (&gate[piece.clone()], &up[piece.clone()], &dy[piece]);
+        match tracked {
+            [true, true] => both_slopes::<T, A>(gate, up, dy, d_gate, d_up),
+            [true, false] => gate_slopes::<T, A>(gate, up, dy, d_gate),
+            [false, true] => products::<T, A>(gate, dy, d_up),
+            [false, false] => {}
         }
-        (Some(d_gate), None) => chunked(d_gate, |start, d_gate| {
-            let piece = start..start + d_gate.len();
-            gate_slopes::<T, A>(&gate[piece.clone()], &up[piece.clone()], &dy[piece], d_gate);
-        }),
-        (None, Some(d_up)) => chunked(d_up, |start, d_up| {
-            let piece = start..start + d_up.len();
-            products::<T, A>(&gate[piece.clone()], &dy[piece], d_up);
-        }),
-        (None, None) => {}
-    }
+    });
     [d_gate, d_up]
 }
 

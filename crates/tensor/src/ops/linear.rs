@@ -1,13 +1,15 @@
 //! Affine maps of the last dimension.
 
+mod half_weight;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result as CandleResult, Shape, Tensor,
 };
 
 use super::kernel::{
-    Accumulate, Matrix, MatrixMut, Operand, Path, Threads, from_parts, matmul, on_float, output, path, shape_error,
-    sum_rows,
+    Accumulate, Matrix, MatrixMut, Operand, Path, Threads, filled_rows, from_parts, gradient, matmul, on_float, output,
+    path, product, shape_error, sum_rows,
 };
 use crate::Result;
 
@@ -24,25 +26,35 @@ const OP: &str = "linear";
 /// # Errors
 /// [`Error::Operand`](crate::Error::Operand) for shapes or dtypes that do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (outputs, inputs) = check(x, weight, bias)?;
+    check(x, weight, bias)?;
     let mut operands = vec![x, weight];
     operands.extend(bias);
     if let Path::Widened(dtype) = path(OP, &operands)? {
-        let widen = |tensor: &Tensor| tensor.to_dtype(DType::F32);
-        let bias = bias.map(widen).transpose()?;
-        return Ok(linear(&widen(x)?, &widen(weight)?, bias.as_ref())?.to_dtype(dtype)?);
+        let y = half_weight::product_with(&x.to_dtype(DType::F32)?, weight)?;
+        let y = match bias {
+            None => y,
+            Some(bias) => y.broadcast_add(&bias.to_dtype(DType::F32)?)?,
+        };
+        return Ok(y.to_dtype(dtype)?);
     }
-    let mut dims = x.dims().to_vec();
-    let rows = x.elem_count() / inputs.max(1);
-    if let Some(last) = dims.last_mut() {
-        *last = outputs;
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    Ok(match bias {
+        None => x.apply_op2(&weight, Linear)?,
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear)?,
+    })
+}
+
+/// `x weight^T` of a wide `x` and a weight of the same type or, for f32, of half precision.
+pub(super) fn wide_product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let is_half = matches!(weight.dtype(), DType::F16 | DType::BF16);
+    if !is_half {
+        return linear(x, weight, None);
     }
-    let (flat, weight) = (x.contiguous()?.reshape((rows, inputs))?, weight.contiguous()?);
-    let flat = match bias {
-        None => flat.apply_op2(&weight, Linear)?,
-        Some(bias) => flat.apply_op3(&weight, &bias.contiguous()?, Linear)?,
-    };
-    Ok(flat.reshape(dims)?)
+    check(x, weight, None)?;
+    if x.dtype() == DType::F32 && x.device().is_cpu() && weight.device().is_cpu() {
+        return Ok(half_weight::product_with(x, weight)?);
+    }
+    linear(x, &weight.to_dtype(x.dtype())?, None)
 }
 
 /// [`linear`] in candle's primitives.
@@ -88,8 +100,18 @@ fn check(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<(usize, u
     }
 }
 
-/// Operands: x (M, I), weight (O, I), and perhaps bias (O), all contiguous.
+/// Operands: x (..., I) of M rows, weight (O, I), and perhaps bias (O), all contiguous.
 struct Linear;
+
+/// Sizes (M, I, O), with the shape of the result.
+fn sizes(x: &Shape, weight: &Shape) -> CandleResult<((usize, usize, usize), Shape)> {
+    let (outputs, inputs) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    let m = dims.iter().product();
+    dims.push(outputs);
+    Ok(((m, inputs, outputs), dims.into()))
+}
 
 impl Linear {
     fn cpu(
@@ -97,17 +119,20 @@ impl Linear {
         weight: (&CpuStorage, &Layout),
         bias: Option<(&CpuStorage, &Layout)>,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let (m, inputs) = x.1.shape().dims2()?;
-        let (outputs, _) = weight.1.shape().dims2()?;
+        let ((m, inputs, outputs), shape) = sizes(x.1.shape(), weight.1.shape())?;
         on_float!(x.0.dtype(), OP, T => {
             let (x, weight) = (from_parts::<T>(x.0, x.1)?, from_parts::<T>(weight.0, weight.1)?);
-            let (mut y, accumulate) = match bias {
-                None => (vec![0.0; m * outputs], Accumulate::Replace),
-                Some((storage, layout)) => (from_parts::<T>(storage, layout)?.repeat(m), Accumulate::Add),
-            };
             let (lhs, rhs) = (Matrix::rows(x, inputs), Matrix::rows(weight, inputs).t());
-            matmul((m, outputs, inputs), MatrixMut::rows(&mut y, outputs), accumulate, lhs, rhs, Threads::All);
-            Ok(output(y, (m, outputs)))
+            let Some((storage, layout)) = bias else {
+                return Ok(output(product((m, outputs, inputs), lhs, rhs, Threads::All), shape));
+            };
+            let bias = from_parts::<T>(storage, layout)?;
+            let mut y = filled_rows(m * outputs, outputs, |_, rows| {
+                rows.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+            });
+            let place = MatrixMut::rows(&mut y, outputs);
+            matmul((m, outputs, inputs), place, Accumulate::Add, lhs, rhs, Threads::All);
+            Ok(output(y, shape))
         })
     }
 
@@ -116,11 +141,10 @@ impl Linear {
         weight: (&S, &Layout),
         bias: Option<(&S, &Layout)>,
     ) -> CandleResult<(S, Shape)> {
-        let (m, inputs) = x.1.shape().dims2()?;
-        let (outputs, _) = weight.1.shape().dims2()?;
+        let ((m, inputs, outputs), shape) = sizes(x.1.shape(), weight.1.shape())?;
+        let flat = Layout::contiguous_with_offset((m, inputs), x.1.start_offset());
         let y =
-            x.0.matmul(weight.0, (1, m, outputs, inputs), x.1, &weight.1.transpose(0, 1)?)?;
-        let shape = Shape::from((m, outputs));
+            x.0.matmul(weight.0, (1, m, outputs, inputs), &flat, &weight.1.transpose(0, 1)?)?;
         let y = match bias {
             None => y,
             Some((bias, layout)) => y.binary_impl::<candle_core::op::Add>(
@@ -139,36 +163,32 @@ impl Linear {
         bias: Option<&Tensor>,
         grad: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let bias_tracked = bias.is_some_and(Tensor::track_op);
-        if !x.device().is_cpu() {
-            let (x, weight, tracked) = (x.detach(), weight.detach(), (x.track_op(), weight.track_op()));
-            let dx = tracked.0.then(|| grad.matmul(&weight)).transpose()?;
-            let dw = tracked.1.then(|| grad.t()?.matmul(&x)).transpose()?;
-            return Ok((dx, dw, bias_tracked.then(|| grad.sum(0)).transpose()?));
-        }
-        let (m, inputs) = x.dims2()?;
-        let outputs = weight.dim(0)?;
+        let bias = bias.filter(|bias| bias.track_op());
+        let ((m, inputs, outputs), _) = sizes(x.shape(), weight.shape())?;
         let grad = grad.contiguous()?;
+        if !x.device().is_cpu() {
+            let (flat, grad) = (x.detach().reshape((m, inputs))?, grad.reshape((m, outputs))?);
+            let dx = || grad.matmul(&weight.detach())?.reshape(x.shape());
+            let dx = x.track_op().then(dx).transpose()?;
+            let dw = weight.track_op().then(|| grad.t()?.matmul(&flat)).transpose()?;
+            return Ok((dx, dw, bias.map(|_| grad.sum(0)).transpose()?));
+        }
         let (x_operand, weight_operand, grad_operand) = (Operand::of(x), Operand::of(weight), Operand::of(&grad));
         on_float!(x.dtype(), OP, T => {
             let dy = grad_operand.slice::<T>()?;
             let (mut dx, mut dw, mut db) = (None, None, None);
             if x.track_op() {
-                let mut data: Vec<T> = vec![0.0; m * inputs];
                 let (lhs, rhs) = (Matrix::rows(dy, outputs), Matrix::rows(weight_operand.slice::<T>()?, inputs));
-                let place = MatrixMut::rows(&mut data, inputs);
-                matmul((m, inputs, outputs), place, Accumulate::Replace, lhs, rhs, Threads::All);
-                dx = Some(Tensor::from_vec(data, (m, inputs), x.device())?);
+                let data = product((m, inputs, outputs), lhs, rhs, Threads::All);
+                dx = gradient(Some(data), x)?;
             }
             if weight.track_op() {
-                let mut data: Vec<T> = vec![0.0; outputs * inputs];
                 let (lhs, rhs) = (Matrix::rows(dy, outputs).t(), Matrix::rows(x_operand.slice::<T>()?, inputs));
-                let place = MatrixMut::rows(&mut data, inputs);
-                matmul((outputs, inputs, m), place, Accumulate::Replace, lhs, rhs, Threads::All);
-                dw = Some(Tensor::from_vec(data, (outputs, inputs), x.device())?);
+                let data = product((outputs, inputs, m), lhs, rhs, Threads::All);
+                dw = gradient(Some(data), weight)?;
             }
-            if bias_tracked {
-                db = Some(Tensor::from_vec(sum_rows(dy, outputs), outputs, x.device())?);
+            if let Some(bias) = bias {
+                db = gradient(Some(sum_rows(dy, outputs)), bias)?;
             }
             Ok((dx, dw, db))
         })

@@ -24,6 +24,7 @@
 //! | [`softmax`](mod@softmax) | [`softmax`](softmax()), [`log_softmax`], [`log_sigmoid`] |
 //! | [`token_head`] | [`token_divergences`], [`likeliest_tokens`] |
 //! | [`token_logps`](mod@token_logps) | [`token_logps`](token_logps()), [`token_logps_and_statistics`] |
+//! | [`tokens`] | [`image_to_tokens`], [`tokens_to_image`] |
 //! | [`upsample`] | [`upsample_nearest2d`] |
 
 #![expect(
@@ -36,13 +37,14 @@ pub mod attention;
 pub mod conv2d;
 pub mod embedding;
 pub mod gated;
-mod kernel;
+pub(crate) mod kernel;
 pub mod linear;
 pub mod norm;
 pub mod rope;
 pub mod softmax;
 pub mod token_head;
 pub mod token_logps;
+pub mod tokens;
 pub mod upsample;
 
 pub use activation::{
@@ -68,4 +70,5 @@ pub use token_logps::{
     TokenLogpsConfig, TokenStatistics, token_logps, token_logps_and_statistics, token_logps_and_statistics_composed,
     token_logps_composed,
 };
+pub use tokens::{image_to_tokens, tokens_to_image};
 pub use upsample::{upsample_nearest2d, upsample_nearest2d_composed};

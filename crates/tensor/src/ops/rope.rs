@@ -8,7 +8,9 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::kernel::{Float, Operand, Path, chunked_rows, from_parts, on_float, output, path, shape_error, wide};
+use super::kernel::{
+    Float, Operand, Path, filled_rows, from_parts, gradient, on_float, output, path, shape_error, wide,
+};
 use crate::{Error, Result};
 
 const OP: &str = "rope";
@@ -111,15 +113,13 @@ impl Rope {
         let (cos, sin) = (Operand::of(&self.cos), Operand::of(&self.sin));
         let (cos, sin) = (cos.slice::<T>()?, sin.slice::<T>()?);
         let (half, table_rows) = (self.half, cos.len() / self.half);
-        let mut y = vec![T::zero(); x.len()];
-        chunked_rows(&mut y, width, |first, rows| {
+        Ok(filled_rows(x.len(), width, |first, rows| {
             for (i, y) in rows.chunks_exact_mut(width).enumerate() {
                 let (row, angle) = (first + i, (first + i) % table_rows * half);
                 let (cos, sin) = (&cos[angle..angle + half], &sin[angle..angle + half]);
                 rotate(&x[row * width..(row + 1) * width], cos, sin, direction, y);
             }
-        });
-        Ok(y)
+        }))
     }
 }
 
@@ -159,7 +159,7 @@ impl CustomOp1 for Rope {
         let (operand, width) = (Operand::of(&grad), x.dim(D::Minus1)?);
         on_float!(x.dtype(), OP, T => {
             let dx = self.rotated::<T>(operand.slice()?, width, -1.0)?;
-            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+            gradient(Some(dx), x)
         })
     }
 }

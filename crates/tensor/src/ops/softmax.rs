@@ -4,7 +4,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::kernel::{
-    Float, Operand, Path, chunked, chunked_rows, from_parts, on_float, output, path, shape_error, sum, wide,
+    Float, Operand, Path, filled, filled_rows, from_parts, gradient, on_float, output, path, shape_error, sum, wide,
 };
 use crate::Result;
 
@@ -85,14 +85,14 @@ impl CustomOp1 for Softmax {
         let width = layout.dims().last().copied().unwrap_or(1);
         on_float!(storage.dtype(), "softmax", T => {
             let x = from_parts::<T>(storage, layout)?;
-            let mut y: Vec<T> = x.to_vec();
-            chunked_rows(&mut y, width, |_, rows| {
+            let y = filled_rows(x.len(), width, |first, rows| {
+                rows.copy_from_slice(&x[first * width..first * width + rows.len()]);
                 for row in rows.chunks_exact_mut(width) {
                     let sum = exponentials(row, 1.0);
                     scale(row, 1.0 / sum);
                 }
             });
-            Ok(output(y, layout.shape()))
+            Ok(output::<T>(y, layout.shape()))
         })
     }
 
@@ -105,14 +105,13 @@ impl CustomOp1 for Softmax {
         let (y_operand, grad_operand) = (Operand::of(y), Operand::of(&grad));
         on_float!(x.dtype(), "softmax", T => {
             let (y, dy) = (y_operand.slice::<T>()?, grad_operand.slice::<T>()?);
-            let mut dx: Vec<T> = vec![0.0; dy.len()];
-            chunked_rows(&mut dx, width, |first, rows| {
+            let dx = filled_rows(dy.len(), width, |first, rows| {
                 for (i, dx) in rows.chunks_exact_mut(width).enumerate() {
                     let row = (first + i) * width..(first + i + 1) * width;
                     softmax_slopes(&y[row.clone()], &dy[row], dx);
                 }
             });
-            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+            gradient::<T>(Some(dx), x)
         })
     }
 }
@@ -127,19 +126,19 @@ impl CustomOp1 for LogSoftmax {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         let width = layout.dims().last().copied().unwrap_or(1);
         on_float!(storage.dtype(), "log_softmax", T => {
-                    let x = from_parts::<T>(storage, layout)?;
-                    let mut y: Vec<T> = x.to_vec();
-                    chunked_rows(&mut y, width, |_, rows| {
-                        for row in rows.chunks_exact_mut(width) {
-                            let max = largest(row);
-                            let log_sum = sum_exponentials(row, max).ln();
-                            for x in row {
-        *x = *x - max - log_sum;
-        }
-                        }
-                    });
-                    Ok(output(y, layout.shape()))
-                })
+            let x = from_parts::<T>(storage, layout)?;
+            let y = filled_rows(x.len(), width, |first, rows| {
+                let x = x[first * width..].chunks_exact(width);
+                for (x, y) in x.zip(rows.chunks_exact_mut(width)) {
+                    let max = largest(x);
+                    let log_sum = sum_exponentials(x, max).ln();
+                    for (&x, y) in x.iter().zip(y) {
+                        *y = x - max - log_sum;
+                    }
+                }
+            });
+            Ok(output::<T>(y, layout.shape()))
+        })
     }
 
     fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> CandleResult<Option<Tensor>> {
@@ -151,15 +150,14 @@ impl CustomOp1 for LogSoftmax {
         let (y_operand, grad_operand) = (Operand::of(y), Operand::of(&grad));
         on_float!(x.dtype(), "log_softmax", T => {
             let (y, dy) = (y_operand.slice::<T>()?, grad_operand.slice::<T>()?);
-            let mut dx: Vec<T> = vec![0.0; dy.len()];
-            chunked_rows(&mut dx, width, |first, rows| {
+            let dx = filled_rows(dy.len(), width, |first, rows| {
                 for (i, dx) in rows.chunks_exact_mut(width).enumerate() {
                     let row = (first + i) * width..(first + i + 1) * width;
                     let dy = &dy[row.clone()];
                     log_softmax_slopes(&y[row], dy, dx, sum(dy) as T);
                 }
             });
-            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+            gradient::<T>(Some(dx), x)
         })
     }
 }
@@ -293,13 +291,12 @@ impl CustomOp1 for LogSigmoid {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
         on_float!(storage.dtype(), "log_sigmoid", T => {
             let x = from_parts::<T>(storage, layout)?;
-            let mut y: Vec<T> = vec![0.0; x.len()];
-            chunked(&mut y, |start, y| {
+            let y = filled(x.len(), |start, y| {
                 for (&x, y) in x[start..].iter().zip(y) {
                     *y = x.min(0.0) - (-x.abs()).exp().ln_1p();
                 }
             });
-            Ok(output(y, layout.shape()))
+            Ok(output::<T>(y, layout.shape()))
         })
     }
 
@@ -311,13 +308,12 @@ impl CustomOp1 for LogSigmoid {
         let (x_operand, grad_operand) = (Operand::of(x), Operand::of(&grad));
         on_float!(x.dtype(), "log_sigmoid", T => {
             let (x_values, dy) = (x_operand.slice::<T>()?, grad_operand.slice::<T>()?);
-            let mut dx: Vec<T> = vec![0.0; dy.len()];
-            chunked(&mut dx, |start, dx| {
+            let dx = filled(dy.len(), |start, dx| {
                 for ((&x, &dy), dx) in x_values[start..].iter().zip(&dy[start..]).zip(dx) {
                     *dx = dy / (1.0 + x.exp());
                 }
             });
-            Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+            gradient::<T>(Some(dx), x)
         })
     }
 }

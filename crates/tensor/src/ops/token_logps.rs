@@ -23,7 +23,7 @@ use self::kernel::{Slopes, Sums};
 use self::op::TokenLogps;
 use self::sums::RowSum;
 use super::kernel::{Path, path, shape_error};
-use super::linear;
+use super::linear::wide_product;
 use super::softmax::log_softmax_composed;
 use crate::autograd::checkpoint;
 use crate::{Error, Result};
@@ -278,15 +278,20 @@ fn logits_composed(hidden: &Tensor, weight: &Tensor, targets: &Tensor, config: T
 /// The logits z without a gradient of a frozen operand, f32 for half-precision operands.
 pub(super) fn wide_logits(hidden: &Tensor, weight: &Tensor, config: TokenLogpsConfig) -> Result<Tensor> {
     check_operands(hidden, weight, config)?;
-    let (hidden, weight) = widened(hidden, weight)?;
-    shaped(linear(&hidden, &weight, None)?, config)
+    let hidden = hidden.contiguous()?.to_dtype(wide_type(hidden))?;
+    shaped(wide_product(&hidden, weight)?, config)
+}
+
+/// The type that hidden states are multiplied in.
+fn wide_type(hidden: &Tensor) -> DType {
+    match hidden.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
 }
 
 fn widened(hidden: &Tensor, weight: &Tensor) -> Result<(Tensor, Tensor)> {
-    let wide = match hidden.dtype() {
-        DType::F64 => DType::F64,
-        _ => DType::F32,
-    };
+    let wide = wide_type(hidden);
     Ok((
         hidden.contiguous()?.to_dtype(wide)?,
         weight.contiguous()?.to_dtype(wide)?,

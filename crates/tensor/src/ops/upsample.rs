@@ -2,9 +2,8 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::kernel::{Float, Operand, Path, from_parts, on_float, output, path, shape_error};
+use super::kernel::{Float, Operand, Path, filled_rows, from_parts, gradient, on_float, output, path, shape_error};
 use crate::{Error, Result};
 
 const OP: &str = "upsample_nearest2d";
@@ -64,12 +63,12 @@ impl CustomOp1 for Upsample {
         let (b, c, y, x) = layout.shape().dims4()?;
         on_float!(storage.dtype(), OP, T => {
             let small = from_parts::<T>(storage, layout)?;
-            let mut large: Vec<T> = vec![0.0; small.len() * self.factor * self.factor];
-            if x > 0 {
-                let rows = large.par_chunks_mut(x * self.factor * self.factor).zip(small.par_chunks(x));
-                rows.with_min_len(64).for_each(|(large, small)| repeat(small, large, self.factor));
-            }
-            Ok(output(large, (b, c, y * self.factor, x * self.factor)))
+            let area = self.factor * self.factor;
+            let large = filled_rows(small.len() * area, x * area, |first, rows| {
+                let small = small[first * x..].chunks_exact(x);
+                rows.chunks_exact_mut(x * area).zip(small).for_each(|(large, small)| repeat(small, large, self.factor));
+            });
+            Ok(output::<T>(large, (b, c, y * self.factor, x * self.factor)))
         })
     }
 
@@ -82,12 +81,12 @@ impl CustomOp1 for Upsample {
         let grad_operand = Operand::of(&grad);
         on_float!(x.dtype(), OP, T => {
             let large = grad_operand.slice::<T>()?;
-            let mut small: Vec<T> = vec![0.0; x.elem_count()];
-            if width > 0 {
-                let rows = small.par_chunks_mut(width).zip(large.par_chunks(width * self.factor * self.factor));
-                rows.with_min_len(64).for_each(|(small, large)| gather(large, small, self.factor));
-            }
-            Ok(Some(Tensor::from_vec(small, x.shape(), x.device())?))
+            let area = self.factor * self.factor;
+            let small = filled_rows(x.elem_count(), width, |first, rows| {
+                let large = large[first * width * area..].chunks_exact(width * area);
+                rows.chunks_exact_mut(width).zip(large).for_each(|(small, large)| gather(large, small, self.factor));
+            });
+            gradient(Some(small), x)
         })
     }
 }

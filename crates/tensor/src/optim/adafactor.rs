@@ -16,6 +16,7 @@ use candle_core::{D, DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::state::{StateTensor, check_state};
+use crate::ops::kernel::sum_of_squares;
 use crate::{Error, Gradients, Params, Result};
 
 /// Settings of Adafactor, the `[optimizer.adafactor]` section.
@@ -194,8 +195,7 @@ impl Adafactor {
 
 /// Root mean square of all elements.
 fn rms(x: &Tensor) -> Result<f64> {
-    let mean = x.sqr()?.mean_all()?.to_dtype(DType::F64)?;
-    Ok(mean.to_scalar::<f64>()?.sqrt())
+    Ok((sum_of_squares(x)? / x.elem_count() as f64).sqrt())
 }
 
 fn update(

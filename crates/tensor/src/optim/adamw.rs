@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::moments::{Moments, Update};
 use super::state::{StateTensor, check_state};
-use crate::{Gradients, Params, Result};
+use crate::{Error, Gradients, Params, Result};
 
 /// Settings of AdamW, the `[optimizer.adamw]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct AdamWConfig {
     pub lr: f64,
     /// Decay rates of the first and second moment.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Added to the root of the second moment; above zero.
     pub eps: f64,
     /// Decoupled weight decay; multiplied by the learning rate.
     pub weight_decay: f64,
@@ -31,11 +31,12 @@ pub struct AdamWConfig {
     pub state: MomentFormat,
 }
 
-/// How moments are held between updates; each update computes in f32.
+/// How moments are held between updates. An update computes in the parameter's precision; only f32 parameters on the CPU may have
+/// moments in fewer bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum MomentFormat {
-    /// In the parameter's precision: 8 bytes a parameter.
+    /// In the parameter's precision: 8 bytes an f32 parameter.
     #[default]
     Full,
     /// In bf16, rounded up or down at random so that small changes are kept in the mean: 4 bytes a parameter.
@@ -92,6 +93,7 @@ const ROW_LENGTHS: &str = "magnitude_vector";
 pub struct AdamW {
     config: AdamWConfig,
     num_steps: u64,
+    seed: u64,
     moments: BTreeMap<String, Moments>,
 }
 
@@ -99,8 +101,9 @@ impl AdamW {
     /// Zero moments for every parameter.
     ///
     /// # Errors
-    /// When the device cannot allocate.
+    /// [`Error::Operand`] for an `eps` that is not above zero; when the device cannot allocate, or cannot hold moments as configured.
     pub fn new(params: &Params, config: AdamWConfig) -> Result<Self> {
+        check(config)?;
         let moments = params
             .iter()
             .map(|(name, var)| Ok((name.to_owned(), Moments::zeros(var, config.state)?)))
@@ -108,8 +111,15 @@ impl AdamW {
         Ok(Self {
             config,
             num_steps: 0,
+            seed: 0,
             moments,
         })
+    }
+
+    /// With the seed of the run, which moments in bf16 are rounded by.
+    #[must_use]
+    pub fn seeded(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// Updates every parameter that has a gradient. `lr` is the learning rate of this step, after the schedule.
@@ -133,6 +143,7 @@ impl AdamW {
             root_correction: (1.0 - beta2.powf(count)).sqrt(),
             eps,
             step: self.num_steps,
+            seed: self.seed,
         };
         for (name, var) in params.iter() {
             if let (Some(gradient), Some(moments)) = (gradients.get(name), self.moments.get_mut(name)) {
@@ -189,14 +200,14 @@ impl AdamW {
     /// Continues from a saved state.
     ///
     /// # Errors
-    /// [`Error::ParameterNames`](crate::Error::ParameterNames) or [`Error::TensorShape`](crate::Error::TensorShape) when the state is
-    /// not that of these parameters.
+    /// [`Error::ParameterNames`] or [`Error::TensorShape`] when the state is not that of these parameters, and those of [`Self::new`].
     pub fn restore(
         params: &Params,
         config: AdamWConfig,
         state: &BTreeMap<String, Tensor>,
         num_steps: u64,
     ) -> Result<Self> {
+        check(config)?;
         check_state(&Self::state_layout(params, config), state)?;
         let moments = params
             .iter()
@@ -208,9 +219,23 @@ impl AdamW {
         Ok(Self {
             config,
             num_steps,
+            seed: 0,
             moments,
         })
     }
+}
+
+/// Without `eps`, a parameter whose gradients were all zero would become NaN.
+fn check(config: AdamWConfig) -> Result<()> {
+    if config.eps > 0.0 && config.eps.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Operand {
+        op: "adamw",
+        what: "eps",
+        found: config.eps.to_string(),
+        expected: "a finite number above zero".into(),
+    })
 }
 
 #[cfg(test)]
@@ -218,7 +243,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::{Error, backward};
+    use crate::backward;
 
     const CONFIG: AdamWConfig = AdamWConfig {
         lr: 0.1,
@@ -290,6 +315,14 @@ mod tests {
         };
         let decayed: Vec<&str> = names.into_iter().filter(is_decayed).collect();
         assert_eq!(decayed, ["a.lora_magnitude_vector", "a.weight"]);
+    }
+
+    #[test]
+    fn an_eps_of_zero_is_refused() {
+        for eps in [0.0, -1e-8, f64::NAN, f64::INFINITY] {
+            let refused = AdamW::new(&start(), AdamWConfig { eps, ..CONFIG });
+            assert!(matches!(refused, Err(Error::Operand { what: "eps", .. })), "{eps}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! arXiv:2110.02861, section 2; the maps are those of bitsandbytes' `create_dynamic_map`.
 //!
 //! A number is the largest magnitude of its block times an entry of a map of 256 numbers in `[-1, 1]`. The map is denser near zero:
-//! decades from 1e-6 to 1, each with twice as many entries as the one below.
+//! seven decades from 1e-7 to 1, each with twice as many entries as the one below, and zero.
 
 use std::sync::LazyLock;
 

@@ -110,6 +110,15 @@ impl Optimizer {
         })
     }
 
+    /// With the seed of the run, for what is rounded at random.
+    #[must_use]
+    pub fn seeded(self, seed: u64) -> Self {
+        match self {
+            Self::AdamW(optimizer) => Self::AdamW(optimizer.seeded(seed)),
+            Self::Adafactor(optimizer) => Self::Adafactor(optimizer),
+        }
+    }
+
     /// Updates every parameter that has a gradient. `lr` is the learning rate of this step, after the schedule.
     ///
     /// # Errors

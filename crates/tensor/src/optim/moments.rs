@@ -11,6 +11,7 @@ use super::MomentFormat;
 use super::blockwise::{SIGNED, UNSIGNED};
 use super::rounding::{mixed, rounded, seed};
 use super::state::StateTensor;
+use crate::ops::kernel::wide;
 use crate::{Error, Result};
 
 /// Elements that one task updates: large enough to amortize the task, small enough to stay in cache.
@@ -62,6 +63,8 @@ pub(super) struct Update {
     pub(super) eps: f64,
     /// Number of this update, from 1.
     pub(super) step: u64,
+    /// What numbers are rounded by at random, beside parameter and update.
+    pub(super) seed: u64,
 }
 
 /// What a parameter's moments are held in.
@@ -191,7 +194,7 @@ impl Moments {
             let fused = Fused {
                 update,
                 moments: self,
-                seed: seed(name, update.step),
+                seed: seed(update.seed, name, update.step),
             };
             return Ok(var.inplace_op2(&gradient, &fused)?);
         };
@@ -203,6 +206,7 @@ impl Moments {
             root_correction,
             eps,
             step: _,
+            seed: _,
         } = update;
         *exp_avg = ((&*exp_avg * beta1)? + (&gradient * (1.0 - beta1))?)?;
         *exp_avg_sq = ((&*exp_avg_sq * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
@@ -286,11 +290,24 @@ struct Factors<T> {
 
 impl<T: Float> Factors<T> {
     /// Updates moments and parameter.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "the body of a loop that is compiled for several CPU features"
+    )]
+    #[inline(always)]
     fn apply(self, p: &mut T, g: T, m: &mut T, v: &mut T) {
         *m = self.beta1 * *m + self.new1 * g;
         *v = self.beta2 * *v + self.new2 * g * g;
         *p = *p * self.keep - self.step_size * *m / (v.sqrt() / self.root_correction + self.eps);
+    }
+}
+
+wide! {
+    fn update<T: Float>(factors: Factors<T>, parameter: &mut [T], gradient: &[T], exp_avg: &mut [T], exp_avg_sq: &mut [T]) {
+        let elements = parameter.iter_mut().zip(gradient).zip(exp_avg).zip(exp_avg_sq);
+        for (((p, &g), m), v) in elements {
+            factors.apply(p, g, m, v);
+        }
     }
 }
 
@@ -317,10 +334,7 @@ impl Update {
             .zip(host.exp_avg.par_chunks_mut(CHUNK))
             .zip(host.exp_avg_sq.par_chunks_mut(CHUNK))
             .for_each(|(((parameter, gradient), exp_avg), exp_avg_sq)| {
-                let elements = parameter.iter_mut().zip(gradient).zip(exp_avg).zip(exp_avg_sq);
-                for (((p, &g), m), v) in elements {
-                    factors.apply(p, g, m, v);
-                }
+                update(factors, parameter, gradient, exp_avg, exp_avg_sq);
             });
     }
 

@@ -1,14 +1,14 @@
-//! Rounding to bf16 at random, from numbers that depend on nothing but the parameter, the update and the element.
+//! Rounding to bf16 at random, from numbers that depend on nothing but the run's seed, the parameter, the update and the element.
 
 use half::bf16;
 
-/// A number of this parameter and update, for rounding at random.
-pub(super) fn seed(name: &str, step: u64) -> u64 {
+/// A number of this run, parameter and update, for rounding at random.
+pub(super) fn seed(run: u64, name: &str, step: u64) -> u64 {
     // FNV-1a.
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    mixed(hash ^ mixed(step))
+    mixed(hash ^ mixed(step ^ mixed(run)))
 }
 
 /// `SplitMix64`'s output function (Steele et al., "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).

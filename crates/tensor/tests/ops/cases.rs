@@ -133,6 +133,10 @@ fn conv2d_cases(cases: &mut Vec<Case>) {
     for (x, outputs, (ky, kx), stride, padding) in [
         ([1, 1, 1, 1], 1, (1, 1), 1, 0),
         ([2, 3, 5, 6], 4, (1, 1), 1, 0),
+        // Small images, directly.
+        ([3, 16, 8, 8], 13, (3, 3), 1, 1),
+        ([2, 29, 4, 7], 32, (3, 3), 1, 0),
+        ([1, 13, 3, 15], 16, (3, 3), 1, 2),
         ([2, 3, 5, 6], 4, (3, 3), 1, 1),
         ([1, 3, 5, 6], 4, (3, 3), 1, 0),
         ([2, 2, 7, 5], 3, (3, 3), 2, 1),
@@ -354,8 +358,27 @@ fn logps_cases(cases: &mut Vec<Case>) {
     }
 }
 
+/// Against the views of candle.
+fn token_image_cases(cases: &mut Vec<Case>) {
+    for (b, c, y, x) in [(1, 1, 1, 1), (2, 3, 2, 5), (1, 40, 6, 7), (3, 33, 32, 32)] {
+        cases.push(case(
+            format!("image_to_tokens {b} {c} {y} {x}"),
+            &[&[b, c, y, x]],
+            |x| ops::image_to_tokens(&x[0]),
+            |x| Ok(x[0].flatten_from(2)?.transpose(1, 2)?.contiguous()?),
+        ));
+        cases.push(case(
+            format!("tokens_to_image {b} {c} {y} {x}"),
+            &[&[b, y * x, c]],
+            move |t| ops::tokens_to_image(&t[0], y, x),
+            move |t| Ok(t[0].transpose(1, 2)?.contiguous()?.reshape((b, c, y, x))?),
+        ));
+    }
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
+    token_image_cases(&mut cases);
     elementwise_cases(&mut cases);
     norm_cases(&mut cases);
     linear_cases(&mut cases);
@@ -368,7 +391,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let of_decoders = 2 * 3 + 3 + 4 + 11 * 3 + 5 * 2;
     assert_eq!(
         cases.len(),
-        7 * 3 + 3 + 4 + 2 * 5 + 3 + 2 * 4 + 2 * 22 + 2 * 2 * 6 + of_decoders
+        2 * 4 + 7 * 3 + 3 + 4 + 2 * 5 + 3 + 2 * 4 + 2 * 25 + 2 * 2 * 6 + of_decoders
     );
     cases
 }

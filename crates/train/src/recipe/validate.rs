@@ -180,7 +180,7 @@ fn adamw<M: Modality>(recipe: &Recipe<M>, config: &AdamWConfig) -> Result<()> {
         ("lr", config.lr, config.lr >= 0.0, AT_LEAST_ZERO),
         ("betas", config.betas[0], is_decay(config.betas[0]), DECAY),
         ("betas", config.betas[1], is_decay(config.betas[1]), DECAY),
-        ("eps", config.eps, config.eps >= 0.0, AT_LEAST_ZERO),
+        ("eps", config.eps, config.eps > 0.0, "a finite number above 0"),
         (
             "weight_decay",
             config.weight_decay,

@@ -52,7 +52,7 @@ impl<'a, M: Method> Run<'a, M> {
             scalars: ScalarLog::open(&directory, step)?,
             directory,
             _lock: lock,
-            optimizer: Optimizer::new(method.params(), &config.optimizer)?,
+            optimizer: Optimizer::new(method.params(), &config.optimizer)?.seeded(config.seed),
             average: config
                 .train
                 .ema_decay
@@ -90,7 +90,7 @@ impl<'a, M: Method> Run<'a, M> {
         let state = checkpoint.state();
         let optimizer = &self.config.optimizer;
         let kept = checkpoint.optimizer_state(params, optimizer)?;
-        self.optimizer = Optimizer::restore(params, optimizer, &kept, state.optimizer_steps)?;
+        self.optimizer = Optimizer::restore(params, optimizer, &kept, state.optimizer_steps)?.seeded(self.config.seed);
         if let Some(decay) = self.config.train.ema_decay {
             self.average = Some(Ema::restore(params, decay, checkpoint.averages(params)?)?);
         }

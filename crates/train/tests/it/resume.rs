@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::fs;
 
 use diptych_tensor::optim::LrSchedule;
+use diptych_tensor::{DType, Device, Weights};
 use diptych_train::{
     Error, LoopConfig, ResumeMode, RunDirectory, Silent, VerifyConfig, check_start, read_scalars, verify_resume,
 };
@@ -41,25 +42,45 @@ fn scalars(config: &LoopConfig) -> Vec<diptych_train::ScalarEvent> {
     read_scalars(&config.output.join(&files[0])).unwrap()
 }
 
-/// What every optimizer keeps is saved and read again.
+/// What every optimizer keeps is saved and read again, of vectors and of a matrix of 64 by 80.
 #[test]
 fn every_optimizer_goes_on_bit_for_bit() {
-    let optimizers = [
-        r#"{"adamw": {"lr": 0.05, "state": "bf16"}}"#,
-        r#"{"adamw": {"lr": 0.05, "state": {"int8": {"block": 256}}}}"#,
-        r#"{"adafactor": {"lr": 0.05}}"#,
-        r#"{"adafactor": {"lr": 0.05, "beta1": 0.9}}"#,
+    let optimizers: [(&str, &str, &[usize], DType); 4] = [
+        (
+            r#"{"adamw": {"lr": 0.05, "state": "bf16"}}"#,
+            "exp_avg",
+            &[64, 80],
+            DType::BF16,
+        ),
+        (
+            r#"{"adamw": {"lr": 0.05, "state": {"int8": {"block": 256}}}}"#,
+            "exp_avg.absmax",
+            &[20],
+            DType::F32,
+        ),
+        (r#"{"adafactor": {"lr": 0.05}}"#, "exp_avg_sq_row", &[64], DType::F32),
+        (
+            r#"{"adafactor": {"lr": 0.05, "beta1": 0.9}}"#,
+            "exp_avg_sq_col",
+            &[80],
+            DType::F32,
+        ),
     ];
-    for text in optimizers {
+    for (text, part, dims, dtype) in optimizers {
         let dir = tempfile::tempdir().unwrap();
         let mut whole = config(dir.path().join("whole"));
         whole.optimizer = serde_json::from_str(text).unwrap();
-        run(&Toy::f32(), &whole, ResumeMode::Fresh).unwrap();
+        run(&Toy::large(), &whole, ResumeMode::Fresh).unwrap();
         let mut parts = whole.clone();
         parts.output = dir.path().join("parts");
-        run_until(7, &Toy::f32(), &parts, ResumeMode::Fresh).unwrap();
-        run(&Toy::f32(), &parts, ResumeMode::Resume).unwrap();
+        run_until(7, &Toy::large(), &parts, ResumeMode::Fresh).unwrap();
+        run(&Toy::large(), &parts, ResumeMode::Resume).unwrap();
         assert_eq!(files(&whole), files(&parts), "{text}");
+        // The state is held as the configuration says.
+        let last = RunDirectory::new(&whole.output).checkpoints().join("step-000020");
+        let state = Weights::open(&last.join("optimizer.safetensors")).unwrap();
+        let held = state.get(&format!("layer.table.{part}"), dims, dtype, &Device::Cpu);
+        assert!(held.is_ok(), "{text}: {held:?}");
     }
 }
 

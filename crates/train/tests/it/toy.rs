@@ -51,6 +51,8 @@ pub(crate) struct Toy {
     params: Params,
     weight: Tensor,
     bias: Tensor,
+    /// A matrix that shrinks, where there is one: large enough for what optimizers do with matrices only.
+    table: Option<Tensor>,
     inputs: Vec<Vec<f32>>,
     pub(crate) poison: Poison,
     /// The micro batches that were computed.
@@ -107,6 +109,7 @@ impl Toy {
             params,
             weight,
             bias,
+            table: None,
             inputs,
             poison: Poison::None,
             seen: Mutex::default(),
@@ -116,6 +119,15 @@ impl Toy {
 
     pub(crate) fn f32() -> Self {
         Self::new(DType::F32)
+    }
+
+    /// With a matrix of 5120 numbers beside the weights.
+    pub(crate) fn large() -> Self {
+        let mut toy = Self::f32();
+        let numbers: Vec<f32> = (0..64 * 80).map(|i| (i as f32 * 0.37).sin()).collect();
+        let table = Tensor::from_vec(numbers, (64, 80), &Device::Cpu).unwrap();
+        toy.table = Some(toy.params.insert("layer.table", &table).unwrap());
+        toy
     }
 
     pub(crate) fn with(poison: Poison) -> Self {
@@ -192,6 +204,9 @@ impl Method for Toy {
             predictions = predictions.broadcast_add(&self.bias)?;
         }
         let mut losses = (&predictions - targets)?.sqr()?;
+        if let Some(table) = &self.table {
+            losses = losses.broadcast_add(&(table.sqr()?.mean_all()? * 10.0)?)?;
+        }
         let place = |record| batch.items.iter().position(|item| item.index == record);
         let mut metrics = BTreeMap::from([("noise/mean", noises)]);
         match self.poison {

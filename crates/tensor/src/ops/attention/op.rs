@@ -7,7 +7,7 @@ use super::OP;
 use super::columns::Mask;
 use super::kernel::{Gradients, Inputs, Outputs};
 use super::operands::{Heads, Rows, Sizes, Strides};
-use crate::ops::kernel::{Operand, on_float, output};
+use crate::ops::kernel::{Operand, gradient, on_float, output};
 
 /// How scores are made of products of queries and keys.
 #[derive(Debug, Clone)]
@@ -44,13 +44,12 @@ impl CustomOp3 for Attention {
         };
         on_float!(q.dtype(), OP, T => {
             let strides = |layout: &Layout, heads| Strides::of(layout, heads, sizes.head_dim);
-            let inputs = Inputs {
-                sizes,
-                scores: &self.scores,
-                q: Rows { data: T::cpu_storage_as_slice(q)?, strides: strides(q_layout, sizes.heads) },
-                k: Rows { data: T::cpu_storage_as_slice(k)?, strides: strides(k_layout, sizes.key_heads) },
-                v: Rows { data: T::cpu_storage_as_slice(v)?, strides: strides(v_layout, sizes.key_heads) },
-            };
+            let operands = [
+                Rows { data: T::cpu_storage_as_slice(q)?, strides: strides(q_layout, sizes.heads) },
+                Rows { data: T::cpu_storage_as_slice(k)?, strides: strides(k_layout, sizes.key_heads) },
+                Rows { data: T::cpu_storage_as_slice(v)?, strides: strides(v_layout, sizes.key_heads) },
+            ];
+            let inputs = Inputs::new(sizes, &self.scores, operands, 1);
             Ok(output::<T>(inputs.forward(), shape))
         })
     }
@@ -68,13 +67,12 @@ impl CustomOp3 for Attention {
         let [q_operand, k_operand, v_operand, out_operand, grad_operand] = [q, k, v, out, &grad].map(Operand::of);
         on_float!(q.dtype(), OP, T => {
             let strides = |operand: &Operand<'_>, heads| Strides::of(operand.layout(), heads, sizes.head_dim);
-            let inputs = Inputs::<T> {
-                sizes,
-                scores: &self.scores,
-                q: Rows { data: q_operand.storage()?, strides: strides(&q_operand, sizes.heads) },
-                k: Rows { data: k_operand.storage()?, strides: strides(&k_operand, sizes.key_heads) },
-                v: Rows { data: v_operand.storage()?, strides: strides(&v_operand, sizes.key_heads) },
-            };
+            let operands = [
+                Rows { data: q_operand.storage::<T>()?, strides: strides(&q_operand, sizes.heads) },
+                Rows { data: k_operand.storage()?, strides: strides(&k_operand, sizes.key_heads) },
+                Rows { data: v_operand.storage()?, strides: strides(&v_operand, sizes.key_heads) },
+            ];
+            let inputs = Inputs::new(sizes, &self.scores, operands, 2);
             let of_result = Strides::packed(sizes.heads, sizes.queries, sizes.head_dim);
             let outputs = Outputs {
                 out: Rows { data: out_operand.slice()?, strides: of_result },
@@ -86,10 +84,7 @@ impl CustomOp3 for Attention {
             };
             let tracked = [q.track_op(), k.track_op(), v.track_op()];
             let Gradients { q: dq, k: dk, v: dv } = inputs.backward(outputs, tracked, of_gradient);
-            let tensor = |data: Option<Vec<T>>, like: &Tensor| {
-                data.map(|data| Tensor::from_vec(data, like.shape(), like.device())).transpose()
-            };
-            Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+            Ok((gradient(dq, q)?, gradient(dk, k)?, gradient(dv, v)?))
         })
     }
 }

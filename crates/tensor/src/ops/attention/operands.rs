@@ -2,7 +2,8 @@
 
 use candle_core::{Layout, Shape};
 
-use crate::ops::kernel::{Float, Matrix};
+use super::kernel::padded;
+use crate::ops::kernel::{Float, LANES, Matrix, filled_rows};
 
 /// Where the heads are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,5 +147,42 @@ impl<'a, T: Float> Rows<'a, T> {
     /// One row of a unit.
     pub(super) fn row(&self, unit: usize, row: usize, head_dim: usize) -> &'a [T] {
         &self.data[self.strides.at(unit, row)..][..head_dim]
+    }
+}
+
+impl<T: Float> Rows<'_, T> {
+    /// Columns of keys or values, of so many key units and keys.
+    pub(super) fn transposed(&self, key_units: usize, keys: usize, head_dim: usize) -> Transposed<T> {
+        let stride = padded(keys);
+        let unit_len = head_dim * stride;
+        let data = filled_rows(key_units * unit_len, unit_len, |first, units| {
+            for (i, unit) in units.chunks_exact_mut(unit_len).enumerate() {
+                for start in (0..keys).step_by(LANES) {
+                    let len = LANES.min(keys - start);
+                    let rows: [&[T]; LANES] =
+                        std::array::from_fn(|key| self.row(first + i, start + key.min(len - 1), head_dim));
+                    for (d, column) in unit.chunks_exact_mut(stride).enumerate() {
+                        for (x, row) in column[start..start + len].iter_mut().zip(&rows) {
+                            *x = row[d];
+                        }
+                    }
+                }
+            }
+        });
+        Transposed { data, stride, unit_len }
+    }
+}
+
+/// Keys or values as matrices (K, S), one a key unit: their rows are the columns of products, and are needed side by side there.
+pub(super) struct Transposed<T> {
+    data: Vec<T>,
+    stride: usize,
+    unit_len: usize,
+}
+
+impl<T: Float> Transposed<T> {
+    /// The columns of a key unit from `key` on.
+    pub(super) fn matrix(&self, key_unit: usize, key: usize) -> Matrix<'_, T> {
+        Matrix::rows(&self.data[key_unit * self.unit_len + key..], self.stride)
     }
 }

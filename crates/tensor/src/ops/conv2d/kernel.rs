@@ -7,10 +7,14 @@
 //! ```
 //!
 //! - Forward: tiles of positions, one per task: a task unfolds its columns and multiplies, so that they are read from the
-//!   cache. Where weights are large or positions few, all threads share one product, over several images if need be, so
-//!   that the weights are read once.
-//! - Gradient of the input: blocks of input channels, one per task: a task owns the planes that it folds into.
+//!   cache. Where weights are large or positions few, all threads share one product after the other, each over the columns of some
+//!   positions or of several images.
+//! - Gradient of the input: blocks of input channels of some images, one per task: a task owns the planes that it folds into.
 //! - Gradient of the weight: blocks of input channels, one per task: a task owns the columns of dW that it sums.
+//! - One by one, the input itself is U: few large images are shared by all threads, of many small ones each has its own task, and the
+//!   gradient of the weight is the sum of the parts that some images have.
+//!
+//! Small images with weights of three by three are convolved without columns: see `direct`.
 //!
 //! All sizes follow from the shape alone, so results do not depend on the number of threads.
 
@@ -20,8 +24,10 @@ use rayon::prelude::*;
 
 use super::geometry::Geometry;
 use super::groups::{BLOCK_POSITIONS, Group, GroupGradient, groups, piece, pieces, same_images, scatter};
-use super::winograd;
-use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Shared, Threads, add_all, matmul, sum};
+use super::{direct, winograd};
+use crate::ops::kernel::{
+    Accumulate, Float, Matrix, MatrixMut, Shared, Threads, add_all, filled_rows, matmul, sum, zeros,
+};
 
 /// Columns of one tile of the forward pass in bytes, about: they stay in the second or third cache.
 const TILE_BYTES: usize = 4 << 20;
@@ -43,33 +49,34 @@ pub(super) fn forward<T: Float>(g: &Geometry, x: &[T], weight: &[T], bias: Optio
     if winograd::pays(g) {
         return winograd::forward(g, x, weight, bias);
     }
+    if direct::pays(g) {
+        return direct::forward(g, x, weight, bias);
+    }
     let (positions, depth) = (g.positions(), g.depth());
-    let mut y = vec![T::zero(); g.images * g.outputs * positions];
-    if y.is_empty() {
-        return y;
+    let len = g.images * g.outputs * positions;
+    if len == 0 {
+        return Vec::new();
     }
     let size = size_of::<T>();
     let tile = piece(positions, (TILE_BYTES / size / depth.max(1)).clamp(64, 512));
     let num_tiles = g.images * positions.div_ceil(tile);
-    if g.is_pointwise() {
-        fill_bias(g, &mut y, bias);
-        pointwise(g, x, weight, &mut y);
-    } else if positions >= 256 && num_tiles >= 4 && size_of_val(weight) <= LARGE_WEIGHT_BYTES {
+    if !g.is_pointwise() && positions >= 256 && num_tiles >= 4 && size_of_val(weight) <= LARGE_WEIGHT_BYTES {
+        let mut y = zeros(len);
         tiled(g, (x, weight, bias), &mut y, tile);
+        return y;
+    }
+    let mut y = filled_rows(len, positions, |first, planes| {
+        let Some(bias) = bias else { return };
+        for (i, plane) in planes.chunks_exact_mut(positions).enumerate() {
+            plane.fill(bias[(first + i) % g.outputs]);
+        }
+    });
+    if g.is_pointwise() {
+        pointwise(g, x, weight, &mut y);
     } else {
-        fill_bias(g, &mut y, bias);
         shared(g, x, weight, &mut y);
     }
     y
-}
-
-fn fill_bias<T: Float>(g: &Geometry, y: &mut [T], bias: Option<&[T]>) {
-    let Some(bias) = bias else { return };
-    for image in y.chunks_exact_mut(g.outputs * g.positions()) {
-        for (plane, &bias) in image.chunks_exact_mut(g.positions()).zip(bias) {
-            plane.fill(bias);
-        }
-    }
 }
 
 fn pointwise<T: Float>(g: &Geometry, x: &[T], weight: &[T], y: &mut [T]) {
@@ -225,8 +232,11 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
     if winograd::pays(g) {
         return winograd::backward_input(g, weight, dy);
     }
+    if direct::pays(g) {
+        return direct::backward_input(g, weight, dy);
+    }
     let (positions, pixels, outputs, taps, depth) = (g.positions(), g.pixels(), g.outputs, g.taps(), g.depth());
-    let mut dx = vec![T::zero(); g.images * g.channels * pixels];
+    let mut dx = zeros(g.images * g.channels * pixels);
     if dx.is_empty() || outputs == 0 || positions == 0 {
         return dx;
     }
@@ -302,11 +312,14 @@ pub(super) fn backward_weight<T: Float>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<
     if winograd::pays(g) {
         return winograd::backward_weight(g, x, dy);
     }
+    if direct::pays(g) {
+        return direct::backward_weight(g, x, dy);
+    }
     if g.is_pointwise() {
         return pointwise_weight(g, x, dy);
     }
     let (outputs, taps, depth) = (g.outputs, g.taps(), g.depth());
-    let mut dw = vec![T::zero(); outputs * depth];
+    let mut dw = zeros(outputs * depth);
     if dw.is_empty() || dy.is_empty() {
         return dw;
     }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use gemm::Parallelism;
 
-use super::{Float, Shared};
+use super::{Float, Shared, filled_rows};
 
 /// A matrix in a slice: element (i, j) is `data[i * row + j * col]`.
 #[derive(Clone, Copy)]
@@ -18,6 +18,11 @@ impl<'a, T> Matrix<'a, T> {
     /// Rows are `row` elements apart, columns are adjacent.
     pub(in crate::ops) fn rows(data: &'a [T], row: usize) -> Self {
         Self { data, row, col: 1 }
+    }
+
+    /// The first `len` elements of a row of a matrix whose columns are adjacent.
+    pub(in crate::ops) fn row_of(&self, row: usize, len: usize) -> &'a [T] {
+        &self.data[row * self.row..][..len]
     }
 
     /// The transposed matrix.
@@ -68,6 +73,37 @@ impl<'a, T> MatrixMut<'a, T> {
     }
 }
 
+/// Columns of a result that the gemm crate takes together, and twice as many of them.
+const FEW_COLUMNS: usize = 48;
+/// Columns of a result up to which the gemm crate brings the right side into order before it starts other threads.
+const PACKED_COLUMNS: usize = 384;
+/// Steps of a sum from which on it matters in which order the left side is read.
+const FEW_STEPS: usize = 64;
+
+/// `lhs * rhs` in a new buffer, with `lhs` (m, k) and `rhs` (k, n).
+pub(in crate::ops) fn product<T: Float>(
+    (m, n, k): (usize, usize, usize),
+    lhs: Matrix<'_, T>,
+    rhs: Matrix<'_, T>,
+    threads: Threads,
+) -> Vec<T> {
+    let mut data = Vec::with_capacity(m * n);
+    let place = MatrixMut {
+        start: data.as_mut_ptr(),
+        len: m * n,
+        row: n,
+        col: 1,
+        buffer: PhantomData,
+    };
+    matmul((m, n, k), place, Accumulate::Replace, lhs, rhs, threads);
+    #[expect(unsafe_code, reason = "a buffer that need not be zeroed")]
+    // SAFETY: a product that replaces writes every element and reads none, as the tests show for every path of the gemm crate.
+    unsafe {
+        data.set_len(m * n);
+    }
+    data
+}
+
 /// Whether a product replaces the destination or is added to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::ops) enum Accumulate {
@@ -102,15 +138,11 @@ pub(in crate::ops) fn matmul<T: Float>(
     if m == 0 || n == 0 {
         return;
     }
-    let MatrixMut {
-        start,
-        len,
-        row,
-        col,
-        buffer: _,
-    } = dst;
     let last = |rows: usize, cols: usize, row: usize, col: usize| (rows - 1) * row + (cols - 1) * col;
-    assert!(last(m, n, row, col) < len, "destination of a product out of range");
+    assert!(
+        last(m, n, dst.row, dst.col) < dst.len,
+        "destination of a product out of range"
+    );
     assert!(
         k == 0 || last(m, k, lhs.row, lhs.col) < lhs.data.len(),
         "left side of a product out of range"
@@ -119,6 +151,16 @@ pub(in crate::ops) fn matmul<T: Float>(
         k == 0 || last(k, n, rhs.row, rhs.col) < rhs.data.len(),
         "right side of a product out of range"
     );
+    if n <= FEW_COLUMNS && m > FEW_COLUMNS && k >= FEW_STEPS && lhs.row == 1 && lhs.col > 1 {
+        return turned((m, n), &dst, accumulate, &product((n, m, k), rhs.t(), lhs.t(), threads));
+    }
+    let copied;
+    let rhs = if threads == Threads::All && n <= PACKED_COLUMNS && m > FEW_COLUMNS && rhs.row == 1 && rhs.col > 1 {
+        copied = in_order(rhs, (k, n));
+        Matrix::rows(&copied, n)
+    } else {
+        rhs
+    };
     let parallelism = match threads {
         Threads::One => Parallelism::None,
         Threads::All => match rayon::current_num_threads() {
@@ -134,9 +176,9 @@ pub(in crate::ops) fn matmul<T: Float>(
             m,
             n,
             k,
-            start,
-            col as isize,
-            row as isize,
+            dst.start,
+            dst.col as isize,
+            dst.row as isize,
             accumulate == Accumulate::Add,
             lhs.data.as_ptr(),
             lhs.col as isize,
@@ -151,5 +193,101 @@ pub(in crate::ops) fn matmul<T: Float>(
             false,
             parallelism,
         );
+    }
+}
+
+/// Writes or adds a product (n, m) that was computed the other way round: the gemm crate would read the left side row by row, four
+/// numbers of each.
+fn turned<T: Float>((m, n): (usize, usize), dst: &MatrixMut<'_, T>, accumulate: Accumulate, product: &[T]) {
+    for i in 0..m {
+        for j in 0..n {
+            let x = product[j * m + i];
+            #[expect(unsafe_code, reason = "an element of a destination given by strides")]
+            // SAFETY: the caller asserts that the element is inside the destination, which is an exclusive borrow of it.
+            unsafe {
+                let place = dst.start.add(i * dst.row + j * dst.col);
+                *place = if accumulate == Accumulate::Add { *place + x } else { x };
+            }
+        }
+    }
+}
+
+/// A transposed right side (k, n) with its columns side by side: the gemm crate would bring so few of them into order on one thread.
+fn in_order<T: Float>(rhs: Matrix<'_, T>, (k, n): (usize, usize)) -> Vec<T> {
+    filled_rows(k * n, n, |first, rows| {
+        for (i, row) in rows.chunks_exact_mut(n).enumerate() {
+            for (j, x) in row.iter_mut().enumerate() {
+                *x = rhs.data[first + i + j * rhs.col];
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was at the place of a product does not matter, and products of all kinds of sizes and layouts are sums.
+    #[test]
+    fn a_product_that_replaces_reads_nothing_of_its_place() {
+        let number = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
+        let data: Vec<f32> = (0..200 * 200).map(number).collect();
+        let mut checked = 0;
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 7, 5),
+            (9, 1, 30),
+            (3, 4, 0),
+            (5, 6, 1),
+            (6, 5, 2),
+            (8, 8, 40),
+            (17, 33, 20),
+        ]
+        .into_iter()
+        .chain([
+            (65, 130, 70),
+            (130, 66, 9),
+            (1, 150, 150),
+            (150, 1, 150),
+            (90, 40, 100),
+            (90, 48, 64),
+        ]) {
+            for lhs in [Matrix::rows(&data, k.max(1)), Matrix::rows(&data, m).t()] {
+                for rhs in [Matrix::rows(&data, n), Matrix::rows(&data, k.max(1)).t()] {
+                    let mut found = vec![f32::NAN; m * n];
+                    let place = MatrixMut::rows(&mut found, n);
+                    matmul((m, n, k), place, Accumulate::Replace, lhs, rhs, Threads::One);
+                    for (i, &found) in found.iter().enumerate() {
+                        let terms = (0..k).map(|j| {
+                            let a = lhs.data[i / n * lhs.row + j * lhs.col];
+                            f64::from(a) * f64::from(rhs.data[j * rhs.row + i % n * rhs.col])
+                        });
+                        let expected: f64 = terms.sum();
+                        assert!(
+                            (f64::from(found) - expected).abs() < 1e-4,
+                            "{m} {n} {k}: {found} {expected}"
+                        );
+                        checked += 1;
+                    }
+                    for threads in [Threads::One, Threads::All] {
+                        assert_eq!(found, product((m, n, k), lhs, rhs, threads), "{m} {n} {k}");
+                    }
+                    let mut sum = vec![1.0; m * n];
+                    matmul(
+                        (m, n, k),
+                        MatrixMut::rows(&mut sum, n),
+                        Accumulate::Add,
+                        lhs,
+                        rhs,
+                        Threads::All,
+                    );
+                    assert!(
+                        sum.iter().zip(&found).all(|(sum, x)| (sum - (1.0 + x)).abs() < 1e-4),
+                        "{m} {n} {k}"
+                    );
+                }
+            }
+        }
+        assert!(checked > 80_000, "{checked}");
     }
 }

@@ -10,8 +10,9 @@ mod wide;
 
 pub(super) use float::{Float, on_float};
 pub(super) use lanes::{LANES, Lanes, Steps, lane_products};
-pub(super) use matmul::{Accumulate, Matrix, MatrixMut, Threads, matmul};
-pub(super) use operand::{Operand, Path, from_parts, output, path, shape_error};
-pub(super) use parallel::{Shared, chunked, chunked_rows, piece_rows};
-pub(super) use reduce::{add_all, dot_centered, sum, sum_rows, sum_squares};
-pub(super) use wide::wide;
+pub(super) use matmul::{Accumulate, Matrix, MatrixMut, Threads, matmul, product};
+pub(super) use operand::{Operand, Path, from_parts, gradient, output, path, shape_error};
+pub(super) use parallel::{Shared, chunked_rows, filled, filled_pieces, filled_rows, piece_rows, zeros};
+pub(crate) use reduce::sum_of_squares;
+pub(super) use reduce::{BLOCK, add, add_all, folded, sum, sum_pairs, sum_rows, sum_terms};
+pub(crate) use wide::wide;

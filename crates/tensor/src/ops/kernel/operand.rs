@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, DType, Layout, Result as CandleResult, Shape, Storage, StorageRef, Tensor};
 
 use super::Float;
+use crate::autograd::deliver;
 use crate::{Error, Result};
 
 /// How an operation is computed.
@@ -103,4 +104,12 @@ pub(in crate::ops) fn from_parts<'a, T: Float>(storage: &'a CpuStorage, layout: 
 /// What a custom operation returns on the CPU.
 pub(in crate::ops) fn output<T: Float>(data: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (T::to_cpu_storage_owned(data), shape.into())
+}
+
+/// What a backward pass returns for an operand: its gradient, unless it is a parameter whose gradient is taken here.
+pub(in crate::ops) fn gradient<T: Float>(data: Option<Vec<T>>, of: &Tensor) -> CandleResult<Option<Tensor>> {
+    match data {
+        None => Ok(None),
+        Some(data) => deliver(of, Tensor::from_vec(data, of.shape(), of.device())?),
+    }
 }

@@ -3,7 +3,8 @@
 /// Declares a function whose body is also compiled for AVX2 and FMA and chosen at run time.
 ///
 /// Both versions give the same bits: operations are fused only where the source says `mul_add`. Other architectures have
-/// their vectors in the baseline.
+/// their vectors in the baseline. A closure that is not inlined, such as one that is mapped over an iterator, is compiled for the
+/// baseline: bodies are loops.
 macro_rules! wide {
     ($(#[$meta:meta])* $vis:vis fn $name:ident<$($generic:ident: $bound:path),*>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -27,4 +28,4 @@ macro_rules! wide {
     };
 }
 
-pub(in crate::ops) use wide;
+pub(crate) use wide;

@@ -4,11 +4,11 @@ use std::sync::OnceLock;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::ops::activation::{Activation, Silu};
 use crate::ops::kernel::{
-    Float, Operand, Shared, add_all, dot_centered, from_parts, on_float, output, sum, sum_squares, wide,
+    BLOCK, Float, LANES, Operand, add_all, filled_pieces, folded, from_parts, gradient, on_float, output, piece_rows,
+    sum_pairs, sum_terms, wide,
 };
 
 /// Mean and reciprocal standard deviation of each (image, group).
@@ -59,40 +59,33 @@ impl GroupNorm {
         }
     }
 
+    /// Some groups, beginning with a group of channels of an image.
+    fn groups<'a, T>(&self, sizes: Sizes, first: usize, [x, dy, weight, bias]: [&'a [T]; 4]) -> Groups<'a, T> {
+        Groups {
+            x,
+            dy,
+            weight,
+            bias,
+            positions: sizes.positions,
+            group_channels: sizes.group_channels,
+            first_channel: first % self.num_groups * sizes.group_channels,
+            silu: self.silu,
+        }
+    }
+
     /// Values, and the statistics for the backward pass.
     fn values<T: Float>(&self, sizes: Sizes, x: &[T], weight: &[T], bias: &[T]) -> (Vec<T>, Statistics) {
-        let Sizes {
-            positions,
-            group_channels,
-            ..
-        } = sizes;
-        let len = group_channels * positions;
-        let mut y = vec![T::zero(); x.len()];
+        let len = sizes.group_channels * sizes.positions;
         if len == 0 {
-            return (y, Vec::new());
+            return (Vec::new(), Vec::new());
         }
-        let one = |(unit, (x, y)): (usize, (&[T], &mut [T]))| {
-            let mean = sum(x) / len as f64;
-            let variance = sum_squares(x, T::of(mean)) / len as f64;
-            let rstd = 1.0 / (variance + self.eps).sqrt();
-            let first = unit % self.num_groups * group_channels;
-            for (c, (x, y)) in x.chunks_exact(positions).zip(y.chunks_exact_mut(positions)).enumerate() {
-                let (scale, shift) = (T::of(weight[first + c].double() * rstd), bias[first + c]);
-                if self.silu {
-                    affine_silu(x, y, T::of(mean), scale, shift);
-                } else {
-                    affine(x, y, T::of(mean), scale, shift);
-                }
-            }
-            (mean, rstd)
-        };
-        let statistics = x
-            .par_chunks(len)
-            .zip(y.par_chunks_mut(len))
-            .enumerate()
-            .map(one)
-            .collect();
-        (y, statistics)
+        let num_groups = piece_rows(len);
+        let ([y], statistics) = filled_pieces([true], x.len(), num_groups * len, |piece, [y]| {
+            let first = piece * num_groups;
+            let x = &x[first * len..first * len + y.len()];
+            normalize(self.groups(sizes, first, [x, &[], weight, bias]), y, self.eps)
+        });
+        (y.unwrap_or_default(), statistics.concat())
     }
 
     /// Gradients of x, weight and bias, each only where `tracked`.
@@ -102,64 +95,43 @@ impl GroupNorm {
         (x, weight, bias, dy): (&[T], &[T], &[T], &[T]),
         tracked: [bool; 3],
     ) -> [Option<Vec<T>>; 3] {
-        let Sizes {
-            channels,
-            positions,
-            group_channels,
-        } = sizes;
-        let len = group_channels * positions;
+        let len = sizes.group_channels * sizes.positions;
         if len == 0 {
             let zeros = |len: usize| vec![T::zero(); len];
             return [
                 tracked[0].then(|| zeros(0)),
-                tracked[1].then(|| zeros(channels)),
-                tracked[2].then(|| zeros(channels)),
+                tracked[1].then(|| zeros(sizes.channels)),
+                tracked[2].then(|| zeros(sizes.channels)),
             ];
         }
         let statistics = self.statistics.get_or_init(|| self.values(sizes, x, weight, bias).1);
-        let mut dx = tracked[0].then(|| vec![T::zero(); x.len()]);
-        let place = dx.as_mut().map(|dx| Shared::new(dx));
-        // One for each (image, group).
-        let units: Vec<ChannelSums<T>> = (0..x.len() / len)
-            .into_par_iter()
-            .map(|unit| {
-                let first = unit % self.num_groups * group_channels;
-                let part = unit * len..(unit + 1) * len;
-                let channels = first..first + group_channels;
-                let group = Group {
-                    x: &x[part.clone()],
-                    dy: &dy[part.clone()],
-                    weight: &weight[channels.clone()],
-                    bias: &bias[channels],
-                    positions,
-                    mean: statistics[unit].0,
-                    rstd: statistics[unit].1,
-                    silu: self.silu,
-                };
-                match place {
-                    #[expect(unsafe_code, reason = "each task writes its own group")]
-                    // SAFETY: the parts of different units do not overlap.
-                    Some(place) => group.slopes(unsafe { place.part(part.start, len) }),
-                    None => T::with_scratch(len, |dx| group.slopes(dx)),
-                }
-            })
-            .collect();
-        let per_image = |select: fn(&ChannelSums<T>) -> &Vec<T>| {
-            let images = units.chunks(self.num_groups);
-            add_all(
-                images
-                    .map(|groups| groups.iter().flat_map(select).copied().collect())
-                    .collect(),
-                channels,
-            )
+        let num_groups = piece_rows(len);
+        let ([dx], sums) = filled_pieces([tracked[0]], x.len(), num_groups * len, |piece, [dx]| {
+            let first = piece * num_groups;
+            let part = first * len..x.len().min((first + num_groups) * len);
+            let groups = self.groups(sizes, first, [&x[part.clone()], &dy[part.clone()], weight, bias]);
+            let statistics = &statistics[first..];
+            if tracked[0] {
+                group_slopes(groups, statistics, dx)
+            } else {
+                T::with_scratch(part.len(), |dx| group_slopes(groups, statistics, dx))
+            }
+        });
+        let (scales, shifts): (Vec<_>, Vec<_>) = sums.into_iter().map(|sums| (sums.scale, sums.shift)).unzip();
+        let over_images = |sums: Vec<Vec<T>>| {
+            let sums = sums.concat();
+            let images = sums.chunks_exact(sizes.channels).map(<[T]>::to_vec);
+            add_all(images.collect(), sizes.channels)
         };
-        let dw = tracked[1].then(|| per_image(|unit| &unit.scale));
-        let db = tracked[2].then(|| per_image(|unit| &unit.shift));
-        [dx, dw, db]
+        [
+            dx,
+            tracked[1].then(|| over_images(scales)),
+            tracked[2].then(|| over_images(shifts)),
+        ]
     }
 }
 
-/// Sums over the positions of each channel of a group, where z is what SiLU is applied to.
+/// Sums over the positions of each channel of some groups, where z is what SiLU is applied to.
 struct ChannelSums<T> {
     /// Of dz: the gradient of the bias.
     shift: Vec<T>,
@@ -167,96 +139,127 @@ struct ChannelSums<T> {
     scale: Vec<T>,
 }
 
-/// One group of one image.
-struct Group<'a, T> {
+/// Some adjacent groups, of one image or several; `dy` is empty in a forward pass.
+#[derive(Clone, Copy)]
+struct Groups<'a, T> {
     x: &'a [T],
     dy: &'a [T],
+    /// Of all channels, as the bias.
     weight: &'a [T],
     bias: &'a [T],
     positions: usize,
-    mean: f64,
-    rstd: f64,
+    group_channels: usize,
+    first_channel: usize,
     silu: bool,
 }
 
-impl<T: Float> Group<'_, T> {
-    /// Writes the gradient of x.
-    fn slopes(&self, dx: &mut [T]) -> ChannelSums<T> {
-        let Self {
-            x,
-            dy,
-            weight,
-            bias,
-            positions,
-            mean,
-            rstd,
-            ..
-        } = *self;
-        let capacity = || Vec::with_capacity(weight.len());
-        let mut sums = ChannelSums {
-            shift: capacity(),
-            scale: capacity(),
-        };
-        let (mut a, mut b) = (0.0, 0.0);
-        for c in 0..weight.len() {
-            let row = c * positions..(c + 1) * positions;
-            let (x, dy, dz) = (&x[row.clone()], &dy[row.clone()], &mut dx[row]);
-            let w = weight[c].double();
-            if self.silu {
-                silu_slopes(x, dy, dz, T::of(mean), T::of(w * rstd), bias[c]);
-            } else {
-                dz.copy_from_slice(dy);
+wide! {
+    /// Writes the normalized groups and returns their statistics.
+    fn normalize<T: Float>(groups: Groups<'_, T>, y: &mut [T], eps: f64) -> Statistics {
+        let Groups { x, weight, bias, positions, group_channels, first_channel, .. } = groups;
+        let len = group_channels * positions;
+        let mut first = first_channel;
+        let mut statistics = Vec::with_capacity(x.len() / len);
+        for (x, y) in x.chunks_exact(len).zip(y.chunks_exact_mut(len)) {
+            let mean = sum_terms(x, x, |x, _| x) / len as f64;
+            let center = T::of(mean);
+            let variance = sum_terms(x, x, |x, _| (x - center) * (x - center)) / len as f64;
+            let rstd = 1.0 / (variance + eps).sqrt();
+            for (c, (x, y)) in x.chunks_exact(positions).zip(y.chunks_exact_mut(positions)).enumerate() {
+                let (scale, shift) = (T::of(weight[first + c].double() * rstd), bias[first + c]);
+                if groups.silu {
+                    for (&x, y) in x.iter().zip(y) {
+                        *y = Silu::value((x - center) * scale + shift);
+                    }
+                } else {
+                    for (&x, y) in x.iter().zip(y) {
+                        *y = (x - center) * scale + shift;
+                    }
+                }
             }
-            let dz_sum = sum(dz);
-            let dz_x_sum = dot_centered(dz, x, T::of(mean)) * rstd;
-            a += w * dz_sum;
-            b += w * dz_x_sum;
-            sums.shift.push(T::of(dz_sum));
-            sums.scale.push(T::of(dz_x_sum));
+            first = (first + group_channels) % weight.len();
+            statistics.push((mean, rstd));
         }
-        // dx = rstd (w dz - mean(w dz) - n mean(w dz n)) with n = (x - mean) rstd.
-        let len = x.len() as f64;
-        let (of_x, constant) = (T::of(-b / len * rstd * rstd), T::of(-a / len * rstd));
-        for (c, &w) in weight.iter().enumerate() {
-            let row = c * positions..(c + 1) * positions;
-            let of_dz = T::of(w.double() * rstd);
-            combine(&x[row.clone()], T::of(mean), &mut dx[row], of_dz, of_x, constant);
+        statistics
+    }
+}
+
+wide! {
+    /// Writes the gradients of x and returns the sums for those of weight and bias.
+    fn group_slopes<T: Float>(groups: Groups<'_, T>, statistics: &[(f64, f64)], dx: &mut [T]) -> ChannelSums<T> {
+        let Groups { x, dy, weight, bias, positions, group_channels, first_channel, silu } = groups;
+        let len = group_channels * positions;
+        let capacity = x.len() / positions;
+        let mut sums = ChannelSums { shift: Vec::with_capacity(capacity), scale: Vec::with_capacity(capacity) };
+        let mut first = first_channel;
+        let operands = x.chunks_exact(len).zip(dy.chunks_exact(len)).zip(dx.chunks_exact_mut(len));
+        for (((x, dy), dx), &(mean, rstd)) in operands.zip(statistics) {
+            let center = T::of(mean);
+            let weight = &weight[first..first + group_channels];
+            let (mut a, mut b) = (0.0, 0.0);
+            for (c, &w) in weight.iter().enumerate() {
+                let row = c * positions..(c + 1) * positions;
+                let (x, dy, w) = (&x[row.clone()], &dy[row.clone()], w.double());
+                let (dz_sum, dz_x_sum) = if silu {
+                    silu_slopes((x, dy), &mut dx[row], (center, T::of(w * rstd), bias[first + c]))
+                } else {
+                    sum_pairs(x, dy, dy, |x, dy, _| (dy, dy * (x - center)))
+                };
+                let dz_x_sum = dz_x_sum * rstd;
+                a += w * dz_sum;
+                b += w * dz_x_sum;
+                sums.shift.push(T::of(dz_sum));
+                sums.scale.push(T::of(dz_x_sum));
+            }
+            // dx = rstd (w dz - mean(w dz) - n mean(w dz n)) with n = (x - mean) rstd.
+            let (of_x, constant) = (T::of(-b / len as f64 * rstd * rstd), T::of(-a / len as f64 * rstd));
+            for (c, &w) in weight.iter().enumerate() {
+                let row = c * positions..(c + 1) * positions;
+                let of_dz = T::of(w.double() * rstd);
+                let (x, dy, dx) = (&x[row.clone()], &dy[row.clone()], &mut dx[row]);
+                if silu {
+                    for (&x, dx) in x.iter().zip(dx) {
+                        *dx = *dx * of_dz + (x - center) * of_x + constant;
+                    }
+                } else {
+                    for ((&x, &dy), dx) in x.iter().zip(dy).zip(dx) {
+                        *dx = dy * of_dz + (x - center) * of_x + constant;
+                    }
+                }
+            }
+            first = (first + group_channels) % groups.weight.len();
         }
         sums
     }
 }
 
-wide! {
-    fn affine<T: Float>(x: &[T], y: &mut [T], mean: T, scale: T, shift: T) {
-        for (&x, y) in x.iter().zip(y) {
-            *y = (x - mean) * scale + shift;
+/// Writes dz of one channel and returns its sum and that of `dz (x - center)`, where z is `(x - center) scale + shift`.
+#[inline(always)]
+fn silu_slopes<T: Float>((x, dy): (&[T], &[T]), dz: &mut [T], (center, scale, shift): (T, T, T)) -> (f64, f64) {
+    let mut totals = (0.0, 0.0);
+    for ((x, dy), dz) in x.chunks(BLOCK).zip(dy.chunks(BLOCK)).zip(dz.chunks_mut(BLOCK)) {
+        let (mut sums, mut others) = ([T::zero(); LANES], [T::zero(); LANES]);
+        let ((x, x_rest), (dy, dy_rest)) = (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>());
+        let (dz, dz_rest) = dz.as_chunks_mut::<LANES>();
+        for ((x, dy), dz) in x.iter().zip(dy).zip(dz) {
+            for i in 0..LANES {
+                let centered = x[i] - center;
+                dz[i] = dy[i] * Silu::slope(centered * scale + shift);
+                sums[i] += dz[i];
+                others[i] += dz[i] * centered;
+            }
         }
-    }
-}
-
-wide! {
-    fn affine_silu<T: Float>(x: &[T], y: &mut [T], mean: T, scale: T, shift: T) {
-        for (&x, y) in x.iter().zip(y) {
-            *y = Silu::value((x - mean) * scale + shift);
+        let (mut rest, mut other_rest) = (T::zero(), T::zero());
+        for ((&x, &dy), dz) in x_rest.iter().zip(dy_rest).zip(dz_rest) {
+            let centered = x - center;
+            *dz = dy * Silu::slope(centered * scale + shift);
+            rest += *dz;
+            other_rest += *dz * centered;
         }
+        totals.0 += (folded(sums) + rest).double();
+        totals.1 += (folded(others) + other_rest).double();
     }
-}
-
-wide! {
-    fn silu_slopes<T: Float>(x: &[T], dy: &[T], dz: &mut [T], mean: T, scale: T, shift: T) {
-        for ((&x, &dy), dz) in x.iter().zip(dy).zip(dz) {
-            *dz = dy * Silu::slope((x - mean) * scale + shift);
-        }
-    }
-}
-
-wide! {
-    /// `dx = dx * of_dz + (x - mean) * of_x + constant`.
-    fn combine<T: Float>(x: &[T], mean: T, dx: &mut [T], of_dz: T, of_x: T, constant: T) {
-        for (&x, dx) in x.iter().zip(dx) {
-            *dx = *dx * of_dz + (x - mean) * of_x + constant;
-        }
-    }
+    totals
 }
 
 impl CustomOp3 for GroupNorm {
@@ -303,10 +306,7 @@ impl CustomOp3 for GroupNorm {
             );
             let tracked = [x.track_op(), weight.track_op(), bias.track_op()];
             let [dx, dw, db] = self.slopes(self.sizes(x.shape()), operands, tracked);
-            let tensor = |data: Option<Vec<T>>, like: &Tensor| {
-                data.map(|data| Tensor::from_vec(data, like.shape(), like.device())).transpose()
-            };
-            Ok((tensor(dx, x)?, tensor(dw, weight)?, tensor(db, bias)?))
+            Ok((gradient(dx, x)?, gradient(dw, weight)?, gradient(db, bias)?))
         })
     }
 }

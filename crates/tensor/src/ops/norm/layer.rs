@@ -1,80 +1,67 @@
 //! The fused layer normalization.
 
+use std::sync::OnceLock;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
-use rayon::prelude::*;
 
 use crate::ops::kernel::{
-    Float, Operand, Shared, add_all, chunked_rows, dot_centered, from_parts, on_float, output, piece_rows, sum,
-    sum_squares, wide,
+    BLOCK, Float, LANES, Operand, add_all, filled_pieces, folded, from_parts, gradient, on_float, output, piece_rows,
+    sum_pairs, sum_terms, wide,
 };
 
 const OP: &str = "layer_norm";
 
+/// Mean and reciprocal standard deviation of each row.
+type Statistics = Vec<(f64, f64)>;
+
 pub(super) struct LayerNorm {
     eps: f64,
+    /// Of the forward pass.
+    statistics: OnceLock<Statistics>,
 }
 
 impl LayerNorm {
     pub(super) fn new(eps: f64) -> Self {
-        Self { eps }
+        Self {
+            eps,
+            statistics: OnceLock::new(),
+        }
     }
 
-    /// Mean and reciprocal standard deviation of a row.
-    fn statistics<T: Float>(&self, row: &[T]) -> (f64, f64) {
-        let len = row.len() as f64;
-        let mean = sum(row) / len;
-        let variance = sum_squares(row, T::of(mean)) / len;
-        (mean, 1.0 / (variance + self.eps).sqrt())
-    }
-
-    fn values<T: Float>(&self, x: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+    /// Values, and the statistics for the backward pass.
+    fn values<T: Float>(&self, x: &[T], weight: &[T], bias: &[T]) -> (Vec<T>, Statistics) {
         let width = weight.len();
-        let mut y = vec![T::zero(); x.len()];
-        chunked_rows(&mut y, width, |first, rows| {
-            for (i, y) in rows.chunks_exact_mut(width).enumerate() {
-                let x = &x[(first + i) * width..(first + i + 1) * width];
-                let (mean, rstd) = self.statistics(x);
-                normalize(x, weight, bias, y, T::of(mean), T::of(rstd));
-            }
+        let piece_len = piece_rows(width) * width.max(1);
+        let ([y], statistics) = filled_pieces([true], x.len(), piece_len, |piece, [y]| {
+            let start = piece * piece_len;
+            normalize(&x[start..start + y.len()], weight, bias, y, self.eps)
         });
-        y
+        (y.unwrap_or_default(), statistics.concat())
     }
 
     /// Gradients of x, weight and bias, each only where `tracked`.
     fn slopes<T: Float>(&self, x: &[T], weight: &[T], dy: &[T], tracked: [bool; 3]) -> [Option<Vec<T>>; 3] {
         let width = weight.len();
-        let mut dx = tracked[0].then(|| vec![T::zero(); x.len()]);
-        if x.is_empty() {
-            return [
-                dx,
-                tracked[1].then(|| vec![T::zero(); width]),
-                tracked[2].then(|| vec![T::zero(); width]),
-            ];
-        }
-        let place = dx.as_mut().map(|dx| Shared::new(dx));
-        let piece_rows = 2 * piece_rows(width);
-        let (x_pieces, dy_pieces) = (x.par_chunks(piece_rows * width), dy.par_chunks(piece_rows * width));
-        let sums = x_pieces.zip(dy_pieces).enumerate().map(|(piece, (x, dy))| {
-            #[expect(unsafe_code, reason = "each task writes its own rows")]
-            // SAFETY: the parts of different pieces do not overlap.
-            let mut dx = place.map(|place| unsafe { place.part(piece * piece_rows * width, x.len()) });
-            let mut dw = vec![T::zero(); if tracked[1] { width } else { 0 }];
-            let mut db = vec![T::zero(); if tracked[2] { width } else { 0 }];
-            T::with_scratch(width, |weighted| {
-                for (i, (x, dy)) in x.chunks_exact(width).zip(dy.chunks_exact(width)).enumerate() {
-                    let (mean, rstd) = self.statistics(x);
-                    if let Some(dx) = &mut dx {
-                        let row = &mut dx[i * width..(i + 1) * width];
-                        input_slopes((x, weight, dy), weighted, row, mean, rstd);
-                    }
-                    scale_slopes(x, dy, &mut dw, T::of(mean), T::of(rstd));
-                    shift_slopes(dy, &mut db);
-                }
-            });
-            (dw, db)
-        });
-        let (dw, db): (Vec<Vec<T>>, Vec<Vec<T>>) = sums.collect::<Vec<_>>().into_iter().unzip();
+        let statistics = self.statistics.get_or_init(|| self.values(x, weight, weight).1);
+        let rows = 2 * piece_rows(width);
+        let of_parameters = tracked[1] || tracked[2];
+        let sums = |piece: usize, [dx]: [&mut [T]; 1]| {
+            let first = piece * rows;
+            let piece = first * width..x.len().min((first + rows) * width);
+            let operands = (&x[piece.clone()], &dy[piece], &statistics[first..]);
+            let mut sums = [vec![], vec![]];
+            if of_parameters {
+                sums = [vec![T::zero(); width], vec![T::zero(); width]];
+                let [dw, db] = &mut sums;
+                all_slopes(operands, weight, dx, dw, db);
+            } else {
+                input_slopes(operands, weight, dx);
+            }
+            sums
+        };
+        let ([dx], sums) = filled_pieces([tracked[0]], x.len(), rows * width.max(1), sums);
+        let (dw, db): (Vec<Vec<T>>, Vec<Vec<T>>) = sums.into_iter().map(|[dw, db]| (dw, db)).unzip();
         [
             dx,
             tracked[1].then(|| add_all(dw, width)),
@@ -83,52 +70,101 @@ impl LayerNorm {
     }
 }
 
-/// `dx = rstd (w dy - mean(w dy) - n mean(w dy n))` with `n = (x - mean) rstd`.
-fn input_slopes<T: Float>((x, weight, dy): (&[T], &[T], &[T]), weighted: &mut [T], dx: &mut [T], mean: f64, rstd: f64) {
-    multiply(weight, dy, weighted);
+wide! {
+    /// Writes the normalized rows of x and returns their means and reciprocal standard deviations.
+    fn normalize<T: Float>(x: &[T], weight: &[T], bias: &[T], y: &mut [T], eps: f64) -> Statistics {
+        let (width, len) = (weight.len(), weight.len() as f64);
+        let mut statistics = Vec::with_capacity(x.len() / width);
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+            let mean = sum_terms(x, x, |x, _| x) / len;
+            let center = T::of(mean);
+            let variance = sum_terms(x, x, |x, _| (x - center) * (x - center)) / len;
+            let rstd = 1.0 / (variance + eps).sqrt();
+            let scale = T::of(rstd);
+            for (((&x, &w), &b), y) in x.iter().zip(weight).zip(bias).zip(y) {
+                *y = (x - center) * scale * w + b;
+            }
+            statistics.push((mean, rstd));
+        }
+        statistics
+    }
+}
+
+/// Rows of x and of the gradient of the result, and the statistics of these rows.
+type Rows<'a, T> = (&'a [T], &'a [T], &'a [(f64, f64)]);
+
+/// `dx = rstd (w dy - a / D - n b / D)`, where `n = (x - mean) rstd`, a is the sum of `w dy` and b that of `w dy n`.
+#[inline(always)]
+fn input_row<T: Float>(
+    (x, dy): (&[T], &[T]),
+    weight: &[T],
+    dx: &mut [T],
+    (mean, rstd): (f64, f64),
+    (a, b): (f64, f64),
+) {
     let len = x.len() as f64;
-    let a = sum(weighted);
-    let b = dot_centered(weighted, x, T::of(mean)) * rstd;
-    let (of_x, constant) = (-b / len * rstd * rstd, -a / len * rstd);
-    combine(weighted, x, T::of(mean), dx, T::of(rstd), T::of(of_x), T::of(constant));
+    let (center, of_dy) = (T::of(mean), T::of(rstd));
+    let (of_x, constant) = (T::of(-b / len * rstd * rstd), T::of(-a / len * rstd));
+    for (((&x, &dy), &w), dx) in x.iter().zip(dy).zip(weight).zip(dx) {
+        *dx = w * dy * of_dy + (x - center) * of_x + constant;
+    }
 }
 
 wide! {
-    fn normalize<T: Float>(x: &[T], weight: &[T], bias: &[T], y: &mut [T], mean: T, rstd: T) {
-        for (((&x, &w), &b), y) in x.iter().zip(weight).zip(bias).zip(y) {
-            *y = (x - mean) * rstd * w + b;
+    /// Writes the gradients of rows of x.
+    fn input_slopes<T: Float>(rows: Rows<'_, T>, weight: &[T], dx: &mut [T]) {
+        let width = weight.len();
+        let (x, dy, statistics) = rows;
+        let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(statistics);
+        for (((x, dy), &(mean, rstd)), dx) in rows.zip(dx.chunks_exact_mut(width)) {
+            let center = T::of(mean);
+            let (a, b) = sum_pairs(x, dy, weight, |x, dy, w| (w * dy, w * dy * (x - center)));
+            input_row((x, dy), weight, dx, (mean, rstd), (a, b * rstd));
         }
     }
 }
 
 wide! {
-    pub(super) fn multiply<T: Float>(a: &[T], b: &[T], product: &mut [T]) {
-        for ((&a, &b), product) in a.iter().zip(b).zip(product) {
-            *product = a * b;
-        }
-    }
-}
-
-wide! {
-    pub(super) fn combine<T: Float>(weighted: &[T], x: &[T], mean: T, dx: &mut [T], of_weighted: T, of_x: T, constant: T) {
-        for ((&weighted, &x), dx) in weighted.iter().zip(x).zip(dx) {
-            *dx = weighted * of_weighted + (x - mean) * of_x + constant;
-        }
-    }
-}
-
-wide! {
-    pub(super) fn scale_slopes<T: Float>(x: &[T], dy: &[T], dw: &mut [T], mean: T, rstd: T) {
-        for ((&x, &dy), dw) in x.iter().zip(dy).zip(dw) {
-            *dw += dy * ((x - mean) * rstd);
-        }
-    }
-}
-
-wide! {
-    fn shift_slopes<T: Float>(dy: &[T], db: &mut [T]) {
-        for (&dy, db) in dy.iter().zip(db) {
-            *db += dy;
+    /// Writes the gradients of rows of x, unless their place is empty, and adds the rows to those of weight and bias.
+    fn all_slopes<T: Float>(rows: Rows<'_, T>, weight: &[T], dx: &mut [T], dw: &mut [T], db: &mut [T]) {
+        let width = weight.len();
+        let (x, dy, statistics) = rows;
+        let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(statistics);
+        for (row, ((x, dy), &(mean, rstd))) in rows.enumerate() {
+            let (center, scale) = (T::of(mean), T::of(rstd));
+            let (mut a, mut b) = (0.0, 0.0);
+            let operands = x.chunks(BLOCK).zip(dy.chunks(BLOCK)).zip(weight.chunks(BLOCK));
+            let sums = dw.chunks_mut(BLOCK).zip(db.chunks_mut(BLOCK));
+            for (((x, dy), w), (dw, db)) in operands.zip(sums) {
+                let (mut sums_a, mut sums_b) = ([T::zero(); LANES], [T::zero(); LANES]);
+                let ((x, x_rest), (dy, dy_rest), (w, w_rest)) =
+                    (x.as_chunks::<LANES>(), dy.as_chunks::<LANES>(), w.as_chunks::<LANES>());
+                let ((dw, dw_rest), (db, db_rest)) = (dw.as_chunks_mut::<LANES>(), db.as_chunks_mut::<LANES>());
+                for (((x, dy), w), (dw, db)) in x.iter().zip(dy).zip(w).zip(dw.iter_mut().zip(db)) {
+                    for i in 0..LANES {
+                        let normalized = (x[i] - center) * scale;
+                        let weighted = w[i] * dy[i];
+                        sums_a[i] += weighted;
+                        sums_b[i] += weighted * normalized;
+                        dw[i] += dy[i] * normalized;
+                        db[i] += dy[i];
+                    }
+                }
+                let (mut rest_a, mut rest_b) = (T::zero(), T::zero());
+                let operands = x_rest.iter().zip(dy_rest).zip(w_rest);
+                for (((&x, &dy), &w), (dw, db)) in operands.zip(dw_rest.iter_mut().zip(db_rest)) {
+                    let normalized = (x - center) * scale;
+                    rest_a += w * dy;
+                    rest_b += w * dy * normalized;
+                    *dw += dy * normalized;
+                    *db += dy;
+                }
+                a += (folded(sums_a) + rest_a).double();
+                b += (folded(sums_b) + rest_b).double();
+            }
+            if let Some(dx) = dx.get_mut(row * width..(row + 1) * width) {
+                input_row((x, dy), weight, dx, (mean, rstd), (a, b));
+            }
         }
     }
 }
@@ -150,7 +186,10 @@ impl CustomOp3 for LayerNorm {
         on_float!(x.dtype(), OP, T => {
             let x = from_parts::<T>(x, x_layout)?;
             let (weight, bias) = (from_parts::<T>(weight, weight_layout)?, from_parts::<T>(bias, bias_layout)?);
-            Ok(output(self.values(x, weight, bias), x_layout.shape()))
+            let (y, statistics) = self.values(x, weight, bias);
+            // One operation is applied once; were it applied again, the backward pass would compute them itself.
+            let _ = self.statistics.set(statistics);
+            Ok(output(y, x_layout.shape()))
         })
     }
 
@@ -168,10 +207,7 @@ impl CustomOp3 for LayerNorm {
             let tracked = [x.track_op(), weight.track_op(), bias.track_op()];
             let (x_values, w) = (x_operand.slice::<T>()?, weight_operand.slice::<T>()?);
             let [dx, dw, db] = self.slopes(x_values, w, grad_operand.slice::<T>()?, tracked);
-            let tensor = |data: Option<Vec<T>>, like: &Tensor| {
-                data.map(|data| Tensor::from_vec(data, like.shape(), like.device())).transpose()
-            };
-            Ok((tensor(dx, x)?, tensor(dw, weight)?, tensor(db, bias)?))
+            Ok((gradient(dx, x)?, gradient(dw, weight)?, gradient(db, bias)?))
         })
     }
 }

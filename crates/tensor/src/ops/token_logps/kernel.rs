@@ -10,7 +10,9 @@ use rayon::prelude::*;
 
 use super::TokenLogpsConfig;
 use super::sums::{RowSum, add_scaled, all_sums, capped, exponential_slopes, rescale, sum_exponentials};
-use crate::ops::kernel::{Accumulate, Float, Matrix, MatrixMut, Threads, add_all, chunked_rows, matmul};
+use crate::ops::kernel::{
+    Accumulate, Float, Matrix, MatrixMut, Threads, add_all, chunked_rows, filled_rows, matmul, zeros,
+};
 use crate::ops::softmax::largest;
 
 /// Words of a block: the logits of a block stay in the cache of the thread that computes them.
@@ -262,7 +264,7 @@ impl<T: Float> Inputs<'_, T> {
 
     /// Gradient of the weight for the gradient `dy` of the log-probabilities.
     pub(super) fn weight_gradient(&self, rows: &[RowSum], dy: &[T]) -> Vec<T> {
-        let mut dw = vec![T::zero(); self.vocabulary * self.width];
+        let mut dw = zeros(self.vocabulary * self.width);
         if dw.is_empty() {
             return dw;
         }
@@ -319,12 +321,10 @@ impl<T: Float> Inputs<'_, T> {
 /// Gradient of hidden: the slopes of each row times its gradient.
 pub(super) fn hidden_gradient<T: Float>(slopes: &[T], dy: &[T]) -> Vec<T> {
     let width = slopes.len() / dy.len().max(1);
-    let mut dh = vec![T::zero(); slopes.len()];
-    chunked_rows(&mut dh, width, |first, rows| {
+    filled_rows(slopes.len(), width, |first, rows| {
         for (i, dh) in rows.chunks_exact_mut(width).enumerate() {
             let row = first + i;
             add_scaled(&slopes[row * width..(row + 1) * width], dy[row], dh);
         }
-    });
-    dh
+    })
 }

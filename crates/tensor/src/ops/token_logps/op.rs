@@ -9,6 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use super::kernel::{Forward, Inputs, Slopes, Sums, Weight, hidden_gradient};
 use super::sums::RowSum;
 use super::{OP, TokenLogpsConfig};
+use crate::autograd::deliver;
 use crate::ops::kernel::{Float, Operand, from_parts, on_float, output};
 
 /// Operands: hidden (N, D) of f32 or f64, weight (V, D) of the same type or, for f32, of half precision.
@@ -105,12 +106,13 @@ impl CustomOp2 for TokenLogps {
             let dy = grad_operand.slice::<T>()?;
             if let Some(slopes) = left.slopes.as_ref().filter(|_| hidden.track_op()) {
                 let data = hidden_gradient(Operand::of(slopes).slice::<T>()?, dy);
-                dh = Some(Tensor::from_vec(data, hidden.shape(), &Device::Cpu)?);
+                dh = deliver(hidden, Tensor::from_vec(data, hidden.shape(), &Device::Cpu)?)?;
             }
             if weight.track_op() {
                 let gradient = |inputs: &Inputs<'_, T>| inputs.weight_gradient(&left.rows, dy);
                 let data = self.with_inputs(hidden_operand.slice::<T>()?, weight_parts, gradient)?;
-                dw = Some(Tensor::from_vec(data, weight.shape(), &Device::Cpu)?.to_dtype(weight.dtype())?);
+                let data = Tensor::from_vec(data, weight.shape(), &Device::Cpu)?;
+                dw = deliver(weight, data.to_dtype(weight.dtype())?)?;
             }
             Ok((dh, dw))
         })

@@ -26,7 +26,7 @@ pub(super) use self::weight::backward_weight;
 use self::weight::{Turn, Weights};
 use super::geometry::Geometry;
 use super::groups::pieces;
-use crate::ops::kernel::{Float, LANES, Lanes, Shared, Steps, lane_products, wide};
+use crate::ops::kernel::{Float, LANES, Lanes, Shared, Steps, lane_products, wide, zeros};
 
 /// Points of a tile.
 const POINTS: usize = 36;
@@ -173,7 +173,7 @@ pub(super) fn backward_input<T: Float>(g: &Geometry, weight: &[T], dy: &[T]) -> 
 }
 
 fn convolve<T: Float>(sizes: Sizes, x: &[T], weights: Weights<'_, T>, bias: Option<&[T]>) -> Vec<T> {
-    let mut y = vec![T::zero(); sizes.images * sizes.outputs * sizes.out_height * sizes.out_width];
+    let mut y = zeros(sizes.images * sizes.outputs * sizes.out_height * sizes.out_width);
     let (inputs, outputs) = (sizes.inputs.div_ceil(LANES), sizes.outputs.div_ceil(LANES));
     let panel_len = panel_len::<T>(inputs, outputs);
     let planes = Planes {
