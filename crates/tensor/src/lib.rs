@@ -34,5 +34,6 @@ pub use autograd::{Gradients, backward, checkpoint};
 pub use candle_core::{D, DType, Device, Error as OperationError, IndexOp, Shape, Tensor, Var};
 pub use device::{DeviceChoice, Precision};
 pub use error::{Error, Result};
+pub use ops::quantized_linear::{Nf4Config, Quantization, QuantizedMatrix};
 pub use params::Params;
 pub use weights::{Weights, save_tensors};
