@@ -211,6 +211,10 @@ impl Modality for Diffusion {
                 "f32 or bf16: gradients of a mean underflow in f16",
             ));
         }
+        if recipe.model.quantization.is_some() {
+            let found = "a value that is unused: decoders of text alone are quantized";
+            return Err(recipe.invalid("model.quantization", found, "no such key"));
+        }
         let of_text = [
             ("data.max_len", recipe.data.max_len.is_some()),
             ("data.encoding", recipe.data.encoding.is_some()),

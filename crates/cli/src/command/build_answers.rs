@@ -151,6 +151,7 @@ fn config(recipe: BuildRecipe, arguments: &AnswerBuildArguments) -> anyhow::Resu
                 device: arguments.device.resolve()?,
                 dtype: arguments.precision.into(),
                 seed: arguments.seed,
+                quantization: None,
             },
             max_new_tokens: arguments.max_new_tokens,
             sampling: Sampling {

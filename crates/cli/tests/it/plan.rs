@@ -92,6 +92,7 @@ fn write_wide(to: &Path) {
         device: Device::Cpu,
         dtype: DType::F32,
         seed: 0,
+        quantization: None,
     };
     let directory = LmDir::open(to).unwrap();
     TrainedLm::untrained(&directory, &options).unwrap().save(to).unwrap();

@@ -28,7 +28,7 @@ use self::sizes::{RunImages, RunSizes, largest_in_order};
 pub use self::vision::{Answering, VisionEstimate, VisionMemory, vision_memory};
 use crate::Result;
 use crate::evaluation;
-use crate::method::{coupling_note, learn, load_records, sampled_prompts};
+use crate::method::{coupling_note, learn, load_records, network_options, sampled_prompts};
 use crate::modality::{Language, adapter_of};
 use crate::records::EncodedRecord;
 use crate::samples::TokenizedPrompt;
@@ -52,7 +52,7 @@ pub fn estimate(recipe: &Recipe<Language>) -> Result<Estimate> {
     learn(recipe, &mut records);
     // Before anything is counted: what the run will have read at this point too.
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
-    let on_cpu = recipe.run.device.resolve()?.is_cpu();
+    let on_cpu = network_options(recipe)?.device.is_cpu();
     let adapter = adapter_of(recipe)?;
     let sizes = RunSizes::of(recipe, &records, &RunImages::default());
     let parts = Parts {

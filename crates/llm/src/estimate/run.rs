@@ -161,6 +161,7 @@ impl Parts<'_> {
             trained,
             dtype: self.dtype(),
             stored_width: self.stored_width,
+            quantization: self.recipe.model.quantization,
             of,
             vision: self.vision.map(|vision| vision.loading),
         }

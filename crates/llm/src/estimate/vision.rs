@@ -9,6 +9,7 @@ use super::run::{Parts, Sampling, VisionCounts, count};
 use super::sizes::{ImageSizes, RunImages, RunSizes};
 use super::{answers, cached_pass, device_memory, memory};
 use crate::Result;
+use crate::method::network_options;
 use crate::modality::Language;
 use crate::records::EncodedRecord;
 
@@ -125,7 +126,7 @@ pub fn vision_memory(
         }),
     };
     let counted = count(&parts)?;
-    let memory = if recipe.run.device.resolve()?.is_cpu() {
+    let memory = if network_options(recipe)?.device.is_cpu() {
         memory(&counted, process)
     } else {
         device_memory(&counted)

@@ -68,13 +68,13 @@ pub struct ImageTerms {
 /// # Errors
 /// Files that are missing, damaged or do not fit each other, settings that contradict the data, [`Error::Stopped`].
 pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result<LanguageMethod> {
+    let options = network_options(recipe)?;
     let directory = LmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let loaded = load_records(recipe, &tokenizer)?;
     let prompts = sampled_prompts(recipe, &loaded, &tokenizer)?;
     let mut records = loaded.records;
     learn(recipe, &mut records);
-    let options = network_options(recipe)?;
     let adapter = adapter_of(recipe)?;
     warn_of_long(&records, directory.config().max_position_embeddings);
     let parts = MethodParts {
@@ -248,12 +248,21 @@ pub fn learn(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) {
 /// Where and how the networks of a recipe are computed.
 ///
 /// # Errors
-/// [`Error::Tensor`] for a device that is not there.
+/// [`Error::Tensor`] for a device that is not there, [`Error::Recipe`] for one that quantized weights are not read on.
 pub fn network_options(recipe: &Recipe<Language>) -> Result<NetworkOptions> {
+    let device = recipe.run.device.resolve()?;
+    if recipe.model.quantization.is_some() && !device.is_cpu() {
+        return Err(Error::Recipe {
+            key: "model.quantization".into(),
+            problem: format!("is for the CPU, and `run.device = \"{}\"` is a GPU here", recipe.run.device),
+            hint: "set `run.device = \"cpu\"`, or remove the key".into(),
+        });
+    }
     Ok(NetworkOptions {
-        device: recipe.run.device.resolve()?,
+        device,
         dtype: recipe.run.precision.dtype(),
         seed: recipe.run.seed,
+        quantization: recipe.model.quantization,
     })
 }
 

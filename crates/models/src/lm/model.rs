@@ -62,7 +62,8 @@ impl CausalLm {
                     .without_bias(),
             )?
         };
-        let layer = |i| DecoderLayer::load(&root.child(format!("layers.{i}")), config, i).map(Arc::new);
+        let frozen = root.quantized();
+        let layer = |i| DecoderLayer::load(&frozen.child(format!("layers.{i}")), config, i).map(Arc::new);
         Ok(Self {
             embed_tokens,
             layers: (0..config.layers.len()).map(layer).collect::<Result<_>>()?,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use diptych_data::{EncodingConfig, Layout, OnError, PairRule, TiePolicy};
-use diptych_tensor::{DeviceChoice, Precision};
+use diptych_tensor::{DeviceChoice, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 
 /// `[run]`.
@@ -38,6 +38,13 @@ impl Default for RunConfig {
 pub struct ModelConfig {
     /// Directory with the model, in the layout it was published in.
     pub path: PathBuf,
+    /// Keeps the frozen weights of a decoder's linear layers in 4 or 8 bits, under a LoRA adapter in f32 (`QLoRA`: Dettmers et al.,
+    /// arXiv:2305.14314): `"nf4"`, `{ nf4 = { double = true } }` or `"int8"`; for text and text with images, on the CPU. Embeddings,
+    /// norms, the head, and a vision tower with its projector stay as they are. It holds for every network of the run, a reference
+    /// and what is evaluated among them. What a run writes is the adapter: `diptych export --format merged`, `generate` and `score`
+    /// put it beside the weights as they were published. By default nothing is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 /// `[data]`.
