@@ -44,9 +44,10 @@ const CHECKPOINTING: &[&str] = &["train.gradient_checkpointing=true"];
 const SPOILED: &[&str] =
     &["method={ offline_pairs = { image_preference = { beta = 0.1, corruption = { crop = {} } } } }"];
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 11] = [
     case("llava", LORA, "adapter_off", 2, &[]),
     case("llava", LORA, "frozen", 8, &[]),
+    case("llava", LORA, "frozen", 8, &["model.quantization=nf4"]),
     case("llava", LORA_TOWER, "adapter_off", 8, &[]),
     case("llava", LORA_TOWER, "adapter_off", 8, CHECKPOINTING),
     case("llava", FULL, "frozen", 4, &["train.checkpoint_every=1"]),
@@ -267,5 +268,5 @@ fn memory_is_that_of_the_run() {
         fs::remove_dir_all(folder.path().join("run")).unwrap();
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!(CASES.len(), 10);
+    assert_eq!(CASES.len(), 11);
 }
