@@ -136,9 +136,10 @@ fn nf4_is_that_of_bitsandbytes() {
         }
         let found = every(&values(&matrix.dequantize().unwrap()), step);
         // Sums of scales are taken in another order for their mean.
-        let tolerance = if is_double { 2e-6 } else { 1e-7 };
+        let tolerance = if is_double { 2e-6 } else { 2e-7 };
         let difference_of = |found: &[f64], key: &str| difference(found, &numbers(&case[key]));
-        assert!(difference_of(&found, "values") < tolerance, "{name}: values");
+        let apart = difference_of(&found, "values");
+        assert!(apart < tolerance, "{name}: values, {apart}");
         let op = |x: &Tensor, bias: Option<&Tensor>| quantized_linear(x, &matrix, bias);
         let results = pulled_back(op, &wave(&[3, cols], 0.2), None, &wave(&[3, rows], 1.0));
         let y: Vec<f64> = results[0].iter().take(24).copied().collect();
@@ -163,7 +164,7 @@ fn int8_is_that_of_bitsandbytes() {
 }
 
 /// Sizes below, at and beyond those of blocks, tiles and tasks; in f64 the products are equal to rounding, so that a tile in the wrong
-/// place would be seen.
+/// place would be seen. In bf16 the composed form rounds the weight too.
 #[test]
 fn products_are_those_of_the_dequantized_weight() {
     let sizes = [
@@ -174,7 +175,7 @@ fn products_are_those_of_the_dequantized_weight() {
         for quantization in ALL {
             let weight = normal(&[rows, cols], 1, DType::F32);
             let matrix = Arc::new(QuantizedMatrix::quantize(&weight, quantization).unwrap());
-            for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 3e-6), (DType::BF16, 0.02)] {
+            for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 3e-6), (DType::BF16, 0.05)] {
                 let (x, dy) = (normal(&[n, cols], 2, dtype), normal(&[n, rows], 3, dtype));
                 for bias in [None, Some(normal(&[rows], 4, dtype))] {
                     let run = |op: fn(&Tensor, &Arc<QuantizedMatrix>, Option<&Tensor>) -> _| {

@@ -11,6 +11,7 @@ mod scales;
 
 use std::sync::Arc;
 
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result as CandleResult, Shape, Tensor};
 use rayon::prelude::*;
 
