@@ -13,9 +13,7 @@ use std::collections::BTreeMap;
 use diptych_models::lm::{CausalLm, LmConfig, LmInput};
 use diptych_models::vlm::{TowerTraining, VisionLanguageModel};
 use diptych_models::{Builder, BuilderConfig, Error, LoraConfig, Targets, Trainable};
-use diptych_tensor::{
-    DType, Device, Nf4Config, Params, Quantization, QuantizedMatrix, Tensor, Weights, backward,
-};
+use diptych_tensor::{DType, Device, Nf4Config, Params, Quantization, QuantizedMatrix, Tensor, Weights, backward};
 use serde_json::json;
 use support::{relative_error, shake, values};
 use tiny::{Batch, Generation};
@@ -27,7 +25,15 @@ const FORMATS: [Quantization; 3] = [
 ];
 
 /// A layer of a decoder.
-const LAYERS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+const LAYERS: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 /// Every tensor, with those of the decoder's layers replaced by what they stand for when they are quantized, and how many these are.
 fn replaced(weights: &Weights, decoder: &str, quantization: Quantization, dtype: DType) -> (Weights, usize) {
@@ -40,7 +46,10 @@ fn replaced(weights: &Weights, decoder: &str, quantization: Quantization, dtype:
         let tensor = if is_quantized {
             num += 1;
             let stored = tensor.to_dtype(dtype).unwrap();
-            QuantizedMatrix::quantize(&stored, quantization).unwrap().dequantize().unwrap()
+            QuantizedMatrix::quantize(&stored, quantization)
+                .unwrap()
+                .dequantize()
+                .unwrap()
         } else {
             tensor
         };
@@ -94,12 +103,20 @@ fn results(lm: &CausalLm, params: &Params) -> (Tensor, Vec<(String, Tensor)>) {
     } else {
         let found = backward(&logits.sin().unwrap().sum_all().unwrap(), params).unwrap();
         found.ensure_complete(params).unwrap();
-        found.iter().map(|(name, gradient)| (name.to_owned(), gradient.clone())).collect()
+        found
+            .iter()
+            .map(|(name, gradient)| (name.to_owned(), gradient.clone()))
+            .collect()
     };
     (logits.detach(), gradients)
 }
 
-fn assert_same(found: &(Tensor, Vec<(String, Tensor)>), expected: &(Tensor, Vec<(String, Tensor)>), tolerance: f64, what: &str) {
+fn assert_same(
+    found: &(Tensor, Vec<(String, Tensor)>),
+    expected: &(Tensor, Vec<(String, Tensor)>),
+    tolerance: f64,
+    what: &str,
+) {
     let error = relative_error(&found.0, &expected.0);
     assert!(error < tolerance, "{what}: logits, {error}");
     assert_eq!(found.1.len(), expected.1.len());
@@ -130,18 +147,24 @@ fn decoders_are_those_of_the_dequantized_weights() {
                     quantization,
                     ..BuilderConfig::new(Some(weights))
                 };
-                let [found, expected] = [(&weights, Some(quantization)), (&replaced, None)].map(|(weights, quantization)| {
-                    let (lm, params) = lm(builder(weights, quantization));
-                    assert_eq!(params.len(), (2 * 4 + 1) * if use_dora { 3 } else { 2 });
-                    for (name, var) in params.iter().filter(|(name, _)| name.contains("lora_")) {
-                        let fill = support::randn(name.len() as u64, var.dims(), var.dtype());
-                        if !name.contains("magnitude") {
-                            var.set(&(fill * 0.1).unwrap()).unwrap();
+                let [found, expected] =
+                    [(&weights, Some(quantization)), (&replaced, None)].map(|(weights, quantization)| {
+                        let (lm, params) = lm(builder(weights, quantization));
+                        assert_eq!(params.len(), (2 * 4 + 1) * if use_dora { 3 } else { 2 });
+                        for (name, var) in params.iter().filter(|(name, _)| name.contains("lora_")) {
+                            let fill = support::randn(name.len() as u64, var.dims(), var.dtype());
+                            if !name.contains("magnitude") {
+                                var.set(&(fill * 0.1).unwrap()).unwrap();
+                            }
                         }
-                    }
-                    results(&lm, &params)
-                });
-                assert_same(&found, &expected, tolerance, &format!("{stored:?} {quantization:?} {dtype:?}"));
+                        results(&lm, &params)
+                    });
+                assert_same(
+                    &found,
+                    &expected,
+                    tolerance,
+                    &format!("{stored:?} {quantization:?} {dtype:?}"),
+                );
                 num += found.1.len();
             }
         }
@@ -172,7 +195,11 @@ fn towers_are_not_quantized() {
             let (replaced, num_replaced) = replaced(&weights, "model.language_model.", quantization, DType::F32);
             assert_eq!(num_replaced, layers * 7, "{name}");
             let (found, expected) = (run(&weights, Some(quantization)), run(&replaced, None));
-            assert_eq!(values(&found.0), values(&plain.0), "{name}: what the decoder reads of images");
+            assert_eq!(
+                values(&found.0),
+                values(&plain.0),
+                "{name}: what the decoder reads of images"
+            );
             let error = relative_error(&found.1, &expected.1);
             assert!(error < 1e-5, "{name} {quantization:?}: {error}");
             let change = relative_error(&found.1, &plain.1);

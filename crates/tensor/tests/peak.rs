@@ -134,6 +134,9 @@ fn a_quantized_weight_never_exists_as_a_whole_in_another_form() {
         let loss = y.sum_all().unwrap();
         let (_, backward) = peak_of(|| loss.backward().unwrap());
         // Gradients of the result and of x, and the sums that candle makes of them.
-        assert!(backward <= 6 * n * d * 4 + threads * 3 * MIB, "backward: {backward} bytes");
+        assert!(
+            backward <= 6 * n * d * 4 + threads * 3 * MIB,
+            "backward: {backward} bytes"
+        );
     }
 }

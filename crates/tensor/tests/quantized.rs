@@ -124,14 +124,21 @@ fn nf4_is_that_of_bitsandbytes() {
         assert_eq!(matrix.num_bytes(), size(case, "num_bytes"), "{name}");
         // Of an odd number of codes the last byte has one more, which stands for nothing.
         let codes = matrix.codes();
-        let num = if rows * cols % 2 == 0 { codes.len() } else { codes.len() - 1 };
+        let num = if rows * cols % 2 == 0 {
+            codes.len()
+        } else {
+            codes.len() - 1
+        };
         if let Some(expected) = case.get("codes") {
             let expected: Vec<u8> = numbers(expected).iter().map(|code| *code as u8).collect();
             assert_eq!(codes[..num], expected[..num], "{name}");
             assert_eq!(codes[codes.len() - 1] >> 4, expected[codes.len() - 1] >> 4, "{name}");
         }
         if num == codes.len() {
-            let sum: u64 = (0u64..).zip(&codes).map(|(i, code)| u64::from(*code) * (i % 251 + 1)).sum();
+            let sum: u64 = (0u64..)
+                .zip(&codes)
+                .map(|(i, code)| u64::from(*code) * (i % 251 + 1))
+                .sum();
             assert_eq!(sum, case["code_sum"].as_u64().unwrap(), "{name}");
         }
         let found = every(&values(&matrix.dequantize().unwrap()), step);
@@ -155,7 +162,10 @@ fn int8_is_that_of_bitsandbytes() {
     for case in &cases {
         let weight = weight(size(case, "rows"), size(case, "cols"));
         let matrix = QuantizedMatrix::quantize(&weight.to_dtype(DType::F16).unwrap(), Quantization::Int8).unwrap();
-        let expected: Vec<u8> = numbers(&case["codes"]).iter().map(|code| (*code as i8).cast_unsigned()).collect();
+        let expected: Vec<u8> = numbers(&case["codes"])
+            .iter()
+            .map(|code| (*code as i8).cast_unsigned())
+            .collect();
         assert_eq!(matrix.codes(), expected);
         let found = values(&matrix.dequantize().unwrap());
         assert!(difference(&found, &numbers(&case["values"])) < 2e-7);
@@ -168,7 +178,14 @@ fn int8_is_that_of_bitsandbytes() {
 #[test]
 fn products_are_those_of_the_dequantized_weight() {
     let sizes = [
-        (1, 1, 1), (3, 7, 33), (2, 16, 64), (5, 130, 100), (4, 1030, 65), (3, 40, 2100), (2, 1200, 300), (1, 300, 4160),
+        (1, 1, 1),
+        (3, 7, 33),
+        (2, 16, 64),
+        (5, 130, 100),
+        (4, 1030, 65),
+        (3, 40, 2100),
+        (2, 1200, 300),
+        (1, 300, 4160),
     ];
     let mut num = 0;
     for (n, rows, cols) in sizes {
@@ -202,16 +219,30 @@ fn products_are_those_of_the_dequantized_weight() {
 fn gradients_are_slopes() {
     let matrix = Arc::new(QuantizedMatrix::quantize(&normal(&[20, 70], 1, DType::F32), DOUBLE).unwrap());
     let x = normal(&[2, 3, 70], 2, DType::F64);
-    let loss = |x: &Tensor| quantized_linear(x, &matrix, None).unwrap().sin().unwrap().sum_all().unwrap();
+    let loss = |x: &Tensor| {
+        quantized_linear(x, &matrix, None)
+            .unwrap()
+            .sin()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+    };
     let var = Var::from_tensor(&x).unwrap();
     let gradients = loss(var.as_tensor()).backward().unwrap();
     let direction = normal(&[2, 3, 70], 3, DType::F64);
     let slope = (gradients.get(&var).unwrap() * &direction).unwrap().sum_all().unwrap();
-    let at = |by: f64| loss(&(&x + (&direction * by).unwrap()).unwrap()).to_scalar::<f64>().unwrap();
+    let at = |by: f64| {
+        loss(&(&x + (&direction * by).unwrap()).unwrap())
+            .to_scalar::<f64>()
+            .unwrap()
+    };
     let step = 1e-5;
     let expected = (at(step) - at(-step)) / (2.0 * step);
     let slope = slope.to_scalar::<f64>().unwrap();
-    assert!((slope - expected).abs() < 1e-7 * expected.abs().max(1.0), "{slope} {expected}");
+    assert!(
+        (slope - expected).abs() < 1e-7 * expected.abs().max(1.0),
+        "{slope} {expected}"
+    );
 }
 
 /// How far a product is from the one with the weight as it was: the paper's levels are made for normally distributed numbers.
@@ -264,10 +295,22 @@ fn what_does_not_fit_is_refused() {
     };
     let matrix = Arc::new(QuantizedMatrix::quantize(&normal(&[8, 64], 1, DType::F32), NF4).unwrap());
     let x = normal(&[2, 64], 2, DType::F32);
-    refused(quantized_linear(&normal(&[2, 63], 2, DType::F32), &matrix, None), "shape of x");
-    refused(quantized_linear(&x, &matrix, Some(&normal(&[7], 3, DType::F32))), "shape of bias");
-    refused(quantized_linear(&x, &matrix, Some(&normal(&[8], 3, DType::F64))), "dtype");
-    refused(quantized_linear(&x.to_dtype(DType::U8).unwrap(), &matrix, None), "operands");
+    refused(
+        quantized_linear(&normal(&[2, 63], 2, DType::F32), &matrix, None),
+        "shape of x",
+    );
+    refused(
+        quantized_linear(&x, &matrix, Some(&normal(&[7], 3, DType::F32))),
+        "shape of bias",
+    );
+    refused(
+        quantized_linear(&x, &matrix, Some(&normal(&[8], 3, DType::F64))),
+        "dtype",
+    );
+    refused(
+        quantized_linear(&x.to_dtype(DType::U8).unwrap(), &matrix, None),
+        "operands",
+    );
     let quantize = |weight: &Tensor, expected: &str| {
         for quantization in ALL {
             match QuantizedMatrix::quantize(weight, quantization) {
@@ -277,7 +320,10 @@ fn what_does_not_fit_is_refused() {
         }
     };
     quantize(&normal(&[8], 1, DType::F32), "shape of the weight");
-    quantize(&Tensor::zeros((2, 2), DType::U32, &Device::Cpu).unwrap(), "type of the weight");
+    quantize(
+        &Tensor::zeros((2, 2), DType::U32, &Device::Cpu).unwrap(),
+        "type of the weight",
+    );
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         quantize(&Tensor::new(&[[0.5, bad], [0.1, 0.2]], &Device::Cpu).unwrap(), "weight");
     }
@@ -299,7 +345,10 @@ fn formats_are_read_and_written_as_in_recipes() {
     }
     for (value, said) in [
         (json!("fp4"), "unknown variant `fp4`, expected `nf4` or `int8`"),
-        (json!({ "nf4": { "doubled": true } }), "unknown field `doubled`, expected `double`"),
+        (
+            json!({ "nf4": { "doubled": true } }),
+            "unknown field `doubled`, expected `double`",
+        ),
         (json!({ "int8": { "block": 64 } }), "unknown field `block`"),
         (json!({ "nf4": {}, "int8": {} }), "invalid length 2"),
         (json!({}), "invalid length 0"),

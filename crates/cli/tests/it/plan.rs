@@ -28,7 +28,7 @@ const EVERY_LAYER: &str = r#"[adapter.lora]
 targets = "all-linear""#;
 const FULL: &str = "[adapter.full]";
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 17] = [
     case("llama", LORA, "adapter_off", 1, &[]),
     case("llama", FULL, "frozen", 8, &[]),
     case("qwen2", FULL, "cached", 8, &["method.offline_pairs.arrangement=padded"]),
@@ -53,6 +53,20 @@ const CASES: [Case; 15] = [
         &["train.accumulation=3", "train.ema_decay=0.9"],
     ),
     case("wide", LORA, "adapter_off", 4, &["run.precision=bf16"]),
+    case(
+        "wide",
+        LORA,
+        "adapter_off",
+        8,
+        &["train.gradient_checkpointing.every=2"],
+    ),
+    case(
+        "wide",
+        LORA,
+        "adapter_off",
+        8,
+        &["train.gradient_checkpointing.memory=120"],
+    ),
     case("wide", LORA, "adapter_off", 1, &["model.quantization=nf4"]),
     case("wide", EVERY_LAYER, "frozen", 4, &["model.quantization=int8"]),
     case(
@@ -216,7 +230,7 @@ fn memory_and_disk_are_those_of_the_run() {
         checked += 1;
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!(checked, 15);
+    assert_eq!(checked, 17);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use diptych_models::AdapterConfig;
 use diptych_models::lm::LmConfig;
-use diptych_tensor::DType;
+use diptych_tensor::{CheckpointPolicy, DType};
 use diptych_train::{Recipe, ReferenceConfig};
 
 use super::heap::{Block, Heap, Peak, Use, Work};
@@ -33,6 +33,8 @@ pub(super) struct Parts<'a> {
     pub(super) answers: Option<Sampling>,
     /// What reads images, where anything does.
     pub(super) vision: Option<VisionCounts<'a>>,
+    /// Which layers recompute their activations.
+    pub(super) checkpointing: CheckpointPolicy,
 }
 
 /// Images and their tower.
@@ -224,11 +226,7 @@ impl Reference {
 
 impl Run<'_> {
     fn layers(&self) -> Layers {
-        if self.parts.recipe.train.gradient_checkpointing {
-            Layers::Recomputed
-        } else {
-            Layers::Kept
-        }
+        Layers::Kept(self.parts.checkpointing)
     }
 
     /// Both moments of every trained parameter; factored ones as if nothing were a matrix.

@@ -2,10 +2,12 @@
 
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::VlmConfig;
+use diptych_tensor::CheckpointPolicy;
 use diptych_train::{MemoryEstimate, Recipe, process_component};
 
+use super::budget::{count_within, note};
 use super::network::VisionLoading;
-use super::run::{Parts, Sampling, VisionCounts, count};
+use super::run::{Parts, Sampling, VisionCounts};
 use super::sizes::{ImageSizes, RunImages, RunSizes};
 use super::{answers, cached_pass, device_memory, memory};
 use crate::Result;
@@ -77,6 +79,10 @@ pub struct VisionMemory {
     pub memory: MemoryEstimate,
     /// Trained parameters.
     pub num_trained: u64,
+    /// Which layers recompute their activations, in the decoder and in a tower that is trained.
+    pub checkpointing: CheckpointPolicy,
+    /// What a budget came to.
+    pub note: Option<String>,
 }
 
 /// What a run holds. `records` are as they are learned.
@@ -94,7 +100,7 @@ pub fn vision_memory(
         sizes: run.images,
         are_spoiled: run.are_spoiled,
     };
-    let parts = Parts {
+    let mut parts = Parts {
         recipe,
         config: &run.config.text,
         adapter: run.adapter,
@@ -124,8 +130,9 @@ pub fn vision_memory(
             kept_bytes: run.kept_bytes as usize,
             largest: images.largest(),
         }),
+        checkpointing: CheckpointPolicy::Off,
     };
-    let counted = count(&parts)?;
+    let counted = count_within(&mut parts, process.as_ref())?;
     let memory = if network_options(recipe)?.device.is_cpu() {
         memory(&counted, process)
     } else {
@@ -134,5 +141,7 @@ pub fn vision_memory(
     Ok(VisionMemory {
         memory,
         num_trained: counted.num_trained as u64,
+        checkpointing: parts.checkpointing,
+        note: note(&parts),
     })
 }

@@ -54,15 +54,28 @@ fn dpo_learns_as_it_does_in_f32() {
         assert!((rows[0].loss - 2f64.ln()).abs() < 1e-6, "{}", rows[0].loss);
         for (found, expected) in rows.iter().zip(&full) {
             let apart = (found.loss - expected.loss).abs();
-            assert!(apart < bound, "{quantization} at step {}: {} {}", found.step, found.loss, expected.loss);
+            assert!(
+                apart < bound,
+                "{quantization} at step {}: {} {}",
+                found.step,
+                found.loss,
+                expected.loss
+            );
         }
         let (margin, accuracy, loss) = (
             late(&rows, "rewards/margins"),
             late(&rows, "rewards/accuracies"),
             late(&rows, "loss"),
         );
-        println!("{quantization}: margin {margin}, {}; loss {loss}, {}", late(&full, "rewards/margins"), late(&full, "loss"));
-        assert!(margin > 2.0 && accuracy > 0.95 && loss < 0.1, "{margin} {accuracy} {loss}");
+        println!(
+            "{quantization}: margin {margin}, {}; loss {loss}, {}",
+            late(&full, "rewards/margins"),
+            late(&full, "loss")
+        );
+        assert!(
+            margin > 2.0 && accuracy > 0.95 && loss < 0.1,
+            "{margin} {accuracy} {loss}"
+        );
     }
 }
 
@@ -101,7 +114,10 @@ fn references_are_quantized_alike() {
 fn resumed_runs_are_uninterrupted_ones_and_of_one_format() {
     let bench = Bench::new();
     for quantization in formats() {
-        let recipe = bench.recipe(&changes(Some(&quantization), &json!({ "run": { "output": bench.path("run") } })));
+        let recipe = bench.recipe(&changes(
+            Some(&quantization),
+            &json!({ "run": { "output": bench.path("run") } }),
+        ));
         let verify = VerifyConfig {
             steps: 4,
             stop_after: 2,
@@ -147,7 +163,10 @@ fn what_cannot_be_quantized_is_refused_by_the_key() {
     ];
     for (quantization, more, said) in &cases {
         let error = message(with(quantization.clone(), more.clone()));
-        assert!(error.contains("model.quantization") && error.contains(said), "{said}: {error}");
+        assert!(
+            error.contains("model.quantization") && error.contains(said),
+            "{said}: {error}"
+        );
     }
     assert_eq!(cases.len(), 5);
 }

@@ -6,6 +6,8 @@ use diptych_data::{EncodingConfig, Layout, OnError, PairRule, TiePolicy};
 use diptych_tensor::{DeviceChoice, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 
+use super::checkpointing::GradientCheckpointing;
+
 /// `[run]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -266,8 +268,8 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// Optimizer steps from one sample to the next; 0: none. Otherwise also at the end.
     pub sample_every: u64,
-    /// Recompute activations in the backward pass instead of keeping them.
-    pub gradient_checkpointing: bool,
+    /// Which activations are recomputed in the backward pass instead of being kept.
+    pub gradient_checkpointing: GradientCheckpointing,
     /// Decay of an exponential moving average of the parameters. Samples and `final/` then show the average.
     pub ema_decay: Option<f64>,
 }
@@ -283,7 +285,7 @@ impl Default for TrainConfig {
             checkpoint_every: 100,
             keep_checkpoints: 2,
             sample_every: 100,
-            gradient_checkpointing: false,
+            gradient_checkpointing: GradientCheckpointing::default(),
             ema_decay: None,
         }
     }

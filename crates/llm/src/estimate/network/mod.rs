@@ -9,6 +9,7 @@ mod vision;
 use std::rc::Rc;
 
 use diptych_models::lm::LmConfig;
+use diptych_tensor::CheckpointPolicy;
 
 pub(in crate::estimate) use self::load::{Loading, VisionLoading};
 use self::operations::{LogpsBuffers, add, attention_buffers, pointwise, product, rms_norm};
@@ -58,9 +59,7 @@ struct Linear {
 
 enum Weight {
     Dense(Shadow),
-    Quantized {
-        _arrays: Vec<Rc<Block>>,
-    },
+    Quantized { _arrays: Vec<Rc<Block>> },
 }
 
 struct Lora {
@@ -82,8 +81,8 @@ pub(super) enum Adapters {
 /// What of a layer is kept for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layers {
-    Kept,
-    Recomputed,
+    /// All of it, or of these layers their input alone.
+    Kept(CheckpointPolicy),
     /// There is no backward pass: nothing outlives its layer but its output.
     Detached,
 }
@@ -132,11 +131,11 @@ impl ShadowLm {
             adapters,
             copied_tables: (self.width != WIDE).then_some(table * WIDE),
         };
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             x = match layers {
-                Layers::Kept => layer.forward(tape, &x, &self.config, &context),
+                Layers::Kept(policy) if !policy.recomputes(index) => layer.forward(tape, &x, &self.config, &context),
                 Layers::Detached => Tape::detached(&layer.forward(tape, &x, &self.config, &context)),
-                Layers::Recomputed => {
+                Layers::Kept(_) => {
                     let of_segment = Segment {
                         layer: layer.clone(),
                         config: self.config.clone(),

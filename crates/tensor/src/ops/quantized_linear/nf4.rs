@@ -184,7 +184,9 @@ mod tests {
         for i in -1000..=1000 {
             let x = i as f32 * 0.001;
             let distance = |level: f32| (level - x).abs();
-            let nearest = LEVELS.iter().fold(f32::INFINITY, |least, &level| least.min(distance(level)));
+            let nearest = LEVELS
+                .iter()
+                .fold(f32::INFINITY, |least, &level| least.min(distance(level)));
             assert!(distance(LEVELS[usize::from(code(x))]) <= nearest + 1e-7, "{x}");
         }
     }

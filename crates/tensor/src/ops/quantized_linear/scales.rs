@@ -23,7 +23,11 @@ pub(super) fn coded_bytes(len: usize) -> [usize; 2] {
 
 impl Scales {
     pub(super) fn new(scales: Vec<f32>, is_coded: bool) -> Self {
-        if is_coded { Self::coded(&scales) } else { Self::Full(scales) }
+        if is_coded {
+            Self::coded(&scales)
+        } else {
+            Self::Full(scales)
+        }
     }
 
     fn coded(full: &[f32]) -> Self {
