@@ -8,7 +8,7 @@ use std::sync::Arc;
 use diptych_data::HostTensor;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::{AdapterConfig, LoraConfig, Trainable};
-use diptych_tensor::{DType, Device, Tensor, Weights};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Tensor, Weights};
 
 use super::config::RolloutConfig;
 use super::reward::Reward;
@@ -16,7 +16,7 @@ use super::studio::{PromptSet, Studio};
 use crate::Result;
 use crate::method::reference::Reference;
 use crate::method::trained::{TextTraining, TrainedDenoiser};
-use crate::pipeline::{Checkpointing, NetworkOptions, PromptEmbeddings, load_vae};
+use crate::pipeline::{NetworkOptions, PromptEmbeddings, load_vae};
 
 pub(super) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/online")
