@@ -1,6 +1,7 @@
 //! Adapters on weights in few bits.
 //!
-//! Forty steps of DPO on eight pairs, tiny Qwen2: in f32 the mean margin of the last ten is MARGIN_F32, with NF4 MARGIN_NF4.
+//! Forty steps of DPO on eight pairs, tiny Qwen2: in f32 the mean margin of the last ten is 3.89 and their loss 0.027, with NF4 3.70 and
+//! 0.030, with double quantization the same, with int8 3.89 and 0.027. Limits are far on this side of them.
 
 use std::sync::atomic::AtomicBool;
 
@@ -66,11 +67,6 @@ fn dpo_learns_as_it_does_in_f32() {
             late(&rows, "rewards/margins"),
             late(&rows, "rewards/accuracies"),
             late(&rows, "loss"),
-        );
-        println!(
-            "{quantization}: margin {margin}, {}; loss {loss}, {}",
-            late(&full, "rewards/margins"),
-            late(&full, "loss")
         );
         assert!(
             margin > 2.0 && accuracy > 0.95 && loss < 0.1,

@@ -98,8 +98,14 @@ pub(super) fn studio(directory: &Path, rollout: &RolloutConfig) -> Studio {
         init: Some(replay.join("adapter")),
         ..LoraConfig::default()
     });
-    let policy =
-        TrainedDenoiser::load(&pipeline, &options, &adapter, TextTraining::Frozen, CheckpointPolicy::Off).unwrap();
+    let policy = TrainedDenoiser::load(
+        &pipeline,
+        &options,
+        &adapter,
+        TextTraining::Frozen,
+        CheckpointPolicy::Off,
+    )
+    .unwrap();
     let states = read("embeddings.safetensors", "encoder_hidden_states", DType::F32);
     let shape = states.dims().to_vec();
     let states = HostTensor::new(shape, states.flatten_all().unwrap().to_vec1().unwrap()).unwrap();
