@@ -551,11 +551,13 @@ fn check_quantization(config: &BuilderConfig<'_>) -> Result<()> {
             expected,
         })
     };
-    match (config.quantization, config.trainable) {
-        (None, _) => Ok(()),
-        (Some(_), Trainable::All) => refuse("every parameter trained", "an adapter beside frozen weights"),
-        (Some(_), _) if !config.device.is_cpu() => refuse("a GPU", "the CPU"),
-        (Some(_), Trainable::None | Trainable::Lora(_)) => Ok(()),
+    if config.quantization.is_none() {
+        return Ok(());
+    }
+    match config.trainable {
+        Trainable::All => refuse("every parameter trained", "an adapter beside frozen weights"),
+        Trainable::None | Trainable::Lora(_) if !config.device.is_cpu() => refuse("a GPU", "the CPU"),
+        Trainable::None | Trainable::Lora(_) => Ok(()),
     }
 }
 
