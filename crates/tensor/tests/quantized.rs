@@ -82,7 +82,7 @@ fn pulled_back(
 ) -> Vec<Vec<f64>> {
     let x = Var::from_tensor(x).unwrap();
     let bias = bias.map(|bias| Var::from_tensor(bias).unwrap());
-    let y = op(x.as_tensor(), bias.as_ref().map(|bias| bias.as_tensor())).unwrap();
+    let y = op(x.as_tensor(), bias.as_ref().map(Var::as_tensor)).unwrap();
     let gradients = (&y * dy).unwrap().sum_all().unwrap().backward().unwrap();
     let of = |var: &Var| values(gradients.get(var).unwrap());
     let mut found = vec![values(&y), of(&x)];

@@ -23,7 +23,7 @@ pub(super) struct Network {
 #[derive(Debug)]
 enum Kind {
     Plain(ClipModel),
-    Timed(TimeConditionedClip),
+    Timed(Box<TimeConditionedClip>),
 }
 
 /// Whether the network is told the denoising step.
@@ -53,7 +53,7 @@ impl Network {
         let builder = builder(&weights, options)?;
         let kind = match time {
             Time::Unknown => Kind::Plain(ClipModel::load(&builder, &config)?),
-            Time::Known => Kind::Timed(TimeConditionedClip::load(&builder, &config)?),
+            Time::Known => Kind::Timed(Box::new(TimeConditionedClip::load(&builder, &config)?)),
         };
         let params = builder.finish()?;
         Ok((Self { kind, config }, params))
