@@ -22,7 +22,7 @@ pub(super) struct Network {
 
 #[derive(Debug)]
 enum Kind {
-    Plain(ClipModel),
+    Plain(Box<ClipModel>),
     Timed(Box<TimeConditionedClip>),
 }
 
@@ -52,7 +52,7 @@ impl Network {
         }
         let builder = builder(&weights, options)?;
         let kind = match time {
-            Time::Unknown => Kind::Plain(ClipModel::load(&builder, &config)?),
+            Time::Unknown => Kind::Plain(Box::new(ClipModel::load(&builder, &config)?)),
             Time::Known => Kind::Timed(Box::new(TimeConditionedClip::load(&builder, &config)?)),
         };
         let params = builder.finish()?;
