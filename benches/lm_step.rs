@@ -183,6 +183,7 @@ fn write_model(directory: &Path, model: Model) -> anyhow::Result<()> {
                 device: Device::Cpu,
                 dtype: DType::F32,
                 seed: 0,
+                quantization: None,
             };
             TrainedLm::untrained(&LmDir::open(directory)?, &options)?.save(directory)?;
         }

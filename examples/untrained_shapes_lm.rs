@@ -42,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         device: Device::Cpu,
         dtype: DType::F32,
         seed: 0,
+        quantization: None,
     };
     TrainedLm::untrained(&LmDir::open(&directory)?, &options)?.save(&directory)?;
     Ok(())

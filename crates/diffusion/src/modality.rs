@@ -6,7 +6,7 @@ use diptych_core::ScoreKind;
 use diptych_eval::{EvaluationConfig, TrainedRole, WinRateConfig};
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::Precision;
-use diptych_train::{Modality, Recipe, ReferenceConfig};
+use diptych_train::{GradientCheckpointing, Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::method::{CHECKPOINT, MethodConfig, PIPELINE, judge_files, pipeline_of, validate_data, validate_method};
@@ -210,6 +210,15 @@ impl Modality for Diffusion {
                 "f16",
                 "f32 or bf16: gradients of a mean underflow in f16",
             ));
+        }
+        if recipe.model.quantization.is_some() {
+            let found = "a value that is unused: decoders of text alone are quantized";
+            return Err(recipe.invalid("model.quantization", found, "no such key"));
+        }
+        if let GradientCheckpointing::Memory { .. } = recipe.train.gradient_checkpointing {
+            let found = format!("`{}`", recipe.train.gradient_checkpointing.name());
+            let expected = "`true`, `false` or `{ every = BLOCKS }`: plans of images do not count activations";
+            return Err(recipe.invalid("train.gradient_checkpointing", found, expected));
         }
         let of_text = [
             ("data.max_len", recipe.data.max_len.is_some()),

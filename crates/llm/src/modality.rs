@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use diptych_core::{Kind, ScoreKind};
 use diptych_data::{Truncation, TurnMask};
 use diptych_models::{AdapterConfig, FullConfig, LoraConfig, LoraInit, Targets};
-use diptych_tensor::Precision;
+use diptych_tensor::{DeviceChoice, Precision};
 use diptych_train::{Modality, NoSection, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
@@ -185,6 +185,7 @@ impl Modality for Language {
             return Err(recipe.invalid(key, "a value that is unused: this data is text", "no such key"));
         }
         validate_adapter(recipe)?;
+        validate_quantization(recipe)?;
         validate_method(recipe)?;
         validate_reference(recipe)?;
         validate_batch(recipe)?;
@@ -216,6 +217,26 @@ fn validate_adapter(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
         }
         Err(other) => Err(recipe.invalid("adapter.lora", other, "settings in their ranges")),
     }
+}
+
+/// What is trained must be beside the quantized weights, and these on the CPU.
+fn validate_quantization(recipe: &Recipe<Language>) -> diptych_train::Result<()> {
+    let Some(quantization) = recipe.model.quantization else {
+        return Ok(());
+    };
+    let (found, expected) = match (&recipe.adapter.0, recipe.run.device) {
+        (AdapterConfig::Full(_), _) => (
+            "`[adapter.full]`, which trains the weights themselves".to_owned(),
+            "`[adapter.lora]`, or no such key",
+        ),
+        (AdapterConfig::Lora(_), DeviceChoice::Cuda(_) | DeviceChoice::Metal) => (
+            format!("`run.device = \"{}\"`", recipe.run.device),
+            "`run.device = \"cpu\"`: there is no kernel for a GPU yet",
+        ),
+        (AdapterConfig::Lora(_), DeviceChoice::Auto | DeviceChoice::Cpu) => return Ok(()),
+    };
+    let found = format!("{} with {found}", quantization.name());
+    Err(recipe.invalid("model.quantization", found, expected))
 }
 
 /// The objective must compare what the method gives it.

@@ -4,7 +4,7 @@
 
 use diptych_models::AdapterSwitch;
 use diptych_models::lm::{CausalLm, GenerateConfig, Generated, Prompt};
-use diptych_tensor::{Device, Tensor};
+use diptych_tensor::{CheckpointPolicy, Device, Tensor};
 
 use crate::Result;
 use crate::arrangement::Arranged;
@@ -83,11 +83,11 @@ impl Network {
         self.language_model().device()
     }
 
-    /// From now on the backward pass computes the activations inside layers again instead of keeping them.
-    pub(crate) fn checkpoint_gradients(&mut self) {
+    /// From now on the backward pass computes the activations inside these layers again instead of keeping them.
+    pub(crate) fn checkpoint_gradients(&mut self, policy: CheckpointPolicy) {
         match self {
-            Self::Text(model) => model.gradient_checkpointing = true,
-            Self::Vision(network) => network.model.checkpoint_gradients(),
+            Self::Text(model) => model.gradient_checkpointing = policy,
+            Self::Vision(network) => network.model.checkpoint_gradients(policy),
         }
     }
 }

@@ -9,7 +9,7 @@ use diptych_models::lora::LoraAdapter;
 use diptych_models::vlm::{self, TowerTraining, VisionLanguageModel, VlmDir};
 use diptych_models::{AdapterConfig, Builder, BuilderConfig, LoraConfig, Trainable};
 use diptych_tensor::files::write_file;
-use diptych_tensor::{DType, Device, Params, Tensor, Weights};
+use diptych_tensor::{DType, Device, Params, Quantization, Tensor, Weights};
 
 use crate::network::Network;
 use crate::vision::{KeptFeatures, RunImages, VisionNetwork};
@@ -27,6 +27,8 @@ pub struct NetworkOptions {
     pub dtype: DType,
     /// Seed of initial values.
     pub seed: u64,
+    /// What the weights of a decoder's linear layers, its head excepted, are kept in.
+    pub quantization: Option<Quantization>,
 }
 
 /// A network and those of its parameters that are trained.
@@ -100,6 +102,7 @@ fn load(
         device: options.device.clone(),
         dtype: options.dtype,
         trainable,
+        quantization: options.quantization,
         adapter,
         seed: options.seed,
         ..BuilderConfig::new(Some(&weights))
@@ -138,6 +141,7 @@ impl TrainedLm {
             device: options.device.clone(),
             dtype: options.dtype,
             trainable: Trainable::All,
+            quantization: options.quantization,
             seed: options.seed,
             ..BuilderConfig::new(None)
         })?;
@@ -309,6 +313,7 @@ fn load_vision(
         device: options.device.clone(),
         dtype: options.dtype,
         trainable,
+        quantization: options.quantization,
         adapter,
         seed: options.seed,
         ..BuilderConfig::new(Some(&weights))

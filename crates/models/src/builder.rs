@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use diptych_tensor::{DType, Device, Params, Tensor, Weights};
+use diptych_tensor::{DType, Device, Params, Quantization, QuantizedMatrix, Tensor, Weights};
 
 use crate::adapter::{AdapterSwitch, LayerKind, LoraConfig, LoraInit, Matcher};
 use crate::layers::{Lora, row_lengths};
+use crate::linear_weight::LinearWeight;
 use crate::lora::{LoraAdapter, LoraModule, MAGNITUDE};
 use crate::nearest::nearest;
 use crate::{Error, Init, Result};
@@ -34,6 +36,9 @@ pub struct BuilderConfig<'a> {
     pub dtype: DType,
     /// What is trained.
     pub trainable: Trainable<'a>,
+    /// What the weights of a decoder's linear layers, its head excepted, are kept in where they are frozen; other networks and parts
+    /// have no such layers. Only on the CPU, and not with [`Trainable::All`].
+    pub quantization: Option<Quantization>,
     /// An adapter to attach: the starting point when adapters are trained, frozen otherwise.
     pub adapter: Option<&'a LoraAdapter>,
     /// Seed of every initial value.
@@ -52,6 +57,7 @@ impl<'a> BuilderConfig<'a> {
             device: Device::Cpu,
             dtype: DType::F32,
             trainable: Trainable::None,
+            quantization: None,
             adapter: None,
             seed: 0,
             params_prefix: "",
@@ -83,6 +89,8 @@ pub struct Builder<'a> {
     source: String,
     /// Whether nothing from here on is trained, whatever the rest of the network does.
     is_frozen: bool,
+    /// Whether weights of linear layers from here on are kept in [`BuilderConfig::quantization`].
+    is_quantized: bool,
 }
 
 #[derive(Debug)]
@@ -109,8 +117,10 @@ impl<'a> Builder<'a> {
     /// A builder at the root of a network.
     ///
     /// # Errors
-    /// [`Error::AdapterSetting`] or [`Error::TargetPattern`] when the LoRA configuration cannot be used.
+    /// [`Error::AdapterSetting`] or [`Error::TargetPattern`] when the LoRA configuration cannot be used, [`Error::Quantization`] where
+    /// nothing can be kept in few bits.
     pub fn new(config: BuilderConfig<'a>) -> Result<Self> {
+        check_quantization(&config)?;
         let mut state = State::default();
         if let Trainable::Lora(lora) = config.trainable {
             lora.validate()?;
@@ -125,6 +135,7 @@ impl<'a> Builder<'a> {
             path: String::new(),
             source: String::new(),
             is_frozen: false,
+            is_quantized: false,
         })
     }
 
@@ -152,6 +163,7 @@ impl<'a> Builder<'a> {
             path: join(&self.path, name),
             source: join(&self.source, source),
             is_frozen: self.is_frozen,
+            is_quantized: self.is_quantized,
         }
     }
 
@@ -162,6 +174,7 @@ impl<'a> Builder<'a> {
             path: join(&self.path, name),
             source: self.source.clone(),
             is_frozen: self.is_frozen,
+            is_quantized: self.is_quantized,
         }
     }
 
@@ -173,6 +186,15 @@ impl<'a> Builder<'a> {
             path: self.path.clone(),
             source: self.source.clone(),
             is_frozen: true,
+            is_quantized: self.is_quantized,
+        }
+    }
+
+    /// The same place, from which on the weights of linear layers are kept in [`BuilderConfig::quantization`], where there is one.
+    pub(crate) fn quantized(&self) -> Self {
+        Self {
+            is_quantized: true,
+            ..self.child("")
         }
     }
 
@@ -234,6 +256,30 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// The weight of this linear layer, (out, in): a tensor as [`get`](Self::get) has it, or in few bits where this place is quantized. Then
+    /// no more than this one is held in the type that it is stored in.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); for a number that is not finite where it is quantized.
+    pub(crate) fn linear_weight(&self, shape: [usize; 2], init: Init) -> Result<LinearWeight> {
+        let config = &self.shared.config;
+        let Some(quantization) = config.quantization.filter(|_| self.is_quantized) else {
+            return Ok(LinearWeight::Dense(self.get("weight", &shape, init)?));
+        };
+        let tensor = if let Some(weights) = config.weights {
+            let source = join(&self.source, "weight");
+            let stored = weights.dtype(&source).unwrap_or(DType::F32);
+            let tensor = weights.get(&source, &shape, stored, &config.device)?;
+            self.shared.state.borrow_mut().used.insert(source);
+            tensor
+        } else {
+            let path = join(&self.path, "weight");
+            init.tensor(&shape, DType::F32, &config.device, (config.seed, &path))?
+        };
+        let matrix = QuantizedMatrix::quantize(&tensor, quantization)?;
+        Ok(LinearWeight::Quantized(Arc::new(matrix)))
+    }
+
     /// A tensor of the weight file that is never trained, such as a table of positions; nothing if the file does not have it.
     ///
     /// # Errors
@@ -250,8 +296,8 @@ impl<'a> Builder<'a> {
     }
 
     /// The adapter of this linear layer, whose weight is (out, in), if it is a target of training or part of the adapter that is attached.
-    pub(crate) fn linear_lora(&self, weight: &Tensor) -> Result<Option<Lora>> {
-        let (to, from) = weight.dims2().map_err(diptych_tensor::Error::from)?;
+    pub(crate) fn linear_lora(&self, weight: &LinearWeight) -> Result<Option<Lora>> {
+        let (to, from) = weight.dims()?;
         self.lora((&[0, from], &[to, 0]), Some(weight))
     }
 
@@ -262,7 +308,7 @@ impl<'a> Builder<'a> {
 
     /// `down` and `up` are the shapes of `A` and `B` with the rank left as 0: `(0, in, ...)` and `(out, 0, ...)`. `weight` is that of a
     /// linear layer, whose rows may have magnitudes.
-    fn lora(&self, (down, up): (&[usize], &[usize]), weight: Option<&Tensor>) -> Result<Option<Lora>> {
+    fn lora(&self, (down, up): (&[usize], &[usize]), weight: Option<&LinearWeight>) -> Result<Option<Lora>> {
         let config = &self.shared.config;
         if !self.is_frozen {
             self.shared.state.borrow_mut().layers.insert(self.path.clone());
@@ -308,7 +354,7 @@ impl<'a> Builder<'a> {
         &self,
         lora: &LoraConfig,
         (down, up): (&[usize], &[usize]),
-        weight: Option<&Tensor>,
+        weight: Option<&LinearWeight>,
     ) -> Result<LoraModule> {
         let config = &self.shared.config;
         let (a, b) = (with_rank(down, 0, lora.rank), with_rank(up, 1, lora.rank));
@@ -323,7 +369,7 @@ impl<'a> Builder<'a> {
         let up = Init::Zeros.tensor(&b, self.master_dtype(), &config.device, (config.seed, ""))?;
         let scale = lora.scale();
         let magnitude = match weight {
-            Some(weight) if lora.use_dora => Some(row_lengths(weight, (&down, &up), scale)?),
+            Some(weight) if lora.use_dora => Some(row_lengths(&weight.dense()?, (&down, &up), scale)?),
             None if lora.use_dora => return Err(self.no_magnitude()),
             _ => None,
         };
@@ -371,7 +417,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Puts the parts of an update on this layer: trained or frozen.
-    fn attach(&self, module: &LoraModule, (down, up): (&[usize], &[usize]), weight: Option<&Tensor>) -> Result<Lora> {
+    fn attach(
+        &self,
+        module: &LoraModule,
+        (down, up): (&[usize], &[usize]),
+        weight: Option<&LinearWeight>,
+    ) -> Result<Lora> {
         let config = &self.shared.config;
         let rank = module.rank();
         self.check_shape("A", &module.down, &with_rank(down, 0, rank))?;
@@ -490,6 +541,24 @@ pub fn without_prefix(tensors: BTreeMap<String, Tensor>, prefix: &str) -> BTreeM
         .into_iter()
         .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor)))
         .collect()
+}
+
+/// Refuses to keep in few bits what is trained, or what no kernel reads.
+fn check_quantization(config: &BuilderConfig<'_>) -> Result<()> {
+    let refuse = |found: &str, expected| {
+        Err(Error::Quantization {
+            found: found.to_owned(),
+            expected,
+        })
+    };
+    if config.quantization.is_none() {
+        return Ok(());
+    }
+    match config.trainable {
+        Trainable::All => refuse("every parameter trained", "an adapter beside frozen weights"),
+        Trainable::None | Trainable::Lora(_) if !config.device.is_cpu() => refuse("a GPU", "the CPU"),
+        Trainable::None | Trainable::Lora(_) => Ok(()),
+    }
 }
 
 fn with_rank(shape: &[usize], axis: usize, rank: usize) -> Vec<usize> {

@@ -215,6 +215,15 @@ pub enum Error {
         expected: &'static str,
     },
 
+    /// Weights cannot be kept in few bits here.
+    #[error("quantized weights with {found}, expected {expected}")]
+    Quantization {
+        /// What they come with.
+        found: String,
+        /// What would be accepted.
+        expected: &'static str,
+    },
+
     /// An adapter holds tensors for a layer that the network does not have.
     #[error(
         "the adapter has tensors for `{module}`, which the network does not have{}",
@@ -323,6 +332,7 @@ impl Error {
             Self::UnmatchedTarget { .. }
             | Self::TargetPattern { .. }
             | Self::AdapterSetting { .. }
+            | Self::Quantization { .. }
             | Self::GenerationSetting { .. }
             // A path that leads nowhere is a wrong setting, as for data.
             | Self::NoDirectory { .. }

@@ -4,6 +4,7 @@
 
 use diptych_tensor::{DType, Result as TensorResult, Tensor, ops};
 
+use crate::linear_weight::LinearWeight;
 use crate::{AdapterSwitch, Builder, Init, Result};
 
 /// A low-rank update `scale B A` beside a frozen layer.
@@ -32,11 +33,11 @@ impl Lora {
 
     /// What each row of the sum of `weight` and the update is multiplied by, (out): its magnitude over its length, which is a
     /// constant in the backward pass. `None` where lengths are not trained by themselves.
-    fn row_factors(&self, weight: &Tensor) -> TensorResult<Option<Tensor>> {
+    fn row_factors(&self, weight: &LinearWeight) -> TensorResult<Option<Tensor>> {
         let Some(magnitude) = &self.magnitude else {
             return Ok(None);
         };
-        let lengths = row_lengths(weight, (&self.a, &self.b), self.scale)?;
+        let lengths = row_lengths(&weight.dense()?, (&self.a, &self.b), self.scale)?;
         Ok(Some((magnitude / lengths)?))
     }
 }
@@ -95,7 +96,7 @@ impl LinearConfig {
 /// `y = W x + b`, with `weight` (out, in) and `bias` (out).
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: LinearWeight,
     bias: Option<Tensor>,
     lora: Option<Lora>,
 }
@@ -104,17 +105,18 @@ impl Linear {
     /// A layer whose weight is held elsewhere too, such as a head that shares the embedding: the adapter at the builder's place, if
     /// there is one, is beside that weight.
     pub(crate) fn with_weight(builder: &Builder<'_>, weight: &Tensor) -> Result<Self> {
+        let weight = LinearWeight::Dense(weight.clone());
         Ok(Self {
-            weight: weight.clone(),
             bias: None,
-            lora: builder.linear_lora(weight)?,
+            lora: builder.linear_lora(&weight)?,
+            weight,
         })
     }
 
     /// Operands (x', W') of one product that is this layer without its bias: `x' W'^T = x W^T + scale (x A^T) B^T`. Both are as wide
     /// as the input, wider by the rank while an adapter is on.
     pub(crate) fn operands(&self, x: &Tensor) -> TensorResult<(Tensor, Tensor)> {
-        let weight = like(&self.weight, x)?;
+        let weight = like(&self.weight.dense()?, x)?;
         match &self.lora {
             Some(lora) if lora.switch.is_enabled() => {
                 let ax = lora.scaled(&ops::linear(x, &like(&lora.a, x)?, None)?)?;
@@ -140,7 +142,7 @@ impl Linear {
             bias,
             weight,
         } = config;
-        let weight = builder.get("weight", &[out_dim, in_dim], weight)?;
+        let weight = builder.linear_weight([out_dim, in_dim], weight)?;
         Ok(Self {
             bias: bias.map(|init| builder.get("bias", &[out_dim], init)).transpose()?,
             lora: builder.linear_lora(&weight)?,
@@ -155,17 +157,16 @@ impl Linear {
     /// When the last dimension is not `in`.
     pub fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
         let bias = like_opt(self.bias.as_ref(), x)?;
-        let weight = like(&self.weight, x)?;
         let Some(lora) = self.lora.as_ref().filter(|lora| lora.switch.is_enabled()) else {
-            return ops::linear(x, &weight, bias.as_ref());
+            return self.weight.product(x, bias.as_ref());
         };
         let ax = lora.scaled(&ops::linear(x, &like(&lora.a, x)?, None)?)?;
         let update = ops::linear(&ax, &like(&lora.b, x)?, None)?;
         let Some(factors) = lora.row_factors(&self.weight)? else {
-            return Ok((ops::linear(x, &weight, bias.as_ref())? + update)?);
+            return Ok((self.weight.product(x, bias.as_ref())? + update)?);
         };
         // The bias is not part of the weight whose rows have lengths.
-        let y = (ops::linear(x, &weight, None)? + update)?.broadcast_mul(&like(&factors, x)?)?;
+        let y = (self.weight.product(x, None)? + update)?.broadcast_mul(&like(&factors, x)?)?;
         match bias {
             None => Ok(y),
             Some(bias) => Ok(y.broadcast_add(&bias)?),

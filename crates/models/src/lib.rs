@@ -34,6 +34,7 @@ mod error;
 pub mod flux;
 mod init;
 pub mod layers;
+mod linear_weight;
 pub mod lm;
 pub mod lora;
 pub mod mmdit;

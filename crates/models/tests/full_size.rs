@@ -11,7 +11,7 @@ use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel};
 use diptych_models::unet::{AddedConditions, UNet2DConditionConfig, UNet2DConditionModel};
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_models::{Builder, BuilderConfig, LoraConfig, Trainable};
-use diptych_tensor::{DType, Device, Tensor, Weights, backward, save_tensors};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Tensor, Weights, backward, save_tensors};
 use serde_json::{Value, json};
 use support::{randn, values};
 
@@ -227,7 +227,7 @@ fn sdxl() {
     let unet_config = UNet2DConditionConfig::from_file(component.config()).unwrap();
     let mut unet = UNet2DConditionModel::load(&builder, &unet_config).unwrap();
     let params = builder.finish().unwrap();
-    unet.gradient_checkpointing = true;
+    unet.gradient_checkpointing = CheckpointPolicy::ALL;
     say("denoiser loaded");
     let sample = randn(1, &[1, 4, 16, 16], DType::BF16);
     let timesteps = Tensor::new(&[500f32], &Device::Cpu).unwrap();

@@ -5,7 +5,7 @@
 mod support;
 
 use diptych_models::{BuilderConfig, LoraConfig, Targets, Trainable};
-use diptych_tensor::{DType, Device, Gradients, Tensor, backward};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Gradients, Tensor, backward};
 use support::{
     check_gradients, randn, relative_error, same_gradients, shake, tiny_text, tiny_unet, tiny_vae, unet_inputs, values,
 };
@@ -24,7 +24,7 @@ fn unet_gradients(trainable: Trainable<'_>) -> usize {
     let (sample, timesteps, text) = unet_inputs(DType::F64);
     let weight = randn(3, sample.dims(), DType::F64);
     let mut results = Vec::new();
-    for checkpointing in [false, true] {
+    for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::ALL, CheckpointPolicy::every(2)] {
         unet.gradient_checkpointing = checkpointing;
         let loss = || {
             (unet.forward(&sample, &timesteps, &text).unwrap() * &weight)
@@ -35,8 +35,10 @@ fn unet_gradients(trainable: Trainable<'_>) -> usize {
         let value = values(&loss())[0];
         results.push((value, check_gradients(&params, loss)));
     }
-    assert_eq!(results[0].0, results[1].0, "checkpointing changed the loss");
-    same_gradients(&results[0].1, &results[1].1);
+    for other in &results[1..] {
+        assert_eq!(results[0].0, other.0, "checkpointing changed the loss");
+        same_gradients(&results[0].1, &other.1);
+    }
     params.len()
 }
 
@@ -75,7 +77,7 @@ fn autoencoder() {
     let image = randn(4, &[2, 3, 4, 6], DType::F64);
     let noise = randn(5, &[2, 2, 2, 3], DType::F64);
     let mut results = Vec::new();
-    for checkpointing in [false, true] {
+    for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::ALL, CheckpointPolicy::every(2)] {
         vae.gradient_checkpointing = checkpointing;
         let loss = || {
             let posterior = vae.encode(&image).unwrap();
@@ -85,8 +87,10 @@ fn autoencoder() {
         };
         results.push((values(&loss())[0], check_gradients(&params, loss)));
     }
-    assert_eq!(results[0].0, results[1].0, "checkpointing changed the loss");
-    same_gradients(&results[0].1, &results[1].1);
+    for other in &results[1..] {
+        assert_eq!(results[0].0, other.0, "checkpointing changed the loss");
+        same_gradients(&results[0].1, &other.1);
+    }
 }
 
 #[test]
@@ -103,7 +107,7 @@ fn text_encoder() {
         let ids = Tensor::new(&[[0u32, 1, 2, 3, 4, 11], [5, 6, 7, 11, 9, 10]], &Device::Cpu).unwrap();
         let weight = randn(6, &[2, 6, 8], DType::F64);
         let mut results = Vec::new();
-        for checkpointing in [false, true] {
+        for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::ALL, CheckpointPolicy::every(2)] {
             text.gradient_checkpointing = checkpointing;
             let loss = || {
                 let output = text.forward(&ids).unwrap();
@@ -112,8 +116,10 @@ fn text_encoder() {
             };
             results.push((values(&loss())[0], check_gradients(&params, loss)));
         }
-        assert_eq!(results[0].0, results[1].0, "checkpointing changed the loss");
-        same_gradients(&results[0].1, &results[1].1);
+        for other in &results[1..] {
+            assert_eq!(results[0].0, other.0, "checkpointing changed the loss");
+            same_gradients(&results[0].1, &other.1);
+        }
     }
 }
 
@@ -136,7 +142,7 @@ fn a_recomputed_pass_remembers_the_switch() {
             .unwrap()
     };
     let plain = backward(&loss(&unet), &params).unwrap();
-    unet.gradient_checkpointing = true;
+    unet.gradient_checkpointing = CheckpointPolicy::ALL;
     let value = loss(&unet);
     let _off = unet.adapter_switch().disable();
     same_gradients(&plain, &backward(&value, &params).unwrap());

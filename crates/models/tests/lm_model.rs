@@ -6,7 +6,7 @@ mod support;
 use diptych_models::lm::{CausalLm, LmConfig, LmDir, LmInput, LmSequence, save};
 use diptych_models::lora::{LANGUAGE_MODEL, LoraAdapter, merge, parts};
 use diptych_models::{Builder, BuilderConfig, Error, LoraConfig, Targets, Trainable};
-use diptych_tensor::{DType, Device, Params, Tensor, Weights, backward};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Params, Tensor, Weights, backward};
 use serde_json::{Value, json};
 use support::{assert_close, check_gradients, golden, randn, same_gradients, shake, values};
 
@@ -107,7 +107,7 @@ fn every_parameter_gets_its_gradient() {
         assert_eq!(params.len(), num_parameters, "{:?}", config.family);
         assert_eq!(params.num_elements(), config.num_parameters(), "{:?}", config.family);
         let mut results = Vec::new();
-        for checkpointing in [false, true] {
+        for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::every(2)] {
             lm.gradient_checkpointing = checkpointing;
             results.push(check_gradients(&params, || loss(&lm, &packed(), DType::F64)));
         }

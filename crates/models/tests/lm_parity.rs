@@ -6,7 +6,7 @@ mod support;
 use diptych_models::lm::{CausalLm, LmConfig, LmDir, LmInput, RopeScaling};
 use diptych_models::lora::LoraAdapter;
 use diptych_models::{Builder, BuilderConfig, LoraConfig, Targets, Trainable};
-use diptych_tensor::{DType, Device, Gradients, Params, Tensor, Weights, backward};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Gradients, Params, Tensor, Weights, backward};
 use serde_json::Value;
 use support::{assert_close, golden, golden_lm_input, read, values};
 
@@ -106,7 +106,7 @@ fn logits_and_gradients_of_every_family() {
         let (mut lm, params) = load(name, Trainable::All, None);
         let (input, mask) = golden_lm_input(&vectors);
         assert_close(name, &logits(&lm, &input, &mask), &read(&vectors, "logits"), FORWARD);
-        for checkpointing in [false, true] {
+        for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::ALL, CheckpointPolicy::every(2)] {
             lm.gradient_checkpointing = checkpointing;
             let gradients = backward(&loss(&lm, &vectors, &vectors), &params).unwrap();
             check_gradients(name, &gradients, &params, &vectors);

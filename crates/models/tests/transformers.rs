@@ -18,7 +18,7 @@ mod transformers {
     use diptych_models::mmdit::{SD3Transformer2DConfig, SD3Transformer2DModel};
     use diptych_models::pixart::{PixArtConditions, PixArtTransformer2DConfig, PixArtTransformer2DModel};
     use diptych_models::{Builder, Result};
-    use diptych_tensor::{Tensor, Weights};
+    use diptych_tensor::{CheckpointPolicy, Tensor, Weights};
 
     use crate::named_values::named_tensors;
     use crate::support::{read, values};
@@ -69,11 +69,11 @@ mod transformers {
             }
         }
 
-        pub(super) fn set_checkpointing(&mut self, on: bool) {
+        pub(super) fn set_checkpointing(&mut self, policy: CheckpointPolicy) {
             match self {
-                Self::Sd3(model) => model.gradient_checkpointing = on,
-                Self::Flux(model) => model.gradient_checkpointing = on,
-                Self::PixArt(model) => model.gradient_checkpointing = on,
+                Self::Sd3(model) => model.gradient_checkpointing = policy,
+                Self::Flux(model) => model.gradient_checkpointing = policy,
+                Self::PixArt(model) => model.gradient_checkpointing = policy,
             }
         }
 

@@ -12,7 +12,7 @@ use diptych_models::lm::{CausalLm, GenerateConfig, LmInput, LmSequence, Sampling
 use diptych_models::lora::{LANGUAGE_MODEL, LoraAdapter, parts};
 use diptych_models::vlm::{ImageEmbeddings, ImageLayout, TowerTraining, VisionLanguageModel, VlmDir, VlmPrompt, save};
 use diptych_models::{Builder, BuilderConfig, Error, LoraConfig, Targets, Trainable};
-use diptych_tensor::{DType, Device, Params, Tensor, backward};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Params, Tensor, backward};
 use named::{check_named_gradients, uniform};
 use serde_json::Value;
 use support::{assert_close, read, relative_error, values};
@@ -84,10 +84,8 @@ fn features_logits_and_gradients_of_every_family() {
         assert_close(name, &logits(&vlm, &batch), &read(&expected, "logits"), FORWARD);
         let found: Vec<&str> = params.names().collect();
         assert_eq!(found, gradient_names(name), "{name}: parameters that are trained");
-        for is_checkpointed in [false, true] {
-            if is_checkpointed {
-                vlm.checkpoint_gradients();
-            }
+        for policy in [CheckpointPolicy::Off, CheckpointPolicy::ALL, CheckpointPolicy::every(2)] {
+            vlm.checkpoint_gradients(policy);
             let images = vlm.encode(&batch.processed()).unwrap();
             let loss = loss(&vlm, &batch, &images.iter().collect::<Vec<_>>());
             let gradients = backward(&loss, &params).unwrap();
@@ -218,10 +216,8 @@ fn adapters_of_peft_on_decoder_projector_and_tower() {
         };
         let (mut vlm, params) = load(name, trained.clone(), TowerTraining::Included);
         assert_eq!(params.names().collect::<Vec<_>>(), gradient_names(adapter_name));
-        for is_checkpointed in [false, true] {
-            if is_checkpointed {
-                vlm.checkpoint_gradients();
-            }
+        for policy in [CheckpointPolicy::Off, CheckpointPolicy::ALL, CheckpointPolicy::every(2)] {
+            vlm.checkpoint_gradients(policy);
             let images = vlm.encode(&batch.processed()).unwrap();
             let loss = loss(&vlm, &batch, &images.iter().collect::<Vec<_>>());
             let gradients = backward(&loss, &params).unwrap();
@@ -412,10 +408,8 @@ fn a_pass_that_no_gradient_follows_keeps_no_graph_of_a_trained_tower() {
             ..BuilderConfig::new(Some(&weights))
         };
         let (mut vlm, _) = load(name, builder, TowerTraining::Included);
-        for is_checkpointed in [false, true] {
-            if is_checkpointed {
-                vlm.checkpoint_gradients();
-            }
+        for policy in [CheckpointPolicy::Off, CheckpointPolicy::ALL, CheckpointPolicy::every(2)] {
+            vlm.checkpoint_gradients(policy);
             let kept = vlm.vision_features(&batch.processed()).unwrap();
             let detached = vlm.vision_features_detached(&batch.processed()).unwrap();
             assert_eq!(kept.len(), detached.len());

@@ -3,13 +3,14 @@
 //! `cargo bench -p diptych-tensor --bench ops [-- NAME]` prints the best of several runs in milliseconds.
 #![expect(clippy::print_stdout, reason = "a benchmark reports to the terminal")]
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
 use diptych_tensor::ops::{
     self, AttentionConfig, AttentionMask, Conv2dConfig, GroupedAttentionConfig, Segment, TokenLogpsConfig, VisibleKeys,
 };
-use diptych_tensor::{Result, random};
+use diptych_tensor::{Nf4Config, Quantization, QuantizedMatrix, Result, random};
 
 /// As in the `diptych` binary.
 #[global_allocator]
@@ -91,6 +92,7 @@ fn main() -> Result<()> {
     network()?;
     convolutions()?;
     others()?;
+    quantized()?;
     decoders()
 }
 
@@ -200,6 +202,27 @@ fn others() -> Result<()> {
     measure("upsample 4x320@16", &[&[4, 320, 16, 16]], |x| {
         ops::upsample_nearest2d(&x[0], 2)
     })?;
+    Ok(())
+}
+
+/// A layer of a frozen decoder in f32, and in few bits: a batch of tokens, and one token.
+fn quantized() -> Result<()> {
+    for (tokens, from, to) in [(512, 2048, 2048), (512, 2048, 5632), (512, 5632, 2048), (1, 2048, 5632)] {
+        let (x, weight): ([usize; 2], _) = ([tokens, from], tensor(&[to, from])?);
+        measure(&format!("linear {tokens}x{from}->{to} f32"), &[&x], |x| {
+            ops::linear(&x[0], &weight, None)
+        })?;
+        for (name, quantization) in [
+            ("nf4", Quantization::Nf4(Nf4Config { double: false })),
+            ("nf4 double", Quantization::Nf4(Nf4Config { double: true })),
+            ("int8", Quantization::Int8),
+        ] {
+            let matrix = Arc::new(QuantizedMatrix::quantize(&weight, quantization)?);
+            measure(&format!("linear {tokens}x{from}->{to} {name}"), &[&x], |x| {
+                ops::quantized_linear(&x[0], &matrix, None)
+            })?;
+        }
+    }
     Ok(())
 }
 

@@ -30,9 +30,10 @@ pub mod random;
 pub mod thread;
 pub mod weights;
 
-pub use autograd::{Gradients, backward, checkpoint};
+pub use autograd::{CheckpointPolicy, Gradients, backward, checkpoint};
 pub use candle_core::{D, DType, Device, Error as OperationError, IndexOp, Shape, Tensor, Var};
 pub use device::{DeviceChoice, Precision};
 pub use error::{Error, Result};
+pub use ops::quantized_linear::{Nf4Config, Quantization, QuantizedMatrix};
 pub use params::Params;
 pub use weights::{Weights, save_tensors};

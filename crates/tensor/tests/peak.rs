@@ -3,12 +3,12 @@
 #![expect(unsafe_code, reason = "an allocator that counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor, Var};
 use diptych_tensor::ops::{self, GroupedAttentionConfig, TokenLogpsConfig, VisibleKeys};
-use diptych_tensor::random;
+use diptych_tensor::{Nf4Config, Quantization, QuantizedMatrix, random};
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -109,4 +109,34 @@ fn grouped_attention_holds_a_fraction_of_the_scores() {
         out.sum_all().unwrap().backward().unwrap()
     });
     assert!(bytes < heads * t * t * 4 / 4, "{bytes} bytes");
+}
+
+/// In f32 the weight of 2048 x 2048 numbers is 16 MiB.
+#[test]
+fn a_quantized_weight_never_exists_as_a_whole_in_another_form() {
+    const MIB: usize = 1 << 20;
+    let _turn = TURN.lock().unwrap();
+    let (n, d) = (64, 2048);
+    let (weight, x) = (tensor(&[d, d], 1), tensor(&[n, d], 2));
+    let weight = weight.to_dtype(DType::BF16).unwrap();
+    let threads = rayon::current_num_threads();
+    for (quantization, bytes) in [
+        (Quantization::Nf4(Nf4Config { double: true }), 9 * MIB / 4),
+        (Quantization::Int8, 17 * MIB / 4),
+    ] {
+        let (matrix, loading) = peak_of(|| Arc::new(QuantizedMatrix::quantize(&weight, quantization).unwrap()));
+        assert!(matrix.num_bytes() <= bytes && loading <= bytes + MIB, "{loading} bytes");
+        let x = Var::from_tensor(&x).unwrap();
+        let (y, forward) = peak_of(|| ops::quantized_linear(x.as_tensor(), &matrix, None).unwrap());
+        // Result, a tile and packed operands in each thread.
+        let bound = n * d * 4 + threads * 3 * MIB;
+        assert!(forward <= bound, "forward: {forward} bytes, {threads} threads");
+        let loss = y.sum_all().unwrap();
+        let (_, backward) = peak_of(|| loss.backward().unwrap());
+        // Gradients of the result and of x, and the sums that candle makes of them.
+        assert!(
+            backward <= 6 * n * d * 4 + threads * 3 * MIB,
+            "backward: {backward} bytes"
+        );
+    }
 }

@@ -40,8 +40,8 @@ pub use observer::{Event, Observer, Silent};
 pub use plan::{Input, Plan};
 pub use progress::{Progress, Reporter, Stopped};
 pub use recipe::{
-    BucketsConfig, CacheConfig, DataConfig, ModelConfig, OneOrMany, Recipe, RecipeSource, ReferenceConfig, RunConfig,
-    TrainConfig, known_modality_of, modality_of, string_override,
+    BucketsConfig, CacheConfig, DataConfig, GradientCheckpointing, ModelConfig, OneOrMany, Recipe, RecipeSource,
+    ReferenceConfig, RunConfig, TrainConfig, known_modality_of, modality_of, string_override,
 };
 pub use report::{
     AnswerExample, AnswerExchange, AnswerPiece, EvaluationTable, Repetitions, RunComparison, compare_runs,

@@ -14,8 +14,8 @@ use diptych_llm::samples::TokenizedPrompt;
 use diptych_llm::vision::RunImages;
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::{ProcessedImage, TowerConfig as Tower, VisionConfig, VlmConfig, VlmDir};
-use diptych_tensor::{DType, Weights};
-use diptych_train::{Component, Estimate, Recipe, ReferenceConfig};
+use diptych_tensor::{CheckpointPolicy, DType, Weights};
+use diptych_train::{Component, Estimate, GradientCheckpointing, Recipe, ReferenceConfig};
 use image::RgbImage;
 
 use crate::Result;
@@ -39,6 +39,18 @@ const QUESTION_LEN: usize = 32;
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer, records
 /// that the method cannot use.
 pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
+    Ok(survey(recipe)?.0)
+}
+
+/// Which layers recompute their activations. For a budget the run is gone through as [`estimate`] does it, data and images included.
+pub(crate) fn checkpoint_policy(recipe: &Recipe<VisionLanguage>) -> Result<CheckpointPolicy> {
+    match recipe.train.gradient_checkpointing {
+        GradientCheckpointing::Blocks(policy) => Ok(policy),
+        GradientCheckpointing::Memory { .. } => Ok(survey(recipe)?.1),
+    }
+}
+
+fn survey(recipe: &Recipe<VisionLanguage>) -> Result<(Estimate, CheckpointPolicy)> {
     let text = as_text(recipe);
     let directory = VlmDir::open(recipe.model_path()?)?;
     let config = directory.config();
@@ -73,16 +85,24 @@ pub fn estimate(recipe: &Recipe<VisionLanguage>) -> Result<Estimate> {
         samples: prompts.as_deref().map(|prompts| samples(recipe, prompts, &sizes)),
         evaluation: questions(recipe, config, &images)?,
     };
-    let VisionMemory { memory, num_trained } = vision_memory(&text, &records, &run)?;
+    let VisionMemory {
+        memory,
+        num_trained,
+        checkpointing,
+        note,
+    } = vision_memory(&text, &records, &run)?;
     let num_parameters = shapes(&weights)
         .map(|(_, shape)| shape.iter().product::<usize>() as u64)
         .sum();
-    Ok(Estimate {
+    let mut assumptions = assumptions(recipe, &records, &images);
+    assumptions.extend(note);
+    let estimate = Estimate {
         memory,
         time: None,
         disk: disk(recipe, [num_trained, num_parameters], features),
-        assumptions: assumptions(recipe, &records, &images),
-    })
+        assumptions,
+    };
+    Ok((estimate, checkpointing))
 }
 
 /// What is done with chosen answers under spoiled images. No recipe does both.

@@ -24,6 +24,7 @@ use diptych_train::{Recipe, ReferenceConfig, Reporter};
 use crate::adapter::TowerConfig;
 use crate::cache::kept_features;
 use crate::clip::Clip;
+use crate::estimate::checkpoint_policy;
 use crate::likeness::{WordClip, likenesses};
 use crate::method::{Change, TokenPerturbationConfig};
 use crate::modality::{CLIP, VisionLanguage, as_text};
@@ -41,6 +42,7 @@ pub(crate) const IMAGE_MEMORY: u64 = 4096;
 /// Files that are missing, damaged or do not fit each other, settings that contradict the data, a stop that was asked for.
 pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> Result<LanguageMethod> {
     let text = as_text(recipe);
+    let checkpointing = checkpoint_policy(recipe)?;
     let directory = VlmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let mut images = run_images(recipe, &directory)?;
@@ -74,6 +76,7 @@ pub fn prepare(recipe: &Recipe<VisionLanguage>, reporter: &mut Reporter<'_>) -> 
                 .map(|config| OwnAnswer::new(config.term(), Box::new(Corrupted(config.corruption)))),
             token_perturbation: texts.perturbation,
         },
+        checkpointing,
     };
     Ok(assemble(&text, parts, reporter)?)
 }

@@ -198,6 +198,7 @@ fn settings(answering: &AnsweringArguments, options: &BenchmarkOptions) -> anyho
             device: answering.device.unwrap_or_default().resolve()?,
             dtype: answering.precision.map_or(DType::F32, DType::from),
             seed: options.seed,
+            quantization: None,
         },
         max_new_tokens: positive("--max-new-tokens", answering.max_new_tokens, MAX_NEW_TOKENS)?,
         sampling,

@@ -152,6 +152,7 @@ impl<'a> Given<'a> {
                     device: arguments.device.resolve()?,
                     dtype: arguments.precision.into(),
                     seed: arguments.seed,
+                    quantization: None,
                 },
                 max_new_tokens: arguments.max_new_tokens,
                 sampling: Sampling {

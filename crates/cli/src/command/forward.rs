@@ -85,6 +85,7 @@ fn language_model(arguments: &ForwardArguments, device: &Device) -> anyhow::Resu
         device: device.clone(),
         dtype: DType::F32,
         seed: 0,
+        quantization: None,
     };
     let adapter = arguments.adapter.as_deref().map(load_adapter).transpose()?;
     let model = load_frozen(&LmDir::open(&arguments.model)?, adapter.as_ref(), &options)?;

@@ -86,6 +86,7 @@ fn networks(arguments: &ScoreArguments, directory: &LmDir) -> anyhow::Result<(Ca
         device: arguments.device.resolve()?,
         dtype: arguments.precision.into(),
         seed: 0,
+        quantization: None,
     };
     let adapter = arguments.adapter.as_deref().map(load_adapter).transpose()?;
     let model = load_frozen(directory, adapter.as_ref(), &options)?;

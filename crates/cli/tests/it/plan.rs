@@ -19,7 +19,7 @@ const EVERY_LAYER: &str = r#"[adapter.lora]
 targets = "all-linear""#;
 const FULL: &str = "[adapter.full]";
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 17] = [
     case("llama", LORA, "adapter_off", 1, &[]),
     case("llama", FULL, "frozen", 8, &[]),
     case("qwen2", FULL, "cached", 8, &["method.offline_pairs.arrangement=padded"]),
@@ -44,6 +44,29 @@ const CASES: [Case; 12] = [
         &["train.accumulation=3", "train.ema_decay=0.9"],
     ),
     case("wide", LORA, "adapter_off", 4, &["run.precision=bf16"]),
+    case(
+        "wide",
+        LORA,
+        "adapter_off",
+        8,
+        &["train.gradient_checkpointing.every=2"],
+    ),
+    case(
+        "wide",
+        LORA,
+        "adapter_off",
+        8,
+        &["train.gradient_checkpointing.memory=120"],
+    ),
+    case("wide", LORA, "adapter_off", 1, &["model.quantization=nf4"]),
+    case("wide", EVERY_LAYER, "frozen", 4, &["model.quantization=int8"]),
+    case(
+        "wide",
+        EVERY_LAYER,
+        "cached",
+        4,
+        &["model.quantization.nf4.double=true", "run.precision=bf16"],
+    ),
 ];
 
 /// Four layers of width 256 and 8192 words, without training: 28 MiB.
@@ -67,6 +90,7 @@ fn write_wide(to: &Path) {
         device: Device::Cpu,
         dtype: DType::F32,
         seed: 0,
+        quantization: None,
     };
     let directory = LmDir::open(to).unwrap();
     TrainedLm::untrained(&directory, &options).unwrap().save(to).unwrap();
@@ -147,7 +171,7 @@ fn memory_and_disk_are_those_of_the_run() {
         checked += 1;
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!(checked, 12);
+    assert_eq!(checked, 17);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use diptych_data::Dataset;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterConfig, LoraConfig, Trainable};
-use diptych_train::{Method as _, Recipe, Reporter};
+use diptych_tensor::CheckpointPolicy;
+use diptych_train::{GradientCheckpointing, Method as _, Recipe, Reporter};
 
 use super::autoencoder::Autoencoder;
 use super::config::{AutoencoderConfig, MethodConfig, SftConfig};
@@ -190,7 +191,7 @@ impl Preparation<'_> {
             }
         };
         let (mut vae, params) = load_vae(self.pipeline, &self.options, Trainable::All)?;
-        vae.gradient_checkpointing = self.recipe.train.gradient_checkpointing;
+        vae.gradient_checkpointing = self.checkpointing();
         let size = self.autoencoder_size(config.resolution.or(self.recipe.data.resolution), &vae)?;
         Ok(DiffusionMethod::Autoencoder(Box::new(Autoencoder {
             vae,
@@ -235,8 +236,17 @@ impl Preparation<'_> {
         Ok(guidance)
     }
 
+    /// Which blocks recompute their activations.
+    fn checkpointing(&self) -> CheckpointPolicy {
+        match self.recipe.train.gradient_checkpointing {
+            GradientCheckpointing::Blocks(policy) => policy,
+            // A budget was refused with the recipe: plans of images do not count activations.
+            GradientCheckpointing::Memory { .. } => CheckpointPolicy::ALL,
+        }
+    }
+
     pub(super) fn policy(&self, text: TextTraining) -> Result<TrainedDenoiser> {
-        let checkpointing = self.recipe.train.gradient_checkpointing.into();
+        let checkpointing = self.checkpointing();
         let mut policy = TrainedDenoiser::load(self.pipeline, &self.options, &self.adapter, text, checkpointing)?;
         if let Some(text) = &mut policy.text {
             text.set_gradient_checkpointing(checkpointing);
@@ -317,10 +327,15 @@ mod tests {
             let DiffusionMethod::Sft(sft) = prepare(&recipe, &mut Reporter::silent()).unwrap() else {
                 panic!("another method");
             };
-            assert_eq!(sft.policy.denoiser.network().gradient_checkpointing(), enabled);
+            let policy = if enabled {
+                CheckpointPolicy::ALL
+            } else {
+                CheckpointPolicy::Off
+            };
+            assert_eq!(sft.policy.denoiser.network().gradient_checkpointing(), policy);
             let text = sft.policy.text.as_ref().unwrap();
             for (_, encoder) in text.encoders() {
-                assert_eq!(encoder.gradient_checkpointing, enabled);
+                assert_eq!(encoder.gradient_checkpointing, policy);
             }
         }
     }

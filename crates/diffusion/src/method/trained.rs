@@ -7,10 +7,10 @@ use std::sync::Arc;
 use diptych_models::diffusers::{ComponentDir, Library, PipelineDir, save_component};
 use diptych_models::lora::{LoraAdapter, save_diffusers};
 use diptych_models::{AdapterConfig, LoraConfig, Trainable};
-use diptych_tensor::{DType, Params, Tensor, Weights};
+use diptych_tensor::{CheckpointPolicy, DType, Params, Tensor, Weights};
 
 use super::complete::complete;
-use crate::pipeline::{Checkpointing, Denoiser, NetworkOptions, TextConditioner, denoiser_component};
+use crate::pipeline::{Denoiser, NetworkOptions, TextConditioner, denoiser_component};
 use crate::{Error, Result};
 
 /// A denoiser, perhaps with its text encoder, and the parameters of both that are trained.
@@ -37,7 +37,7 @@ impl TrainedDenoiser {
         options: &NetworkOptions,
         adapter: &AdapterConfig,
         text: TextTraining,
-        checkpointing: Checkpointing,
+        checkpointing: CheckpointPolicy,
     ) -> Result<Self> {
         let start = start_adapter(pipeline, adapter)?;
         let trainable = match adapter {

@@ -7,7 +7,7 @@ use diptych_models::lora::{self, LoraAdapter};
 use diptych_models::unet::{AddedConditions, UNet2DConditionModel};
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_models::{AdapterSwitch, Builder, BuilderConfig, Trainable};
-use diptych_tensor::{DType, Device, Params, Tensor};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Params, Tensor};
 
 use super::network::{DenoiserConfig, Network, denoiser_component};
 use super::{Conditioning, flux, sd3, sizes};
@@ -111,9 +111,9 @@ impl Denoiser {
         self.network.adapter_switch()
     }
 
-    /// Whether the backward pass recomputes activations instead of keeping them.
-    pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
-        *self.network.checkpointing_mut() = enabled == Checkpointing::On;
+    /// Which blocks' activations the backward pass recomputes instead of keeping them.
+    pub fn set_gradient_checkpointing(&mut self, policy: CheckpointPolicy) {
+        *self.network.checkpointing_mut() = policy;
     }
 
     /// The noise schedule.

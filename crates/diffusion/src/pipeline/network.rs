@@ -8,7 +8,7 @@ use diptych_models::flux::{FluxTransformer2DConfig, FluxTransformer2DModel};
 use diptych_models::mmdit::{SD3Transformer2DConfig, SD3Transformer2DModel};
 use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel};
 use diptych_models::{AdapterSwitch, Builder};
-use diptych_tensor::Tensor;
+use diptych_tensor::{CheckpointPolicy, Tensor};
 use serde_json::Value;
 
 use super::flux::DEFAULT_LATENT_SIDE;
@@ -168,8 +168,8 @@ impl Network {
         }
     }
 
-    /// Whether the backward pass recomputes activations.
-    pub fn gradient_checkpointing(&self) -> bool {
+    /// Which blocks' activations the backward pass recomputes.
+    pub fn gradient_checkpointing(&self) -> CheckpointPolicy {
         match self {
             Self::UNet(network) => network.gradient_checkpointing,
             Self::Sd3(network) => network.gradient_checkpointing,
@@ -177,7 +177,7 @@ impl Network {
         }
     }
 
-    pub(super) fn checkpointing_mut(&mut self) -> &mut bool {
+    pub(super) fn checkpointing_mut(&mut self) -> &mut CheckpointPolicy {
         match self {
             Self::UNet(network) => &mut network.gradient_checkpointing,
             Self::Sd3(network) => &mut network.gradient_checkpointing,

@@ -6,10 +6,10 @@ use diptych_models::Trainable;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::lora::LoraAdapter;
 use diptych_models::text_encoder::ClipTextModel;
-use diptych_tensor::{Params, Tensor};
+use diptych_tensor::{CheckpointPolicy, Params, Tensor};
 
 use super::Conditioning;
-use super::components::{Checkpointing, NetworkOptions};
+use super::components::NetworkOptions;
 use super::flux::FluxConditioner;
 use super::network::denoiser_component;
 use super::sd3::Sd3Conditioner;
@@ -106,10 +106,10 @@ impl TextConditioner {
         }
     }
 
-    /// Whether the backward pass recomputes activations instead of keeping them.
-    pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
+    /// Which layers' activations the backward pass recomputes instead of keeping them.
+    pub fn set_gradient_checkpointing(&mut self, policy: CheckpointPolicy) {
         match self {
-            Self::Clip(clip) => clip.set_gradient_checkpointing(enabled),
+            Self::Clip(clip) => clip.set_gradient_checkpointing(policy),
             // They are never trained.
             Self::Sd3(_) | Self::Flux(_) => {}
         }

@@ -12,10 +12,10 @@ use diptych_models::Trainable;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::lora::LoraAdapter;
 use diptych_models::text_encoder::{ClipTextConfig, ClipTextModel, ClipTokenizer};
-use diptych_tensor::{Device, Params, Tensor};
+use diptych_tensor::{CheckpointPolicy, Device, Params, Tensor};
 
 use super::Conditioning;
-use super::components::{Checkpointing, NetworkOptions};
+use super::components::NetworkOptions;
 use crate::{Error, Result};
 
 /// Names of a text encoder and its tokenizer, and what is put before the encoder's parameters.
@@ -134,10 +134,10 @@ impl ClipConditioner {
         Ok(sum)
     }
 
-    /// Whether the backward pass recomputes activations instead of keeping them.
-    pub fn set_gradient_checkpointing(&mut self, enabled: Checkpointing) {
+    /// Which layers' activations the backward pass recomputes instead of keeping them.
+    pub fn set_gradient_checkpointing(&mut self, policy: CheckpointPolicy) {
         for (.., encoder) in &mut self.encoders {
-            encoder.gradient_checkpointing = enabled == Checkpointing::On;
+            encoder.gradient_checkpointing = policy;
         }
     }
 

@@ -7,7 +7,7 @@ use diptych_models::diffusers::PipelineDir;
 use diptych_models::{AdapterConfig, LoraConfig};
 use diptych_tensor::files::write_directory;
 use diptych_tensor::random::{Stream, generator};
-use diptych_tensor::{Params, Tensor};
+use diptych_tensor::{CheckpointPolicy, Params, Tensor};
 use diptych_train::Recipe;
 use rand::Rng as _;
 
@@ -202,7 +202,7 @@ fn network(first: &Recipe<Diffusion>) -> Result<TrainedDenoiser> {
         &network_options(first)?,
         &adapter_of(first)?,
         text,
-        false.into(),
+        CheckpointPolicy::Off,
     )
 }
 

@@ -4,6 +4,7 @@
 //! shadows: the network's operations are recorded with the sizes of their results and without numbers, kept alive by what
 //! keeps them alive in training, and the backward pass goes over them as candle's does. The most that is held is the estimate.
 
+mod budget;
 mod disk;
 mod heap;
 mod network;
@@ -16,19 +17,21 @@ use std::path::Path;
 
 use diptych_data::{SpecialTokens, Tokenizer};
 use diptych_models::lm::{LmConfig, LmDir};
-use diptych_tensor::{DType, Weights};
+use diptych_tensor::{CheckpointPolicy, DType, Weights};
 use diptych_train::{
-    Component, Estimate, MachineRates, MemoryEstimate, Recipe, ReferenceConfig, TimeEstimate, process_component,
+    Component, Estimate, GradientCheckpointing, MachineRates, MemoryEstimate, Recipe, ReferenceConfig, TimeEstimate,
+    process_component,
 };
 
+use self::budget::count_within;
 use self::heap::{Use, Work};
-use self::run::{Counted, Parts, Sampling, count};
+use self::run::{Counted, Parts, Sampling};
 pub use self::sizes::{ImageSizes, SpoiledAnswers};
 use self::sizes::{RunImages, RunSizes, largest_in_order};
 pub use self::vision::{Answering, VisionEstimate, VisionMemory, vision_memory};
 use crate::Result;
 use crate::evaluation;
-use crate::method::{coupling_note, learn, load_records, sampled_prompts};
+use crate::method::{coupling_note, learn, load_records, network_options, sampled_prompts};
 use crate::modality::{Language, adapter_of};
 use crate::records::EncodedRecord;
 use crate::samples::TokenizedPrompt;
@@ -44,6 +47,43 @@ const THREAD_BYTES: u64 = 4 << 20;
 /// What would also end the run before its first step: files that are missing or damaged, targets that name no layer, records
 /// that the method cannot use.
 pub fn estimate(recipe: &Recipe<Language>) -> Result<Estimate> {
+    survey(recipe, |parts, process, model| {
+        let counted = count_within(parts, process.as_ref())?;
+        let on_cpu = network_options(recipe)?.device.is_cpu();
+        let memory = if on_cpu {
+            memory(&counted, process)
+        } else {
+            device_memory(&counted)
+        };
+        let time = if on_cpu { Some(time(parts, &counted)?) } else { None };
+        Ok(Estimate {
+            memory,
+            time,
+            disk: disk::disk(parts, &counted, model),
+            assumptions: assumptions(parts, on_cpu),
+        })
+    })
+}
+
+/// Which layers recompute their activations. For a budget the run is gone through as [`estimate`] does it, data included.
+///
+/// # Errors
+/// As [`estimate`]; [`Error::Recipe`](crate::Error::Recipe) for a budget that is too small.
+pub(crate) fn checkpoint_policy(recipe: &Recipe<Language>) -> Result<CheckpointPolicy> {
+    match recipe.train.gradient_checkpointing {
+        GradientCheckpointing::Blocks(policy) => Ok(policy),
+        GradientCheckpointing::Memory { .. } => survey(recipe, |parts, process, _| {
+            count_within(parts, process.as_ref())?;
+            Ok(parts.checkpointing)
+        }),
+    }
+}
+
+/// Looks at the files of a run, and hands over what was found, what the process holds by then and where the model is.
+fn survey<R>(
+    recipe: &Recipe<Language>,
+    work: impl FnOnce(&mut Parts<'_>, Option<Component>, &Path) -> Result<R>,
+) -> Result<R> {
     let directory = LmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let loaded = load_records(recipe, &tokenizer)?;
@@ -52,10 +92,9 @@ pub fn estimate(recipe: &Recipe<Language>) -> Result<Estimate> {
     learn(recipe, &mut records);
     // Before anything is counted: what the run will have read at this point too.
     let process = process_component(format!("program, tokenizer, {} records: measured now", records.len()));
-    let on_cpu = recipe.run.device.resolve()?.is_cpu();
     let adapter = adapter_of(recipe)?;
     let sizes = RunSizes::of(recipe, &records, &RunImages::default());
-    let parts = Parts {
+    let mut parts = Parts {
         recipe,
         config: directory.config(),
         adapter: &adapter,
@@ -72,20 +111,9 @@ pub fn estimate(recipe: &Recipe<Language>) -> Result<Estimate> {
         answers: answers(recipe, &records, &RunImages::default()),
         vision: None,
         sizes,
+        checkpointing: CheckpointPolicy::Off,
     };
-    let counted = count(&parts)?;
-    let memory = if on_cpu {
-        memory(&counted, process)
-    } else {
-        device_memory(&counted)
-    };
-    let time = if on_cpu { Some(time(&parts, &counted)?) } else { None };
-    Ok(Estimate {
-        memory,
-        time,
-        disk: disk::disk(&parts, &counted, directory.path()),
-        assumptions: assumptions(&parts, on_cpu),
-    })
+    work(&mut parts, process, directory.path())
 }
 
 /// Everything that is held at the peak of a run on the CPU.
@@ -170,6 +198,7 @@ fn assumptions(parts: &Parts<'_>, on_cpu: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
+    assumptions.extend(budget::note(parts));
     assumptions.extend(term_assumptions(parts.recipe));
     assumptions
         .push("Sizes of logs and samples on disk are typical ones; the others are exact but for headers.".to_owned());

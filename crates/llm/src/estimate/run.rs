@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use diptych_models::AdapterConfig;
 use diptych_models::lm::LmConfig;
-use diptych_tensor::DType;
+use diptych_tensor::{CheckpointPolicy, DType};
 use diptych_train::{Recipe, ReferenceConfig};
 
 use super::heap::{Block, Heap, Peak, Use, Work};
@@ -34,6 +34,8 @@ pub(super) struct Parts<'a> {
     pub(super) answers: Option<Sampling>,
     /// What reads images, where anything does.
     pub(super) vision: Option<VisionCounts<'a>>,
+    /// Which layers recompute their activations.
+    pub(super) checkpointing: CheckpointPolicy,
 }
 
 /// How texts are sampled.
@@ -147,6 +149,7 @@ impl Parts<'_> {
             trained,
             dtype: self.dtype(),
             stored_width: self.stored_width,
+            quantization: self.recipe.model.quantization,
             of,
             vision: self.vision.map(|vision| vision.loading),
         }
@@ -209,11 +212,7 @@ impl Reference {
 
 impl Run<'_> {
     fn layers(&self) -> Layers {
-        if self.parts.recipe.train.gradient_checkpointing {
-            Layers::Recomputed
-        } else {
-            Layers::Kept
-        }
+        Layers::Kept(self.parts.checkpointing)
     }
 
     /// Both moments of every trained parameter; factored ones as if nothing were a matrix.

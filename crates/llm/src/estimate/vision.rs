@@ -4,14 +4,17 @@ use std::rc::Rc;
 
 use diptych_models::AdapterConfig;
 use diptych_models::vlm::VlmConfig;
+use diptych_tensor::CheckpointPolicy;
 use diptych_train::{MemoryEstimate, Recipe, process_component};
 
+use super::budget::{count_within, note};
 use super::heap::{Block, Heap, Use};
 use super::network::{ShadowLm, VisionLoading};
-use super::run::{Parts, Sampling, count};
+use super::run::{Parts, Sampling};
 use super::sizes::{ImageSizes, RunImages, RunSizes, SpoiledAnswers};
 use super::{answers, cached_pass, device_memory, memory};
 use crate::Result;
+use crate::method::network_options;
 use crate::modality::Language;
 use crate::records::EncodedRecord;
 
@@ -114,6 +117,10 @@ pub struct VisionMemory {
     pub memory: MemoryEstimate,
     /// Trained parameters.
     pub num_trained: u64,
+    /// Which layers recompute their activations, in the decoder and in a tower that is trained.
+    pub checkpointing: CheckpointPolicy,
+    /// What a budget came to.
+    pub note: Option<String>,
 }
 
 /// What a run holds. `records` are as they are learned.
@@ -131,7 +138,7 @@ pub fn vision_memory(
         sizes: run.images,
         spoiled: run.spoiled,
     };
-    let parts = Parts {
+    let mut parts = Parts {
         recipe,
         config: &run.config.text,
         adapter: run.adapter,
@@ -162,9 +169,10 @@ pub fn vision_memory(
             passing_bytes: run.passing_bytes as usize,
             largest: images.largest(),
         }),
+        checkpointing: CheckpointPolicy::Off,
     };
-    let counted = count(&parts)?;
-    let memory = if recipe.run.device.resolve()?.is_cpu() {
+    let counted = count_within(&mut parts, process.as_ref())?;
+    let memory = if network_options(recipe)?.device.is_cpu() {
         memory(&counted, process)
     } else {
         device_memory(&counted)
@@ -172,5 +180,7 @@ pub fn vision_memory(
     Ok(VisionMemory {
         memory,
         num_trained: counted.num_trained as u64,
+        checkpointing: parts.checkpointing,
+        note: note(&parts),
     })
 }

@@ -3,6 +3,7 @@
 use diptych_data::{DataFiles, Encoder, EncodingConfig, OnError, SpecialTokens, Tokenizer};
 use diptych_data::{RecordKind, TextDataset};
 use diptych_models::lm::{GenerateConfig, LmDir};
+use diptych_tensor::CheckpointPolicy;
 use diptych_train::{Recipe, ReferenceConfig, Reporter};
 
 use super::checks::{
@@ -21,6 +22,7 @@ use super::token_perturbation::TokenPerturbation;
 use super::token_weights::weigh_tokens;
 use super::{LanguageMethod, PairWork, Work};
 use crate::answers::{end_tokens, prompt_at};
+use crate::estimate::checkpoint_policy;
 use crate::modality::{Language, adapter_of};
 use crate::network::Network;
 use crate::policy::{NetworkOptions, Trained, TrainedLm};
@@ -50,6 +52,8 @@ pub struct MethodParts {
     pub prompts: Option<Vec<TokenizedPrompt>>,
     /// What only pairs with images have.
     pub terms: ImageTerms,
+    /// Which layers of the policy recompute their activations.
+    pub checkpointing: CheckpointPolicy,
 }
 
 /// What stands beside the objective of pairs with images.
@@ -68,13 +72,14 @@ pub struct ImageTerms {
 /// # Errors
 /// Files that are missing, damaged or do not fit each other, settings that contradict the data, [`Error::Stopped`].
 pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result<LanguageMethod> {
+    let options = network_options(recipe)?;
+    let checkpointing = checkpoint_policy(recipe)?;
     let directory = LmDir::open(recipe.model_path()?)?;
     let tokenizer = Tokenizer::from_dir(directory.path())?;
     let loaded = load_records(recipe, &tokenizer)?;
     let prompts = sampled_prompts(recipe, &loaded, &tokenizer)?;
     let mut records = loaded.records;
     learn(recipe, &mut records);
-    let options = network_options(recipe)?;
     let adapter = adapter_of(recipe)?;
     warn_of_long(&records, directory.config().max_position_embeddings);
     let parts = MethodParts {
@@ -85,6 +90,7 @@ pub fn prepare(recipe: &Recipe<Language>, reporter: &mut Reporter<'_>) -> Result
         tokenizer,
         prompts,
         terms: ImageTerms::default(),
+        checkpointing,
     };
     assemble(recipe, parts, reporter)
 }
@@ -120,9 +126,7 @@ pub fn assemble(recipe: &Recipe<Language>, parts: MethodParts, reporter: &mut Re
         max_len: encoding_of(recipe).max_len.unwrap_or(usize::MAX),
         policy: parts.policy,
     };
-    if recipe.train.gradient_checkpointing {
-        engine.policy.model.checkpoint_gradients();
-    }
+    engine.policy.model.checkpoint_gradients(parts.checkpointing);
     if let ReferenceConfig::Cached { path } = &recipe.reference {
         engine.reference = Reference::Cached(cached(recipe, &engine, path.as_deref(), reporter)?);
     }
@@ -248,12 +252,24 @@ pub fn learn(recipe: &Recipe<Language>, records: &mut [EncodedRecord]) {
 /// Where and how the networks of a recipe are computed.
 ///
 /// # Errors
-/// [`Error::Tensor`] for a device that is not there.
+/// [`Error::Tensor`] for a device that is not there, [`Error::Recipe`] for one that quantized weights are not read on.
 pub fn network_options(recipe: &Recipe<Language>) -> Result<NetworkOptions> {
+    let device = recipe.run.device.resolve()?;
+    if recipe.model.quantization.is_some() && !device.is_cpu() {
+        return Err(Error::Recipe {
+            key: "model.quantization".into(),
+            problem: format!(
+                "is for the CPU, and `run.device = \"{}\"` is a GPU here",
+                recipe.run.device
+            ),
+            hint: "set `run.device = \"cpu\"`, or remove the key".into(),
+        });
+    }
     Ok(NetworkOptions {
-        device: recipe.run.device.resolve()?,
+        device,
         dtype: recipe.run.precision.dtype(),
         seed: recipe.run.seed,
+        quantization: recipe.model.quantization,
     })
 }
 

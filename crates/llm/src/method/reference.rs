@@ -121,11 +121,15 @@ fn origin(recipe: &Recipe<Language>, engine: &Engine) -> Result<Origin> {
         AdapterConfig::Lora(LoraConfig { init: Some(path), .. }) => hash_network(&path)?,
         AdapterConfig::Lora(_) | AdapterConfig::Full(_) => "none".to_owned(),
     };
+    let mut precision = format!("{:?}", recipe.run.precision.dtype());
+    if let Some(quantization) = recipe.model.quantization {
+        precision = format!("{precision}, {}", quantization.name());
+    }
     let mut origin = Origin::from([
         ("model".to_owned(), hash_network(&recipe.model_path()?)?),
         ("adapter".to_owned(), adapter),
         ("rows or tokenization".to_owned(), hash_records(records)),
-        ("precision".to_owned(), format!("{:?}", recipe.run.precision.dtype())),
+        ("precision".to_owned(), precision),
     ]);
     if let Network::Vision(network) = &engine.policy.model {
         origin.insert("images".to_owned(), hash_images(records, network.images()));

@@ -102,7 +102,7 @@ fn gradient_checkpointing_changes_nothing() {
             json!({ "orpo": { "beta": 0.1 } }),
         ] {
             let bench = Bench::new();
-            let of = |gradient_checkpointing: bool| {
+            let of = |gradient_checkpointing: serde_json::Value| {
                 let changes = json!({
                     "model": { "path": golden().join(model) },
                     "adapter": adapter,
@@ -111,11 +111,49 @@ fn gradient_checkpointing_changes_nothing() {
                 });
                 compute(&bench.method(&changes), 4, 2)
             };
-            of(true).assert_equals(&of(false), 1e-7, &format!("{model} {objective}"));
-            num += 1;
+            let kept = of(json!(false));
+            for policy in [
+                json!(true),
+                json!({ "every": 2 }),
+                json!({ "every": 5 }),
+                json!({ "memory": 1 << 20 }),
+            ] {
+                of(policy.clone()).assert_equals(&kept, 1e-7, &format!("{model} {objective} {policy}"));
+                num += 1;
+            }
         }
     }
-    assert_eq!(num, 6);
+    assert_eq!(num, 2 * 3 * 4);
+}
+
+/// A budget takes as few layers as it allows, and one that nothing fits in is refused by what is needed.
+#[test]
+fn a_budget_of_memory_is_kept() {
+    let bench = Bench::new();
+    let changes = |policy: serde_json::Value| {
+        json!({
+            "model": { "path": golden().join("qwen2") },
+            "adapter": crate::bench::fresh_adapter(),
+            "train": { "gradient_checkpointing": policy },
+        })
+    };
+    let estimate = |policy: serde_json::Value| diptych_llm::estimate(&bench.recipe(&changes(policy)));
+    let said = |mib: u64| {
+        let estimate = estimate(json!({ "memory": mib })).unwrap();
+        let note = estimate
+            .assumptions
+            .into_iter()
+            .find(|sentence| sentence.starts_with("Within "));
+        note.unwrap()
+    };
+    assert_eq!(said(1 << 20), "Within 1048576 MiB nothing is recomputed.");
+    let error = estimate(json!({ "memory": 1 })).unwrap_err().to_string();
+    assert!(
+        error.contains("train.gradient_checkpointing.memory") && error.contains("is 1 MiB"),
+        "{error}"
+    );
+    let prepared = crate::bench::message(bench.try_method(&changes(json!({ "memory": 1 }))));
+    assert!(prepared.contains("is 1 MiB"), "{prepared}");
 }
 
 #[test]

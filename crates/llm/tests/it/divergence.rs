@@ -45,6 +45,7 @@ impl ByHand {
             device: Device::Cpu,
             dtype: DType::F32,
             seed: 0,
+            quantization: None,
         };
         let recipe = bench.recipe(&pairs(&dpo(), &json!({})));
         let rows = TextDataset::load(&[golden().join("data/pairs.jsonl")], diptych_data::Layout::Auto).unwrap();

@@ -8,6 +8,7 @@ mod catalog;
 mod divergence;
 mod learning;
 mod peer_defects;
+mod quantized;
 mod references;
 mod refusals;
 mod results;

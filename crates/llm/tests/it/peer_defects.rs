@@ -400,6 +400,7 @@ fn rewards_that_differ_from_the_logged_ones() {
         device: Device::Cpu,
         dtype: DType::F32,
         seed: 0,
+        quantization: None,
     };
     let adapter = diptych_llm::policy::load_adapter(&golden().join("qwen2_lora")).unwrap();
     let policy = load_frozen(&directory, Some(&adapter), &options).unwrap();

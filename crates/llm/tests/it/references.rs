@@ -239,6 +239,7 @@ fn passes_without_a_backward_pass_hold_no_graph() {
         device: Device::Cpu,
         dtype: DType::F32,
         seed: 0,
+        quantization: None,
     };
     let full = diptych_models::AdapterConfig::Full(diptych_models::FullConfig::default());
     let trained = TrainedLm::load(&directory, &full, &options).unwrap();

@@ -124,6 +124,7 @@ fn networks(bench: &Bench) -> (TrainedLm, CausalLm, Vec<EncodedRecord>) {
         device: Device::Cpu,
         dtype: DType::F32,
         seed: 0,
+        quantization: None,
     };
     let recipe = bench.recipe(&online(&dpo(), 0.0, 1));
     let policy = TrainedLm::load(&directory, &recipe.adapter.0, &options).unwrap();

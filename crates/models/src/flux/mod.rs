@@ -13,6 +13,7 @@ mod single;
 
 use std::sync::Arc;
 
+use diptych_tensor::autograd::{BlockCounter, CheckpointPolicy};
 use diptych_tensor::{DType, Result as TensorResult, Tensor, ops};
 
 pub use self::config::FluxTransformer2DConfig;
@@ -51,7 +52,7 @@ pub struct FluxTransformer2DModel {
     config: FluxTransformer2DConfig,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside blocks again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl FluxTransformer2DModel {
@@ -88,7 +89,7 @@ impl FluxTransformer2DModel {
             proj_out: linear("proj_out", dim, config.out_channels)?,
             config: config.clone(),
             switch: builder.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -153,12 +154,12 @@ impl FluxTransformer2DModel {
             .forward(&conditions.encoder_hidden_states.to_dtype(dtype)?)?;
         let text_len = text.dim(1)?;
         let rope = Arc::new(positions.rope(self.config.axes_dims_rope, x.device())?);
-        let checkpointing = self.gradient_checkpointing.then_some(&self.switch);
+        let blocks = BlockCounter::new(self.gradient_checkpointing);
         let mut joint = Tensor::cat(&[&text, &self.x_embedder.forward(x)?], 1)?;
         for block in &self.blocks {
             let rope = rope.clone();
             joint = run_block(
-                checkpointing,
+                blocks.recomputes_next().then_some(&self.switch),
                 block,
                 (&joint, &condition),
                 move |block, joint, condition| clamped(block.forward(joint, condition, (text_len, Some(&rope)))?),
@@ -167,7 +168,7 @@ impl FluxTransformer2DModel {
         for block in &self.single_blocks {
             let rope = rope.clone();
             joint = run_block(
-                checkpointing,
+                blocks.recomputes_next().then_some(&self.switch),
                 block,
                 (&joint, &condition),
                 move |block, joint, condition| block.forward(joint, condition, &rope),

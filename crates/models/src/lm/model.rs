@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use diptych_tensor::ops::{TokenHead, TokenLogpsConfig, TokenStatistics, VisibleKeys};
-use diptych_tensor::{DType, Device, Result as TensorResult, Tensor, checkpoint, ops};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::cache::{KvCache, KvCacheSize};
 use super::layer::{Context, DecoderLayer, norm_weight};
@@ -27,7 +27,7 @@ pub struct CausalLm {
     device: Device,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside layers again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl CausalLm {
@@ -62,7 +62,8 @@ impl CausalLm {
                     .without_bias(),
             )?
         };
-        let layer = |i| DecoderLayer::load(&root.child(format!("layers.{i}")), config, i).map(Arc::new);
+        let frozen = root.quantized();
+        let layer = |i| DecoderLayer::load(&frozen.child(format!("layers.{i}")), config, i).map(Arc::new);
         Ok(Self {
             embed_tokens,
             layers: (0..config.layers.len()).map(layer).collect::<Result<_>>()?,
@@ -73,7 +74,7 @@ impl CausalLm {
             dtype: root.dtype(),
             device: root.device().clone(),
             switch: root.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -132,8 +133,8 @@ impl CausalLm {
         self.check_embeddings(embeddings, input)?;
         let contexts = self.contexts(input.rotary_positions(), &input.visible)?;
         let mut x = embeddings.clone();
-        for (layer, context) in self.layers.iter().zip(contexts) {
-            x = self.run_layer(layer, &x, context)?;
+        for (index, (layer, context)) in self.layers.iter().zip(contexts).enumerate() {
+            x = self.run_layer((index, layer), &x, context)?;
         }
         Ok(self.norm.forward(&x)?)
     }
@@ -194,8 +195,13 @@ impl CausalLm {
         self.config.layers.iter().map(context).collect()
     }
 
-    fn run_layer(&self, layer: &Arc<DecoderLayer>, x: &Tensor, context: Context) -> TensorResult<Tensor> {
-        if !self.gradient_checkpointing {
+    fn run_layer(
+        &self,
+        (index, layer): (usize, &Arc<DecoderLayer>),
+        x: &Tensor,
+        context: Context,
+    ) -> TensorResult<Tensor> {
+        if !self.gradient_checkpointing.recomputes(index) {
             return layer.forward(x, &context, None);
         }
         let (layer, switch, enabled) = (layer.clone(), self.switch.clone(), self.switch.is_enabled());

@@ -11,6 +11,7 @@ mod config;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use diptych_tensor::CheckpointPolicy;
 use diptych_tensor::{Result as TensorResult, Tensor, ops};
 
 pub use self::config::SD3Transformer2DConfig;
@@ -33,7 +34,7 @@ pub struct SD3Transformer2DModel {
     config: SD3Transformer2DConfig,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside blocks again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl SD3Transformer2DModel {
@@ -74,7 +75,7 @@ impl SD3Transformer2DModel {
             proj_out: Linear::load(&builder.child("proj_out"), out)?,
             config: config.clone(),
             switch: builder.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -138,11 +139,11 @@ impl SD3Transformer2DModel {
         let condition = ops::silu(&condition)?;
         let text = self.context_embedder.forward(&text.to_dtype(dtype)?)?;
         let text_len = text.dim(1)?;
-        let checkpointing = self.gradient_checkpointing.then_some(&self.switch);
         let mut joint = Tensor::cat(&[&text, image], 1)?;
-        for block in &self.blocks {
+        for (index, block) in self.blocks.iter().enumerate() {
+            let checkpointing = self.gradient_checkpointing.recomputes(index);
             joint = run_block(
-                checkpointing,
+                checkpointing.then_some(&self.switch),
                 block,
                 (&joint, &condition),
                 move |block, joint, condition| block.forward(joint, condition, (text_len, None)),

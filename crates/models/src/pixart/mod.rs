@@ -12,7 +12,7 @@ mod config;
 
 use std::sync::Arc;
 
-use diptych_tensor::{Result as TensorResult, Tensor, checkpoint, ops};
+use diptych_tensor::{CheckpointPolicy, Result as TensorResult, Tensor, checkpoint, ops};
 
 use self::block::Block;
 pub use self::config::PixArtTransformer2DConfig;
@@ -50,7 +50,7 @@ pub struct PixArtTransformer2DModel {
     config: PixArtTransformer2DConfig,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside blocks again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 /// diffusers' `AdaLayerNormSingle`: timestep, resolution and aspect ratio as one vector, and the modulation of all blocks.
@@ -131,7 +131,7 @@ impl PixArtTransformer2DModel {
             proj_out: Linear::load(&builder.child("proj_out"), out)?,
             config: config.clone(),
             switch: builder.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -201,8 +201,8 @@ impl PixArtTransformer2DModel {
         if let Some(projection) = &self.caption_projection {
             text = projection.forward(&text)?;
         }
-        for block in &self.blocks {
-            x = self.run_block(block, (&x, &modulation, &text), conditions.text_lens)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = self.run_block((index, block), (&x, &modulation, &text), conditions.text_lens)?;
         }
         let table = self.scale_shift_table.to_dtype(x.dtype())?.unsqueeze(0)?;
         let all = vector.broadcast_add(&table)?;
@@ -213,11 +213,11 @@ impl PixArtTransformer2DModel {
 
     fn run_block(
         &self,
-        block: &Arc<Block>,
+        (index, block): (usize, &Arc<Block>),
         (x, modulation, text): (&Tensor, &Tensor, &Tensor),
         text_lens: Option<&[usize]>,
     ) -> TensorResult<Tensor> {
-        if !self.gradient_checkpointing {
+        if !self.gradient_checkpointing.recomputes(index) {
             return block.forward(x, modulation, (text, text_lens));
         }
         let (block, lens) = (block.clone(), text_lens.map(<[usize]>::to_vec));

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use diptych_tensor::{DType, Result as TensorResult, Tensor, checkpoint, ops};
+use diptych_tensor::{CheckpointPolicy, DType, Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::T5Config;
 use super::position_bias::PositionBias;
@@ -27,7 +27,7 @@ pub struct T5EncoderModel {
     dtype: DType,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside layers again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl T5EncoderModel {
@@ -53,7 +53,7 @@ impl T5EncoderModel {
             config: config.clone(),
             dtype: builder.dtype(),
             switch: builder.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -103,19 +103,19 @@ impl T5EncoderModel {
             .transpose()?;
         let bias = self.position_bias.forward(tokens)?.to_dtype(wide)?;
         let mut x = ops::embedding(input_ids, &self.shared)?.to_dtype(wide)?;
-        for layer in &self.layers {
-            x = self.run_layer(layer, (&x, &bias), mask.as_ref())?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = self.run_layer((index, layer), (&x, &bias), mask.as_ref())?;
         }
         Ok(self.final_layer_norm.forward(&x)?.to_dtype(self.dtype)?)
     }
 
     fn run_layer(
         &self,
-        layer: &Arc<EncoderLayer>,
+        (index, layer): (usize, &Arc<EncoderLayer>),
         (x, bias): (&Tensor, &Tensor),
         mask: Option<&Tensor>,
     ) -> TensorResult<Tensor> {
-        if !self.gradient_checkpointing {
+        if !self.gradient_checkpointing.recomputes(index) {
             return layer.forward(x, bias, mask);
         }
         let (layer, mask) = (layer.clone(), mask.cloned());

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use diptych_tensor::{DType, Result as TensorResult, Tensor, checkpoint, ops};
+use diptych_tensor::{CheckpointPolicy, DType, Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::{ClipTextConfig, TextActivation};
 use crate::attention::{AttendConfig, attend};
@@ -36,7 +36,7 @@ pub struct ClipTextModel {
     dtype: DType,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside layers again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl ClipTextModel {
@@ -90,7 +90,7 @@ impl ClipTextModel {
             config: config.clone(),
             dtype: builder.dtype(),
             switch: builder.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -135,8 +135,8 @@ impl ClipTextModel {
             });
         };
         let mut x = self.embed(input_ids)?;
-        for layer in &self.layers[..num_layers] {
-            x = self.run_layer(layer, &x)?;
+        for (index, layer) in self.layers[..num_layers].iter().enumerate() {
+            x = self.run_layer((index, layer), &x)?;
         }
         Ok(x)
     }
@@ -175,9 +175,9 @@ impl ClipTextModel {
         let (batch, tokens) = input_ids.dims2()?;
         let mut x = self.embed(input_ids)?;
         let mut penultimate_hidden_state = x.clone();
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             penultimate_hidden_state = x;
-            x = self.run_layer(layer, &penultimate_hidden_state)?;
+            x = self.run_layer((index, layer), &penultimate_hidden_state)?;
         }
         let last_hidden_state = self.final_layer_norm.forward(&x)?;
         let ids = input_ids.to_vec2::<u32>()?;
@@ -197,8 +197,8 @@ impl ClipTextModel {
         })
     }
 
-    fn run_layer(&self, layer: &Arc<EncoderLayer>, x: &Tensor) -> TensorResult<Tensor> {
-        if !self.gradient_checkpointing {
+    fn run_layer(&self, (index, layer): (usize, &Arc<EncoderLayer>), x: &Tensor) -> TensorResult<Tensor> {
+        if !self.gradient_checkpointing.recomputes(index) {
             return layer.forward(x);
         }
         let (layer, switch, enabled) = (layer.clone(), self.switch.clone(), self.switch.is_enabled());

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use diptych_tensor::autograd::BlockCounter;
 use diptych_tensor::{Result as TensorResult, Tensor, checkpoint};
 
 use super::transformer::{Transformer2D, TransformerConfig};
@@ -17,8 +18,10 @@ pub(super) struct Pass {
     pub(super) time_silu: Tensor,
     /// Text, (B, T, D).
     pub(super) text: Tensor,
-    /// With gradient checkpointing: the switch whose state a recomputed block must run in.
-    pub(super) checkpointing: Option<AdapterSwitch>,
+    /// Residual blocks and transformers, as they come.
+    pub(super) blocks: BlockCounter,
+    /// The switch whose state a recomputed block must run in.
+    pub(super) switch: AdapterSwitch,
 }
 
 impl Pass {
@@ -29,10 +32,10 @@ impl Pass {
         (x, context): (&Tensor, &Tensor),
         f: impl Fn(&M, &Tensor, &Tensor) -> TensorResult<Tensor> + Send + Sync + 'static,
     ) -> TensorResult<Tensor> {
-        let Some(switch) = &self.checkpointing else {
+        if !self.blocks.recomputes_next() {
             return f(module, x, context);
-        };
-        let (module, switch, enabled) = (module.clone(), switch.clone(), switch.is_enabled());
+        }
+        let (module, switch, enabled) = (module.clone(), self.switch.clone(), self.switch.is_enabled());
         checkpoint(&[x, context], move |inputs| {
             let _as_in_the_forward_pass = switch.set(enabled);
             f(&module, &inputs[0], &inputs[1])

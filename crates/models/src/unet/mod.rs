@@ -12,6 +12,7 @@ mod depth;
 mod time;
 mod transformer;
 
+use diptych_tensor::autograd::{BlockCounter, CheckpointPolicy};
 use diptych_tensor::{Tensor, ops};
 
 use self::blocks::{BlockConfig, DownBlock, MidBlock, Pass, UpBlock, Way};
@@ -45,7 +46,7 @@ pub struct UNet2DConditionModel {
     config: UNet2DConditionConfig,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside residual and transformer blocks again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl UNet2DConditionModel {
@@ -106,7 +107,7 @@ impl UNet2DConditionModel {
             )?,
             config: config.clone(),
             switch: builder.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -186,7 +187,8 @@ impl UNet2DConditionModel {
         let pass = Pass {
             time_silu: ops::silu(&time)?,
             text: text.to_dtype(sample.dtype())?,
-            checkpointing: self.gradient_checkpointing.then(|| self.switch.clone()),
+            blocks: BlockCounter::new(self.gradient_checkpointing),
+            switch: self.switch.clone(),
         };
         let mut x = self.conv_in.forward(&sample)?;
         let mut skips = vec![x.clone()];

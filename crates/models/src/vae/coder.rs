@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use diptych_tensor::autograd::BlockCounter;
 use diptych_tensor::{Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::AutoencoderKlConfig;
@@ -50,17 +51,17 @@ impl Encoder {
         })
     }
 
-    pub(super) fn forward(&self, image: &Tensor, checkpointing: bool) -> TensorResult<Tensor> {
+    pub(super) fn forward(&self, image: &Tensor, blocks: &BlockCounter) -> TensorResult<Tensor> {
         let mut x = self.conv_in.forward(image)?;
         for (resnets, downsampler) in &self.levels {
             for resnet in resnets {
-                x = resnet.forward(&x, checkpointing)?;
+                x = resnet.forward(&x, blocks)?;
             }
             if let Some(downsampler) = downsampler {
                 x = downsampler.forward(&x)?;
             }
         }
-        let x = self.mid_block.forward(&x, checkpointing)?;
+        let x = self.mid_block.forward(&x, blocks)?;
         self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
     }
 }
@@ -101,11 +102,11 @@ impl Decoder {
         })
     }
 
-    pub(super) fn forward(&self, latents: &Tensor, checkpointing: bool) -> TensorResult<Tensor> {
-        let mut x = self.mid_block.forward(&self.conv_in.forward(latents)?, checkpointing)?;
+    pub(super) fn forward(&self, latents: &Tensor, blocks: &BlockCounter) -> TensorResult<Tensor> {
+        let mut x = self.mid_block.forward(&self.conv_in.forward(latents)?, blocks)?;
         for (resnets, upsampler) in &self.levels {
             for resnet in resnets {
-                x = resnet.forward(&x, checkpointing)?;
+                x = resnet.forward(&x, blocks)?;
             }
             if let Some(upsampler) = upsampler {
                 x = upsampler.forward(&x, None)?;
@@ -150,8 +151,8 @@ impl Resnet {
             .collect()
     }
 
-    fn forward(&self, x: &Tensor, checkpointing: bool) -> TensorResult<Tensor> {
-        if !checkpointing {
+    fn forward(&self, x: &Tensor, blocks: &BlockCounter) -> TensorResult<Tensor> {
+        if !blocks.recomputes_next() {
             return self.0.forward(x, None);
         }
         let block = self.0.clone();
@@ -177,12 +178,12 @@ impl MidBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, checkpointing: bool) -> TensorResult<Tensor> {
-        let mut x = self.resnets[0].forward(x, checkpointing)?;
+    fn forward(&self, x: &Tensor, blocks: &BlockCounter) -> TensorResult<Tensor> {
+        let mut x = self.resnets[0].forward(x, blocks)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
         }
-        self.resnets[1].forward(&x, checkpointing)
+        self.resnets[1].forward(&x, blocks)
     }
 }
 

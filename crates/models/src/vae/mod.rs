@@ -9,6 +9,7 @@ mod coder;
 mod config;
 mod posterior;
 
+use diptych_tensor::autograd::{BlockCounter, CheckpointPolicy};
 use diptych_tensor::{DType, Tensor};
 
 use self::coder::{Decoder, Encoder};
@@ -27,7 +28,7 @@ pub struct AutoencoderKl {
     config: AutoencoderKlConfig,
     dtype: DType,
     /// Whether the backward pass computes the activations inside residual blocks again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl AutoencoderKl {
@@ -51,7 +52,7 @@ impl AutoencoderKl {
                 .transpose()?,
             config: config.clone(),
             dtype: builder.dtype(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -91,7 +92,9 @@ impl AutoencoderKl {
                 });
             }
         }
-        let mut moments = self.encoder.forward(image, self.gradient_checkpointing)?;
+        let mut moments = self
+            .encoder
+            .forward(image, &BlockCounter::new(self.gradient_checkpointing))?;
         if let Some(conv) = &self.quant_conv {
             moments = conv.forward(&moments)?;
         }
@@ -121,7 +124,9 @@ impl AutoencoderKl {
         if let Some(conv) = &self.post_quant_conv {
             z = conv.forward(&z)?;
         }
-        Ok(self.decoder.forward(&z, self.gradient_checkpointing)?)
+        Ok(self
+            .decoder
+            .forward(&z, &BlockCounter::new(self.gradient_checkpointing))?)
     }
 
     /// Latents as the denoiser sees them: `(latents - shift_factor) * scaling_factor`.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use diptych_tensor::autograd::{BlockCounter, CheckpointPolicy};
 use diptych_tensor::{DType, Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::ClipVisionConfig;
@@ -34,7 +35,7 @@ pub struct ClipVisionModel {
     dtype: DType,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside layers again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl ClipVisionModel {
@@ -109,7 +110,7 @@ impl ClipVisionModel {
             config: config.clone(),
             dtype: root.dtype(),
             switch: root.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -180,7 +181,8 @@ impl ClipVisionModel {
             .map(|&layer| state_index(layer, self.layers.len()))
             .collect::<Result<Vec<_>>>()?;
         let start = || Ok::<_, diptych_tensor::Error>(cut(self.pre_norm.forward(&self.embed(pixel_values)?)?));
-        let run = |layer: &Arc<VisionLayer>, x: &Tensor| Ok(cut(self.run_layer(layer, x)?));
+        let blocks = BlockCounter::new(self.gradient_checkpointing);
+        let run = |layer: &Arc<VisionLayer>, x: &Tensor| Ok(cut(self.run_layer(&blocks, layer, x)?));
         Ok(states(start()?, &self.layers, &wanted, run)?)
     }
 
@@ -226,10 +228,11 @@ impl ClipVisionModel {
         modulations: Option<&[Modulation]>,
     ) -> TensorResult<Tensor> {
         let mut x = self.pre_norm.forward(&self.embed(pixel_values)?)?;
+        let blocks = BlockCounter::new(self.gradient_checkpointing);
         for (index, layer) in self.layers[..count].iter().enumerate() {
             x = match modulations {
                 Some(modulations) => layer.forward(&x, Some(&modulations[index]))?,
-                None => self.run_layer(layer, &x)?,
+                None => self.run_layer(&blocks, layer, &x)?,
             };
         }
         Ok(x)
@@ -251,8 +254,8 @@ impl ClipVisionModel {
         Ok(x.broadcast_add(&positions)?)
     }
 
-    fn run_layer(&self, layer: &Arc<VisionLayer>, x: &Tensor) -> TensorResult<Tensor> {
-        if !self.gradient_checkpointing {
+    fn run_layer(&self, blocks: &BlockCounter, layer: &Arc<VisionLayer>, x: &Tensor) -> TensorResult<Tensor> {
+        if !blocks.recomputes_next() {
             return layer.forward(x, None);
         }
         let (layer, switch, enabled) = (layer.clone(), self.switch.clone(), self.switch.is_enabled());

@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use diptych_tensor::autograd::{BlockCounter, CheckpointPolicy};
 use diptych_tensor::{DType, Result as TensorResult, Tensor, checkpoint, ops};
 use serde_json::{Value, json};
 
@@ -101,7 +102,7 @@ pub struct SiglipVisionModel {
     dtype: DType,
     switch: AdapterSwitch,
     /// Whether the backward pass computes the activations inside layers again instead of keeping them.
-    pub gradient_checkpointing: bool,
+    pub gradient_checkpointing: CheckpointPolicy,
 }
 
 impl SiglipVisionModel {
@@ -147,7 +148,7 @@ impl SiglipVisionModel {
             config: config.clone(),
             dtype: root.dtype(),
             switch: root.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
@@ -185,7 +186,8 @@ impl SiglipVisionModel {
             .iter()
             .map(|&layer| state_index(layer, self.layers.len()))
             .collect::<Result<Vec<_>>>()?;
-        let run = |layer: &Arc<VisionLayer>, x: &Tensor| Ok(cut(self.run_layer(layer, x)?));
+        let blocks = BlockCounter::new(self.gradient_checkpointing);
+        let run = |layer: &Arc<VisionLayer>, x: &Tensor| Ok(cut(self.run_layer(&blocks, layer, x)?));
         Ok(states(cut(self.embed(pixel_values)?), &self.layers, &wanted, run)?)
     }
 
@@ -202,8 +204,8 @@ impl SiglipVisionModel {
         Ok(patches_bnd.broadcast_add(&positions)?)
     }
 
-    fn run_layer(&self, layer: &Arc<VisionLayer>, x: &Tensor) -> TensorResult<Tensor> {
-        if !self.gradient_checkpointing {
+    fn run_layer(&self, blocks: &BlockCounter, layer: &Arc<VisionLayer>, x: &Tensor) -> TensorResult<Tensor> {
+        if !blocks.recomputes_next() {
             return layer.forward(x, None);
         }
         let (layer, switch, enabled) = (layer.clone(), self.switch.clone(), self.switch.is_enabled());

@@ -2,7 +2,7 @@
 //!
 //! B batch, T tokens, D width of the decoder, M features of an image.
 
-use diptych_tensor::{DType, Device, Result as TensorResult, Tensor};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Result as TensorResult, Tensor};
 
 use super::config::{VisionConfig, VlmConfig};
 use super::images::{ImageLayout, ProcessedImage};
@@ -148,13 +148,14 @@ impl VisionLanguageModel {
         self.anchor.dtype()
     }
 
-    /// From now on the backward pass computes the activations inside layers of tower and decoder again instead of keeping them.
-    pub fn checkpoint_gradients(&mut self) {
+    /// From now on the backward pass computes the activations inside these layers of the tower, and of the decoder, again instead of
+    /// keeping them.
+    pub fn checkpoint_gradients(&mut self, policy: CheckpointPolicy) {
         match &mut self.vision {
-            Vision::Llava(vision) => vision.checkpoint_gradients(),
-            Vision::Qwen(vision) => vision.checkpoint_gradients(),
+            Vision::Llava(vision) => vision.checkpoint_gradients(policy),
+            Vision::Qwen(vision) => vision.checkpoint_gradients(policy),
         }
-        self.language_model.gradient_checkpointing = true;
+        self.language_model.gradient_checkpointing = policy;
     }
 
     /// What the tower makes of images, in one pass. With a frozen tower it is the same in every step, and can be kept.

@@ -2,7 +2,7 @@
 
 use diptych_models::t5::{T5Config, T5EncoderModel};
 use diptych_models::{Builder, BuilderConfig, LoraConfig, Targets, Trainable};
-use diptych_tensor::{DType, Device, Tensor, backward};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Tensor, backward};
 
 use super::{Denoiser, golden, vectors, weights};
 use crate::support::{check_gradients_except, randn, read, same_gradients, shake, values};
@@ -31,7 +31,7 @@ fn denoiser_gradients(name: &str, trainable: Trainable<'_>) -> usize {
     let inputs = vectors(name);
     let weight = randn(3, read(&inputs, "output").dims(), DType::F64);
     let mut results = Vec::new();
-    for checkpointing in [false, true] {
+    for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::every(2)] {
         denoiser.set_checkpointing(checkpointing);
         let loss = || {
             let output = denoiser.predict(&inputs, DType::F64).unwrap();
@@ -102,7 +102,7 @@ fn text_encoder() {
         let mask = Tensor::from_vec(mask, (2, 10), &Device::Cpu).unwrap();
         let weight = randn(6, &[2, 10, 12], DType::F64);
         let mut results = Vec::new();
-        for checkpointing in [false, true] {
+        for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::every(2)] {
             model.gradient_checkpointing = checkpointing;
             let loss = || {
                 let output = model.forward(&ids, Some(&mask)).unwrap();
@@ -133,7 +133,7 @@ fn a_recomputed_pass_remembers_the_switch() {
             output.sqr().unwrap().sum_all().unwrap()
         };
         let plain = backward(&loss(&denoiser), &params).unwrap();
-        denoiser.set_checkpointing(true);
+        denoiser.set_checkpointing(CheckpointPolicy::ALL);
         let value = loss(&denoiser);
         let _off = denoiser.switch().disable();
         same_gradients(&plain, &backward(&value, &params).unwrap());

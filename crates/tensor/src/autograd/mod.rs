@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod gradients;
+mod policy;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +15,7 @@ use candle_core::{Result as CandleResult, Tensor, TensorId};
 
 pub use checkpoint::checkpoint;
 pub use gradients::Gradients;
+pub use policy::{BlockCounter, CheckpointPolicy};
 
 use crate::{Params, Result};
 

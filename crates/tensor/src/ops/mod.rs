@@ -20,6 +20,7 @@
 //! | [`gated`] | [`swiglu`], [`geglu_tanh`] |
 //! | [`linear`](mod@linear) | [`linear`](linear()) |
 //! | [`norm`] | [`group_norm`], [`group_norm_silu`], [`layer_norm`], [`rms_norm`] |
+//! | [`quantized_linear`](mod@quantized_linear) | [`quantized_linear`](quantized_linear()) |
 //! | [`rope`](mod@rope) | [`rope`](rope()) |
 //! | [`softmax`](mod@softmax) | [`softmax`](softmax()), [`log_softmax`], [`log_sigmoid`] |
 //! | [`token_head`] | [`token_divergences`], [`likeliest_tokens`] |
@@ -40,6 +41,7 @@ pub mod gated;
 pub(crate) mod kernel;
 pub mod linear;
 pub mod norm;
+pub mod quantized_linear;
 pub mod rope;
 pub mod softmax;
 pub mod token_head;
@@ -63,6 +65,7 @@ pub use norm::{
     group_norm, group_norm_composed, group_norm_silu, group_norm_silu_composed, layer_norm, layer_norm_composed,
     rms_norm, rms_norm_composed,
 };
+pub use quantized_linear::{quantized_linear, quantized_linear_composed};
 pub use rope::{rope, rope_composed};
 pub use softmax::{log_sigmoid, log_sigmoid_composed, log_softmax, log_softmax_composed, softmax, softmax_composed};
 pub use token_head::{TokenHead, likeliest_tokens, token_divergences};

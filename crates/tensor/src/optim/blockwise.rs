@@ -11,15 +11,15 @@ const DECADES: usize = 7;
 
 /// Entries in rising order, and the middles between them.
 #[derive(Debug)]
-pub(super) struct Map {
+pub(crate) struct Map {
     values: [f32; 256],
     middles: [f32; 255],
 }
 
 /// For numbers of either sign.
-pub(super) static SIGNED: LazyLock<Map> = LazyLock::new(|| Map::new(Signs::Both));
+pub(crate) static SIGNED: LazyLock<Map> = LazyLock::new(|| Map::new(Signs::Both));
 /// For numbers that are not negative.
-pub(super) static UNSIGNED: LazyLock<Map> = LazyLock::new(|| Map::new(Signs::Positive));
+pub(crate) static UNSIGNED: LazyLock<Map> = LazyLock::new(|| Map::new(Signs::Positive));
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Signs {
@@ -53,17 +53,17 @@ impl Map {
         }
     }
 
-    pub(super) fn value(&self, code: u8) -> f32 {
+    pub(crate) fn value(&self, code: u8) -> f32 {
         self.values[usize::from(code)]
     }
 
     /// The code of zero.
-    pub(super) fn zero(&self) -> u8 {
+    pub(crate) fn zero(&self) -> u8 {
         self.code(0.0)
     }
 
     /// The nearest entry; NaN becomes the smallest one.
-    pub(super) fn code(&self, x: f32) -> u8 {
+    pub(crate) fn code(&self, x: f32) -> u8 {
         let mut code = 0usize;
         // As many middles lie below x: the bits of that count from the highest on.
         for bit in [128, 64, 32, 16, 8, 4, 2, 1] {
@@ -75,7 +75,7 @@ impl Map {
     }
 
     /// The nearest entry of the same sign: a small first moment keeps its direction.
-    pub(super) fn code_of_sign(&self, x: f32) -> u8 {
+    pub(crate) fn code_of_sign(&self, x: f32) -> u8 {
         let code = self.code(x);
         if x == 0.0 || self.value(code).is_sign_negative() == x.is_sign_negative() {
             code

@@ -2,7 +2,7 @@
 
 mod adafactor;
 mod adamw;
-mod blockwise;
+pub(crate) mod blockwise;
 mod clip;
 mod ema;
 mod moments;

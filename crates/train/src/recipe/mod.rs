@@ -1,5 +1,6 @@
 //! A run as one TOML file: typed sections, strict keys, overrides, and errors that name the place.
 
+mod checkpointing;
 mod diagnose;
 mod overrides;
 mod sections;
@@ -12,6 +13,7 @@ use diptych_core::Objective;
 use diptych_tensor::optim::{LrSchedule, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
+pub use self::checkpointing::GradientCheckpointing;
 pub use self::overrides::string_override;
 pub use self::sections::{
     BucketsConfig, CacheConfig, DataConfig, ModelConfig, OneOrMany, ReferenceConfig, RunConfig, TrainConfig,

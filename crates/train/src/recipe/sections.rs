@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use diptych_data::{EncodingConfig, Layout, OnError, PairRule, TiePolicy};
-use diptych_tensor::{DeviceChoice, Precision};
+use diptych_tensor::{DeviceChoice, Precision, Quantization};
 use serde::{Deserialize, Serialize};
+
+use super::checkpointing::GradientCheckpointing;
 
 /// `[run]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +40,13 @@ impl Default for RunConfig {
 pub struct ModelConfig {
     /// Directory with the model, in the layout it was published in.
     pub path: PathBuf,
+    /// Keeps the frozen weights of a decoder's linear layers in 4 or 8 bits, under a LoRA adapter in f32 (`QLoRA`: Dettmers et al.,
+    /// arXiv:2305.14314): `"nf4"`, `{ nf4 = { double = true } }` or `"int8"`; for text and text with images, on the CPU. Embeddings,
+    /// norms, the head, and a vision tower with its projector stay as they are. It holds for every network of the run, a reference
+    /// and what is evaluated among them. What a run writes is the adapter: `diptych export --format merged`, `generate` and `score`
+    /// put it beside the weights as they were published. By default nothing is quantized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 /// `[data]`.
@@ -259,8 +268,8 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// Optimizer steps from one sample to the next; 0: none. Otherwise also at the end.
     pub sample_every: u64,
-    /// Recompute activations in the backward pass instead of keeping them.
-    pub gradient_checkpointing: bool,
+    /// Which activations are recomputed in the backward pass instead of being kept.
+    pub gradient_checkpointing: GradientCheckpointing,
     /// Decay of an exponential moving average of the parameters. Samples and `final/` then show the average.
     pub ema_decay: Option<f64>,
 }
@@ -276,7 +285,7 @@ impl Default for TrainConfig {
             checkpoint_every: 100,
             keep_checkpoints: 2,
             sample_every: 100,
-            gradient_checkpointing: false,
+            gradient_checkpointing: GradientCheckpointing::default(),
             ema_decay: None,
         }
     }

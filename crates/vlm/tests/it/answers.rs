@@ -19,6 +19,7 @@ fn settings(sampling: Sampling, batch_size: usize) -> AnswerSettings {
             device: Device::Cpu,
             dtype: DType::F32,
             seed: 0,
+            quantization: None,
         },
         max_new_tokens: 8,
         sampling,

@@ -88,6 +88,7 @@ impl Site {
                     device: Device::Cpu,
                     dtype: DType::F32,
                     seed: 0,
+                    quantization: None,
                 },
                 max_new_tokens: 24,
                 sampling: Sampling::GREEDY,

@@ -38,9 +38,10 @@ const SPOILED: &[&str] =
 const OWN_ANSWERS: &[&str] =
     &["method={ offline_pairs = { own_answer = { beta = 0.1, reference_tokens = \"own\" } } }"];
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     case("llava", LORA, "adapter_off", 2, &[]),
     case("llava", LORA, "frozen", 8, &[]),
+    case("llava", LORA, "frozen", 8, &["model.quantization=nf4"]),
     case("llava", LORA_TOWER, "adapter_off", 8, &[]),
     case("llava", LORA_TOWER, "adapter_off", 8, CHECKPOINTING),
     case("llava", FULL, "frozen", 4, &["train.checkpoint_every=1"]),
@@ -204,5 +205,5 @@ fn memory_is_that_of_the_run() {
         fs::remove_dir_all(folder.path().join("run")).unwrap();
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!(CASES.len(), 12);
+    assert_eq!(CASES.len(), 13);
 }

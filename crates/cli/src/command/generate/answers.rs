@@ -38,6 +38,7 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
         device: arguments.device.resolve()?,
         dtype: texts.precision.unwrap_or(NumberFormat::F32).into(),
         seed: arguments.seed,
+        quantization: None,
     };
     let adapter = arguments.adapter.as_deref().map(load_adapter).transpose()?;
     let model = load_frozen(&directory, adapter.as_ref(), &options)?;

@@ -23,6 +23,7 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
             device: arguments.device.resolve()?,
             dtype: texts.precision.unwrap_or(NumberFormat::F32).into(),
             seed: arguments.seed,
+            quantization: None,
         },
         max_new_tokens: texts.max_new_tokens.unwrap_or(MAX_NEW_TOKENS),
         sampling: sampling_of(texts)?,

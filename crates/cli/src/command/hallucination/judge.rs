@@ -155,6 +155,7 @@ impl<'a> Judge<'a> {
                 device: arguments.judge_device.unwrap_or_default().resolve()?,
                 dtype: arguments.judge_precision.map_or(DType::F32, DType::from),
                 seed,
+                quantization: None,
             },
             arguments,
         })

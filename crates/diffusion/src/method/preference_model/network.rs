@@ -22,8 +22,8 @@ pub(super) struct Network {
 
 #[derive(Debug)]
 enum Kind {
-    Plain(ClipModel),
-    Timed(TimeConditionedClip),
+    Plain(Box<ClipModel>),
+    Timed(Box<TimeConditionedClip>),
 }
 
 /// Whether the network is told the denoising step.
@@ -52,8 +52,8 @@ impl Network {
         }
         let builder = builder(&weights, options)?;
         let kind = match time {
-            Time::Unknown => Kind::Plain(ClipModel::load(&builder, &config)?),
-            Time::Known => Kind::Timed(TimeConditionedClip::load(&builder, &config)?),
+            Time::Unknown => Kind::Plain(Box::new(ClipModel::load(&builder, &config)?)),
+            Time::Known => Kind::Timed(Box::new(TimeConditionedClip::load(&builder, &config)?)),
         };
         let params = builder.finish()?;
         Ok((Self { kind, config }, params))

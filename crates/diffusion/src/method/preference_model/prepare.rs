@@ -10,7 +10,7 @@ use diptych_models::diffusers::PipelineDir;
 use diptych_models::text_encoder::ClipTokenizer;
 use diptych_models::vision::ImageProcessor;
 use diptych_models::{AdapterConfig, Trainable};
-use diptych_train::{Recipe, Reporter};
+use diptych_train::{GradientCheckpointing, Recipe, Reporter};
 use image::RgbImage;
 
 use super::network::{Network, Time};
@@ -38,8 +38,11 @@ pub(in crate::method) fn validate(
         let found = "`lora` with `[method.preference_model]`";
         return Err(recipe.invalid("adapter.lora", found, "`[adapter.full]`"));
     }
-    if recipe.train.gradient_checkpointing {
-        let found = "true with `[method.preference_model]`";
+    if recipe.train.gradient_checkpointing != GradientCheckpointing::default() {
+        let found = format!(
+            "{} with `[method.preference_model]`",
+            recipe.train.gradient_checkpointing.name()
+        );
         return Err(recipe.invalid("train.gradient_checkpointing", found, "false: it keeps its activations"));
     }
     if recipe.train.sample_every > 0 && recipe.source.says("train.sample_every") {

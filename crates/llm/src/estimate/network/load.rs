@@ -6,12 +6,12 @@ use std::rc::Rc;
 use diptych_models::lm::{AttentionBias, LmConfig};
 use diptych_models::vlm::VisionConfig;
 use diptych_models::{AdapterConfig, LoraConfig};
-use diptych_tensor::DType;
+use diptych_tensor::{DType, Quantization};
 
 use super::super::heap::{Heap, Use};
 use super::super::shadow::{Shadow, Tape};
 use super::vision::ShadowVision;
-use super::{Layer, Linear, Lora, ShadowLm, WIDE};
+use super::{Layer, Linear, Lora, ShadowLm, WIDE, Weight};
 use crate::Result;
 
 /// How a network is loaded.
@@ -23,6 +23,8 @@ pub(in crate::estimate) struct Loading<'a> {
     pub(in crate::estimate) dtype: DType,
     /// Bytes of a stored element.
     pub(in crate::estimate) stored_width: usize,
+    /// What the weights of the decoder's linear layers are kept in.
+    pub(in crate::estimate) quantization: Option<Quantization>,
     /// What its frozen and its trained parameters are counted as.
     pub(in crate::estimate) of: [Use; 2],
     /// What reads images for it.
@@ -61,7 +63,8 @@ impl ShadowLm {
             .map(|vision| ShadowVision::load(&mut loader, vision.config, width, loading.dtype.size_in_bytes()));
         let embed_tokens = loader.get(vocabulary * width);
         let lm_head = if config.tie_word_embeddings {
-            loader.adapted("lm_head", embed_tokens.clone(), None, (width, vocabulary))
+            let weight = Weight::Dense(embed_tokens.clone());
+            loader.adapted("lm_head", weight, None, (width, vocabulary))
         } else {
             loader.linear("lm_head", (width, vocabulary), false)
         };
@@ -176,12 +179,30 @@ impl Loader<'_> {
     }
 
     pub(super) fn linear(&mut self, name: &str, (from, to): (usize, usize), has_bias: bool) -> Linear {
-        let weight = self.get(from * to);
+        let weight = Weight::Dense(self.get(from * to));
         let bias = has_bias.then(|| self.get(to));
         self.adapted(name, weight, bias, (from, to))
     }
 
-    fn adapted(&mut self, name: &str, weight: Shadow, bias: Option<Shadow>, (from, to): (usize, usize)) -> Linear {
+    /// A linear layer of the decoder, whose weight may be quantized.
+    fn decoder_linear(&mut self, name: &str, (from, to): (usize, usize), has_bias: bool) -> Linear {
+        let Some(quantization) = self.loading.quantization else {
+            return self.linear(name, (from, to), has_bias);
+        };
+        // The file's bytes, and a tensor of them in the stored type.
+        let read = self.heap.take(Use::Loading, from * to * self.loading.stored_width);
+        let stored = self.heap.take(Use::Loading, from * to * self.loading.stored_width);
+        drop(read);
+        let arrays = quantization.array_bytes(to, from).into_iter();
+        let weight = Weight::Quantized {
+            _arrays: arrays.map(|bytes| self.heap.take(self.loading.of[0], bytes)).collect(),
+        };
+        drop(stored);
+        let bias = has_bias.then(|| self.get(to));
+        self.adapted(name, weight, bias, (from, to))
+    }
+
+    fn adapted(&mut self, name: &str, weight: Weight, bias: Option<Shadow>, (from, to): (usize, usize)) -> Linear {
         let is_target = !self.is_frozen && self.targets.contains(name);
         let lora = self.lora.filter(|_| is_target).map(|lora| {
             let of = self.loading.of[1];
@@ -217,7 +238,7 @@ impl Loader<'_> {
         let post_norms = two(config.family.has_post_norms(), width);
         let qk_norm = two(config.family.has_qk_norm(), head_dim);
         let linear = |loader: &mut Self, name: &str, size, has_bias| {
-            loader.linear(&format!("{place}.{index}.{name}"), size, has_bias)
+            loader.decoder_linear(&format!("{place}.{index}.{name}"), size, has_bias)
         };
         Layer {
             input_layernorm: self.get(width),

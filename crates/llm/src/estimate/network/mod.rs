@@ -9,6 +9,7 @@ mod vision;
 use std::rc::Rc;
 
 use diptych_models::lm::LmConfig;
+use diptych_tensor::CheckpointPolicy;
 
 pub(in crate::estimate) use self::load::{Loading, VisionLoading};
 use self::operations::{LogpsBuffers, add, attention_buffers, pointwise, product, rms_norm};
@@ -49,11 +50,16 @@ struct Layer {
 }
 
 struct Linear {
-    weight: Shadow,
+    weight: Weight,
     bias: Option<Shadow>,
     lora: Option<Lora>,
     from: usize,
     to: usize,
+}
+
+enum Weight {
+    Dense(Shadow),
+    Quantized { _arrays: Vec<Rc<Block>> },
 }
 
 struct Lora {
@@ -75,8 +81,8 @@ pub(super) enum Adapters {
 /// What of a layer is kept for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layers {
-    Kept,
-    Recomputed,
+    /// All of it, or of these layers their input alone.
+    Kept(CheckpointPolicy),
     /// There is no backward pass: nothing outlives its layer but its output.
     Detached,
 }
@@ -131,11 +137,11 @@ impl ShadowLm {
             adapters,
             copied_tables: (self.width != WIDE).then_some(table * WIDE),
         };
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             x = match layers {
-                Layers::Kept => layer.forward(tape, &x, &self.config, &context),
+                Layers::Kept(policy) if !policy.recomputes(index) => layer.forward(tape, &x, &self.config, &context),
                 Layers::Detached => Tape::detached(&layer.forward(tape, &x, &self.config, &context)),
-                Layers::Recomputed => {
+                Layers::Kept(_) => {
                     let of_segment = Segment {
                         layer: layer.clone(),
                         config: self.config.clone(),
@@ -152,7 +158,11 @@ impl ShadowLm {
     fn token_logps(&self, tape: &Tape, rows: &Shadow, sizes: BatchSizes, adapters: Adapters) -> Shadow {
         let (count, mut width) = (sizes.targets, self.config.hidden_size);
         let vocabulary = self.config.vocab_size;
-        let mut weight = tape.cast(&self.lm_head.weight, rows.width());
+        let mut weight = match &self.lm_head.weight {
+            Weight::Dense(weight) => tape.cast(weight, rows.width()),
+            // Its operands would be asked for as tensors.
+            Weight::Quantized { .. } => tape.leaf(tape.results, vocabulary * width, rows.width()),
+        };
         let mut hidden = rows.clone();
         if let Some(lora) = self.lm_head.lora.as_ref().filter(|_| adapters == Adapters::On) {
             let ax = lora.down(tape, rows, self.lm_head.from);
@@ -323,17 +333,25 @@ impl Layer {
 
 impl Linear {
     fn is_trained(&self) -> bool {
-        self.weight.is_tracked() || self.lora.is_some()
+        let is_tracked = match &self.weight {
+            Weight::Dense(weight) => weight.is_tracked(),
+            Weight::Quantized { .. } => false,
+        };
+        is_tracked || self.lora.is_some()
     }
 
     fn forward(&self, tape: &Tape, x: &Shadow, context: &Context) -> Shadow {
-        let y = product(tape, x, &self.weight, self.bias.as_ref(), (self.from, self.to));
+        let (bias, size) = (self.bias.as_ref(), (self.from, self.to));
+        let y = match &self.weight {
+            Weight::Dense(weight) => product(tape, x, Some(weight), bias, size),
+            Weight::Quantized { .. } => product(tape, x, None, bias, size),
+        };
         match self.lora.as_ref().filter(|_| context.adapters == Adapters::On) {
             None => y,
             Some(lora) => {
                 let ax = lora.down(tape, x, self.from);
-                let sum = add(tape, &y, &product(tape, &ax, &lora.b, None, (lora.rank, self.to)));
-                let Some(factors) = lora.row_factors(tape, (self.from, self.to)) else {
+                let sum = add(tape, &y, &product(tape, &ax, Some(&lora.b), None, (lora.rank, self.to)));
+                let Some(factors) = lora.row_factors(tape, &self.weight, (self.from, self.to)) else {
                     return sum;
                 };
                 tape.candle(Pull::Fresh, sum.elements(), &[&sum, &factors])
@@ -344,17 +362,22 @@ impl Linear {
 
 impl Lora {
     /// What the rows are multiplied by, where they have magnitudes: the adapted weight and its squares exist for their lengths.
-    fn row_factors(&self, tape: &Tape, (from, to): (usize, usize)) -> Option<Shadow> {
+    fn row_factors(&self, tape: &Tape, weight: &Weight, (from, to): (usize, usize)) -> Option<Shadow> {
         let magnitude = self.magnitude.as_ref()?;
+        // A quantized weight is dequantized for it.
+        let dense = match weight {
+            Weight::Dense(_) => None,
+            Weight::Quantized { .. } => Some(tape.heap.take(tape.results, from * to * WIDE)),
+        };
         let matrices = [0, 1, 2].map(|_| tape.heap.take(tape.results, from * to * WIDE));
         let lengths = tape.leaf(tape.results, to, WIDE);
-        drop(matrices);
+        drop((matrices, dense));
         Some(tape.candle(Pull::Fresh, to, &[magnitude, &lengths]))
     }
 
     /// The input at the rank's width.
     fn down(&self, tape: &Tape, x: &Shadow, from: usize) -> Shadow {
-        let ax = product(tape, x, &self.a, None, (from, self.rank));
+        let ax = product(tape, x, Some(&self.a), None, (from, self.rank));
         if self.is_scaled {
             tape.candle(Pull::Fresh, ax.elements(), &[&ax])
         } else {

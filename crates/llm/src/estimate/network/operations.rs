@@ -4,26 +4,28 @@ use super::super::shadow::{Fused, Pull, Shadow, Tape};
 use super::super::sizes::BatchSizes;
 use super::WIDE;
 
-/// `x weight^T + bias`, with parameters in the type of the input, and all of them widened for the kernel.
+/// `x weight^T + bias`, with parameters in the type of the input, and all of them widened for the kernel; a weight that is no tensor, a
+/// quantized one, is read in the buffers of the threads.
 pub(super) fn product(
     tape: &Tape,
     x: &Shadow,
-    weight: &Shadow,
+    weight: Option<&Shadow>,
     bias: Option<&Shadow>,
     (from, to): (usize, usize),
 ) -> Shadow {
     let like = |parameter: &Shadow| tape.cast(&tape.cast(parameter, x.width()), WIDE);
-    let (wide, weight, bias) = (tape.cast(x, WIDE), like(weight), bias.map(like));
+    let (wide, weight, bias) = (tape.cast(x, WIDE), weight.map(like), bias.map(like));
     let rows = x.elements() / from;
     let flat = Tape::view(&wide);
     let flop = 2.0 * (rows * from * to) as f64;
     let fused = Fused {
         elements: rows * to,
         forward_flop: flop,
-        backward_flop: [flop, flop],
+        // Of a bias beside a quantized weight it is nothing to speak of.
+        backward_flop: [flop, if weight.is_some() { flop } else { 0.0 }],
         ..Fused::default()
     };
-    let operands: Vec<&Shadow> = [&flat, &weight].into_iter().chain(&bias).collect();
+    let operands: Vec<&Shadow> = std::iter::once(&flat).chain(&weight).chain(&bias).collect();
     let y = tape.fused(fused, &operands);
     tape.cast(&Tape::view(&y), x.width())
 }

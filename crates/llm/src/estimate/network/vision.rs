@@ -224,11 +224,11 @@ impl ShadowVision {
         let mut x = tape.candle(Pull::Fresh, elements, &operands);
         x = tape.cast(&x, self.width);
         drop(pixels);
-        for layer in self.layers.iter().take(self.shape.num_used) {
+        for (index, layer) in self.layers.iter().take(self.shape.num_used).enumerate() {
             x = match layers {
-                Layers::Kept => layer.forward(tape, &x, &context),
+                Layers::Kept(policy) if !policy.recomputes(index) => layer.forward(tape, &x, &context),
                 Layers::Detached => Tape::detached(&layer.forward(tape, &x, &context)),
-                Layers::Recomputed => {
+                Layers::Kept(_) => {
                     let (layer, context) = (layer.clone(), context.clone());
                     tape.checkpoint(
                         &x,

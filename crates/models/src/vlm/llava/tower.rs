@@ -2,6 +2,7 @@
 //!
 //! P pictures, N features of a picture, D width of the tower, E width of the decoder, S side of a picture.
 
+use diptych_tensor::CheckpointPolicy;
 use diptych_tensor::{Result as TensorResult, Tensor};
 
 use super::{FeatureSelection, LlavaVisionConfig, TowerConfig};
@@ -76,10 +77,10 @@ impl LlavaVision {
         })
     }
 
-    pub(in crate::vlm) fn checkpoint_gradients(&mut self) {
+    pub(in crate::vlm) fn checkpoint_gradients(&mut self, policy: CheckpointPolicy) {
         match &mut self.tower {
-            Tower::Clip(tower) => tower.gradient_checkpointing = true,
-            Tower::Siglip(tower) => tower.gradient_checkpointing = true,
+            Tower::Clip(tower) => tower.gradient_checkpointing = policy,
+            Tower::Siglip(tower) => tower.gradient_checkpointing = policy,
         }
     }
 

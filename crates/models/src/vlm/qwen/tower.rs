@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use diptych_tensor::{DType, Device, Result as TensorResult, Tensor, checkpoint, ops};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Result as TensorResult, Tensor, checkpoint, ops};
 
 use super::QwenVisionConfig;
 use super::block::{Context, Norm, QwenBlock, linear};
@@ -29,7 +29,7 @@ pub(in crate::vlm) struct QwenVision {
     dtype: DType,
     device: Device,
     switch: AdapterSwitch,
-    gradient_checkpointing: bool,
+    gradient_checkpointing: CheckpointPolicy,
 }
 
 impl QwenVision {
@@ -62,12 +62,12 @@ impl QwenVision {
             dtype: model.dtype(),
             device: model.device().clone(),
             switch: model.switch(),
-            gradient_checkpointing: false,
+            gradient_checkpointing: CheckpointPolicy::Off,
         })
     }
 
-    pub(in crate::vlm) fn checkpoint_gradients(&mut self) {
-        self.gradient_checkpointing = true;
+    pub(in crate::vlm) fn checkpoint_gradients(&mut self, policy: CheckpointPolicy) {
+        self.gradient_checkpointing = policy;
     }
 
     /// (N, D) of each image, in the order in which patches are merged.
@@ -146,7 +146,7 @@ impl QwenVision {
                 visible: visible.clone(),
             };
             x = match graph {
-                Graph::Kept => self.run_block(block, &x, context)?,
+                Graph::Kept => self.run_block((index, block), &x, context)?,
                 Graph::Detached => graph.cut(block.forward(&x, &context)?),
             };
         }
@@ -157,8 +157,13 @@ impl QwenVision {
         }
     }
 
-    fn run_block(&self, block: &Arc<QwenBlock>, x: &Tensor, context: Context) -> TensorResult<Tensor> {
-        if !self.gradient_checkpointing {
+    fn run_block(
+        &self,
+        (index, block): (usize, &Arc<QwenBlock>),
+        x: &Tensor,
+        context: Context,
+    ) -> TensorResult<Tensor> {
+        if !self.gradient_checkpointing.recomputes(index) {
             return block.forward(x, &context);
         }
         let (block, switch, enabled) = (block.clone(), self.switch.clone(), self.switch.is_enabled());

@@ -30,6 +30,8 @@ pub(in crate::ops) trait Float: WithDType + num_traits::Float {
     ///
     /// The buffer is taken out of its place while it is used: a task that is stolen while this one waits gets its own.
     fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
+    /// Runs `f` on `len` numbers that `fill` writes in f32, in a buffer of this thread.
+    fn with_singles<R>(len: usize, fill: impl FnOnce(&mut [f32]), f: impl FnOnce(&[Self]) -> R) -> R;
     /// The products of [`lane_products`](super::lane_products) with instructions of this processor, if there are any for this
     /// type; otherwise nothing is done and the answer is `false`.
     fn lane_products<const R: usize>(a: &[Self], at: Steps, b: &[Lanes<Self>], out: &mut [Lanes<Self>; R]) -> bool;
@@ -167,6 +169,13 @@ impl Float for f32 {
         from.convert_to_f32_slice(to);
     }
 
+    fn with_singles<R>(len: usize, fill: impl FnOnce(&mut [f32]), f: impl FnOnce(&[Self]) -> R) -> R {
+        Self::with_scratch(len, |buffer| {
+            fill(buffer);
+            f(buffer)
+        })
+    }
+
     #[cfg(target_arch = "x86_64")]
     fn lane_products<const R: usize>(a: &[Self], at: Steps, b: &[Lanes<Self>], out: &mut [Lanes<Self>; R]) -> bool {
         super::lanes::avx2_products(a, at, b, out)
@@ -213,6 +222,17 @@ impl Float for f64 {
 
     fn widen(from: &(impl HalfFloatSliceExt + ?Sized), to: &mut [Self]) {
         from.convert_to_f64_slice(to);
+    }
+
+    fn with_singles<R>(len: usize, fill: impl FnOnce(&mut [f32]), f: impl FnOnce(&[Self]) -> R) -> R {
+        f32::with_singles(len, fill, |singles| {
+            Self::with_scratch(len, |buffer| {
+                for (wide, &single) in buffer.iter_mut().zip(singles) {
+                    *wide = f64::from(single);
+                }
+                f(buffer)
+            })
+        })
     }
 
     fn lane_products<const R: usize>(_: &[Self], _: Steps, _: &[Lanes<Self>], _: &mut [Lanes<Self>; R]) -> bool {

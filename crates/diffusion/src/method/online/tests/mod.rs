@@ -8,7 +8,7 @@ use std::sync::Arc;
 use diptych_data::HostTensor;
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::{AdapterConfig, LoraConfig, Trainable};
-use diptych_tensor::{DType, Device, Tensor, Weights};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Tensor, Weights};
 
 use super::config::RolloutConfig;
 use super::reward::Reward;
@@ -16,7 +16,7 @@ use super::studio::{PromptSet, Studio};
 use crate::Result;
 use crate::method::reference::Reference;
 use crate::method::trained::{TextTraining, TrainedDenoiser};
-use crate::pipeline::{Checkpointing, NetworkOptions, PromptEmbeddings, load_vae};
+use crate::pipeline::{NetworkOptions, PromptEmbeddings, load_vae};
 
 pub(super) fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/online")
@@ -98,8 +98,14 @@ pub(super) fn studio(directory: &Path, rollout: &RolloutConfig) -> Studio {
         init: Some(replay.join("adapter")),
         ..LoraConfig::default()
     });
-    let policy =
-        TrainedDenoiser::load(&pipeline, &options, &adapter, TextTraining::Frozen, Checkpointing::Off).unwrap();
+    let policy = TrainedDenoiser::load(
+        &pipeline,
+        &options,
+        &adapter,
+        TextTraining::Frozen,
+        CheckpointPolicy::Off,
+    )
+    .unwrap();
     let states = read("embeddings.safetensors", "encoder_hidden_states", DType::F32);
     let shape = states.dims().to_vec();
     let states = HostTensor::new(shape, states.flatten_all().unwrap().to_vec1().unwrap()).unwrap();
