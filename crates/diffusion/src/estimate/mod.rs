@@ -18,7 +18,7 @@ use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig
 
 use self::volume::Volume;
 use crate::Result;
-use crate::method::{MethodConfig, PosteriorUse, judge_files};
+use crate::method::{ConsistencyConfig, MethodConfig, PosteriorUse, judge_files, teacher_key};
 use crate::modality::{Diffusion, adapter_of};
 use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
 use crate::rounds::Accumulate;
@@ -120,6 +120,7 @@ fn training(
         ("optimizer moments", moments(recipe, trained), moments_note(recipe)),
         ("moving average", average, ""),
         ("reference network", reference, ""),
+        ("teacher network", teacher(recipe)? * width, ""),
         ("judge", judge, "its networks"),
         (
             "sampled latents",
@@ -130,6 +131,15 @@ fn training(
         ("text embeddings", texts, "of every different prompt, computed once"),
     ];
     Ok(phases::present(components))
+}
+
+/// Scalars of the network that solves steps for a consistency model.
+fn teacher(recipe: &Recipe<Diffusion>) -> Result<u64> {
+    let Some(teacher) = recipe.method.consistency().and_then(ConsistencyConfig::teacher) else {
+        return Ok(0);
+    };
+    let pipeline = PipelineDir::open(recipe.resolve_path(&teacher_key(recipe.method.name()), &teacher.path)?)?;
+    count(&pipeline, denoiser_component(&pipeline))
 }
 
 /// Scalars of a part of a pipeline.

@@ -2,11 +2,12 @@
 
 use diptych_core::Kind;
 use diptych_models::AdapterConfig;
-use diptych_train::{Recipe, Result};
+use diptych_train::{Recipe, ReferenceConfig, Result};
 
 use super::config::{
     CurriculumConfig, MethodConfig, OfflinePairsConfig, PairLabels, PairNoise, SftConfig, UnpairedConfig,
 };
+use super::consistency::{ConsistencyConfig, ConsistencyTarget, section};
 use crate::modality::Diffusion;
 
 /// The recipe key of another network as reference.
@@ -19,6 +20,9 @@ const POSITIVE_RATIO: &str = "method.unpaired.positive_ratio";
 /// method has.
 pub(crate) fn validate_method(recipe: &Recipe<Diffusion>) -> Result<()> {
     validate_kind(recipe)?;
+    if let Some(consistency) = recipe.method.consistency() {
+        validate_consistency(recipe, consistency)?;
+    }
     let dropout = match &recipe.method {
         MethodConfig::OfflinePairs(config) => {
             validate_pairs(recipe, config)?;
@@ -112,10 +116,40 @@ fn validate_pairs(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig) -> Re
         );
         return Err(recipe.invalid("method.offline_pairs.noise", found, "`shared`"));
     }
+    if config.error.consistency().is_some() && matches!(config.noise, PairNoise::Inverted(_)) {
+        let found = "`inverted` with consistency distances, whose timesteps are the solver's";
+        return Err(recipe.invalid("method.offline_pairs.noise", found, "`shared` or `independent`"));
+    }
     match &config.curriculum {
         Some(curriculum) => validate_curriculum(recipe, curriculum),
         None => Ok(()),
     }
+}
+
+fn validate_consistency(recipe: &Recipe<Diffusion>, consistency: &ConsistencyConfig) -> Result<()> {
+    let key = |name: &str| format!("{}.{name}", section(recipe.method.name()));
+    let huber_c = consistency.huber_c;
+    if !(huber_c.is_finite() && huber_c > 0.0) {
+        return Err(recipe.invalid(&key("huber_c"), huber_c, "a finite number above 0"));
+    }
+    if consistency.solver_steps == Some(0) {
+        return Err(recipe.invalid(&key("solver_steps"), "0", "a number, at least 1"));
+    }
+    if let Some(teacher) = consistency.teacher()
+        && !(teacher.guidance_scale.is_finite() && teacher.guidance_scale >= 0.0)
+    {
+        let expected = "a finite number, at least 0";
+        return Err(recipe.invalid(&key("solver.teacher.guidance_scale"), teacher.guidance_scale, expected));
+    }
+    if matches!(recipe.method, MethodConfig::Sft(_)) && consistency.target == ConsistencyTarget::Reference {
+        let found = "`reference` (the default) with `[method.sft]`, which has none";
+        return Err(recipe.invalid(&key("target"), found, "`own`"));
+    }
+    if matches!(recipe.reference, ReferenceConfig::Cached { .. }) {
+        let found = "`cached` errors, where consistency distances need the network itself";
+        return Err(recipe.invalid("reference.cached", found, "`adapter_off`, `frozen`, `ema` or `checkpoint`"));
+    }
+    Ok(())
 }
 
 fn validate_curriculum(recipe: &Recipe<Diffusion>, curriculum: &CurriculumConfig) -> Result<()> {
@@ -162,6 +196,10 @@ fn validate_sft(recipe: &Recipe<Diffusion>, config: &SftConfig) -> Result<()> {
     if config.train_text_encoder && !is_full(recipe) {
         let key = "method.sft.train_text_encoder";
         return Err(recipe.invalid(key, "true with `[adapter.lora]`", "`[adapter.full]`"));
+    }
+    if config.train_text_encoder && config.error.consistency().is_some() {
+        let found = "true with consistency distances, whose teacher is told what the policy is told";
+        return Err(recipe.invalid("method.sft.train_text_encoder", found, "false"));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
+use super::consistency::{ConsistencyConfig, ImageError};
 use super::online::{DirectRewardConfig, PolicyGradientConfig, StepAwareConfig, TrajectoryPairsConfig};
 use super::preference_model::PreferenceModelConfig;
 use super::timesteps::TimestepConfig;
@@ -121,6 +122,15 @@ impl MethodConfig {
         }
     }
 
+    /// How consistency distances are computed, where errors are such.
+    pub fn consistency(&self) -> Option<&ConsistencyConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.error.consistency(),
+            Self::Sft(config) => config.error.consistency(),
+            _ => None,
+        }
+    }
+
     /// Who judges what an online method samples, where the recipe says.
     pub fn judge(&self) -> Option<&Judge> {
         match self {
@@ -154,7 +164,7 @@ impl MethodConfig {
 }
 
 /// `[method.offline_pairs]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OfflinePairsConfig {
     /// Share of examples whose prompt is replaced by the empty one, so that guidance keeps working. The Diffusion-DPO
@@ -173,6 +183,8 @@ pub struct OfflinePairsConfig {
     pub guidance_scale: Option<f64>,
     /// Where the noise of the two images of a pair comes from.
     pub noise: PairNoise,
+    /// What the score of an image is minus one half of.
+    pub error: ImageError,
     /// Which of the two images is taken for the chosen one.
     pub labels: PairLabels,
     /// Easy pairs first; without the section every pair has its turn in every epoch.
@@ -189,6 +201,7 @@ impl Default for OfflinePairsConfig {
             resolution: None,
             guidance_scale: None,
             noise: PairNoise::default(),
+            error: ImageError::default(),
             labels: PairLabels::default(),
             curriculum: None,
         }
@@ -371,7 +384,7 @@ pub enum ListScores {
 }
 
 /// `[method.sft]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftConfig {
     /// Share of examples whose prompt is replaced by the empty one, so that guidance works.
@@ -389,6 +402,8 @@ pub struct SftConfig {
     pub guidance_scale: Option<f64>,
     /// Whether the text encoder is trained too, with SDXL both of them; only with `[adapter.full]`.
     pub train_text_encoder: bool,
+    /// What the loss of an image is. Of consistency distances the target must be `own`.
+    pub error: ImageError,
 }
 
 impl Default for SftConfig {
@@ -400,6 +415,7 @@ impl Default for SftConfig {
             resolution: None,
             guidance_scale: None,
             train_text_encoder: false,
+            error: ImageError::default(),
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Prompts {
         embeddings: PromptEmbeddings,
         /// The row of each record's prompt.
         rows: Vec<usize>,
-        /// The row of the empty prompt, where prompts are dropped.
+        /// The row of the empty prompt, where prompts are dropped or a teacher is guided.
         empty: Option<usize>,
     },
     /// Texts, encoded in every step because the encoder is trained.
@@ -55,7 +55,25 @@ impl DenoisingRecords {
         batch: &MicroBatch,
         device: &Device,
     ) -> Result<Conditioning> {
-        let mut prompts = self.prompts_with(text, batch, device)?;
+        let prompts = self.prompts_with(text, batch, device)?;
+        self.with_sizes(prompts, batch, device)
+    }
+
+    /// What the denoiser is told about a batch without any prompt; none where the empty prompt was not encoded.
+    pub(crate) fn unprompted(&self, batch: &MicroBatch, device: &Device) -> Result<Option<Conditioning>> {
+        let Prompts::Embedded {
+            embeddings,
+            empty: Some(empty),
+            ..
+        } = &self.prompts
+        else {
+            return Ok(None);
+        };
+        let prompts = embeddings.gather(&vec![*empty; batch.items.len()], device)?;
+        self.with_sizes(prompts, batch, device).map(Some)
+    }
+
+    fn with_sizes(&self, mut prompts: Conditioning, batch: &MicroBatch, device: &Device) -> Result<Conditioning> {
         if let Some(guidance) = self.guidance {
             prompts = prompts.with_guidance(guidance as f32);
         }

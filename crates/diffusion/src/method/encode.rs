@@ -33,6 +33,15 @@ pub(super) struct Settings {
     pub(super) posterior: PosteriorUse,
     pub(super) resolution: Option<u32>,
     pub(super) text: TextTraining,
+    /// Whether the empty prompt is asked for beside those that are dropped.
+    pub(super) needs_empty: bool,
+}
+
+impl Settings {
+    /// Whether the empty prompt is encoded.
+    fn has_empty(&self) -> bool {
+        self.prompt_dropout > 0.0 || self.needs_empty
+    }
 }
 
 /// Images and prompts of records, not encoded yet.
@@ -188,7 +197,7 @@ impl Preparation<'_> {
             None => PromptEmbeddings::encode(text.get()?, prompts.iter().map(String::as_str), reporter)?,
         };
         let rows = prompts.iter().filter_map(|prompt| embeddings.row(prompt)).collect();
-        let empty = if settings.prompt_dropout > 0.0 {
+        let empty = if settings.has_empty() {
             Some(embeddings.add_missing(text.get()?)?)
         } else {
             None

@@ -5,6 +5,7 @@ mod cache;
 mod checks;
 mod complete;
 mod config;
+mod consistency;
 mod curriculum;
 mod denoising_records;
 mod draws;
@@ -41,11 +42,14 @@ pub use config::{
     OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
     UnpairedConfig,
 };
+pub(crate) use consistency::teacher_key;
+pub use consistency::{ConsistencyConfig, ConsistencySolver, ConsistencyTarget, ImageError, TeacherConfig};
 pub use offline_pairs::OfflinePairs;
 pub(crate) use online::judge_files;
 pub use online::{
-    AdvantageConfig, DirectRewardConfig, GradientSpan, JudgeReward, Online, PolicyGradientConfig, ReuseConfig, Reward,
-    RewardLoss, RolloutConfig, StepAwareConfig, TrajectoryPairsConfig,
+    AdvantageConfig, Continuation, DirectRewardConfig, GradientGuidance, GradientSpan, JudgeReward, Online,
+    PolicyGradientConfig, ReuseConfig, Reward, RewardLoss, RolloutConfig, StepAwareConfig, StepDivergence,
+    TrajectoryPairsConfig,
 };
 pub use preference_model::{Negatives, PreferenceModel, PreferenceModelConfig, RecordWeights, StepAwareTrainingConfig};
 pub(crate) use preference_model::{PIPELINE, pipeline_of};

@@ -1,5 +1,7 @@
 //! How the methods that learn from stored preferences are put together.
 
+use std::sync::Arc;
+
 use diptych_data::Dataset;
 use diptych_models::Trainable;
 use diptych_models::diffusers::PipelineDir;
@@ -7,6 +9,7 @@ use diptych_train::{Item, MicroBatch, ReferenceConfig, Reporter};
 
 use super::DiffusionMethod;
 use super::checks::CHECKPOINT;
+use super::consistency::Consistency;
 use super::config::{
     GapKind, ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig,
 };
@@ -49,13 +52,18 @@ impl Preparation<'_> {
             None => None,
         };
         let found = dataset.records().name();
-        let settings = settings(
-            "offline_pairs",
-            config.prompt_dropout,
-            config.timesteps,
-            config.posterior,
-            config.resolution,
-        );
+        let of_consistency = config.error.consistency();
+        self.check_consistency(of_consistency)?;
+        let settings = Settings {
+            needs_empty: of_consistency.is_some_and(Consistency::is_guided),
+            ..settings(
+                "offline_pairs",
+                config.prompt_dropout,
+                config.timesteps,
+                config.posterior,
+                config.resolution,
+            )
+        };
         let mut encoded = self.encode(&settings, dataset, reporter)?;
         let Some(mut rejected) = encoded.rejected.take() else {
             return Err(Error::DataKind {
@@ -79,6 +87,8 @@ impl Preparation<'_> {
                 NoiseSource::Inverted(InvertedNoise::new(policy.denoiser.schedule(), config)?)
             }
         };
+        let consistency = of_consistency.map(|section| self.consistency(section, &encoded.records.draws, &policy));
+        let consistency = consistency.transpose()?;
         let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
         let mut method = OfflinePairs {
             policy,
@@ -87,6 +97,7 @@ impl Preparation<'_> {
             records,
             rejected,
             noise,
+            consistency,
             judge_scores,
             curriculum,
             shift: RewardShift::default(),
@@ -206,7 +217,7 @@ impl Preparation<'_> {
             ReferenceConfig::AdapterOff {} => Ok(Reference::AdapterOff),
             ReferenceConfig::Frozen {} => {
                 let network = load_frozen(self.pipeline, &self.options, &self.adapter)?;
-                Ok(Reference::Frozen(Box::new(network)))
+                Ok(Reference::Frozen(Arc::new(network)))
             }
             ReferenceConfig::Ema {
                 mixup_alpha,
@@ -224,8 +235,8 @@ impl Preparation<'_> {
                     let adapter = load_adapter(&path, denoiser_component(self.pipeline))?;
                     Denoiser::load(self.pipeline, &self.options, Trainable::None, Some(&adapter))?.0
                 };
-                check_schedules(&policy.denoiser, &network)?;
-                Ok(Reference::Frozen(Box::new(network)))
+                check_schedules(&policy.denoiser, &network, CHECKPOINT)?;
+                Ok(Reference::Frozen(Arc::new(network)))
             }
         }
     }
@@ -366,6 +377,7 @@ fn settings(
         posterior,
         resolution,
         text: TextTraining::Frozen,
+        needs_empty: false,
     }
 }
 
@@ -381,9 +393,10 @@ fn refuse_given_noise(draws: &Draws, method: &str) -> Result<()> {
     })
 }
 
-/// The reference sees the policy's noisy latents, which must mean the same to it, and its errors are compared with the policy's.
-fn check_schedules(policy: &Denoiser, reference: &Denoiser) -> Result<()> {
-    let is_same = match (policy.schedule(), reference.schedule()) {
+/// Another network sees the policy's noisy latents, which must mean the same to it, and what it says of them is compared with what the policy
+/// says. `key` names it.
+pub(super) fn check_schedules(policy: &Denoiser, other: &Denoiser, key: &str) -> Result<()> {
+    let is_same = match (policy.schedule(), other.schedule()) {
         (NoiseSchedule::Discrete(own), NoiseSchedule::Discrete(other)) => {
             own.prediction_type() == other.prediction_type() && own.alphas_cumprod() == other.alphas_cumprod()
         }
@@ -399,8 +412,8 @@ fn check_schedules(policy: &Denoiser, reference: &Denoiser) -> Result<()> {
         return Ok(());
     }
     Err(Error::Recipe {
-        key: CHECKPOINT.into(),
+        key: key.into(),
         problem: "has another noise schedule or prediction type than the model".into(),
-        hint: "their errors cannot be compared: use a checkpoint of the same model".into(),
+        hint: "their answers cannot be compared: use a checkpoint of the same model".into(),
     })
 }

@@ -10,6 +10,7 @@ use diptych_train::{Method as _, Recipe, Reporter};
 
 use super::autoencoder::Autoencoder;
 use super::config::{AutoencoderConfig, MethodConfig, SftConfig};
+use super::consistency::Consistency;
 use super::denoising_records::DenoisingRecords;
 use super::encode::{Encoded, Settings};
 use super::online::{Reward, check_reward};
@@ -138,6 +139,7 @@ impl Preparation<'_> {
         } else {
             TextTraining::Frozen
         };
+        let of_consistency = config.error.consistency();
         let settings = Settings {
             method: "sft",
             prompt_dropout: config.prompt_dropout,
@@ -145,14 +147,19 @@ impl Preparation<'_> {
             posterior: config.posterior,
             resolution: config.resolution,
             text,
+            needs_empty: of_consistency.is_some_and(Consistency::is_guided),
         };
+        self.check_consistency(of_consistency)?;
         let encoded = self.encode(&settings, chosen_only(dataset), reporter)?;
         let policy = self.policy(text)?;
+        let consistency = of_consistency.map(|section| self.consistency(section, &encoded.records.draws, &policy));
+        let consistency = consistency.transpose()?;
         let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
         Ok(DiffusionMethod::Sft(Box::new(Sft {
             policy,
             objective: self.recipe.objective.clone(),
             records,
+            consistency,
             showcase,
         })))
     }

@@ -5,6 +5,7 @@
 mod buckets;
 mod cached;
 mod catalog;
+mod consistency;
 mod flows;
 mod invariants;
 mod online;
