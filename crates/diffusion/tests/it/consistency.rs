@@ -180,3 +180,27 @@ fn the_teacher_is_planned_and_hashed() {
     assert_eq!((none, teacher), (None, Some(frozen)));
     assert!(of_teacher.contains("solver.teacher.path") && !of_none.contains("solver.teacher.path"));
 }
+
+/// Distillation: with the same distances, imitation makes a network agree with itself along a trajectory.
+#[test]
+fn fine_tuning_makes_a_network_consistent() {
+    let world = World::new();
+    let section = "data.path = \"captions.jsonl\"\nobjective.sft = {}\n[method.sft.error.consistency]\n";
+    for (number, kind) in ["", "solver.teacher = { path = \"model\", guidance_scale = 2.0 }\n"].iter().enumerate() {
+        let text = format!("{section}target = \"own\"\nhuber_c = 0.01\n{kind}{}", train(60, 4, 1, 0.01));
+        let rows = world.rows(&format!("distilled-{number}"), &text);
+        let mean = |rows: &[diptych_train::MetricsRow]| {
+            rows.iter().map(|row| row.metrics["consistency/chosen"]).sum::<f64>() / rows.len() as f64
+        };
+        let (early, late) = (mean(&rows[..15]), mean(&rows[45..]));
+        println!("{kind:?}: {early:.4} to {late:.4}");
+        assert!(late < 0.9 * early, "{kind}: {early} {late}");
+        let distance = rows[0].metrics["consistency/chosen"];
+        assert!((rows[0].loss - distance).abs() < 1e-6 * distance, "the loss is the distance itself");
+    }
+    let error = world.refusal(&format!("{section}{}", train(1, 1, 1, 0.01)));
+    assert!(error.contains("method.sft.error.consistency.target"), "{error}");
+    let both = format!("adapter.full = {{}}\n{section}target = \"own\"\n{}", train(1, 1, 1, 0.01));
+    let both = both.replace("[method.sft.error", "method.sft.train_text_encoder = true\n[method.sft.error");
+    assert!(world.refusal(&both).contains("train_text_encoder"));
+}
