@@ -166,6 +166,14 @@ pub enum Error {
         /// The sampler.
         sampler: &'static str,
     },
+    /// A file of users.
+    #[error("{path} {problem}", path = path.display())]
+    Users {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, or with what was asked of it.
+        problem: String,
+    },
     /// A reward that should lead somewhere does not depend on what it is given.
     #[error("the reward `{reward}` has no gradient by the latents")]
     NoGradient {
@@ -248,6 +256,7 @@ impl Error {
             | Self::Shape { .. }
             | Self::Conditioning { .. }
             | Self::NoGradient { .. }
+            | Self::Users { .. }
             | Self::Record { .. }
             | Self::MissingNoise
             | Self::PixelsNotFinite { .. }

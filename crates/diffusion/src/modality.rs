@@ -10,7 +10,7 @@ use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::method::{
-    CHECKPOINT, ConsistencyConfig, ConsistencyTarget, MethodConfig, PIPELINE, judge_files, pipeline_of, teacher_key,
+    CHECKPOINT, ConsistencyConfig, ConsistencyTarget, EMBEDDINGS, INIT, MethodConfig, PIPELINE, judge_files, pipeline_of, teacher_key,
     validate_data, validate_method,
 };
 use crate::pipeline::SampleConfig;
@@ -192,6 +192,8 @@ impl Modality for Diffusion {
         };
         let teacher = recipe.method.consistency().and_then(ConsistencyConfig::teacher);
         let teacher_key = teacher_key(recipe.method.name());
+        let of_users = recipe.method.users();
+        let embeddings = of_users.map(|users| &users.embeddings);
         let promising = match &recipe.method {
             MethodConfig::PreferenceModel(config) => pipeline_of(config),
             _ => None,
@@ -201,6 +203,8 @@ impl Modality for Diffusion {
             (ADAPTER_INIT, init),
             (CHECKPOINT, checkpoint),
             (&teacher_key, teacher.map(|teacher| &teacher.path)),
+            (EMBEDDINGS, embeddings),
+            (INIT, of_users.and_then(|users| users.init.as_ref())),
             (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
             (
                 NEGATIVE_ADAPTER,

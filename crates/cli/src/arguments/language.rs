@@ -69,6 +69,33 @@ pub(crate) struct ImageOptions {
     /// Adapter to lead away from: guidance takes the prediction without the prompt from the model with this one
     #[arg(long, value_name = "PATH")]
     pub(crate) negative_adapter: Option<PathBuf>,
+    /// Who the images are for, of the users of --adapter; several with weights are mixed, as in --user ann=0.5 --user bob=0.5
+    #[arg(long, value_name = "NAME[=WEIGHT]", value_parser = user)]
+    pub(crate) user: Vec<WeightedUser>,
+}
+
+/// A user, and how much of them.
+#[derive(Debug, Clone)]
+pub(crate) struct WeightedUser {
+    pub(crate) name: String,
+    pub(crate) weight: f64,
+}
+
+fn user(text: &str) -> Result<WeightedUser, String> {
+    let (name, weight) = match text.rsplit_once('=') {
+        None => (text, 1.0),
+        Some((name, weight)) => match weight.parse::<f64>() {
+            Ok(weight) if weight.is_finite() => (name, weight),
+            _ => return Err(format!("the weight is {weight}, expected a finite number")),
+        },
+    };
+    if name.is_empty() {
+        return Err("expected NAME or NAME=WEIGHT".to_owned());
+    }
+    Ok(WeightedUser {
+        name: name.to_owned(),
+        weight,
+    })
 }
 
 impl ImageOptions {
@@ -82,6 +109,7 @@ impl ImageOptions {
             ("--height", self.height.is_some()),
             ("--width", self.width.is_some()),
             ("--negative-adapter", self.negative_adapter.is_some()),
+            ("--user", !self.user.is_empty()),
         ])
     }
 }

@@ -5,7 +5,7 @@ use diptych_models::AdapterConfig;
 use diptych_train::{Recipe, ReferenceConfig, Result};
 
 use super::config::{
-    CurriculumConfig, MethodConfig, OfflinePairsConfig, PairLabels, PairNoise, SftConfig, UnpairedConfig,
+    CurriculumConfig, MethodConfig, OfflinePairsConfig, PairLabels, PairNoise, SftConfig, UnpairedConfig, UsersConfig,
 };
 use super::consistency::{ConsistencyConfig, ConsistencyTarget, section};
 use crate::modality::Diffusion;
@@ -120,6 +120,9 @@ fn validate_pairs(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig) -> Re
         let found = "`inverted` with consistency distances, whose timesteps are the solver's";
         return Err(recipe.invalid("method.offline_pairs.noise", found, "`shared` or `independent`"));
     }
+    if let Some(users) = &config.users {
+        validate_users(recipe, config, users)?;
+    }
     match &config.curriculum {
         Some(curriculum) => validate_curriculum(recipe, curriculum),
         None => Ok(()),
@@ -150,6 +153,47 @@ fn validate_consistency(recipe: &Recipe<Diffusion>, consistency: &ConsistencyCon
         return Err(recipe.invalid("reference.cached", found, "`adapter_off`, `frozen`, `ema` or `checkpoint`"));
     }
     Ok(())
+}
+
+fn validate_users(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig, users: &UsersConfig) -> Result<()> {
+    const SECTION: &str = "method.offline_pairs.users";
+    if !(0.0..=1.0).contains(&users.dropout) {
+        return Err(recipe.invalid(&format!("{SECTION}.dropout"), users.dropout, "a number from 0 to 1"));
+    }
+    let refused = [
+        (
+            "adapter",
+            recipe.source.says("adapter"),
+            "a section that is unused: the attention to users is all that is trained",
+        ),
+        (
+            "method.offline_pairs.error",
+            config.error.consistency().is_some(),
+            "`consistency` with users, whom a teacher does not know",
+        ),
+        (
+            "train.sample_every",
+            recipe.train.sample_every > 0,
+            "above 0, and samples are for nobody, whose images do not change",
+        ),
+        (
+            "eval",
+            recipe.evaluation.is_some(),
+            "a section whose images would be for nobody, and the same before and after",
+        ),
+        ("rounds", recipe.rounds.is_some(), "a section whose records name no user"),
+    ];
+    if let Some((key, _, found)) = refused.into_iter().find(|(_, is_given, _)| *is_given) {
+        return Err(recipe.invalid(key, found, format!("no such key, or no `[{SECTION}]`")));
+    }
+    match recipe.reference {
+        ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Ema { .. } => Ok(()),
+        ReferenceConfig::Frozen {} | ReferenceConfig::Cached { .. } | ReferenceConfig::Checkpoint { .. } => {
+            let name = recipe.reference.name();
+            let expected = "`adapter_off`, the network that attends to no user";
+            Err(recipe.invalid(&format!("reference.{name}"), format!("`{name}` with users"), expected))
+        }
+    }
 }
 
 fn validate_curriculum(recipe: &Recipe<Diffusion>, curriculum: &CurriculumConfig) -> Result<()> {

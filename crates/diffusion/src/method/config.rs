@@ -1,5 +1,7 @@
 //! `[method.*]` of a diffusion recipe.
 
+use std::path::PathBuf;
+
 use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +133,14 @@ impl MethodConfig {
         }
     }
 
+    /// Who preferred, where the denoiser is told.
+    pub fn users(&self) -> Option<&UsersConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.users.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Who judges what an online method samples, where the recipe says.
     pub fn judge(&self) -> Option<&Judge> {
         match self {
@@ -190,6 +200,9 @@ pub struct OfflinePairsConfig {
     /// Easy pairs first; without the section every pair has its turn in every epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<CurriculumConfig>,
+    /// Who preferred, told to the denoiser: PPD. What is trained is the attention to users alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<UsersConfig>,
 }
 
 impl Default for OfflinePairsConfig {
@@ -204,7 +217,31 @@ impl Default for OfflinePairsConfig {
             error: ImageError::default(),
             labels: PairLabels::default(),
             curriculum: None,
+            users: None,
         }
+    }
+}
+
+/// `[method.offline_pairs.users]`: user-conditioned Diffusion-DPO (PPD: Dang et al., CVPR 2025, arXiv:2501.06655). Every record names its user (`user_id`),
+/// whose embedding every cross attention of the UNet attends to beside the text. Those layers are new and all that is trained; the reference is the
+/// network without them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsersConfig {
+    /// Safetensors with one tensor a user, by `user_id`: (D) or (S, D), of one shape.
+    pub embeddings: PathBuf,
+    /// Share of pairs whose user is replaced by nobody, so that the network is still one for everybody; from 0 to 1.
+    #[serde(default = "UsersConfig::dropout")]
+    pub dropout: f64,
+    /// A result of this method, or its `user_attention.safetensors`, to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+}
+
+impl UsersConfig {
+    /// The paper has such a dropout; how much we have not read.
+    fn dropout() -> f64 {
+        0.1
     }
 }
 

@@ -6,6 +6,7 @@ use diptych_train::MicroBatch;
 
 use super::draws::Draws;
 use super::records::Latents;
+use super::users::RecordUsers;
 use crate::Result;
 use crate::pipeline::{Conditioning, PromptEmbeddings, TextConditioner};
 use crate::tensors::from_host;
@@ -24,6 +25,8 @@ pub(crate) struct DenoisingRecords {
     pub(crate) buckets: Option<Vec<usize>>,
     /// Strength of guidance that a denoiser which takes it is told while training.
     pub(crate) guidance: Option<f64>,
+    /// Who preferred, where the denoiser is told.
+    pub(crate) users: Option<RecordUsers>,
 }
 
 /// What the denoiser is told about each record.
@@ -56,7 +59,11 @@ impl DenoisingRecords {
         device: &Device,
     ) -> Result<Conditioning> {
         let prompts = self.prompts_with(text, batch, device)?;
-        self.with_sizes(prompts, batch, device)
+        let conditioning = self.with_sizes(prompts, batch, device)?;
+        match &self.users {
+            Some(users) => Ok(conditioning.with_users(users.of(batch, device)?)),
+            None => Ok(conditioning),
+        }
     }
 
     /// What the denoiser is told about a batch without any prompt; none where the empty prompt was not encoded.

@@ -161,6 +161,7 @@ impl Preparation<'_> {
             draws,
             buckets: framings.buckets,
             guidance: self.told_guidance()?,
+            users: None,
         };
         Ok(Encoded {
             records,

@@ -28,6 +28,7 @@ mod source;
 mod timesteps;
 mod trained;
 mod unpaired;
+mod users;
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ pub(crate) use complete::complete;
 pub use config::{
     AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
     OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
-    UnpairedConfig,
+    UnpairedConfig, UsersConfig,
 };
 pub(crate) use consistency::teacher_key;
 pub use consistency::{ConsistencyConfig, ConsistencySolver, ConsistencyTarget, ImageError, TeacherConfig};
@@ -62,6 +63,7 @@ pub(crate) use source::{load as load_records, validate as validate_data};
 pub use timesteps::TimestepConfig;
 pub(crate) use trained::{TextTraining, TrainedDenoiser, load_frozen};
 pub use unpaired::Unpaired;
+pub(crate) use users::{EMBEDDINGS, INIT};
 
 use crate::{Error, Result};
 

@@ -26,6 +26,7 @@ use super::single_images::{SingleImages, judged, latent_scores, listed};
 use super::timesteps::TimestepConfig;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use super::unpaired::{Balance, Unpaired};
+use super::users::RecordUsers;
 use crate::pipeline::{Denoiser, denoiser_component, load_adapter};
 use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
@@ -52,6 +53,8 @@ impl Preparation<'_> {
             None => None,
         };
         let found = dataset.records().name();
+        let users = config.users.as_ref().map(|users| RecordUsers::new(self.recipe, users, &dataset));
+        let users = users.transpose()?;
         let of_consistency = config.error.consistency();
         self.check_consistency(of_consistency)?;
         let settings = Settings {
@@ -78,7 +81,11 @@ impl Preparation<'_> {
         if config.labels == PairLabels::Swapped {
             std::mem::swap(&mut encoded.records.latents, &mut rejected);
         }
-        let policy = self.policy(TextTraining::Frozen)?;
+        let policy = match config.users.as_ref().zip(users.as_ref()) {
+            Some((section, users)) => self.policy_for_users(section, users)?,
+            None => self.policy(TextTraining::Frozen)?,
+        };
+        encoded.records.users = users;
         let reference = self.reference(&policy)?;
         let noise = match config.noise {
             PairNoise::Shared => NoiseSource::Shared,

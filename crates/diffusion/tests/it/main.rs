@@ -21,4 +21,5 @@ mod schedulers;
 mod sdxl;
 mod trajectories;
 mod transitions;
+mod users;
 mod world;

@@ -67,6 +67,7 @@ impl Preparation<'_> {
             draws,
             buckets: None,
             guidance: self.told_guidance()?,
+            users: None,
         };
         Ok(Encoded {
             records,
