@@ -76,7 +76,12 @@ mod tests {
         let cases = golden["divergences"].as_array().unwrap();
         assert_eq!(cases.len(), 6);
         let numbers = |value: &Value| -> Vec<f64> {
-            value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+            value
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|number| number.as_f64().unwrap())
+                .collect()
         };
         for case in cases {
             let kind: Divergence = serde_json::from_value(case["kind"].clone()).unwrap();

@@ -10,8 +10,8 @@ use diptych_train::{Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::method::{
-    CHECKPOINT, ConsistencyConfig, ConsistencyTarget, EMBEDDINGS, INIT, MethodConfig, PIPELINE, judge_files, pipeline_of, teacher_key,
-    validate_data, validate_method,
+    CHECKPOINT, ConsistencyConfig, ConsistencyTarget, EMBEDDINGS, INIT, MethodConfig, PIPELINE, judge_files,
+    pipeline_of, teacher_key, validate_data, validate_method,
 };
 use crate::pipeline::SampleConfig;
 use crate::rounds::{RoundsConfig, round_inputs, validate_rounds};

@@ -24,7 +24,9 @@ const OPTIONS: UserAttentionOptions = UserAttentionOptions {
 };
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(name)
 }
 
 fn replayed() -> UNet2DConditionModel {
@@ -68,16 +70,24 @@ fn outputs_and_gradients_are_those_of_diffusers_processors() {
     let (attention, params) = UserAttention::start(&unet, &path, &OPTIONS).unwrap();
     assert_eq!((attention.dim(), params.len()), (6, 8));
     let attention = Arc::new(attention);
-    let (sample, text, users) = (of_name("sample", &[2, 4, 8, 8]), of_name("text", &[2, 5, 16]), of_name("users", &[2, 3, 6]));
+    let (sample, text, users) = (
+        of_name("sample", &[2, 4, 8, 8]),
+        of_name("text", &[2, 5, 16]),
+        of_name("users", &[2, 3, 6]),
+    );
     let timesteps = Tensor::new(&[10_f32, 700.0], &Device::Cpu).unwrap();
     let predict = |attention, users| {
-        unet.forward_for(&sample, &timesteps, &text, (None, Some((attention, users)))).unwrap()
+        unet.forward_for(&sample, &timesteps, &text, (None, Some((attention, users))))
+            .unwrap()
     };
     let output = predict(&attention, &users);
     let of_golden = Weights::open(&golden("user_attention.safetensors")).unwrap();
     let of_golden = of_golden.read("output", DType::F32, &Device::Cpu).unwrap();
     for (found, expected) in values(&output).iter().zip(values(&of_golden)) {
-        assert!((found - expected).abs() < 1e-4 * expected.abs().max(0.1), "{found} {expected}");
+        assert!(
+            (found - expected).abs() < 1e-4 * expected.abs().max(0.1),
+            "{found} {expected}"
+        );
     }
     let loss = (&output * of_name("weight", &[2, 4, 8, 8])).unwrap().sum_all().unwrap();
     let gradients = backward(&loss, &params).unwrap();
@@ -93,13 +103,23 @@ fn outputs_and_gradients_are_those_of_diffusers_processors() {
             let norm = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
             let product = gradient.iter().zip(&unit).map(|(a, b)| a * b).sum::<f64>() / norm(&unit);
             let [of_norm, of_product] = [0, 1].map(|at| expected["gradients"][&of_file][at].as_f64().unwrap());
-            assert!((norm(&gradient) / of_norm - 1.0).abs() < 1e-3, "{of_file}: {} {of_norm}", norm(&gradient));
-            assert!((product - of_product).abs() < 1e-3 * of_norm, "{of_file}: {product} {of_product}");
+            assert!(
+                (norm(&gradient) / of_norm - 1.0).abs() < 1e-3,
+                "{of_file}: {} {of_norm}",
+                norm(&gradient)
+            );
+            assert!(
+                (product - of_product).abs() < 1e-3 * of_norm,
+                "{of_file}: {product} {of_product}"
+            );
         }
     }
     // Nobody, or a network with its adapters off, is the network alone.
     let plain = unet.forward(&sample, &timesteps, &text).unwrap();
-    assert_eq!(values(&predict(&attention, &users.zeros_like().unwrap())), values(&plain));
+    assert_eq!(
+        values(&predict(&attention, &users.zeros_like().unwrap())),
+        values(&plain)
+    );
     let _off = unet.adapter_switch().disable();
     assert_eq!(values(&predict(&attention, &users)), values(&plain));
 }
@@ -121,7 +141,8 @@ fn fresh_attention_changes_nothing_and_every_weight_learns() {
     let plain = values(&unet.forward(&sample, &timesteps, &text).unwrap());
     let weight = randn(3, sample.dims(), DType::F64);
     let predict = |unet: &UNet2DConditionModel| {
-        unet.forward_for(&sample, &timesteps, &text, (None, Some((&attention, &users)))).unwrap()
+        unet.forward_for(&sample, &timesteps, &text, (None, Some((&attention, &users))))
+            .unwrap()
     };
     assert_eq!(values(&predict(&unet)), plain);
     shake(&params, 60);
@@ -150,7 +171,8 @@ fn files_are_read_as_they_were_written_and_others_are_refused() {
     assert!(names.contains(&"ip_adapter.1.to_k_ip.weight") && names.contains(&"ip_adapter.7.to_v_ip.weight"));
     let (again, _) = UserAttention::start(&unet, &path, &OPTIONS).unwrap();
     let frozen = UserAttention::frozen(&unet, &path, &OPTIONS).unwrap();
-    let bytes = |attention: &UserAttention| -> Vec<Vec<f64>> { attention.tensors().unwrap().values().map(values).collect() };
+    let bytes =
+        |attention: &UserAttention| -> Vec<Vec<f64>> { attention.tensors().unwrap().values().map(values).collect() };
     assert_eq!(bytes(&again), bytes(&attention));
     assert_eq!(bytes(&frozen), bytes(&attention));
     let params_of_file = attention.parameters_of(&path).unwrap();
@@ -165,7 +187,12 @@ fn files_are_read_as_they_were_written_and_others_are_refused() {
     let sample = of_name("sample", &[2, 4, 8, 8]);
     let timesteps = Tensor::new(&[10_f32, 700.0], &Device::Cpu).unwrap();
     let users = of_name("users", &[2, 3, 6]);
-    let error = unet.forward_for(&sample, &timesteps, &of_name("text", &[2, 5, 16]), (None, Some((&attention, &users))));
+    let error = unet.forward_for(
+        &sample,
+        &timesteps,
+        &of_name("text", &[2, 5, 16]),
+        (None, Some((&attention, &users))),
+    );
     let error = error.unwrap_err().to_string();
     assert!(error.contains("users") && error.contains("(2, S, 4)"), "{error}");
 }

@@ -217,3 +217,19 @@ pub(crate) struct EncodingArguments {
     #[arg(long = "encoding", value_name = "KEY=VALUE")]
     pub(crate) rules: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::user;
+
+    #[test]
+    fn users_have_a_weight_of_one_unless_they_are_given_one() {
+        let read = |text| user(text).map(|user| (user.name, user.weight));
+        assert_eq!(read("ann"), Ok(("ann".to_owned(), 1.0)));
+        assert_eq!(read("ann=0.5"), Ok(("ann".to_owned(), 0.5)));
+        assert_eq!(read("a=b=-2"), Ok(("a=b".to_owned(), -2.0)));
+        for wrong in ["", "=1", "ann=", "ann=much", "ann=inf"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -163,7 +163,10 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
     if let Some(users) = recipe.method.users() {
         return Ok(Counts {
             frozen: elements(&network.weights()?),
-            trained: user_elements(&network.weights()?, &recipe.resolve_path(EMBEDDINGS, &users.embeddings)?)?,
+            trained: user_elements(
+                &network.weights()?,
+                &recipe.resolve_path(EMBEDDINGS, &users.embeddings)?,
+            )?,
         });
     }
     let mut counts = match adapter_of(recipe)? {
@@ -342,7 +345,10 @@ fn disk(
 
 /// Bytes of the file of users, which stands in every result.
 fn users_bytes(recipe: &Recipe<Diffusion>) -> u64 {
-    let path = recipe.method.users().map(|users| recipe.resolve_path(EMBEDDINGS, &users.embeddings));
+    let path = recipe
+        .method
+        .users()
+        .map(|users| recipe.resolve_path(EMBEDDINGS, &users.embeddings));
     let metadata = path.and_then(|path| std::fs::metadata(path.ok()?).ok());
     metadata.map_or(0, |metadata| metadata.len())
 }

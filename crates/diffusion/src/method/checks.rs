@@ -150,7 +150,11 @@ fn validate_consistency(recipe: &Recipe<Diffusion>, consistency: &ConsistencyCon
     }
     if matches!(recipe.reference, ReferenceConfig::Cached { .. }) {
         let found = "`cached` errors, where consistency distances need the network itself";
-        return Err(recipe.invalid("reference.cached", found, "`adapter_off`, `frozen`, `ema` or `checkpoint`"));
+        return Err(recipe.invalid(
+            "reference.cached",
+            found,
+            "`adapter_off`, `frozen`, `ema` or `checkpoint`",
+        ));
     }
     Ok(())
 }
@@ -181,7 +185,11 @@ fn validate_users(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig, users
             recipe.evaluation.is_some(),
             "a section whose images would be for nobody, and the same before and after",
         ),
-        ("rounds", recipe.rounds.is_some(), "a section whose records name no user"),
+        (
+            "rounds",
+            recipe.rounds.is_some(),
+            "a section whose records name no user",
+        ),
     ];
     if let Some((key, _, found)) = refused.into_iter().find(|(_, is_given, _)| *is_given) {
         return Err(recipe.invalid(key, found, format!("no such key, or no `[{SECTION}]`")));

@@ -103,11 +103,13 @@ impl OfflinePairs {
         let unprompted = self.records.unprompted(batch, self.policy.denoiser.device())?;
         let unprompted = unprompted.map(|one| one.repeat(2)).transpose()?;
         let told = (conditioning, unprompted.as_ref());
-        rule.input((latents, noise), timesteps, told, |earlier, conditioning| match rule.target {
-            ConsistencyTarget::Own => Ok(None),
-            ConsistencyTarget::Reference => {
-                let clean = |network: &Denoiser| earlier.clean_of(network, conditioning);
-                self.reference.ask(&self.policy, clean)
+        rule.input((latents, noise), timesteps, told, |earlier, conditioning| {
+            match rule.target {
+                ConsistencyTarget::Own => Ok(None),
+                ConsistencyTarget::Reference => {
+                    let clean = |network: &Denoiser| earlier.clean_of(network, conditioning);
+                    self.reference.ask(&self.policy, clean)
+                }
             }
         })
     }

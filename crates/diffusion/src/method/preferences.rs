@@ -9,10 +9,10 @@ use diptych_train::{Item, MicroBatch, ReferenceConfig, Reporter};
 
 use super::DiffusionMethod;
 use super::checks::CHECKPOINT;
-use super::consistency::Consistency;
 use super::config::{
     GapKind, ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig,
 };
+use super::consistency::Consistency;
 use super::curriculum::{Curriculum, ScoredPair};
 use super::draws::Draws;
 use super::encode::Settings;
@@ -53,7 +53,10 @@ impl Preparation<'_> {
             None => None,
         };
         let found = dataset.records().name();
-        let users = config.users.as_ref().map(|users| RecordUsers::new(self.recipe, users, &dataset));
+        let users = config
+            .users
+            .as_ref()
+            .map(|users| RecordUsers::new(self.recipe, users, &dataset));
         let users = users.transpose()?;
         let of_consistency = config.error.consistency();
         self.check_consistency(of_consistency)?;

@@ -11,7 +11,8 @@ use diptych_tensor::{DType, Params, Tensor, Weights};
 
 use super::complete::complete;
 use crate::pipeline::{
-    Checkpointing, Denoiser, NetworkOptions, TextConditioner, USER_ATTENTION_FILE, USERS_FILE, UserEmbeddings, denoiser_component,
+    Checkpointing, Denoiser, NetworkOptions, TextConditioner, USER_ATTENTION_FILE, USERS_FILE, UserEmbeddings,
+    denoiser_component,
 };
 use crate::{Error, Result};
 
@@ -88,7 +89,10 @@ impl TrainedDenoiser {
         if let Some(attention) = denoiser.users().filter(|attention| attention.dim() != dim) {
             return Err(Error::Users {
                 path: users.file().to_path_buf(),
-                problem: format!("has users of width {dim}, and the attention to start from takes {}", attention.dim()),
+                problem: format!(
+                    "has users of width {dim}, and the attention to start from takes {}",
+                    attention.dim()
+                ),
             });
         }
         denoiser.set_gradient_checkpointing(checkpointing);
@@ -165,9 +169,13 @@ impl TrainedDenoiser {
     /// Sets the parameters from what [`TrainedDenoiser::save`] wrote.
     pub(crate) fn restore(&self, directory: &Path) -> Result<()> {
         let tensors = match (&self.trained, self.denoiser.users()) {
-            (TrainedPart::Users(_), Some(attention)) => attention.parameters_of(&directory.join(USER_ATTENTION_FILE))?,
+            (TrainedPart::Users(_), Some(attention)) => {
+                attention.parameters_of(&directory.join(USER_ATTENTION_FILE))?
+            }
             (TrainedPart::Users(_), None) => BTreeMap::new(),
-            (TrainedPart::Denoiser(AdapterConfig::Lora(_)), _) => adapter_tensors(&LoraAdapter::load(directory, self.denoiser.component())?),
+            (TrainedPart::Denoiser(AdapterConfig::Lora(_)), _) => {
+                adapter_tensors(&LoraAdapter::load(directory, self.denoiser.component())?)
+            }
             (TrainedPart::Denoiser(AdapterConfig::Full(_)), _) => {
                 let mut tensors = read_all(&directory.join(self.denoiser.component()), "")?;
                 let buffers = self.denoiser.network().buffers();

@@ -39,8 +39,18 @@ pub(crate) struct RecordUsers {
 
 /// The file that attention starts from: a result, or the file in it.
 fn attention_file(recipe: &Recipe<Diffusion>, config: &UsersConfig) -> diptych_train::Result<Option<PathBuf>> {
-    let resolved = config.init.as_ref().map(|path| recipe.resolve_path(INIT, path)).transpose()?;
-    Ok(resolved.map(|path| if path.is_dir() { path.join(USER_ATTENTION_FILE) } else { path }))
+    let resolved = config
+        .init
+        .as_ref()
+        .map(|path| recipe.resolve_path(INIT, path))
+        .transpose()?;
+    Ok(resolved.map(|path| {
+        if path.is_dir() {
+            path.join(USER_ATTENTION_FILE)
+        } else {
+            path
+        }
+    }))
 }
 
 impl RecordUsers {

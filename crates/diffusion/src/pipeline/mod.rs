@@ -62,7 +62,9 @@ impl Pipeline {
     /// Files that are missing, damaged or do not fit; values that are not implemented.
     pub fn load(path: &Path, adapter: Option<&Path>, options: &NetworkOptions) -> Result<Self> {
         let directory = PipelineDir::open(path)?;
-        let users = adapter.map(|path| path.join(USER_ATTENTION_FILE)).filter(|path| path.is_file());
+        let users = adapter
+            .map(|path| path.join(USER_ATTENTION_FILE))
+            .filter(|path| path.is_file());
         let adapter = adapter
             .filter(|_| users.is_none())
             .map(|path| load_adapter(path, denoiser_component(&directory)))
@@ -94,7 +96,11 @@ impl Pipeline {
         if embeddings.shape()[1] != attention.dim() {
             return Err(Error::Users {
                 path: embeddings.file().to_path_buf(),
-                problem: format!("has users of width {}, and the network attends to {}", embeddings.shape()[1], attention.dim()),
+                problem: format!(
+                    "has users of width {}, and the network attends to {}",
+                    embeddings.shape()[1],
+                    attention.dim()
+                ),
             });
         }
         let user = embeddings.mixture(users, self.denoiser.device())?;

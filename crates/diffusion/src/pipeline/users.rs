@@ -45,11 +45,17 @@ impl UserEmbeddings {
             let shape = match *tensor.dims() {
                 [dim] => [1, dim],
                 [num, dim] => [num, dim],
-                ref other => return Err(wrong(format!("has `{name}` of shape {other:?}, expected (D) or (S, D)"))),
+                ref other => {
+                    return Err(wrong(format!(
+                        "has `{name}` of shape {other:?}, expected (D) or (S, D)"
+                    )));
+                }
             };
             let expected = *common.get_or_insert(shape);
             if shape != expected || shape.contains(&0) {
-                return Err(wrong(format!("has `{name}` of shape {shape:?} beside another of {expected:?}")));
+                return Err(wrong(format!(
+                    "has `{name}` of shape {shape:?} beside another of {expected:?}"
+                )));
             }
             let values = host_f32(&tensor)?;
             if values.iter().any(|value| !value.is_finite()) {
@@ -90,7 +96,11 @@ impl UserEmbeddings {
         let known: Vec<&str> = self.names().take(5).collect();
         Err(Error::Users {
             path: self.file.clone(),
-            problem: format!("has no user `{name}`; it has {} users: {}, …", self.users.len(), known.join(", ")),
+            problem: format!(
+                "has no user `{name}`; it has {} users: {}, …",
+                self.users.len(),
+                known.join(", ")
+            ),
         })
     }
 
@@ -116,9 +126,8 @@ impl UserEmbeddings {
             }
         }
         let sum: Vec<f32> = sum.into_iter().map(|value| value as f32).collect();
-        let tensor = || -> diptych_tensor::Result<Tensor> {
-            Ok(Tensor::from_vec(sum, (self.shape[0], self.shape[1]), device)?)
-        };
+        let tensor =
+            || -> diptych_tensor::Result<Tensor> { Ok(Tensor::from_vec(sum, (self.shape[0], self.shape[1]), device)?) };
         Ok(tensor()?)
     }
 
@@ -145,6 +154,8 @@ impl UserEmbeddings {
 pub(crate) fn for_rows(user_sd: &Tensor, num_rows: usize, num_nobody: usize) -> diptych_tensor::Result<Tensor> {
     let one = user_sd.unsqueeze(0)?;
     let nobody = one.zeros_like()?;
-    let rows: Vec<&Tensor> = (0..num_rows).map(|row| if row < num_nobody { &nobody } else { &one }).collect();
+    let rows: Vec<&Tensor> = (0..num_rows)
+        .map(|row| if row < num_nobody { &nobody } else { &one })
+        .collect();
     Ok(Tensor::cat(&rows, 0)?)
 }

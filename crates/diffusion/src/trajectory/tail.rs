@@ -121,8 +121,7 @@ impl Walk<'_, Arc<Denoiser>> {
         // Samplers that remember earlier steps add no noise.
         let other = self.step_of(other, at, checkpointing, &mut History::default())?;
         let std = self.sampler.std(at.0);
-        let shifts =
-            || -> diptych_tensor::Result<Tensor> { Ok(((&transition.mean - &other.mean)? * (1.0 / std))?) };
+        let shifts = || -> diptych_tensor::Result<Tensor> { Ok(((&transition.mean - &other.mean)? * (1.0 / std))?) };
         let divergences = against.divergence.of_normals(&shifts()?)?;
         let mean = || -> diptych_tensor::Result<Tensor> { Ok(divergences.flatten_from(1)?.mean(1)?) };
         Ok(mean()?)

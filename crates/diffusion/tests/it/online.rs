@@ -124,8 +124,13 @@ impl World {
 
     /// Why a method with a program's own reward is refused before it begins.
     fn unprepared(&self, text: &str, reward: Arc<dyn Reward>) -> String {
-        let recipe = self.recipe("unprepared", &format!("{DATA}{text}[train]\nsteps = 1\nsample_every = 0\n"));
-        prepare_with_reward(&recipe, reward, &mut Reporter::silent()).unwrap_err().to_string()
+        let recipe = self.recipe(
+            "unprepared",
+            &format!("{DATA}{text}[train]\nsteps = 1\nsample_every = 0\n"),
+        );
+        prepare_with_reward(&recipe, reward, &mut Reporter::silent())
+            .unwrap_err()
+            .to_string()
     }
 
     fn train_red(&self, output: &str, text: &str) -> Vec<MetricsRow> {
@@ -289,7 +294,7 @@ fn learners() -> Vec<(&'static str, u64, usize, String)> {
             6,
             3,
             format!(
-                "[reference.frozen]\n{}divergence = {{ beta = 0.001, kind = {{ alpha = 0.5 }} }}\n",
+                "reference.frozen = {{}}\n{}divergence = {{ beta = 0.001, kind = {{ alpha = 0.5 }} }}\n",
                 direct("last = { steps = 2 }")
             ),
         ),
@@ -473,7 +478,9 @@ fn nonsense() -> Vec<(String, &'static str)> {
             "method.direct_reward.divergence.kind.alpha",
         ),
         (
-            format!("{SFT}{direct}divergence = {{ beta = 1.0, kind = \"js\" }}\nrollout.eta = 0.0\n[reference.adapter_off]\n"),
+            format!(
+                "{SFT}{direct}divergence = {{ beta = 1.0, kind = \"js\" }}\nrollout.eta = 0.0\n[reference.adapter_off]\n"
+            ),
             "method.direct_reward.rollout.eta",
         ),
         (
@@ -541,7 +548,10 @@ fn what_makes_no_sense_is_refused_by_key() {
         &format!("{DPO}[method.step_aware]\ngradient_guidance.gradient = {{ strength = 1.0 }}\n"),
         Arc::new(Indifference),
     );
-    assert!(error.contains("method.step_aware.judge") && error.contains("no gradient"), "{error}");
+    assert!(
+        error.contains("method.step_aware.judge") && error.contains("no gradient"),
+        "{error}"
+    );
     for (text, named) in prepared {
         let recipe = world.recipe(
             "unprepared",

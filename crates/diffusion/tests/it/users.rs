@@ -35,7 +35,12 @@ fn world() -> World {
     let source = |number| ImageSource::from_image(&image(number)).unwrap();
     let pair = |number: usize, user: &str, [chosen, rejected]: [usize; 2]| ImagePair {
         user_id: Some(user.to_owned()),
-        ..ImagePair::new(format!("{user}-{number}"), PROMPTS[number], source(chosen), source(rejected))
+        ..ImagePair::new(
+            format!("{user}-{number}"),
+            PROMPTS[number],
+            source(chosen),
+            source(rejected),
+        )
     };
     let pairs: Vec<ImagePair> = (0..3)
         .flat_map(|number| {
@@ -60,20 +65,44 @@ fn train(steps: u64, micro_batch: usize, accumulation: usize, lr: f64) -> String
     )
 }
 
+/// After one update the same draws of two opposite users have a lower loss, and a higher one where each is taken for the other.
 #[test]
-fn opposite_users_are_both_served_and_one_network_without_users_cannot() {
+fn one_update_moves_towards_what_each_of_two_opposite_users_prefers() {
     let world = world();
-    let margins = |name: &str, text: &str| {
-        let rows = world.rows(name, text);
-        let late = &rows[rows.len() - 10..];
-        late.iter().map(|row| row.metrics["rewards/margins"]).sum::<f64>() / late.len() as f64
+    let users: [(&str, &[f32], &[usize]); 2] = [
+        ("bob", &[1.0, 0.0, 0.5, 1.0], &[2, 2]),
+        ("ann", &[0.0, 1.0, -0.5, 1.0], &[2, 2]),
+    ];
+    write_users(&world.path("exchanged.safetensors"), &users);
+    let text = |users: &str, more: &str| {
+        format!(
+            "data.shuffle = false\n{DPO}{users}dropout = 0.0\n{more}{}",
+            train(1, 6, 1, 0.003)
+        )
     };
-    let settings = train(60, 6, 1, 0.01);
-    let told = margins("told", &format!("{DPO}{USERS}dropout = 0.0\n{settings}"));
-    let untold = margins("untold", &format!("{DPO}{}", train(60, 6, 1, 0.003)));
-    println!("margins: told {told:.4}, untold {untold:.4}");
-    // Every pair stands there twice, once each way round: without users the margins of a step sum to 0 but for their noise.
-    assert!(told > 0.02 && told > 3.0 * untold.abs(), "{told} {untold}");
+    let before = &world.rows("moved", &text(USERS, ""))[0];
+    assert!((before.loss - std::f64::consts::LN_2).abs() < 1e-6);
+    let start = format!("init = '{}'\n", world.path("moved/final").display());
+    let mean = |users: &str| {
+        let places: Vec<(usize, u64)> = (0..6).map(|index| (index as usize, index)).collect();
+        let output = world.method(&text(users, &start)).step(&batch(1, &places)).unwrap();
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let losses = output
+            .losses
+            .to_vec1::<f32>()
+            .unwrap()
+            .into_iter()
+            .map(f64::from)
+            .collect();
+        (mean(losses), mean(output.metrics["rewards/margins"].clone()))
+    };
+    let (own, exchanged) = (
+        mean(USERS),
+        mean(&USERS.replace("users.safetensors", "exchanged.safetensors")),
+    );
+    println!("loss and margin: {own:?}, exchanged {exchanged:?}");
+    assert!(own.0 < before.loss && own.1 > 0.0, "{own:?}");
+    assert!(exchanged.0 > own.0 && exchanged.1 < own.1, "{own:?} {exchanged:?}");
 }
 
 #[test]
@@ -85,17 +114,29 @@ fn the_first_step_is_that_of_nobody_and_dropped_users_change_nothing() {
         (output.losses.to_vec1::<f32>().unwrap(), output.metrics)
     };
     let (values, metrics) = losses("dropout = 0.0\n", 2);
-    assert!(values.iter().all(|loss| (loss - std::f32::consts::LN_2).abs() < 1e-6), "{values:?}");
+    assert!(
+        values.iter().all(|loss| (loss - std::f32::consts::LN_2).abs() < 1e-6),
+        "{values:?}"
+    );
     let plain = world.method(&format!("{DPO}{}", train(1, 6, 1, 0.01)));
     let of_plain = plain.step(&batch(2, &[(0, 0), (1, 1), (4, 2)])).unwrap().metrics;
     assert_eq!(metrics["mse/chosen"], of_plain["mse/chosen"]);
     // From a trained start, users matter, unless all of them are dropped.
-    world.rows("trained", &format!("{DPO}{USERS}dropout = 0.0\n{}", train(20, 6, 1, 0.01)));
+    world.rows(
+        "trained",
+        &format!("{DPO}{USERS}dropout = 0.0\n{}", train(20, 6, 1, 0.01)),
+    );
     let start = format!("init = '{}'\n", world.path("trained/final").display());
     let (with, _) = losses(&format!("dropout = 0.0\n{start}"), 2);
     let (without, _) = losses(&format!("dropout = 1.0\n{start}"), 2);
-    assert!(with.iter().any(|loss| (loss - std::f32::consts::LN_2).abs() > 1e-4), "{with:?}");
-    assert!(without.iter().all(|loss| (loss - std::f32::consts::LN_2).abs() < 1e-6), "{without:?}");
+    assert!(
+        with.iter().any(|loss| (loss - std::f32::consts::LN_2).abs() > 1e-4),
+        "{with:?}"
+    );
+    assert!(
+        without.iter().all(|loss| (loss - std::f32::consts::LN_2).abs() < 1e-6),
+        "{without:?}"
+    );
     // About a half of the users are somebody at one half.
     let served = (0..40)
         .flat_map(|step| losses(&format!("dropout = 0.5\n{start}"), step).0)
@@ -108,11 +149,21 @@ fn the_first_step_is_that_of_nobody_and_dropped_users_change_nothing() {
 #[test]
 fn accumulation_and_resumption_change_nothing() {
     let world = world();
-    let text = |micro_batch, accumulation| format!("{DPO}{USERS}dropout = 0.3\n{}", train(4, micro_batch, accumulation, 0.01));
+    let text = |micro_batch, accumulation| {
+        format!(
+            "{DPO}{USERS}dropout = 0.3\n{}",
+            train(4, micro_batch, accumulation, 0.01)
+        )
+    };
     let (whole, parts) = (world.rows("whole", &text(4, 1)), world.rows("parts", &text(1, 4)));
     for (a, b) in whole.iter().zip(&parts) {
         assert!((a.loss - b.loss).abs() < 1e-4 * a.loss, "{} {}", a.loss, b.loss);
-        assert!((a.grad_norm - b.grad_norm).abs() < 1e-3 * a.grad_norm, "{} {}", a.grad_norm, b.grad_norm);
+        assert!(
+            (a.grad_norm - b.grad_norm).abs() < 1e-3 * a.grad_norm,
+            "{} {}",
+            a.grad_norm,
+            b.grad_norm
+        );
     }
     let recipe = world.recipe("resumed", &text(2, 1));
     let config = LoopConfig::from_recipe(&recipe).unwrap();
@@ -129,10 +180,20 @@ fn accumulation_and_resumption_change_nothing() {
 #[test]
 fn images_are_for_users_of_the_result_and_for_mixtures_of_them() {
     let world = world();
-    world.rows("trained", &format!("{DPO}{USERS}dropout = 0.0\n{}", train(30, 6, 1, 0.02)));
+    world.rows(
+        "trained",
+        &format!("{DPO}{USERS}dropout = 0.0\n{}", train(30, 6, 1, 0.02)),
+    );
     let result = world.path("trained/final");
-    let names: Vec<String> = Weights::open(&result.join("user_attention.safetensors")).unwrap().names().map(str::to_owned).collect();
-    assert!(names.iter().all(|name| name.starts_with("ip_adapter.")) && names.len() >= 4, "{names:?}");
+    let names: Vec<String> = Weights::open(&result.join("user_attention.safetensors"))
+        .unwrap()
+        .names()
+        .map(str::to_owned)
+        .collect();
+    assert!(
+        names.iter().all(|name| name.starts_with("ip_adapter.")) && names.len() >= 4,
+        "{names:?}"
+    );
     let config = SampleConfig {
         steps: 3,
         guidance_scale: 2.0,
@@ -156,7 +217,10 @@ fn images_are_for_users_of_the_result_and_for_mixtures_of_them() {
     assert_eq!(for_users(&[("ann", 0.0)]), nobody);
 
     let refused = |pipeline: Pipeline, user: &str| {
-        pipeline.for_user(&result, &[(user.to_owned(), 1.0)]).unwrap_err().to_string()
+        pipeline
+            .for_user(&result, &[(user.to_owned(), 1.0)])
+            .unwrap_err()
+            .to_string()
     };
     let error = refused(load(Some(&result)), "carl");
     assert!(error.contains("`carl`") && error.contains("ann, bob"), "{error}");
@@ -172,11 +236,19 @@ fn embeddings_are_read_whole_or_refused_by_name() {
         UserEmbeddings::read(&path)
     };
     let users = read(&[("a", &[1.0, 2.0], &[2]), ("b", &[3.0, 5.0], &[1, 2])]).unwrap();
-    assert_eq!((users.shape(), users.names().collect::<Vec<_>>()), ([1, 2], vec!["a", "b"]));
-    let mixture = users.mixture(&[("a".into(), 0.25), ("b".into(), 0.75)], &Device::Cpu).unwrap();
+    assert_eq!(
+        (users.shape(), users.names().collect::<Vec<_>>()),
+        ([1, 2], vec!["a", "b"])
+    );
+    let mixture = users
+        .mixture(&[("a".into(), 0.25), ("b".into(), 0.75)], &Device::Cpu)
+        .unwrap();
     assert_eq!(mixture.to_vec2::<f32>().unwrap(), [[2.5, 4.25]]);
     for (users, named) in [
-        (vec![("a", &[1.0_f32, 2.0][..], &[2_usize][..]), ("b", &[1.0], &[1])], "`b`"),
+        (
+            vec![("a", &[1.0_f32, 2.0][..], &[2_usize][..]), ("b", &[1.0], &[1])],
+            "`b`",
+        ),
         (vec![("a", &[f32::NAN], &[1])], "not finite"),
         (vec![("a", &[1.0], &[1, 1, 1])], "expected (D) or (S, D)"),
     ] {
@@ -193,10 +265,19 @@ fn what_makes_no_sense_is_refused_by_key() {
     let cases = [
         (format!("{DPO}{USERS}dropout = 1.5\n"), "users.dropout"),
         (format!("{DPO}{USERS}[adapter.lora]\nrank = 2\n"), "adapter"),
-        (format!("{}{USERS}", DPO.replace("adapter_off", "frozen")), "reference.frozen"),
-        (format!("{DPO}{USERS}[method.offline_pairs.error.consistency]\n"), "method.offline_pairs.error"),
+        (
+            format!("{}{USERS}", DPO.replace("adapter_off", "frozen")),
+            "reference.frozen",
+        ),
+        (
+            format!("{DPO}{USERS}[method.offline_pairs.error.consistency]\n"),
+            "method.offline_pairs.error",
+        ),
         (format!("{}{USERS}", DPO.replace("judged", "pairs")), "user_id"),
-        (format!("{DPO}{}", USERS.replace("users.safetensors", "nobody.safetensors")), "users.embeddings"),
+        (
+            format!("{DPO}{}", USERS.replace("users.safetensors", "nobody.safetensors")),
+            "users.embeddings",
+        ),
         (format!("{DPO}{USERS}init = \"nothing\"\n"), "users.init"),
     ];
     for (text, key) in cases {
@@ -228,6 +309,9 @@ fn the_attention_is_planned_as_it_is_written() {
     // Headers of files are left out.
     assert!(planned <= written && written - planned < 1500, "{planned} {written}");
     let file = Weights::open(&output.join("final/user_attention.safetensors")).unwrap();
-    let scalars: usize = file.names().map(|name| file.shape(name).unwrap().iter().product::<usize>()).sum();
+    let scalars: usize = file
+        .names()
+        .map(|name| file.shape(name).unwrap().iter().product::<usize>())
+        .sum();
     assert_eq!(bytes("parameters, trained"), Some(4 * scalars as u64));
 }

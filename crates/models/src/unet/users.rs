@@ -69,11 +69,7 @@ impl UserAttention {
     ///
     /// # Errors
     /// [`Error::UserAttention`] for a network without cross attention, or users without a width.
-    pub fn fresh(
-        network: &UNet2DConditionModel,
-        dim: usize,
-        options: &UserAttentionOptions,
-    ) -> Result<(Self, Params)> {
+    pub fn fresh(network: &UNet2DConditionModel, dim: usize, options: &UserAttentionOptions) -> Result<(Self, Params)> {
         if dim == 0 {
             return Err(Error::UserAttention {
                 problem: "users have no width".into(),
@@ -85,7 +81,12 @@ impl UserAttention {
                 _ => Init::Zeros,
             };
             let path = format!("{}.processor.{name}.weight", layer.path);
-            Ok(init.tensor(&[layer.dim, dim], master(options.dtype), &options.device, (options.seed, &path))?)
+            Ok(init.tensor(
+                &[layer.dim, dim],
+                master(options.dtype),
+                &options.device,
+                (options.seed, &path),
+            )?)
         };
         Self::trained(network, dim, weight)
     }
@@ -94,7 +95,11 @@ impl UserAttention {
     ///
     /// # Errors
     /// [`Error::UserAttention`] when it was made for another network; tensors that are missing or damaged.
-    pub fn start(network: &UNet2DConditionModel, path: &Path, options: &UserAttentionOptions) -> Result<(Self, Params)> {
+    pub fn start(
+        network: &UNet2DConditionModel,
+        path: &Path,
+        options: &UserAttentionOptions,
+    ) -> Result<(Self, Params)> {
         let of_file = Self::load(network, path, options, master(options.dtype))?;
         let dim = of_file.dim;
         Self::trained(network, dim, |layer, name| {
@@ -152,12 +157,7 @@ impl UserAttention {
         })
     }
 
-    fn load(
-        network: &UNet2DConditionModel,
-        path: &Path,
-        options: &UserAttentionOptions,
-        dtype: DType,
-    ) -> Result<Self> {
+    fn load(network: &UNet2DConditionModel, path: &Path, options: &UserAttentionOptions, dtype: DType) -> Result<Self> {
         let weights = Weights::open(path)?;
         let num_layers = network.cross_attentions().len();
         let dim = match weights.shape(&file_name(0, "to_k_ip")) {
@@ -257,6 +257,9 @@ impl UNet2DConditionModel {
         let down = self.down_blocks.iter().flat_map(super::blocks::DownBlock::transformers);
         let up = self.up_blocks.iter().flat_map(super::blocks::UpBlock::transformers);
         let middle = self.mid_block.iter().filter_map(super::blocks::MidBlock::transformer);
-        down.chain(up).chain(middle).flat_map(|transformer| transformer.cross_attentions()).collect()
+        down.chain(up)
+            .chain(middle)
+            .flat_map(|transformer| transformer.cross_attentions())
+            .collect()
     }
 }

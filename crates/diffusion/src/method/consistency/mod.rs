@@ -214,7 +214,9 @@ impl Consistency {
         };
         let (prediction, noisy) = (cast(&prediction, dtype)?, cast(noisy, dtype)?);
         let (clean, _) = self.split(&prediction, &noisy, timesteps)?;
-        let scales = timesteps.iter().map(|&timestep| self.boundary.scales(f64::from(timestep)));
+        let scales = timesteps
+            .iter()
+            .map(|&timestep| self.boundary.scales(f64::from(timestep)));
         let (skip, out): (Vec<f64>, Vec<f64>) = scales.unzip();
         sum(&[(&clean, out), (&noisy, skip)])
     }
@@ -226,7 +228,10 @@ impl Consistency {
             .map(|&timestep| Ok(f64::from(self.schedule.alpha_cumprod(timestep)?)))
             .collect::<Result<_>>()?;
         let each = |scale: fn(f64, f64) -> f64| -> Vec<f64> {
-            alphas.iter().map(|alpha| scale(alpha.sqrt(), (1.0 - alpha).sqrt())).collect()
+            alphas
+                .iter()
+                .map(|alpha| scale(alpha.sqrt(), (1.0 - alpha).sqrt()))
+                .collect()
         };
         Ok(match self.schedule.prediction_type() {
             PredictionType::Epsilon => {
@@ -273,7 +278,9 @@ impl Teacher {
 impl Earlier {
     /// What a network would have the others agree with, (N, C, Y, X), without a graph.
     pub(super) fn clean_of(&self, denoiser: &Denoiser, conditioning: &Conditioning) -> Result<Tensor> {
-        let clean = self.rule.clean(denoiser, &self.latents, &self.timesteps, conditioning)?;
+        let clean = self
+            .rule
+            .clean(denoiser, &self.latents, &self.timesteps, conditioning)?;
         Ok(clean.detach())
     }
 

@@ -42,7 +42,11 @@ impl Preparation<'_> {
             }
         };
         let rule = Consistency::new(config, method, policy.denoiser.schedule(), teacher)?;
-        let unknown = draws.given_timesteps.iter().flatten().find(|&&timestep| !rule.knows(timestep));
+        let unknown = draws
+            .given_timesteps
+            .iter()
+            .flatten()
+            .find(|&&timestep| !rule.knows(timestep));
         if let Some(timestep) = unknown {
             return Err(Error::Recipe {
                 key: format!("{}.solver_steps", section(method)),

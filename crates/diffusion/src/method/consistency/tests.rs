@@ -30,7 +30,11 @@ fn golden() -> PathBuf {
 /// The pipeline of `replay/`, its scheduler made for consistency models of a prediction type.
 fn pipeline(directory: &Path, case: &Value) -> PipelineDir {
     let replay = golden().join("replay/model");
-    for file in ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"] {
+    for file in [
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ] {
         std::fs::create_dir_all(directory.join(file).parent().unwrap()).unwrap();
         std::fs::copy(replay.join(file), directory.join(file)).unwrap();
     }
@@ -58,12 +62,20 @@ fn config(case: &Value) -> ConsistencyConfig {
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|number| number.as_f64().unwrap())
+        .collect()
 }
 
 fn assert_close(found: f64, expected: f64, scale: f64, what: &str) {
     let error = (found - expected).abs() / expected.abs().max(scale);
-    assert!(error <= 1e-3, "{what}: {found}, expected {expected} (relative error {error:.2e})");
+    assert!(
+        error <= 1e-3,
+        "{what}: {found}, expected {expected} (relative error {error:.2e})"
+    );
 }
 
 /// Latents of both sides, noise, and what the denoiser is told with and without a prompt.
@@ -71,7 +83,9 @@ fn inputs(case: &Value) -> (Tensor, Tensor, Conditioning, Conditioning) {
     let weights = Weights::open(&golden().join("replay/data/pairs-00000.safetensors")).unwrap();
     let rows = |name: &str, rows: &[u32]| {
         let tensor = weights.read(name, DType::F32, &Device::Cpu).unwrap();
-        tensor.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap()
+        tensor
+            .index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0)
+            .unwrap()
     };
     let records: Vec<u32> = numbers(&case["records"]).iter().map(|&row| row as u32).collect();
     let sides = [rows("latents_chosen", &records), rows("latents_rejected", &records)];
@@ -105,7 +119,10 @@ fn scored(case: &Value, directory: &Path) -> (TrainedDenoiser, Scored) {
     let (latents, noise, told, unprompted) = inputs(case);
     // Drawn timesteps are rounded up to the solver's.
     let stride = 1000.0 / case["solver_steps"].as_f64().unwrap();
-    let expected: Vec<f32> = numbers(&case["timesteps"]).iter().map(|&timestep| timestep as f32).collect();
+    let expected: Vec<f32> = numbers(&case["timesteps"])
+        .iter()
+        .map(|&timestep| timestep as f32)
+        .collect();
     let drawn = [expected[0], expected[1] - stride as f32 + 1.0, expected[2] - 3.0];
     let timesteps = rule.rounded(&drawn);
     assert_eq!(timesteps, expected);
@@ -131,10 +148,10 @@ fn distances_losses_and_gradients_equal_pytorch() {
         let directory = tempfile::tempdir().unwrap();
         let (policy, scored) = scored(case, directory.path());
         let sides = [scored.narrow(0, 3).unwrap(), scored.narrow(3, 3).unwrap()];
-        for (side, (own, of_reference)) in sides.iter().zip([
-            ("chosen", "reference_chosen"),
-            ("rejected", "reference_rejected"),
-        ]) {
+        for (side, (own, of_reference)) in sides
+            .iter()
+            .zip([("chosen", "reference_chosen"), ("rejected", "reference_rejected")])
+        {
             let (errors, reference) = side.host().unwrap();
             for (key, values) in [(own, errors), (of_reference, reference.unwrap())] {
                 for (value, expected) in values.iter().zip(numbers(&case[key])) {
@@ -160,7 +177,12 @@ fn distances_losses_and_gradients_equal_pytorch() {
             let cosines = values.iter().enumerate().map(|(at, value)| value * (at as f64).cos());
             let [of_norm, of_product] = [0, 1].map(|at| of_case[parameter][at].as_f64().unwrap());
             assert_close(norm, of_norm, 1e-12, &format!("{name}: norm of {parameter}"));
-            assert_close(cosines.sum(), of_product, of_norm, &format!("{name}: product of {parameter}"));
+            assert_close(
+                cosines.sum(),
+                of_product,
+                of_norm,
+                &format!("{name}: product of {parameter}"),
+            );
         }
     }
 }
@@ -170,14 +192,26 @@ fn flows_and_steps_that_do_not_divide_the_schedule_are_refused() {
     let schedule = |value: &Value| NoiseSchedule::from_value("scheduler_config.json".as_ref(), value).unwrap();
     let flow = schedule(&json!({ "_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0 }));
     let error = Consistency::new(&ConsistencyConfig::default(), "sft", &flow, None).unwrap_err();
-    assert!(error.is_configuration() && error.to_string().contains("is a flow"), "{error}");
-    for (steps, file) in [(Some(30), json!({})), (None, json!({ "original_inference_steps": 33 })), (Some(2000), json!({}))] {
+    assert!(
+        error.is_configuration() && error.to_string().contains("is a flow"),
+        "{error}"
+    );
+    for (steps, file) in [
+        (Some(30), json!({})),
+        (None, json!({ "original_inference_steps": 33 })),
+        (Some(2000), json!({})),
+    ] {
         let config = ConsistencyConfig {
             solver_steps: steps,
             ..ConsistencyConfig::default()
         };
-        let error = Consistency::new(&config, "sft", &schedule(&file), None).unwrap_err().to_string();
-        assert!(error.contains("solver_steps") && error.contains("divisor of 1000"), "{error}");
+        let error = Consistency::new(&config, "sft", &schedule(&file), None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("solver_steps") && error.contains("divisor of 1000"),
+            "{error}"
+        );
     }
     let rule = Consistency::new(&ConsistencyConfig::default(), "sft", &schedule(&json!({})), None).unwrap();
     assert_eq!(rule.rounded(&[0.0, 19.0, 20.0, 999.0]), [19.0, 19.0, 39.0, 999.0]);

@@ -91,11 +91,7 @@ fn step_aware(recipe: &Recipe<Diffusion>, config: &StepAwareConfig) -> Result<()
     pairs(recipe, config.clip_range)
 }
 
-fn gradient_guidance(
-    recipe: &Recipe<Diffusion>,
-    config: &StepAwareConfig,
-    guidance: GradientGuidance,
-) -> Result<()> {
+fn gradient_guidance(recipe: &Recipe<Diffusion>, config: &StepAwareConfig, guidance: GradientGuidance) -> Result<()> {
     let (key, strength) = match guidance {
         GradientGuidance::Gradient { strength } => ("gradient_guidance.gradient.strength", strength),
         GradientGuidance::Normalized { strength } => ("gradient_guidance.normalized.strength", strength),
@@ -225,7 +221,8 @@ fn divergence(recipe: &Recipe<Diffusion>, config: &DirectRewardConfig, section: 
     }
     comparable(recipe)?;
     if let ReferenceConfig::Ema { .. } = recipe.reference {
-        let found = "a reference that changes, where `method.direct_reward.divergence` needs its gradient by the latents";
+        let found =
+            "a reference that changes, where `method.direct_reward.divergence` needs its gradient by the latents";
         return Err(recipe.invalid("reference.ema", found, "`adapter_off`, `frozen` or `checkpoint`"));
     }
     Ok(())

@@ -117,7 +117,10 @@ impl DirectReward {
         }
         Err(Error::Recipe {
             key: "method.direct_reward.divergence".into(),
-            problem: format!("is always 0: no step of `{}` with a gradient adds noise", sampler.kind().name()),
+            problem: format!(
+                "is always 0: no step of `{}` with a gradient adds noise",
+                sampler.kind().name()
+            ),
             hint: "take more steps, or a sampler with noise".into(),
         })
     }

@@ -52,7 +52,11 @@ pub(super) fn push(
             GradientGuidance::Normalized { strength } => strength * std / length,
         })
         .collect();
-    let moves = factors.iter().zip(&lengths).map(|(factor, length)| factor * length / std).collect();
+    let moves = factors
+        .iter()
+        .zip(&lengths)
+        .map(|(factor, length)| factor * length / std)
+        .collect();
     let factors = per_example(factors, &gradient)?;
     let moved = || -> diptych_tensor::Result<Tensor> { Ok((latents + gradient.broadcast_mul(&factors)?)?.detach()) };
     Ok(Pushed {

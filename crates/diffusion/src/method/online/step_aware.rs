@@ -171,7 +171,11 @@ impl<'a> Party<'a> {
     /// The better candidates, pushed along the gradient of the reward where the recipe asks for it.
     fn pushed(&self, branch: &Branch, ranked: &[Ranked]) -> Result<Option<Pushed>> {
         // Where no noise is added no pair is learned from.
-        let Some(guidance) = self.config.gradient_guidance.filter(|_| self.is_learned(branch.first_step)) else {
+        let Some(guidance) = self
+            .config
+            .gradient_guidance
+            .filter(|_| self.is_learned(branch.first_step))
+        else {
             return Ok(None);
         };
         if ranked.is_empty() {
@@ -257,13 +261,7 @@ impl<'a> Party<'a> {
     }
 
     /// Keeps pairs, the better candidates as they were pushed.
-    fn keep_pairs(
-        &self,
-        branch: &Branch,
-        ranked: &[Ranked],
-        pushed: Option<&Pushed>,
-        found: &mut Found,
-    ) -> Result<()> {
+    fn keep_pairs(&self, branch: &Branch, ranked: &[Ranked], pushed: Option<&Pushed>, found: &mut Found) -> Result<()> {
         found.scores.extend_from_slice(&branch.scores);
         found.num_branches += self.items.len();
         if ranked.is_empty() {

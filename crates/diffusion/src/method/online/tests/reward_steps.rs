@@ -45,7 +45,9 @@ fn rewarded(method: &DirectReward, party: &Party<'_>, first: usize, checkpointin
     for step in first..sampler.num_steps() {
         let at = (step, &latents);
         let network = (walk.network, Adapters::On);
-        let transition = walk.step_of(network, at, checkpointing, &mut History::default()).unwrap();
+        let transition = walk
+            .step_of(network, at, checkpointing, &mut History::default())
+            .unwrap();
         if sampler.std(step) > 0.0 {
             let divergence = walk.divergences(&transition, &against, at, checkpointing).unwrap();
             divergences = Some(match divergences {
@@ -71,10 +73,7 @@ fn divergences_of_steps_and_their_gradients_equal_pytorch() {
         let is_lcm = case["sampler"] == "lcm";
         let config = RolloutConfig {
             sampler: if is_lcm { SamplerKind::Lcm } else { SamplerKind::Ddim },
-            ..rollout(
-                case["steps"].as_u64().unwrap() as usize,
-                if is_lcm { 0.0 } else { 1.0 },
-            )
+            ..rollout(case["steps"].as_u64().unwrap() as usize, if is_lcm { 0.0 } else { 1.0 })
         };
         let method = DirectReward {
             config: DirectRewardConfig {
@@ -96,7 +95,11 @@ fn divergences_of_steps_and_their_gradients_equal_pytorch() {
             let losses = method.losses(&found).unwrap();
             let what = |of: &str| format!("{name}: {of}");
             assert_numbers(&found.rewards, &case["rewards"], &what("rewards"));
-            assert_numbers(found.divergences.as_ref().unwrap(), &case["divergences"], &what("divergences"));
+            assert_numbers(
+                found.divergences.as_ref().unwrap(),
+                &case["divergences"],
+                &what("divergences"),
+            );
             assert_numbers(&losses, &case["losses"], &what("losses"));
             let gradients = backward(&losses.mean_all().unwrap(), &studio.policy.params).unwrap();
             assert_gradients(&gradients, &case["gradients"], name);
@@ -122,14 +125,22 @@ fn pushed_latents_equal_pytorch_and_are_rewarded_more() {
             let length = moves.iter().map(|value| value * value).sum::<f64>().sqrt();
             let cosines = moves.iter().enumerate().map(|(at, value)| value * (at as f64).cos());
             assert_close(length, number("lengths"), 0.0, &format!("{name}: length"));
-            assert_close(cosines.sum(), number("products"), number("lengths"), &format!("{name}: product"));
+            assert_close(
+                cosines.sum(),
+                number("products"),
+                number("lengths"),
+                &format!("{name}: product"),
+            );
             assert_close(pushed.moves[row], number("moves"), 0.0, &format!("{name}: move"));
         }
         // What the push is for, in the judge's own words; the gradient holds for small steps only.
         if name == "finished" {
             let rewards = |latents: &Tensor| studio.host_rewards(&[0, 1], latents, 0.0).unwrap();
             let (before, after) = (rewards(&latents), rewards(&pushed.latents));
-            assert!(before.iter().zip(&after).all(|(before, after)| after > before), "{before:?} {after:?}");
+            assert!(
+                before.iter().zip(&after).all(|(before, after)| after > before),
+                "{before:?} {after:?}"
+            );
         }
     }
 }
