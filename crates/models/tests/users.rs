@@ -116,10 +116,8 @@ fn outputs_and_gradients_are_those_of_diffusers_processors() {
     }
     // Nobody, or a network with its adapters off, is the network alone.
     let plain = unet.forward(&sample, &timesteps, &text).unwrap();
-    assert_eq!(
-        values(&predict(&attention, &users.zeros_like().unwrap())),
-        values(&plain)
-    );
+    let nobody = users.zeros_like().unwrap();
+    assert_eq!(values(&predict(&attention, &nobody)), values(&plain));
     let _off = unet.adapter_switch().disable();
     assert_eq!(values(&predict(&attention, &users)), values(&plain));
 }

@@ -148,11 +148,8 @@ impl Preparation<'_> {
             forms: framings.draw,
             ..self.draws(settings, LatentShapes::new(shape, &chosen.latents))?
         };
-        let time_ids = if self.is_told_sizes()? {
-            Some(HostTensor::new(vec![chosen.latents.len(), 6], chosen.time_ids)?)
-        } else {
-            None
-        };
+        let sizes = || HostTensor::new(vec![chosen.latents.len(), 6], chosen.time_ids);
+        let time_ids = self.is_told_sizes()?.then(sizes).transpose()?;
         let records = DenoisingRecords {
             ids: source.ids,
             latents: chosen.latents,

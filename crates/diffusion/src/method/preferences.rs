@@ -15,11 +15,12 @@ use super::config::{
 use super::consistency::Consistency;
 use super::curriculum::{Curriculum, ScoredPair};
 use super::draws::Draws;
-use super::encode::Settings;
+use super::encode::{Encoded, Settings};
 use super::inverted_noise::InvertedNoise;
 use super::offline_pairs::{NoiseSource, OfflinePairs};
 use super::prepare::Preparation;
 use super::ranked::Ranked;
+use super::records::Latents;
 use super::reference::{CachedErrors, MovingReference, Reference};
 use super::shift::RewardShift;
 use super::single_images::{SingleImages, judged, latent_scores, listed};
@@ -36,15 +37,11 @@ use crate::{Error, Result};
 impl Preparation<'_> {
     pub(super) fn offline_pairs(
         &self,
-        config: OfflinePairsConfig,
+        config: &OfflinePairsConfig,
         dataset: Dataset,
         reporter: &mut Reporter<'_>,
     ) -> Result<DiffusionMethod> {
-        let needs_scores = self.recipe.objective.requirements().judge_scores;
-        let judge_scores = needs_scores.then(|| self.pair_scores(&dataset)).transpose()?;
-        for (record, scores) in judge_scores.iter().flatten().enumerate() {
-            self.check_judge(&dataset.record_id(record), "chosen_score", scores)?;
-        }
+        let judge_scores = self.judged_pairs(&dataset)?;
         let curriculum = match &config.curriculum {
             Some(curriculum) => Some(Curriculum::new(
                 curriculum,
@@ -52,16 +49,68 @@ impl Preparation<'_> {
             )),
             None => None,
         };
-        let found = dataset.records().name();
-        let users = config
-            .users
-            .as_ref()
-            .map(|users| RecordUsers::new(self.recipe, users, &dataset));
+        let users = config.users.as_ref();
+        let users = users.map(|users| RecordUsers::new(self.recipe, users, &dataset));
         let users = users.transpose()?;
-        let of_consistency = config.error.consistency();
-        self.check_consistency(of_consistency)?;
+        let (mut encoded, rejected) = self.pair_images(config, dataset, reporter)?;
+        let policy = match config.users.as_ref().zip(users.as_ref()) {
+            Some((section, users)) => self.policy_for_users(section, users)?,
+            None => self.policy(TextTraining::Frozen)?,
+        };
+        encoded.records.users = users;
+        let reference = self.reference(&policy)?;
+        let noise = match config.noise {
+            PairNoise::Shared => NoiseSource::Shared,
+            PairNoise::Independent => NoiseSource::Independent,
+            PairNoise::Inverted(config) => {
+                NoiseSource::Inverted(InvertedNoise::new(policy.denoiser.schedule(), config)?)
+            }
+        };
+        let consistency = config.error.consistency();
+        let consistency = consistency.map(|section| self.consistency(section, &encoded.records.draws, &policy));
+        let consistency = consistency.transpose()?;
+        let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
+        let mut method = OfflinePairs {
+            policy,
+            reference,
+            objective: self.recipe.objective.clone(),
+            records,
+            rejected,
+            noise,
+            consistency,
+            judge_scores,
+            curriculum,
+            shift: RewardShift::default(),
+            showcase,
+        };
+        if matches!(self.recipe.reference, ReferenceConfig::Cached { .. }) {
+            method.reference = Reference::Cached(self.cached(&method, reporter)?);
+        }
+        Ok(DiffusionMethod::OfflinePairs(Box::new(method)))
+    }
+
+    /// A judge's scores of the images of every pair where the objective needs them, each of which it can use.
+    fn judged_pairs(&self, dataset: &Dataset) -> Result<Option<Vec<[f64; 2]>>> {
+        let needs_scores = self.recipe.objective.requirements().judge_scores;
+        let scores = needs_scores.then(|| self.pair_scores(dataset)).transpose()?;
+        for (record, scores) in scores.iter().flatten().enumerate() {
+            self.check_judge(&dataset.record_id(record), "chosen_score", scores)?;
+        }
+        Ok(scores)
+    }
+
+    /// Records of the images that are taken for the chosen ones, and latents of the others.
+    fn pair_images(
+        &self,
+        config: &OfflinePairsConfig,
+        dataset: Dataset,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<(Encoded, Latents)> {
+        let consistency = config.error.consistency();
+        self.check_consistency(consistency)?;
+        let found = dataset.records().name();
         let settings = Settings {
-            needs_empty: of_consistency.is_some_and(Consistency::is_guided),
+            needs_empty: consistency.is_some_and(Consistency::is_guided),
             ..settings(
                 "offline_pairs",
                 config.prompt_dropout,
@@ -84,39 +133,7 @@ impl Preparation<'_> {
         if config.labels == PairLabels::Swapped {
             std::mem::swap(&mut encoded.records.latents, &mut rejected);
         }
-        let policy = match config.users.as_ref().zip(users.as_ref()) {
-            Some((section, users)) => self.policy_for_users(section, users)?,
-            None => self.policy(TextTraining::Frozen)?,
-        };
-        encoded.records.users = users;
-        let reference = self.reference(&policy)?;
-        let noise = match config.noise {
-            PairNoise::Shared => NoiseSource::Shared,
-            PairNoise::Independent => NoiseSource::Independent,
-            PairNoise::Inverted(config) => {
-                NoiseSource::Inverted(InvertedNoise::new(policy.denoiser.schedule(), config)?)
-            }
-        };
-        let consistency = of_consistency.map(|section| self.consistency(section, &encoded.records.draws, &policy));
-        let consistency = consistency.transpose()?;
-        let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
-        let mut method = OfflinePairs {
-            policy,
-            reference,
-            objective: self.recipe.objective.clone(),
-            records,
-            rejected,
-            noise,
-            consistency,
-            judge_scores,
-            curriculum,
-            shift: RewardShift::default(),
-            showcase,
-        };
-        if matches!(self.recipe.reference, ReferenceConfig::Cached { .. }) {
-            method.reference = Reference::Cached(self.cached(&method, reporter)?);
-        }
-        Ok(DiffusionMethod::OfflinePairs(Box::new(method)))
+        Ok((encoded, rejected))
     }
 
     pub(super) fn unpaired(

@@ -70,10 +70,10 @@ fn prepare_for(
         options,
     };
     match recipe.method.clone() {
-        MethodConfig::OfflinePairs(config) => preparation.offline_pairs(config, dataset, reporter),
+        MethodConfig::OfflinePairs(config) => preparation.offline_pairs(&config, dataset, reporter),
         MethodConfig::Unpaired(config) => preparation.unpaired(config, dataset, reporter),
         MethodConfig::Ranked(config) => preparation.ranked(config, dataset, reporter),
-        MethodConfig::Sft(config) => preparation.sft(config, dataset, reporter),
+        MethodConfig::Sft(config) => preparation.sft(&config, dataset, reporter),
         MethodConfig::Autoencoder(config) => preparation.autoencoder(config, dataset),
         MethodConfig::TrajectoryPairs(_)
         | MethodConfig::StepAware(_)
@@ -126,7 +126,7 @@ pub(super) struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    fn sft(&self, config: SftConfig, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
+    fn sft(&self, config: &SftConfig, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
         if config.train_text_encoder && DenoiserConfig::read(self.pipeline)?.unet().is_none() {
             return Err(Error::Recipe {
                 key: "method.sft.train_text_encoder".into(),

@@ -259,7 +259,7 @@ impl UNet2DConditionModel {
         let middle = self.mid_block.iter().filter_map(super::blocks::MidBlock::transformer);
         down.chain(up)
             .chain(middle)
-            .flat_map(|transformer| transformer.cross_attentions())
+            .flat_map(super::transformer::Transformer2D::cross_attentions)
             .collect()
     }
 }
