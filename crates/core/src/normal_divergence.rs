@@ -100,8 +100,12 @@ mod tests {
             let expected = numbers(&case["values"]).into_iter().zip(numbers(&case["slopes"]));
             for ((shift, found), expected) in shifts.iter().zip(found).zip(expected) {
                 for (found, expected) in [(found.0, expected.0), (found.1, expected.1)] {
-                    let error = (found - expected).abs() / expected.abs().max(1e-4);
-                    assert!(error < 1e-6, "{kind:?} at {shift}: {found}, expected {expected}");
+                    // What the grid leaves out at 9 deviations is 2e-8 of a divergence of 0.69.
+                    let error = (found - expected).abs();
+                    assert!(
+                        error < 1e-6 * expected.abs() + 5e-8,
+                        "{kind:?} at {shift}: {found}, expected {expected}"
+                    );
                 }
             }
         }

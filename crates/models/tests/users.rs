@@ -1,6 +1,7 @@
 //! Attention to users beside that to the text: diffusers' numbers, gradients, files.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[expect(dead_code, reason = "the network's weights are a file here")]
 #[path = "../../../tests/golden/named_values.rs"]
 mod named_values;
 mod support;
