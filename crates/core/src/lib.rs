@@ -12,6 +12,7 @@
 //! | scores of pairs, of judged responses, of ranked lists | [`PairLogps`], [`UnpairedLogps`], [`ListLogps`], [`Responses`], [`TokenLogps`] |
 //! | losses and rewards | [`ObjectiveOutput`], [`ResponsesOutput`] |
 //! | the numbers a trainer logs | [`pair_metrics`], [`unpaired_metrics`], [`list_metrics`] |
+//! | how far two normal distributions are apart | [`Divergence::of_normals`] |
 //! | a trainer's state between micro batches | [`RunningShift`] |
 //!
 //! Shape letter: B batch.
@@ -19,6 +20,7 @@
 mod arithmetic;
 mod error;
 mod metrics;
+mod normal_divergence;
 pub mod objective;
 mod padded_lists;
 mod ranges;

@@ -68,6 +68,16 @@ impl Row {
         self.take_id_of(&["id"])
     }
 
+    /// The string at a key that may be absent or null; an integer is its digits.
+    pub(crate) fn take_name(&mut self, key: &str) -> Result<Option<String>> {
+        match self.take(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(name)) if !name.is_empty() => Ok(Some(name)),
+            Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
+            Some(found) => Err(self.wrong_type(key, &found, "a string that is not empty, or an integer")),
+        }
+    }
+
     /// The same at the first of some keys that is there.
     pub(crate) fn take_id_of(&mut self, keys: &[&str]) -> Result<String> {
         let expected = "a string or an integer";

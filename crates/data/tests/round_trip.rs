@@ -56,6 +56,7 @@ fn pairs() {
     ];
     pairs[0].chosen_score = Some(0.1 + 0.2);
     pairs[0].rejected_score = Some(-1e-300);
+    pairs[1].user_id = Some("ann \"7\"".to_owned());
     std::fs::write(&path, "old contents").unwrap();
     write_pairs(&path, &pairs).unwrap();
     assert_eq!(

@@ -166,6 +166,20 @@ pub enum Error {
         /// The sampler.
         sampler: &'static str,
     },
+    /// A file of users.
+    #[error("{path} {problem}", path = path.display())]
+    Users {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, or with what was asked of it.
+        problem: String,
+    },
+    /// A reward that should lead somewhere does not depend on what it is given.
+    #[error("the reward `{reward}` has no gradient by the latents")]
+    NoGradient {
+        /// The reward.
+        reward: String,
+    },
     /// A step that adds fresh noise was given none.
     #[error("this step of the sampler adds fresh noise, and none was given")]
     MissingNoise,
@@ -241,6 +255,8 @@ impl Error {
             | Self::Timestep { .. }
             | Self::Shape { .. }
             | Self::Conditioning { .. }
+            | Self::NoGradient { .. }
+            | Self::Users { .. }
             | Self::Record { .. }
             | Self::MissingNoise
             | Self::PixelsNotFinite { .. }

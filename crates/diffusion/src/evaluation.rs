@@ -368,6 +368,7 @@ impl<'a> Models<'a> {
     ) -> Result<Vec<RgbImage>> {
         let sizes = SampleSizes::of(denoiser.config(), self.vae.downscale());
         let sampler = ImageSampler {
+            user: None,
             denoiser,
             negative,
             vae: &self.vae,

@@ -9,7 +9,10 @@ use diptych_tensor::Precision;
 use diptych_train::{GradientCheckpointing, Modality, Recipe, ReferenceConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::method::{CHECKPOINT, MethodConfig, PIPELINE, judge_files, pipeline_of, validate_data, validate_method};
+use crate::method::{
+    CHECKPOINT, ConsistencyConfig, ConsistencyTarget, EMBEDDINGS, INIT, MethodConfig, PIPELINE, judge_files,
+    pipeline_of, teacher_key, validate_data, validate_method,
+};
 use crate::pipeline::SampleConfig;
 use crate::rounds::{RoundsConfig, round_inputs, validate_rounds};
 use crate::sampler::SamplerKind;
@@ -154,8 +157,19 @@ impl Modality for Diffusion {
     }
 
     fn needs_reference(recipe: &Recipe<Self>) -> Option<String> {
-        if matches!(&recipe.method, MethodConfig::DirectReward(config) if config.regularization > 0.0) {
-            return Some("`method.direct_reward.regularization`".to_owned());
+        if let MethodConfig::DirectReward(config) = &recipe.method {
+            if config.regularization > 0.0 {
+                return Some("`method.direct_reward.regularization`".to_owned());
+            }
+            if config.divergence.is_some() {
+                return Some("`method.direct_reward.divergence`".to_owned());
+            }
+        }
+        let consistency = recipe.method.consistency();
+        // `[method.sft]` refuses it and has no reference.
+        let is_offline = matches!(recipe.method, MethodConfig::OfflinePairs(_));
+        if is_offline && consistency.is_some_and(|section| section.target == ConsistencyTarget::Reference) {
+            return Some("`method.offline_pairs.error.consistency.target`".to_owned());
         }
         let objective = &recipe.objective;
         let needs = objective.requirements().reference;
@@ -176,6 +190,10 @@ impl Modality for Diffusion {
             ReferenceConfig::Checkpoint { path } => Some(path),
             _ => None,
         };
+        let teacher = recipe.method.consistency().and_then(ConsistencyConfig::teacher);
+        let teacher_key = teacher_key(recipe.method.name());
+        let of_users = recipe.method.users();
+        let embeddings = of_users.map(|users| &users.embeddings);
         let promising = match &recipe.method {
             MethodConfig::PreferenceModel(config) => pipeline_of(config),
             _ => None,
@@ -184,6 +202,9 @@ impl Modality for Diffusion {
             (PIPELINE, promising),
             (ADAPTER_INIT, init),
             (CHECKPOINT, checkpoint),
+            (&teacher_key, teacher.map(|teacher| &teacher.path)),
+            (EMBEDDINGS, embeddings),
+            (INIT, of_users.and_then(|users| users.init.as_ref())),
             (WIN_RATE_PROMPTS, win_rate.and_then(|config| config.prompts.as_ref())),
             (
                 NEGATIVE_ADAPTER,

@@ -79,6 +79,13 @@ pub enum Error {
         problem: &'static str,
     },
 
+    /// The attention to users does not fit the network.
+    #[error("attention to users: {problem}")]
+    UserAttention {
+        /// What does not fit.
+        problem: String,
+    },
+
     /// A network has no such layer.
     #[error("layer {found} does not exist: the network has {num_layers} layers; expected 0 (before the first) to {num_layers}, or -1 to -{} from the end", num_layers + 1)]
     LayerIndex {
@@ -346,6 +353,7 @@ impl Error {
             | Self::Shape { .. }
             | Self::NonFiniteLogit { .. }
             | Self::Condition { .. }
+            | Self::UserAttention { .. }
             | Self::ContextLength { .. }
             | Self::Placeholders { .. }
             | Self::ImageTokens { .. }

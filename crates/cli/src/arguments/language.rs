@@ -69,6 +69,33 @@ pub(crate) struct ImageOptions {
     /// Adapter to lead away from: guidance takes the prediction without the prompt from the model with this one
     #[arg(long, value_name = "PATH")]
     pub(crate) negative_adapter: Option<PathBuf>,
+    /// Who the images are for, of the users of --adapter; several with weights are mixed, as in --user ann=0.5 --user bob=0.5
+    #[arg(long, value_name = "NAME[=WEIGHT]", value_parser = user)]
+    pub(crate) user: Vec<WeightedUser>,
+}
+
+/// A user, and how much of them.
+#[derive(Debug, Clone)]
+pub(crate) struct WeightedUser {
+    pub(crate) name: String,
+    pub(crate) weight: f64,
+}
+
+fn user(text: &str) -> Result<WeightedUser, String> {
+    let (name, weight) = match text.rsplit_once('=') {
+        None => (text, 1.0),
+        Some((name, weight)) => match weight.parse::<f64>() {
+            Ok(weight) if weight.is_finite() => (name, weight),
+            _ => return Err(format!("the weight is {weight}, expected a finite number")),
+        },
+    };
+    if name.is_empty() {
+        return Err("expected NAME or NAME=WEIGHT".to_owned());
+    }
+    Ok(WeightedUser {
+        name: name.to_owned(),
+        weight,
+    })
 }
 
 impl ImageOptions {
@@ -82,6 +109,7 @@ impl ImageOptions {
             ("--height", self.height.is_some()),
             ("--width", self.width.is_some()),
             ("--negative-adapter", self.negative_adapter.is_some()),
+            ("--user", !self.user.is_empty()),
         ])
     }
 }
@@ -191,4 +219,20 @@ pub(crate) struct EncodingArguments {
     /// Another rule of tokenization, as a key of a recipe's [data.encoding]; may be repeated
     #[arg(long = "encoding", value_name = "KEY=VALUE")]
     pub(crate) rules: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::user;
+
+    #[test]
+    fn users_have_a_weight_of_one_unless_they_are_given_one() {
+        let read = |text| user(text).map(|user| (user.name, user.weight));
+        assert_eq!(read("ann"), Ok(("ann".to_owned(), 1.0)));
+        assert_eq!(read("ann=0.5"), Ok(("ann".to_owned(), 0.5)));
+        assert_eq!(read("a=b=-2"), Ok(("a=b".to_owned(), -2.0)));
+        for wrong in ["", "=1", "ann=", "ann=much", "ann=inf"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 }

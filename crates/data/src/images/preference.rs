@@ -6,19 +6,20 @@ use crate::ImageSource;
 use crate::error::{Error, Result};
 use crate::row::Row;
 
-pub(crate) const KEYS: [&str; 6] = [
+pub(crate) const KEYS: [&str; 7] = [
     "prompt",
     "chosen_image",
     "rejected_image",
     "chosen_score",
     "rejected_score",
+    "user_id",
     "id",
 ];
 
 /// One image preferred over another for the same prompt.
 ///
 /// In a JSON lines file: `{"prompt": .., "chosen_image": .., "rejected_image": ..}` and optionally `chosen_score`,
-/// `rejected_score` (numbers) and `id` (string or integer). An image is a path relative to the file, or
+/// `rejected_score` (numbers), `user_id` and `id` (strings or integers). An image is a path relative to the file, or
 /// `{"bytes": "<base64>"}`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImagePair {
@@ -34,6 +35,8 @@ pub struct ImagePair {
     pub chosen_score: Option<f64>,
     /// The judge's score of the other image, if the data has it.
     pub rejected_score: Option<f64>,
+    /// Who preferred it, if the data says so.
+    pub user_id: Option<String>,
 }
 
 impl ImagePair {
@@ -47,6 +50,7 @@ impl ImagePair {
             rejected,
             chosen_score: None,
             rejected_score: None,
+            user_id: None,
         }
     }
 
@@ -76,6 +80,7 @@ impl ImagePair {
             rejected: row.take_image("rejected_image")?,
             chosen_score: row.take_number("chosen_score")?,
             rejected_score: row.take_number("rejected_score")?,
+            user_id: row.take_name("user_id")?,
             id: row.take_id()?,
         })
     }

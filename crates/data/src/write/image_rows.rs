@@ -31,6 +31,8 @@ pub(crate) enum ImageRecordRow<'a> {
         chosen_score: Option<f64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         rejected_score: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_id: Option<&'a str>,
     },
     Caption {
         id: &'a str,
@@ -86,6 +88,11 @@ pub(crate) trait ImageRecord: Sync {
         None
     }
 
+    /// Who preferred, where it says so.
+    fn user(&self) -> Option<&str> {
+        None
+    }
+
     /// The row, with as many images as [`ImageRecord::images`] has, in that order.
     fn row(&self, images: Vec<WrittenImage>) -> ImageRecordRow<'_>;
 
@@ -130,6 +137,10 @@ impl ImageRecord for ImagePair {
         ]
     }
 
+    fn user(&self) -> Option<&str> {
+        self.user_id.as_deref()
+    }
+
     fn row(&self, images: Vec<WrittenImage>) -> ImageRecordRow<'_> {
         let [chosen_image, rejected_image] = all(images);
         ImageRecordRow::Pair {
@@ -139,6 +150,7 @@ impl ImageRecord for ImagePair {
             rejected_image,
             chosen_score: self.chosen_score,
             rejected_score: self.rejected_score,
+            user_id: self.user_id.as_deref(),
         }
     }
 }

@@ -34,6 +34,8 @@ struct Columns {
     images: &'static [&'static str],
     scores: &'static [&'static str],
     has_label: bool,
+    /// Whether records may say who preferred.
+    has_user: bool,
 }
 
 /// Rows that are not written yet, column by column.
@@ -44,6 +46,7 @@ struct Rows {
     images: Vec<Vec<ByteArray>>,
     labels: Vec<bool>,
     scores: Vec<Vec<Option<f64>>>,
+    users: Vec<Option<ByteArray>>,
     num_bytes: usize,
 }
 
@@ -72,6 +75,7 @@ impl TableWriter {
             images,
             scores,
             has_label,
+            has_user: layout == Layout::Preference,
         };
         let file = AtomicWriteFile::open(path).map_err(Error::io(path))?;
         let open = || {
@@ -111,7 +115,7 @@ impl TableWriter {
         let rows = std::mem::replace(&mut self.rows, Rows::new(&self.columns));
         let mut write = || {
             let mut group = self.writer.next_row_group()?;
-            rows.write(&mut group)?;
+            rows.write(&self.columns, &mut group)?;
             group.close().map(drop)
         };
         write().map_err(|error| failed(&self.path, error))
@@ -123,7 +127,8 @@ impl Columns {
         let images = self.images.iter().map(|name| format!("required binary {name};"));
         let label = self.has_label.then(|| "required boolean label;".to_owned());
         let scores = self.scores.iter().map(|name| format!("optional double {name};"));
-        let rest: Vec<String> = images.chain(label).chain(scores).collect();
+        let user = self.has_user.then(|| "optional binary user_id (UTF8);".to_owned());
+        let rest: Vec<String> = images.chain(label).chain(scores).chain(user).collect();
         format!(
             "message schema {{ required binary id (UTF8); required binary prompt (UTF8); {} }}",
             rest.join(" ")
@@ -151,9 +156,10 @@ impl Rows {
         for (column, (_, score)) in self.scores.iter_mut().zip(record.scores()) {
             column.push(score);
         }
+        self.users.push(record.user().map(ByteArray::from));
     }
 
-    fn write(&self, group: &mut SerializedRowGroupWriter<'_, AtomicWriteFile>) -> ParquetResult<()> {
+    fn write(&self, columns: &Columns, group: &mut SerializedRowGroupWriter<'_, AtomicWriteFile>) -> ParquetResult<()> {
         for texts in [&self.ids, &self.prompts] {
             write_column::<ByteArrayType>(group, texts, None)?;
         }
@@ -167,6 +173,11 @@ impl Rows {
             let levels: Vec<i16> = scores.iter().map(|score| i16::from(score.is_some())).collect();
             let values: Vec<f64> = scores.iter().copied().flatten().collect();
             write_column::<DoubleType>(group, &values, Some(&levels))?;
+        }
+        if columns.has_user {
+            let levels: Vec<i16> = self.users.iter().map(|user| i16::from(user.is_some())).collect();
+            let values: Vec<ByteArray> = self.users.iter().flatten().cloned().collect();
+            write_column::<ByteArrayType>(group, &values, Some(&levels))?;
         }
         Ok(())
     }

@@ -18,9 +18,9 @@ use diptych_train::{Component, Estimate, MemoryEstimate, Recipe, ReferenceConfig
 
 use self::volume::Volume;
 use crate::Result;
-use crate::method::{MethodConfig, PosteriorUse, judge_files};
+use crate::method::{ConsistencyConfig, EMBEDDINGS, MethodConfig, PosteriorUse, judge_files, teacher_key};
 use crate::modality::{Diffusion, adapter_of};
-use crate::pipeline::{DenoiserConfig, TextConditioner, denoiser_component};
+use crate::pipeline::{DenoiserConfig, TextConditioner, UserEmbeddings, denoiser_component};
 use crate::rounds::{Accumulate, PastPolicy};
 
 /// Bytes of an element of a master, a gradient, a moment or a cached latent.
@@ -130,6 +130,7 @@ fn training(
         ("optimizer moments", moments(recipe, trained), moments_note(recipe)),
         ("moving average", average, ""),
         ("reference network", reference, ""),
+        ("teacher network", teacher(recipe)? * width, ""),
         ("judge", judge, "its networks"),
         (
             "sampled latents",
@@ -140,6 +141,15 @@ fn training(
         ("text embeddings", texts, "of every different prompt, computed once"),
     ];
     Ok(phases::present(components))
+}
+
+/// Scalars of the network that solves steps for a consistency model.
+fn teacher(recipe: &Recipe<Diffusion>) -> Result<u64> {
+    let Some(teacher) = recipe.method.consistency().and_then(ConsistencyConfig::teacher) else {
+        return Ok(0);
+    };
+    let pipeline = PipelineDir::open(recipe.resolve_path(&teacher_key(recipe.method.name()), &teacher.path)?)?;
+    count(&pipeline, denoiser_component(&pipeline))
 }
 
 /// Scalars of a part of a pipeline.
@@ -160,6 +170,15 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
         return Ok(Counts { frozen: 0, trained });
     }
     let network = pipeline.component(denoiser_component(pipeline))?;
+    if let Some(users) = recipe.method.users() {
+        return Ok(Counts {
+            frozen: elements(&network.weights()?),
+            trained: user_elements(
+                &network.weights()?,
+                &recipe.resolve_path(EMBEDDINGS, &users.embeddings)?,
+            )?,
+        });
+    }
     let mut counts = match adapter_of(recipe)? {
         AdapterConfig::Full(_) => Counts {
             frozen: 0,
@@ -182,6 +201,14 @@ fn networks(recipe: &Recipe<Diffusion>, pipeline: &PipelineDir) -> Result<Counts
         counts.frozen += count(pipeline, "vae")?;
     }
     Ok(counts)
+}
+
+/// Scalars of the attention to users of a file: keys and values at every cross attention.
+fn user_elements(weights: &Weights, users: &Path) -> Result<u64> {
+    let [_, dim] = UserEmbeddings::read(users)?.shape();
+    let keys = weights.names().filter(|name| name.ends_with(".attn2.to_k.weight"));
+    let widths = keys.filter_map(|name| weights.shape(name)?.first().copied());
+    Ok(widths.map(|width| 2 * width * dim).sum::<usize>() as u64)
 }
 
 /// Scalars of an adapter on the layers that it targets.
@@ -296,11 +323,13 @@ fn disk(
         keep => written.min(keep),
     };
     let (weights, note) = match &recipe.adapter.0 {
+        _ if recipe.method.users().is_some() => (trained + users_bytes(recipe), "the attention to users, and users"),
         // An adapter is written as PEFT and as diffusers has it.
         AdapterConfig::Lora(_) => (2 * trained, "the adapter in two layouts"),
         AdapterConfig::Full(_) => (trained + other_parts(recipe).unwrap_or(0), "a whole pipeline"),
     };
     let in_checkpoint = match &recipe.adapter.0 {
+        _ if recipe.method.users().is_some() => trained + users_bytes(recipe),
         AdapterConfig::Lora(_) => 2 * trained,
         AdapterConfig::Full(_) => trained,
     };
@@ -322,6 +351,16 @@ fn disk(
         Component::new("images", images, "of all rounds, at most: as if none were compressed"),
     ];
     parts.into_iter().filter(|part| part.bytes > 0).collect()
+}
+
+/// Bytes of the file of users, which stands in every result.
+fn users_bytes(recipe: &Recipe<Diffusion>) -> u64 {
+    let path = recipe
+        .method
+        .users()
+        .map(|users| recipe.resolve_path(EMBEDDINGS, &users.embeddings));
+    let metadata = path.and_then(|path| std::fs::metadata(path.ok()?).ok());
+    metadata.map_or(0, |metadata| metadata.len())
 }
 
 /// Bytes of the images that rounds make, at most.

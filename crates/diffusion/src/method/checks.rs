@@ -2,11 +2,13 @@
 
 use diptych_core::Kind;
 use diptych_models::AdapterConfig;
-use diptych_train::{Recipe, Result};
+use diptych_train::{Recipe, ReferenceConfig, Result};
 
 use super::config::{
     Baseline, CurriculumConfig, MethodConfig, OfflinePairsConfig, PairLabels, PairNoise, SftConfig, UnpairedConfig,
+    UsersConfig,
 };
+use super::consistency::{ConsistencyConfig, ConsistencyTarget, section};
 use crate::modality::Diffusion;
 
 /// The recipe key of another network as reference.
@@ -19,6 +21,9 @@ const POSITIVE_RATIO: &str = "method.unpaired.positive_ratio";
 /// method has.
 pub(crate) fn validate_method(recipe: &Recipe<Diffusion>) -> Result<()> {
     validate_kind(recipe)?;
+    if let Some(consistency) = recipe.method.consistency() {
+        validate_consistency(recipe, consistency)?;
+    }
     let dropout = match &recipe.method {
         MethodConfig::OfflinePairs(config) => {
             validate_pairs(recipe, config)?;
@@ -112,9 +117,91 @@ fn validate_pairs(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig) -> Re
         );
         return Err(recipe.invalid("method.offline_pairs.noise", found, "`shared`"));
     }
+    if config.error.consistency().is_some() && matches!(config.noise, PairNoise::Inverted(_)) {
+        let found = "`inverted` with consistency distances, whose timesteps are the solver's";
+        return Err(recipe.invalid("method.offline_pairs.noise", found, "`shared` or `independent`"));
+    }
+    if let Some(users) = &config.users {
+        validate_users(recipe, config, users)?;
+    }
     match &config.curriculum {
         Some(curriculum) => validate_curriculum(recipe, curriculum),
         None => Ok(()),
+    }
+}
+
+fn validate_consistency(recipe: &Recipe<Diffusion>, consistency: &ConsistencyConfig) -> Result<()> {
+    let key = |name: &str| format!("{}.{name}", section(recipe.method.name()));
+    let huber_c = consistency.huber_c;
+    if !(huber_c.is_finite() && huber_c > 0.0) {
+        return Err(recipe.invalid(&key("huber_c"), huber_c, "a finite number above 0"));
+    }
+    if consistency.solver_steps == Some(0) {
+        return Err(recipe.invalid(&key("solver_steps"), "0", "a number, at least 1"));
+    }
+    if let Some(teacher) = consistency.teacher()
+        && !(teacher.guidance_scale.is_finite() && teacher.guidance_scale >= 0.0)
+    {
+        let expected = "a finite number, at least 0";
+        return Err(recipe.invalid(&key("solver.teacher.guidance_scale"), teacher.guidance_scale, expected));
+    }
+    if matches!(recipe.method, MethodConfig::Sft(_)) && consistency.target == ConsistencyTarget::Reference {
+        let found = "`reference` (the default) with `[method.sft]`, which has none";
+        return Err(recipe.invalid(&key("target"), found, "`own`"));
+    }
+    if matches!(recipe.reference, ReferenceConfig::Cached { .. }) {
+        let found = "`cached` errors, where consistency distances need the network itself";
+        return Err(recipe.invalid(
+            "reference.cached",
+            found,
+            "`adapter_off`, `frozen`, `ema` or `checkpoint`",
+        ));
+    }
+    Ok(())
+}
+
+fn validate_users(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig, users: &UsersConfig) -> Result<()> {
+    const SECTION: &str = "method.offline_pairs.users";
+    if !(0.0..=1.0).contains(&users.dropout) {
+        return Err(recipe.invalid(&format!("{SECTION}.dropout"), users.dropout, "a number from 0 to 1"));
+    }
+    let refused = [
+        (
+            "adapter",
+            recipe.source.says("adapter"),
+            "a section that is unused: the attention to users is all that is trained",
+        ),
+        (
+            "method.offline_pairs.error",
+            config.error.consistency().is_some(),
+            "`consistency` with users, whom a teacher does not know",
+        ),
+        (
+            "train.sample_every",
+            recipe.train.sample_every > 0,
+            "above 0, and samples are for nobody, whose images do not change",
+        ),
+        (
+            "eval",
+            recipe.evaluation.is_some(),
+            "a section whose images would be for nobody, and the same before and after",
+        ),
+        (
+            "rounds",
+            recipe.rounds.is_some(),
+            "a section whose records name no user",
+        ),
+    ];
+    if let Some((key, _, found)) = refused.into_iter().find(|(_, is_given, _)| *is_given) {
+        return Err(recipe.invalid(key, found, format!("no such key, or no `[{SECTION}]`")));
+    }
+    match recipe.reference {
+        ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Ema { .. } => Ok(()),
+        ReferenceConfig::Frozen {} | ReferenceConfig::Cached { .. } | ReferenceConfig::Checkpoint { .. } => {
+            let name = recipe.reference.name();
+            let expected = "`adapter_off`, the network that attends to no user";
+            Err(recipe.invalid(&format!("reference.{name}"), format!("`{name}` with users"), expected))
+        }
     }
 }
 
@@ -167,6 +254,10 @@ fn validate_sft(recipe: &Recipe<Diffusion>, config: &SftConfig) -> Result<()> {
     if config.train_text_encoder && !is_full(recipe) {
         let key = "method.sft.train_text_encoder";
         return Err(recipe.invalid(key, "true with `[adapter.lora]`", "`[adapter.full]`"));
+    }
+    if config.train_text_encoder && config.error.consistency().is_some() {
+        let found = "true with consistency distances, whose teacher is told what the policy is told";
+        return Err(recipe.invalid("method.sft.train_text_encoder", found, "false"));
     }
     Ok(())
 }

@@ -1,8 +1,11 @@
 //! `[method.*]` of a diffusion recipe.
 
+use std::path::PathBuf;
+
 use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
+use super::consistency::{ConsistencyConfig, ImageError};
 use super::online::{DirectRewardConfig, PolicyGradientConfig, StepAwareConfig, TrajectoryPairsConfig};
 use super::preference_model::PreferenceModelConfig;
 use super::timesteps::TimestepConfig;
@@ -121,6 +124,23 @@ impl MethodConfig {
         }
     }
 
+    /// How consistency distances are computed, where errors are such.
+    pub fn consistency(&self) -> Option<&ConsistencyConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.error.consistency(),
+            Self::Sft(config) => config.error.consistency(),
+            _ => None,
+        }
+    }
+
+    /// Who preferred, where the denoiser is told.
+    pub fn users(&self) -> Option<&UsersConfig> {
+        match self {
+            Self::OfflinePairs(config) => config.users.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Who judges what an online method samples, where the recipe says.
     pub fn judge(&self) -> Option<&Judge> {
         match self {
@@ -154,7 +174,7 @@ impl MethodConfig {
 }
 
 /// `[method.offline_pairs]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OfflinePairsConfig {
     /// Share of examples whose prompt is replaced by the empty one, so that guidance keeps working. The Diffusion-DPO
@@ -173,11 +193,16 @@ pub struct OfflinePairsConfig {
     pub guidance_scale: Option<f64>,
     /// Where the noise of the two images of a pair comes from.
     pub noise: PairNoise,
+    /// What the score of an image is minus one half of.
+    pub error: ImageError,
     /// Which of the two images is taken for the chosen one.
     pub labels: PairLabels,
     /// Easy pairs first; without the section every pair has its turn in every epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<CurriculumConfig>,
+    /// Who preferred, told to the denoiser: PPD. What is trained is the attention to users alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<UsersConfig>,
 }
 
 impl Default for OfflinePairsConfig {
@@ -189,9 +214,34 @@ impl Default for OfflinePairsConfig {
             resolution: None,
             guidance_scale: None,
             noise: PairNoise::default(),
+            error: ImageError::default(),
             labels: PairLabels::default(),
             curriculum: None,
+            users: None,
         }
+    }
+}
+
+/// `[method.offline_pairs.users]`: user-conditioned Diffusion-DPO (PPD: Dang et al., CVPR 2025, arXiv:2501.06655). Every record names its user (`user_id`),
+/// whose embedding every cross attention of the UNet attends to beside the text. Those layers are new and all that is trained; the reference is the
+/// network without them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsersConfig {
+    /// Safetensors with one tensor a user, by `user_id`: (D) or (S, D), of one shape.
+    pub embeddings: PathBuf,
+    /// Share of pairs whose user is replaced by nobody, so that the network is still one for everybody; from 0 to 1.
+    #[serde(default = "UsersConfig::dropout")]
+    pub dropout: f64,
+    /// A result of this method, or its `user_attention.safetensors`, to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+}
+
+impl UsersConfig {
+    /// The paper has such a dropout; how much we have not read.
+    fn dropout() -> f64 {
+        0.1
     }
 }
 
@@ -371,7 +421,7 @@ pub enum ListScores {
 }
 
 /// `[method.sft]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftConfig {
     /// Share of examples whose prompt is replaced by the empty one, so that guidance works.
@@ -389,6 +439,8 @@ pub struct SftConfig {
     pub guidance_scale: Option<f64>,
     /// Whether the text encoder is trained too, with SDXL both of them; only with `[adapter.full]`.
     pub train_text_encoder: bool,
+    /// What the loss of an image is. Of consistency distances the target must be `own`.
+    pub error: ImageError,
 }
 
 impl Default for SftConfig {
@@ -400,6 +452,7 @@ impl Default for SftConfig {
             resolution: None,
             guidance_scale: None,
             train_text_encoder: false,
+            error: ImageError::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use diptych_train::MicroBatch;
 
 use super::draws::Draws;
 use super::records::Latents;
+use super::users::RecordUsers;
 use crate::Result;
 use crate::pipeline::{Conditioning, PromptEmbeddings, TextConditioner};
 use crate::tensors::from_host;
@@ -24,6 +25,8 @@ pub(crate) struct DenoisingRecords {
     pub(crate) buckets: Option<Vec<usize>>,
     /// Strength of guidance that a denoiser which takes it is told while training.
     pub(crate) guidance: Option<f64>,
+    /// Who preferred, where the denoiser is told.
+    pub(crate) users: Option<RecordUsers>,
 }
 
 /// What the denoiser is told about each record.
@@ -34,7 +37,7 @@ pub(crate) enum Prompts {
         embeddings: PromptEmbeddings,
         /// The row of each record's prompt.
         rows: Vec<usize>,
-        /// The row of the empty prompt, where prompts are dropped.
+        /// The row of the empty prompt, where prompts are dropped or a teacher is guided.
         empty: Option<usize>,
     },
     /// Texts, encoded in every step because the encoder is trained.
@@ -55,7 +58,29 @@ impl DenoisingRecords {
         batch: &MicroBatch,
         device: &Device,
     ) -> Result<Conditioning> {
-        let mut prompts = self.prompts_with(text, batch, device)?;
+        let prompts = self.prompts_with(text, batch, device)?;
+        let conditioning = self.with_sizes(prompts, batch, device)?;
+        match &self.users {
+            Some(users) => Ok(conditioning.with_users(users.of(batch, device)?)),
+            None => Ok(conditioning),
+        }
+    }
+
+    /// What the denoiser is told about a batch without any prompt; none where the empty prompt was not encoded.
+    pub(crate) fn unprompted(&self, batch: &MicroBatch, device: &Device) -> Result<Option<Conditioning>> {
+        let Prompts::Embedded {
+            embeddings,
+            empty: Some(empty),
+            ..
+        } = &self.prompts
+        else {
+            return Ok(None);
+        };
+        let prompts = embeddings.gather(&vec![*empty; batch.items.len()], device)?;
+        self.with_sizes(prompts, batch, device).map(Some)
+    }
+
+    fn with_sizes(&self, mut prompts: Conditioning, batch: &MicroBatch, device: &Device) -> Result<Conditioning> {
         if let Some(guidance) = self.guidance {
             prompts = prompts.with_guidance(guidance as f32);
         }

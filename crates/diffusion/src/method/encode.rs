@@ -33,6 +33,15 @@ pub(super) struct Settings {
     pub(super) posterior: PosteriorUse,
     pub(super) resolution: Option<u32>,
     pub(super) text: TextTraining,
+    /// Whether the empty prompt is asked for beside those that are dropped.
+    pub(super) needs_empty: bool,
+}
+
+impl Settings {
+    /// Whether the empty prompt is encoded.
+    fn has_empty(&self) -> bool {
+        self.prompt_dropout > 0.0 || self.needs_empty
+    }
 }
 
 /// Images and prompts of records, not encoded yet.
@@ -139,11 +148,8 @@ impl Preparation<'_> {
             forms: framings.draw,
             ..self.draws(settings, LatentShapes::new(shape, &chosen.latents))?
         };
-        let time_ids = if self.is_told_sizes()? {
-            Some(HostTensor::new(vec![chosen.latents.len(), 6], chosen.time_ids)?)
-        } else {
-            None
-        };
+        let sizes = || HostTensor::new(vec![chosen.latents.len(), 6], chosen.time_ids);
+        let time_ids = self.is_told_sizes()?.then(sizes).transpose()?;
         let records = DenoisingRecords {
             ids: source.ids,
             latents: chosen.latents,
@@ -152,6 +158,7 @@ impl Preparation<'_> {
             draws,
             buckets: framings.buckets,
             guidance: self.told_guidance()?,
+            users: None,
         };
         Ok(Encoded {
             records,
@@ -188,7 +195,7 @@ impl Preparation<'_> {
             None => PromptEmbeddings::encode(text.get()?, prompts.iter().map(String::as_str), reporter)?,
         };
         let rows = prompts.iter().filter_map(|prompt| embeddings.row(prompt)).collect();
-        let empty = if settings.prompt_dropout > 0.0 {
+        let empty = if settings.has_empty() {
             Some(embeddings.add_missing(text.get()?)?)
         } else {
             None

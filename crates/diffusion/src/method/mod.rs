@@ -5,6 +5,7 @@ mod cache;
 mod checks;
 mod complete;
 mod config;
+mod consistency;
 mod curriculum;
 mod denoising_records;
 mod draws;
@@ -27,6 +28,7 @@ mod source;
 mod timesteps;
 mod trained;
 mod unpaired;
+mod users;
 
 use std::path::{Path, PathBuf};
 
@@ -39,13 +41,16 @@ pub(crate) use complete::complete;
 pub use config::{
     AutoencoderConfig, Baseline, CurriculumConfig, GapKind, InversionConfig, ListNoise, ListScores, MethodConfig,
     OfflinePairsConfig, PairLabels, PairNoise, Pools, PosteriorUse, RankedConfig, Reconstruction, SftConfig,
-    UnpairedConfig,
+    UnpairedConfig, UsersConfig,
 };
+pub(crate) use consistency::teacher_key;
+pub use consistency::{ConsistencyConfig, ConsistencySolver, ConsistencyTarget, ImageError, TeacherConfig};
 pub use offline_pairs::OfflinePairs;
 pub(crate) use online::judge_files;
 pub use online::{
-    AdvantageConfig, DirectRewardConfig, GradientSpan, JudgeReward, Online, PolicyGradientConfig, ReuseConfig, Reward,
-    RewardLoss, RolloutConfig, StepAwareConfig, TrajectoryPairsConfig,
+    AdvantageConfig, Continuation, DirectRewardConfig, GradientGuidance, GradientSpan, JudgeReward, Online,
+    PolicyGradientConfig, ReuseConfig, Reward, RewardLoss, RolloutConfig, StepAwareConfig, StepDivergence,
+    TrajectoryPairsConfig,
 };
 pub use preference_model::{Negatives, PreferenceModel, PreferenceModelConfig, RecordWeights, StepAwareTrainingConfig};
 pub(crate) use preference_model::{PIPELINE, pipeline_of};
@@ -58,6 +63,7 @@ pub(crate) use source::{load as load_records, validate as validate_data};
 pub use timesteps::TimestepConfig;
 pub(crate) use trained::{TextTraining, TrainedDenoiser, load_frozen};
 pub use unpaired::Unpaired;
+pub(crate) use users::{EMBEDDINGS, INIT};
 
 use crate::{Error, Result};
 

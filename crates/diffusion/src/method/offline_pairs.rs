@@ -1,4 +1,4 @@
-//! Stored pairs: the score of an image is minus one half of its denoising error.
+//! Stored pairs: the score of an image is minus one half of its denoising error, or of its consistency distance.
 //!
 //! Wallace et al., "Diffusion Model Alignment Using Direct Preference Optimization", CVPR 2024, arXiv:2311.12908, Eq. 14. One
 //! timestep is shared by the two images of a pair and by policy and reference, and so is one noise unless the recipe says
@@ -13,11 +13,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diptych_core::{Objective, PairLogps, pair_metrics};
 use diptych_tensor::{Device, Params, Tensor, Weights};
 use diptych_train::{Item, Method, MicroBatch, StepOutput};
 
+use super::consistency::{Consistency, ConsistencyTarget};
 use super::curriculum::Curriculum;
 use super::denoising_records::DenoisingRecords;
 use super::inverted_noise::InvertedNoise;
@@ -27,7 +29,7 @@ use super::scoring::{DenoisingInput, ImagePlace, Scored, with_judge_scores};
 use super::shift::RewardShift;
 use super::showcase::Showcase;
 use super::trained::TrainedDenoiser;
-use crate::pipeline::Conditioning;
+use crate::pipeline::{Conditioning, Denoiser};
 use crate::tensors::{doubled, host_f64};
 use crate::{Error, Result};
 
@@ -40,6 +42,8 @@ pub struct OfflinePairs {
     pub(crate) records: DenoisingRecords,
     pub(crate) rejected: Latents,
     pub(crate) noise: NoiseSource,
+    /// Where errors are consistency distances, how they are computed.
+    pub(crate) consistency: Option<Arc<Consistency>>,
     /// A judge's scores of the chosen and of the rejected image of each record, where the objective needs them.
     pub(crate) judge_scores: Option<Vec<[f64; 2]>>,
     pub(crate) curriculum: Option<Curriculum>,
@@ -67,6 +71,9 @@ impl OfflinePairs {
         let latents = stacked(&draws.latents(batch, &[&self.records.latents, &self.rejected], device)?)?;
         let mut timesteps = draws.timesteps(batch).repeat(2);
         let conditioning = self.records.conditioning(batch, device)?.repeat(2)?;
+        if let Some(consistency) = &self.consistency {
+            timesteps = consistency.rounded(&timesteps);
+        }
         let noise = match &self.noise {
             NoiseSource::Shared => doubled(&draws.noise(batch, device)?)?,
             NoiseSource::Independent => {
@@ -78,7 +85,33 @@ impl OfflinePairs {
                 inverted.of(denoiser, &latents, &timesteps, &conditioning)?
             }
         };
-        DenoisingInput::new(denoiser, &latents, &noise, &timesteps, conditioning)
+        match &self.consistency {
+            None => DenoisingInput::new(denoiser, &latents, &noise, &timesteps, conditioning),
+            Some(rule) => self.consistent(rule, batch, (&latents, &noise), timesteps, conditioning),
+        }
+    }
+
+    /// The same images with those one step of the solver earlier.
+    fn consistent(
+        &self,
+        rule: &Arc<Consistency>,
+        batch: &MicroBatch,
+        (latents, noise): (&Tensor, &Tensor),
+        timesteps: Vec<f32>,
+        conditioning: Conditioning,
+    ) -> Result<DenoisingInput> {
+        let unprompted = self.records.unprompted(batch, self.policy.denoiser.device())?;
+        let unprompted = unprompted.map(|one| one.repeat(2)).transpose()?;
+        let told = (conditioning, unprompted.as_ref());
+        rule.input((latents, noise), timesteps, told, |earlier, conditioning| {
+            match rule.target {
+                ConsistencyTarget::Own => Ok(None),
+                ConsistencyTarget::Reference => {
+                    let clean = |network: &Denoiser| earlier.clean_of(network, conditioning);
+                    self.reference.ask(&self.policy, clean)
+                }
+            }
+        })
     }
 
     pub(super) fn score(&self, batch: &MicroBatch, input: &DenoisingInput) -> Result<Scored> {
@@ -91,6 +124,20 @@ impl OfflinePairs {
             })
             .collect();
         Scored::new(&self.policy, &self.reference, input, &places)
+    }
+
+    /// What the errors of the chosen and of the rejected images are logged as, the policy's and the reference's.
+    fn error_names(&self) -> [(&'static str, &'static str); 2] {
+        match &self.consistency {
+            None => [
+                ("mse/chosen", "mse/reference_chosen"),
+                ("mse/rejected", "mse/reference_rejected"),
+            ],
+            Some(_) => [
+                ("consistency/chosen", "consistency/reference_chosen"),
+                ("consistency/rejected", "consistency/reference_rejected"),
+            ],
+        }
     }
 
     /// Everything the objective may ask for.
@@ -189,10 +236,7 @@ impl Method for OfflinePairs {
         let sides = [scored.narrow(0, len)?, scored.narrow(len, len)?];
         let logps = self.logps(batch, &input, &sides)?;
         let mut metrics = BTreeMap::from([("timesteps/mean", input.timesteps()[..len].to_vec())]);
-        for (side, (name, reference_name)) in sides.iter().zip([
-            ("mse/chosen", "mse/reference_chosen"),
-            ("mse/rejected", "mse/reference_rejected"),
-        ]) {
+        for (side, (name, reference_name)) in sides.iter().zip(self.error_names()) {
             let (errors, reference_errors) = side.host()?;
             metrics.insert(name, errors);
             if let Some(errors) = reference_errors {

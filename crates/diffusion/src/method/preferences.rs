@@ -1,5 +1,7 @@
 //! How the methods that learn from stored preferences are put together.
 
+use std::sync::Arc;
+
 use diptych_data::Dataset;
 use diptych_models::Trainable;
 use diptych_models::diffusers::PipelineDir;
@@ -10,19 +12,22 @@ use super::checks::CHECKPOINT;
 use super::config::{
     GapKind, ListNoise, OfflinePairsConfig, PairLabels, PairNoise, PosteriorUse, RankedConfig, UnpairedConfig,
 };
+use super::consistency::Consistency;
 use super::curriculum::{Curriculum, ScoredPair};
 use super::draws::Draws;
-use super::encode::Settings;
+use super::encode::{Encoded, Settings};
 use super::inverted_noise::InvertedNoise;
 use super::offline_pairs::{NoiseSource, OfflinePairs};
 use super::prepare::Preparation;
 use super::ranked::Ranked;
+use super::records::Latents;
 use super::reference::{CachedErrors, MovingReference, Reference};
 use super::shift::RewardShift;
 use super::single_images::{SingleImages, judged, latent_scores, listed};
 use super::timesteps::TimestepConfig;
 use super::trained::{TextTraining, TrainedDenoiser, load_frozen};
 use super::unpaired::{Balance, Unpaired};
+use super::users::RecordUsers;
 use crate::pipeline::{Denoiser, denoiser_component, load_adapter};
 use crate::schedule::NoiseSchedule;
 use crate::stage::Stage;
@@ -32,15 +37,11 @@ use crate::{Error, Result};
 impl Preparation<'_> {
     pub(super) fn offline_pairs(
         &self,
-        config: OfflinePairsConfig,
+        config: &OfflinePairsConfig,
         dataset: Dataset,
         reporter: &mut Reporter<'_>,
     ) -> Result<DiffusionMethod> {
-        let needs_scores = self.recipe.objective.requirements().judge_scores;
-        let judge_scores = needs_scores.then(|| self.pair_scores(&dataset)).transpose()?;
-        for (record, scores) in judge_scores.iter().flatten().enumerate() {
-            self.check_judge(&dataset.record_id(record), "chosen_score", scores)?;
-        }
+        let judge_scores = self.judged_pairs(&dataset)?;
         let curriculum = match &config.curriculum {
             Some(curriculum) => Some(Curriculum::new(
                 curriculum,
@@ -48,14 +49,76 @@ impl Preparation<'_> {
             )),
             None => None,
         };
+        let users = config.users.as_ref();
+        let users = users.map(|users| RecordUsers::new(self.recipe, users, &dataset));
+        let users = users.transpose()?;
+        let (mut encoded, rejected) = self.pair_images(config, dataset, reporter)?;
+        let policy = match config.users.as_ref().zip(users.as_ref()) {
+            Some((section, users)) => self.policy_for_users(section, users)?,
+            None => self.policy(TextTraining::Frozen)?,
+        };
+        encoded.records.users = users;
+        let reference = self.reference(&policy)?;
+        let noise = match config.noise {
+            PairNoise::Shared => NoiseSource::Shared,
+            PairNoise::Independent => NoiseSource::Independent,
+            PairNoise::Inverted(config) => {
+                NoiseSource::Inverted(InvertedNoise::new(policy.denoiser.schedule(), config)?)
+            }
+        };
+        let consistency = config.error.consistency();
+        let consistency = consistency.map(|section| self.consistency(section, &encoded.records.draws, &policy));
+        let consistency = consistency.transpose()?;
+        let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
+        let mut method = OfflinePairs {
+            policy,
+            reference,
+            objective: self.recipe.objective.clone(),
+            records,
+            rejected,
+            noise,
+            consistency,
+            judge_scores,
+            curriculum,
+            shift: RewardShift::default(),
+            showcase,
+        };
+        if matches!(self.recipe.reference, ReferenceConfig::Cached { .. }) {
+            method.reference = Reference::Cached(self.cached(&method, reporter)?);
+        }
+        Ok(DiffusionMethod::OfflinePairs(Box::new(method)))
+    }
+
+    /// A judge's scores of the images of every pair where the objective needs them, each of which it can use.
+    fn judged_pairs(&self, dataset: &Dataset) -> Result<Option<Vec<[f64; 2]>>> {
+        let needs_scores = self.recipe.objective.requirements().judge_scores;
+        let scores = needs_scores.then(|| self.pair_scores(dataset)).transpose()?;
+        for (record, scores) in scores.iter().flatten().enumerate() {
+            self.check_judge(&dataset.record_id(record), "chosen_score", scores)?;
+        }
+        Ok(scores)
+    }
+
+    /// Records of the images that are taken for the chosen ones, and latents of the others.
+    fn pair_images(
+        &self,
+        config: &OfflinePairsConfig,
+        dataset: Dataset,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<(Encoded, Latents)> {
+        let consistency = config.error.consistency();
+        self.check_consistency(consistency)?;
         let found = dataset.records().name();
-        let settings = settings(
-            "offline_pairs",
-            config.prompt_dropout,
-            config.timesteps,
-            config.posterior,
-            config.resolution,
-        );
+        let settings = Settings {
+            needs_empty: consistency.is_some_and(Consistency::is_guided),
+            ..settings(
+                "offline_pairs",
+                config.prompt_dropout,
+                config.timesteps,
+                config.posterior,
+                config.resolution,
+            )
+        };
         let mut encoded = self.encode(&settings, dataset, reporter)?;
         let Some(mut rejected) = encoded.rejected.take() else {
             return Err(Error::DataKind {
@@ -70,32 +133,7 @@ impl Preparation<'_> {
         if config.labels == PairLabels::Swapped {
             std::mem::swap(&mut encoded.records.latents, &mut rejected);
         }
-        let policy = self.policy(TextTraining::Frozen)?;
-        let reference = self.reference(&policy)?;
-        let noise = match config.noise {
-            PairNoise::Shared => NoiseSource::Shared,
-            PairNoise::Independent => NoiseSource::Independent,
-            PairNoise::Inverted(config) => {
-                NoiseSource::Inverted(InvertedNoise::new(policy.denoiser.schedule(), config)?)
-            }
-        };
-        let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
-        let mut method = OfflinePairs {
-            policy,
-            reference,
-            objective: self.recipe.objective.clone(),
-            records,
-            rejected,
-            noise,
-            judge_scores,
-            curriculum,
-            shift: RewardShift::default(),
-            showcase,
-        };
-        if matches!(self.recipe.reference, ReferenceConfig::Cached { .. }) {
-            method.reference = Reference::Cached(self.cached(&method, reporter)?);
-        }
-        Ok(DiffusionMethod::OfflinePairs(Box::new(method)))
+        Ok((encoded, rejected))
     }
 
     pub(super) fn unpaired(
@@ -206,7 +244,7 @@ impl Preparation<'_> {
             ReferenceConfig::AdapterOff {} => Ok(Reference::AdapterOff),
             ReferenceConfig::Frozen {} => {
                 let network = load_frozen(self.pipeline, &self.options, &self.adapter)?;
-                Ok(Reference::Frozen(Box::new(network)))
+                Ok(Reference::Frozen(Arc::new(network)))
             }
             ReferenceConfig::Ema {
                 mixup_alpha,
@@ -224,8 +262,8 @@ impl Preparation<'_> {
                     let adapter = load_adapter(&path, denoiser_component(self.pipeline))?;
                     Denoiser::load(self.pipeline, &self.options, Trainable::None, Some(&adapter))?.0
                 };
-                check_schedules(&policy.denoiser, &network)?;
-                Ok(Reference::Frozen(Box::new(network)))
+                check_schedules(&policy.denoiser, &network, CHECKPOINT)?;
+                Ok(Reference::Frozen(Arc::new(network)))
             }
         }
     }
@@ -366,6 +404,7 @@ fn settings(
         posterior,
         resolution,
         text: TextTraining::Frozen,
+        needs_empty: false,
     }
 }
 
@@ -381,9 +420,10 @@ fn refuse_given_noise(draws: &Draws, method: &str) -> Result<()> {
     })
 }
 
-/// The reference sees the policy's noisy latents, which must mean the same to it, and its errors are compared with the policy's.
-fn check_schedules(policy: &Denoiser, reference: &Denoiser) -> Result<()> {
-    let is_same = match (policy.schedule(), reference.schedule()) {
+/// Another network sees the policy's noisy latents, which must mean the same to it, and what it says of them is compared with what the policy
+/// says. `key` names it.
+pub(super) fn check_schedules(policy: &Denoiser, other: &Denoiser, key: &str) -> Result<()> {
+    let is_same = match (policy.schedule(), other.schedule()) {
         (NoiseSchedule::Discrete(own), NoiseSchedule::Discrete(other)) => {
             own.prediction_type() == other.prediction_type() && own.alphas_cumprod() == other.alphas_cumprod()
         }
@@ -399,8 +439,8 @@ fn check_schedules(policy: &Denoiser, reference: &Denoiser) -> Result<()> {
         return Ok(());
     }
     Err(Error::Recipe {
-        key: CHECKPOINT.into(),
+        key: key.into(),
         problem: "has another noise schedule or prediction type than the model".into(),
-        hint: "their errors cannot be compared: use a checkpoint of the same model".into(),
+        hint: "their answers cannot be compared: use a checkpoint of the same model".into(),
     })
 }

@@ -11,6 +11,7 @@ use diptych_train::{GradientCheckpointing, Method as _, Recipe, Reporter};
 
 use super::autoencoder::Autoencoder;
 use super::config::{AutoencoderConfig, MethodConfig, SftConfig};
+use super::consistency::Consistency;
 use super::denoising_records::DenoisingRecords;
 use super::encode::{Encoded, Settings};
 use super::online::{Reward, check_reward};
@@ -70,10 +71,10 @@ fn prepare_for(
         options,
     };
     match recipe.method.clone() {
-        MethodConfig::OfflinePairs(config) => preparation.offline_pairs(config, dataset, reporter),
+        MethodConfig::OfflinePairs(config) => preparation.offline_pairs(&config, dataset, reporter),
         MethodConfig::Unpaired(config) => preparation.unpaired(config, dataset, reporter),
         MethodConfig::Ranked(config) => preparation.ranked(config, dataset, reporter),
-        MethodConfig::Sft(config) => preparation.sft(config, dataset, reporter),
+        MethodConfig::Sft(config) => preparation.sft(&config, dataset, reporter),
         MethodConfig::Autoencoder(config) => preparation.autoencoder(config, dataset),
         MethodConfig::TrajectoryPairs(_)
         | MethodConfig::StepAware(_)
@@ -126,7 +127,7 @@ pub(super) struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    fn sft(&self, config: SftConfig, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
+    fn sft(&self, config: &SftConfig, dataset: Dataset, reporter: &mut Reporter<'_>) -> Result<DiffusionMethod> {
         if config.train_text_encoder && DenoiserConfig::read(self.pipeline)?.unet().is_none() {
             return Err(Error::Recipe {
                 key: "method.sft.train_text_encoder".into(),
@@ -139,6 +140,7 @@ impl Preparation<'_> {
         } else {
             TextTraining::Frozen
         };
+        let of_consistency = config.error.consistency();
         let settings = Settings {
             method: "sft",
             prompt_dropout: config.prompt_dropout,
@@ -146,14 +148,19 @@ impl Preparation<'_> {
             posterior: config.posterior,
             resolution: config.resolution,
             text,
+            needs_empty: of_consistency.is_some_and(Consistency::is_guided),
         };
+        self.check_consistency(of_consistency)?;
         let encoded = self.encode(&settings, chosen_only(dataset), reporter)?;
         let policy = self.policy(text)?;
+        let consistency = of_consistency.map(|section| self.consistency(section, &encoded.records.draws, &policy));
+        let consistency = consistency.transpose()?;
         let (records, showcase) = Self::showcase(encoded, &policy, reporter)?;
         Ok(DiffusionMethod::Sft(Box::new(Sft {
             policy,
             objective: self.recipe.objective.clone(),
             records,
+            consistency,
             showcase,
         })))
     }
@@ -237,7 +244,7 @@ impl Preparation<'_> {
     }
 
     /// Which blocks recompute their activations.
-    fn checkpointing(&self) -> CheckpointPolicy {
+    pub(super) fn checkpointing(&self) -> CheckpointPolicy {
         match self.recipe.train.gradient_checkpointing {
             GradientCheckpointing::Blocks(policy) => policy,
             // A budget was refused with the recipe: plans of images do not count activations.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use diptych_tensor::{DType, Device, Params, Tensor, Weights, save_tensors};
 
 use super::scoring::{DenoisingInput, ImagePlace};
 use super::trained::TrainedDenoiser;
 use crate::pipeline::Denoiser;
+use crate::trajectory::Adapters;
 use crate::{Error, Result};
 
 /// What the policy is compared with.
@@ -18,7 +20,7 @@ pub(crate) enum Reference {
     /// The policy with its adapter switched off.
     AdapterOff,
     /// A network that does not change: a copy of the start, or another checkpoint.
-    Frozen(Box<Denoiser>),
+    Frozen(Arc<Denoiser>),
     /// Errors at the start, of records that bring their noise and timesteps along.
     Cached(CachedErrors),
     /// Parameters that follow the policy.
@@ -63,6 +65,15 @@ impl Reference {
             Self::Moving(moving) => moving.lend(&policy.params, || answer(&policy.denoiser))?,
         };
         Ok(Some(answered.detach()))
+    }
+
+    /// The network that the policy is compared with, where it stays as it is, so that a gradient may go through what it is asked about.
+    pub(super) fn constant(&self, policy: &TrainedDenoiser) -> Option<(Arc<Denoiser>, Adapters)> {
+        match self {
+            Self::AdapterOff => Some((policy.denoiser.clone(), Adapters::Off)),
+            Self::Frozen(denoiser) => Some((denoiser.clone(), Adapters::On)),
+            Self::None | Self::Cached(_) | Self::Moving(_) => None,
+        }
     }
 
     /// Lets a moving reference follow the policy after optimizer step `step`.

@@ -1,10 +1,11 @@
-//! Denoising errors of the images of a micro batch under the policy and under its reference.
+//! Errors of the images of a micro batch under the policy and under its reference.
 //!
 //! Shape letters: N images, C channels, Y x X spatial.
 
 use diptych_core::Responses;
 use diptych_tensor::Tensor;
 
+use super::consistency::Earlier;
 use super::reference::Reference;
 use super::trained::TrainedDenoiser;
 use crate::pipeline::{Conditioning, Denoiser};
@@ -14,9 +15,18 @@ use crate::{Result, denoising};
 /// What a denoiser sees of N images, and what it should answer.
 pub(super) struct DenoisingInput {
     noisy_latents: Tensor,
-    target: Tensor,
+    wanted: Wanted,
     timesteps: Vec<f32>,
     conditioning: Conditioning,
+}
+
+/// What the denoiser's answer is compared with.
+#[derive(Clone)]
+enum Wanted {
+    /// The answer that is right.
+    Answer(Tensor),
+    /// A clean image at another noise level, for consistency models.
+    Clean(Earlier),
 }
 
 impl DenoisingInput {
@@ -31,17 +41,32 @@ impl DenoisingInput {
         let schedule = denoiser.schedule();
         Ok(Self {
             noisy_latents: schedule.add_noise(latents, noise, timesteps)?,
-            target: schedule.target(latents, noise, timesteps)?,
+            wanted: Wanted::Answer(schedule.target(latents, noise, timesteps)?),
             timesteps: timesteps.to_vec(),
             conditioning,
         })
+    }
+
+    /// Noisy latents whose clean images are to agree with those of an earlier step.
+    pub(super) fn of_consistency(
+        noisy_latents: Tensor,
+        earlier: Earlier,
+        timesteps: Vec<f32>,
+        conditioning: Conditioning,
+    ) -> Self {
+        Self {
+            noisy_latents,
+            wanted: Wanted::Clean(earlier),
+            timesteps,
+            conditioning,
+        }
     }
 
     /// The same images with other prompts.
     pub(super) fn with_conditioning(&self, conditioning: Conditioning) -> Self {
         Self {
             noisy_latents: self.noisy_latents.clone(),
-            target: self.target.clone(),
+            wanted: self.wanted.clone(),
             timesteps: self.timesteps.clone(),
             conditioning,
         }
@@ -56,10 +81,16 @@ impl DenoisingInput {
         self.timesteps.iter().map(|&timestep| f64::from(timestep)).collect()
     }
 
-    /// Mean squared errors of the denoiser's answers, (N,), differentiable.
+    /// Mean squared errors of the denoiser's answers, or consistency distances, (N,), differentiable.
     pub(super) fn errors(&self, denoiser: &Denoiser) -> Result<Tensor> {
+        let target = match &self.wanted {
+            Wanted::Answer(target) => target,
+            Wanted::Clean(earlier) => {
+                return earlier.errors(denoiser, &self.noisy_latents, &self.timesteps, &self.conditioning);
+            }
+        };
         let prediction = denoiser.predict(&self.noisy_latents, &self.timesteps, &self.conditioning)?;
-        denoising::denoising_errors(&prediction, &self.target)
+        denoising::denoising_errors(&prediction, target)
     }
 }
 

@@ -1,18 +1,23 @@
 //! Supervised fine-tuning: the denoising loss of Ho et al. (arXiv:2006.11239, Eq. 14) on captioned images or on the chosen
-//! side of pairs. The loss is the plain mean squared error, as `diffusers`' training scripts report it.
+//! side of pairs. The loss is the plain mean squared error, as `diffusers`' training scripts report it. With `error.consistency` it is the
+//! consistency distance of Luo et al., "Latent Consistency Models" (arXiv:2310.04378, Algorithm 1), which makes a consistency model of a
+//! diffusion model; the network to agree with is the trained one itself, without the paper's moving average.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diptych_core::{Objective, Responses};
 use diptych_tensor::Params;
 use diptych_train::{Method, MicroBatch, StepOutput};
 
+use super::consistency::Consistency;
 use super::denoising_records::DenoisingRecords;
+use super::scoring::DenoisingInput;
 use super::showcase::Showcase;
 use super::trained::TrainedDenoiser;
 use crate::tensors::{host_f64, negated};
-use crate::{Error, Result, denoising};
+use crate::{Error, Result};
 
 /// The method `sft`.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub struct Sft {
     pub(crate) policy: TrainedDenoiser,
     pub(crate) objective: Objective,
     pub(crate) records: DenoisingRecords,
+    /// Where errors are consistency distances, how they are computed.
+    pub(crate) consistency: Option<Arc<Consistency>>,
     pub(crate) showcase: Option<Showcase>,
 }
 
@@ -49,20 +56,24 @@ impl Method for Sft {
         let latents = draws.latents(batch, &[&self.records.latents], device)?;
         let noise = draws.noise(batch, device)?;
         let timesteps = draws.timesteps(batch);
-        let noisy_latents = denoiser.schedule().add_noise(&latents[0], &noise, &timesteps)?;
-        let target = denoiser.schedule().target(&latents[0], &noise, &timesteps)?;
         let conditioning = self
             .records
             .conditioning_with(self.policy.text.as_ref(), batch, device)?;
-        let prediction = denoiser.predict(&noisy_latents, &timesteps, &conditioning)?;
-        let errors = denoising::denoising_errors(&prediction, &target)?;
-        let metrics = BTreeMap::from([
-            ("mse/chosen", host_f64(&errors)?),
-            (
-                "timesteps/mean",
-                timesteps.iter().map(|&timestep| f64::from(timestep)).collect(),
-            ),
-        ]);
+        let (input, name) = match &self.consistency {
+            None => {
+                let input = DenoisingInput::new(denoiser, &latents[0], &noise, &timesteps, conditioning)?;
+                (input, "mse/chosen")
+            }
+            Some(rule) => {
+                let unprompted = self.records.unprompted(batch, device)?;
+                let told = (conditioning, unprompted.as_ref());
+                let timesteps = rule.rounded(&timesteps);
+                let input = rule.input((&latents[0], &noise), timesteps, told, |_, _| Ok(None))?;
+                (input, "consistency/chosen")
+            }
+        };
+        let errors = input.errors(denoiser)?;
+        let metrics = BTreeMap::from([(name, host_f64(&errors)?), ("timesteps/mean", input.timesteps())]);
         // With this objective alone the score is minus the error, not minus half of it.
         Ok(StepOutput::new(
             self.objective.chosen_losses(&Responses::new(negated(&errors)?))?,

@@ -79,6 +79,7 @@ impl Showcase {
                 component: "text_encoder",
             })?;
         let sampler = ImageSampler {
+            user: None,
             denoiser: &policy.denoiser,
             negative: None,
             vae: &self.vae,

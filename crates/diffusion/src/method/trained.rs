@@ -10,7 +10,9 @@ use diptych_models::{AdapterConfig, LoraConfig, Trainable};
 use diptych_tensor::{CheckpointPolicy, DType, Params, Tensor, Weights};
 
 use super::complete::complete;
-use crate::pipeline::{Denoiser, NetworkOptions, TextConditioner, denoiser_component};
+use crate::pipeline::{
+    Denoiser, NetworkOptions, TextConditioner, USER_ATTENTION_FILE, USERS_FILE, UserEmbeddings, denoiser_component,
+};
 use crate::{Error, Result};
 
 /// A denoiser, perhaps with its text encoder, and the parameters of both that are trained.
@@ -20,8 +22,17 @@ pub(crate) struct TrainedDenoiser {
     /// Present where it is trained.
     pub(crate) text: Option<TextConditioner>,
     pub(crate) params: Params,
-    adapter: AdapterConfig,
+    trained: TrainedPart,
     model: PathBuf,
+}
+
+/// What of a pipeline is trained.
+#[derive(Debug)]
+enum TrainedPart {
+    /// Its denoiser, as the recipe's adapter says.
+    Denoiser(AdapterConfig),
+    /// The attention to these users.
+    Users(UserEmbeddings),
 }
 
 /// Whether the text encoder is trained beside the denoiser.
@@ -58,29 +69,74 @@ impl TrainedDenoiser {
             denoiser: Arc::new(denoiser),
             text,
             params,
-            adapter: adapter.clone(),
+            trained: TrainedPart::Denoiser(adapter.clone()),
             model: pipeline.path().to_path_buf(),
+        })
+    }
+
+    /// A frozen denoiser with attention to users, which is trained.
+    pub(crate) fn load_for_users(
+        pipeline: &PipelineDir,
+        options: &NetworkOptions,
+        users: &UserEmbeddings,
+        start: Option<&Path>,
+        checkpointing: CheckpointPolicy,
+    ) -> Result<Self> {
+        let (denoiser, _) = Denoiser::load(pipeline, options, Trainable::None, None)?;
+        let [_, dim] = users.shape();
+        let (mut denoiser, params) = denoiser.with_trained_users(dim, start, options)?;
+        if let Some(attention) = denoiser.users().filter(|attention| attention.dim() != dim) {
+            return Err(Error::Users {
+                path: users.file().to_path_buf(),
+                problem: format!(
+                    "has users of width {dim}, and the attention to start from takes {}",
+                    attention.dim()
+                ),
+            });
+        }
+        denoiser.set_gradient_checkpointing(checkpointing);
+        Ok(Self {
+            denoiser: Arc::new(denoiser),
+            text: None,
+            params,
+            trained: TrainedPart::Users(users.clone()),
+            model: pipeline.path().to_path_buf(),
+        })
+    }
+
+    fn save_users(&self, users: &UserEmbeddings, directory: &Path) -> Result<()> {
+        let attention = self.denoiser.users().ok_or(Error::MissingComponent {
+            action: "saving the attention to users",
+            component: "unet",
+        })?;
+        attention.save(&directory.join(USER_ATTENTION_FILE))?;
+        let (from, to) = (users.file(), directory.join(USERS_FILE));
+        std::fs::copy(from, &to).map(drop).map_err(|source| Error::Io {
+            action: "copy",
+            path: from.to_path_buf(),
+            source,
         })
     }
 
     /// Writes an adapter as PEFT and diffusers files, or the trained networks as parts of a pipeline.
     pub(crate) fn save(&self, directory: &Path) -> Result<()> {
-        match &self.adapter {
-            AdapterConfig::Lora(lora) => {
+        match &self.trained {
+            TrainedPart::Users(users) => self.save_users(users, directory),
+            TrainedPart::Denoiser(AdapterConfig::Lora(lora)) => {
                 let adapter = LoraAdapter::from_params(&self.params, lora, "")?;
                 adapter.save_peft(directory, Some(&self.model.to_string_lossy()))?;
                 Ok(save_diffusers(directory, &[(self.denoiser.component(), &adapter)])?)
             }
-            AdapterConfig::Full(_) => self.save_networks(directory),
+            TrainedPart::Denoiser(AdapterConfig::Full(_)) => self.save_networks(directory),
         }
     }
 
     /// Writes what can be used on its own: the adapter, or a whole pipeline with the trained networks.
     pub(crate) fn save_final(&self, directory: &Path) -> Result<()> {
         self.save(directory)?;
-        match &self.adapter {
-            AdapterConfig::Lora(_) => Ok(()),
-            AdapterConfig::Full(_) => complete(&self.model, directory),
+        match &self.trained {
+            TrainedPart::Users(_) | TrainedPart::Denoiser(AdapterConfig::Lora(_)) => Ok(()),
+            TrainedPart::Denoiser(AdapterConfig::Full(_)) => complete(&self.model, directory),
         }
     }
 
@@ -111,9 +167,15 @@ impl TrainedDenoiser {
 
     /// Sets the parameters from what [`TrainedDenoiser::save`] wrote.
     pub(crate) fn restore(&self, directory: &Path) -> Result<()> {
-        let tensors = match &self.adapter {
-            AdapterConfig::Lora(_) => adapter_tensors(&LoraAdapter::load(directory, self.denoiser.component())?),
-            AdapterConfig::Full(_) => {
+        let tensors = match (&self.trained, self.denoiser.users()) {
+            (TrainedPart::Users(_), Some(attention)) => {
+                attention.parameters_of(&directory.join(USER_ATTENTION_FILE))?
+            }
+            (TrainedPart::Users(_), None) => BTreeMap::new(),
+            (TrainedPart::Denoiser(AdapterConfig::Lora(_)), _) => {
+                adapter_tensors(&LoraAdapter::load(directory, self.denoiser.component())?)
+            }
+            (TrainedPart::Denoiser(AdapterConfig::Full(_)), _) => {
                 let mut tensors = read_all(&directory.join(self.denoiser.component()), "")?;
                 let buffers = self.denoiser.network().buffers();
                 tensors.retain(|name, _| !buffers.contains_key(name));

@@ -1,10 +1,11 @@
 //! The networks of a pipeline, each loaded on its own: a run reads only what it needs.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::lora::{self, LoraAdapter};
-use diptych_models::unet::{AddedConditions, UNet2DConditionModel};
+use diptych_models::unet::{AddedConditions, UNet2DConditionModel, UserAttention, UserAttentionOptions};
 use diptych_models::vae::{AutoencoderKl, AutoencoderKlConfig};
 use diptych_models::{AdapterSwitch, Builder, BuilderConfig, Trainable};
 use diptych_tensor::{CheckpointPolicy, DType, Device, Params, Tensor};
@@ -50,6 +51,8 @@ impl NetworkOptions {
 #[derive(Debug)]
 pub struct Denoiser {
     network: Network,
+    /// How it attends to users, where it does.
+    users: Option<Arc<UserAttention>>,
     config: DenoiserConfig,
     component: &'static str,
     schedule: NoiseSchedule,
@@ -82,6 +85,7 @@ impl Denoiser {
         }
         let denoiser = Self {
             network,
+            users: None,
             config,
             component,
             schedule,
@@ -89,6 +93,55 @@ impl Denoiser {
             dtype: options.dtype,
         };
         Ok((denoiser, params))
+    }
+
+    /// The same network with attention to users, new or from where a file ends, which is trained.
+    ///
+    /// # Errors
+    /// [`Error::Conditioning`] for a network without such layers; what [`UserAttention::fresh`] and [`UserAttention::start`] refuse.
+    pub(crate) fn with_trained_users(
+        self,
+        dim: usize,
+        start: Option<&Path>,
+        options: &NetworkOptions,
+    ) -> Result<(Self, Params)> {
+        let (network, own) = (self.cross_attending()?, user_options(options));
+        let (users, params) = match start {
+            None => UserAttention::fresh(network, dim, &own)?,
+            Some(path) => UserAttention::start(network, path, &own)?,
+        };
+        Ok((self.with_users(users), params))
+    }
+
+    /// The same network with the attention to users of a file, frozen.
+    ///
+    /// # Errors
+    /// As [`Denoiser::with_trained_users`].
+    pub(crate) fn with_frozen_users(self, path: &Path, options: &NetworkOptions) -> Result<Self> {
+        let users = UserAttention::frozen(self.cross_attending()?, path, &user_options(options))?;
+        Ok(self.with_users(users))
+    }
+
+    fn with_users(self, users: UserAttention) -> Self {
+        Self {
+            users: Some(Arc::new(users)),
+            ..self
+        }
+    }
+
+    fn cross_attending(&self) -> Result<&UNet2DConditionModel> {
+        match &self.network {
+            Network::UNet(unet) => Ok(unet),
+            Network::Sd3(_) | Network::Flux(_) => Err(Error::Conditioning {
+                name: "users",
+                problem: "are for UNets: a transformer attends to text and image together",
+            }),
+        }
+    }
+
+    /// How the network attends to users, where it does.
+    pub fn users(&self) -> Option<&UserAttention> {
+        self.users.as_deref()
     }
 
     /// The network.
@@ -159,6 +212,7 @@ impl Denoiser {
         if !matches!(&self.network, Network::UNet(_)) {
             refused(conditioning.time_ids.is_some(), "time_ids")?;
         }
+        refused(conditioning.users.is_some() && self.users.is_none(), "users")?;
         refused(
             conditioning.guidance.is_some() && !self.network.takes_guidance(),
             "guidance",
@@ -167,10 +221,9 @@ impl Denoiser {
         match &self.network {
             Network::UNet(unet) => {
                 let text = cast(&conditioning.encoder_hidden_states, self.dtype)?;
-                match added(unet, conditioning)? {
-                    Some(added) => Ok(unet.forward_added(&noisy_latents, &timesteps, &text, &added)?),
-                    None => Ok(unet.forward(&noisy_latents, &timesteps, &text)?),
-                }
+                let added = added(unet, conditioning)?;
+                let users = self.users.as_ref().zip(conditioning.users.as_ref());
+                Ok(unet.forward_for(&noisy_latents, &timesteps, &text, (added.as_ref(), users))?)
             }
             Network::Sd3(network) => sd3::predict(network, input, conditioning, self.dtype),
             Network::Flux(network) => flux::predict(network, input, conditioning, self.dtype),
@@ -198,6 +251,14 @@ impl Denoiser {
         let numbers = sizes::time_ids(image_size, [0, 0], image_size).repeat(conditioning.batch_size());
         let time_ids = matrix(&numbers, sizes::NUM_NUMBERS, &self.device)?;
         Ok(conditioning.with_time_ids(time_ids))
+    }
+}
+
+fn user_options(options: &NetworkOptions) -> UserAttentionOptions {
+    UserAttentionOptions {
+        device: options.device.clone(),
+        dtype: options.dtype,
+        seed: options.seed,
     }
 }
 

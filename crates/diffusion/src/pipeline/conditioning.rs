@@ -1,6 +1,6 @@
 //! What a denoiser is told besides noisy latents and timesteps.
 //!
-//! Shape letters: B batch, T tokens, D width, P pooled width.
+//! Shape letters: B batch, T tokens, D width, P pooled width, S vectors of a user.
 
 use diptych_tensor::{DType, Device, Tensor};
 
@@ -21,6 +21,8 @@ pub struct Conditioning {
     /// Strength of guidance of all examples, for a network that takes it as an input (Flux dev), which without it is told diffusers'
     /// default of 3.5.
     pub guidance: Option<f32>,
+    /// Who the image is for, (B, S, width of users), for a network that attends to users; zeros are nobody.
+    pub users: Option<Tensor>,
 }
 
 impl Conditioning {
@@ -31,7 +33,15 @@ impl Conditioning {
             pooled: None,
             time_ids: None,
             guidance: None,
+            users: None,
         }
+    }
+
+    /// With who each image is for, (B, S, width of users).
+    #[must_use]
+    pub fn with_users(mut self, users: Tensor) -> Self {
+        self.users = Some(users);
+        self
     }
 
     /// With one vector a text, (B, P).
@@ -101,6 +111,7 @@ impl Conditioning {
             pooled: whole(|batch| batch.pooled.as_ref(), "pooled")?,
             time_ids: whole(|batch| batch.time_ids.as_ref(), "time_ids")?,
             guidance: Self::one_guidance(batches)?,
+            users: whole(|batch| batch.users.as_ref(), "users")?,
         })
     }
 
@@ -127,6 +138,7 @@ impl Conditioning {
             pooled: pooled.transpose()?,
             time_ids: self.time_ids.clone(),
             guidance: self.guidance,
+            users: self.users.clone(),
         })
     }
 
@@ -152,6 +164,7 @@ impl Conditioning {
             pooled: self.pooled.as_ref().map(&mut f).transpose()?,
             time_ids: self.time_ids.as_ref().map(&mut f).transpose()?,
             guidance: self.guidance,
+            users: self.users.as_ref().map(&mut f).transpose()?,
         })
     }
 }

@@ -12,7 +12,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::guidance::Guided;
-use super::{Conditioning, Denoiser, DenoiserConfig, Pipeline, PromptEmbeddings};
+use super::{Conditioning, Denoiser, DenoiserConfig, Pipeline, PromptEmbeddings, for_rows};
 use diptych_train::Reporter;
 
 use crate::method::shown;
@@ -172,6 +172,7 @@ fn generate_from(
     let embeddings = shown(&pipeline.text, prompts, config, reporter)?;
     let sampler = ImageSampler {
         denoiser: &pipeline.denoiser,
+        user: pipeline.user.as_ref(),
         negative: pipeline.negative.as_ref(),
         vae: &pipeline.vae,
         embeddings: &embeddings,
@@ -207,6 +208,8 @@ impl NoiseSet {
 /// Everything that turns embedded prompts into images.
 pub(crate) struct ImageSampler<'a> {
     pub(crate) denoiser: &'a Denoiser,
+    /// Who the images are for, (S, width of users).
+    pub(crate) user: Option<&'a Tensor>,
     /// Who answers without the prompt, where that is another network.
     pub(crate) negative: Option<&'a Denoiser>,
     pub(crate) vae: &'a AutoencoderKl,
@@ -266,12 +269,16 @@ impl ImageSampler<'_> {
         if self.denoiser.is_doubled(self.config.guidance_scale) {
             rows.resize(prompts.len(), known(self.embeddings.missing())?);
         }
+        let num_nobody = rows.len();
         for prompt in prompts {
             rows.push(known(self.embeddings.row(prompt))?);
         }
         let factor = self.vae.downscale();
         let image_size = [self.latent_shape[1] * factor, self.latent_shape[2] * factor];
-        let conditioning = self.embeddings.gather(&rows, self.denoiser.device())?;
+        let mut conditioning = self.embeddings.gather(&rows, self.denoiser.device())?;
+        if let Some(user) = self.user {
+            conditioning = conditioning.with_users(for_rows(user, rows.len(), num_nobody)?);
+        }
         self.denoiser.sized(conditioning, image_size)
     }
 }
@@ -325,6 +332,7 @@ mod tests {
             };
             let latent_shape = denoiser.latent_shape().unwrap();
             let sampler = ImageSampler {
+                user: None,
                 denoiser: &denoiser,
                 negative: None,
                 vae: &vae,
@@ -336,6 +344,7 @@ mod tests {
             let prepared = config.sampler.prepare(denoiser.schedule(), 2).unwrap();
             let latents = sampler.latents(&prepared, &["red".to_owned()], 0).unwrap();
             let candidates = ImageSampler {
+                user: None,
                 noise: NoiseSet::Candidates,
                 ..sampler
             };

@@ -12,12 +12,14 @@ mod prompts;
 mod sd3;
 pub(crate) mod sizes;
 mod text;
+mod users;
 
 use std::path::Path;
 
 use diptych_models::diffusers::PipelineDir;
 use diptych_models::vae::AutoencoderKl;
 use diptych_models::{AdapterSwitch, SwitchGuard, Trainable};
+use diptych_tensor::Tensor;
 
 pub(crate) use components::load_adapter;
 pub use components::{Checkpointing, Denoiser, NetworkOptions, load_vae};
@@ -32,6 +34,8 @@ pub use network::{DenoiserConfig, Network, denoiser_component};
 pub use prompts::TextConditioner;
 pub use sd3::Sd3Conditioner;
 pub use text::ClipConditioner;
+pub use users::UserEmbeddings;
+pub(crate) use users::{USER_ATTENTION_FILE, USERS_FILE, for_rows};
 
 use crate::{Error, Result};
 
@@ -46,19 +50,29 @@ pub struct Pipeline {
     pub vae: AutoencoderKl,
     /// Who predicts without the prompt where guidance does, if another network than the denoiser: see [`Pipeline::with_negative`].
     pub negative: Option<Denoiser>,
+    /// Who images are for, (S, width of users): see [`Pipeline::for_user`].
+    pub user: Option<Tensor>,
 }
 
 impl Pipeline {
-    /// Loads a directory in diffusers layout; `adapter` is one of its denoiser, in any layout that [`diptych_models::lora`] reads.
+    /// Loads a directory in diffusers layout; `adapter` is one of its denoiser, in any layout that [`diptych_models::lora`] reads, or a directory with
+    /// `user_attention.safetensors`.
     ///
     /// # Errors
     /// Files that are missing, damaged or do not fit; values that are not implemented.
     pub fn load(path: &Path, adapter: Option<&Path>, options: &NetworkOptions) -> Result<Self> {
         let directory = PipelineDir::open(path)?;
+        let users = adapter
+            .map(|path| path.join(USER_ATTENTION_FILE))
+            .filter(|path| path.is_file());
         let adapter = adapter
+            .filter(|_| users.is_none())
             .map(|path| load_adapter(path, denoiser_component(&directory)))
             .transpose()?;
-        let (denoiser, _) = Denoiser::load(&directory, options, Trainable::None, adapter.as_ref())?;
+        let (mut denoiser, _) = Denoiser::load(&directory, options, Trainable::None, adapter.as_ref())?;
+        if let Some(path) = users {
+            denoiser = denoiser.with_frozen_users(&path, options)?;
+        }
         let (text, _) = TextConditioner::load(&directory, options, Trainable::None, None)?;
         let (vae, _) = load_vae(&directory, options, Trainable::None)?;
         Ok(Self {
@@ -66,6 +80,33 @@ impl Pipeline {
             text,
             vae,
             negative: None,
+            user: None,
+        })
+    }
+
+    /// The same for a mixture of users, of whom `adapter`, the one that the pipeline was loaded with, has the embeddings. Without a user a network
+    /// that attends to users is the network that it was made of.
+    ///
+    /// # Errors
+    /// [`Error::Conditioning`] for a pipeline that attends to no user; [`Error::Users`] for users that are not there.
+    pub fn for_user(self, adapter: &Path, users: &[(String, f64)]) -> Result<Self> {
+        let (name, problem) = ("users", "are nothing that this adapter attends to");
+        let attention = self.denoiser.users().ok_or(Error::Conditioning { name, problem })?;
+        let embeddings = UserEmbeddings::read(&adapter.join(USERS_FILE))?;
+        if embeddings.shape()[1] != attention.dim() {
+            return Err(Error::Users {
+                path: embeddings.file().to_path_buf(),
+                problem: format!(
+                    "has users of width {}, and the network attends to {}",
+                    embeddings.shape()[1],
+                    attention.dim()
+                ),
+            });
+        }
+        let user = embeddings.mixture(users, self.denoiser.device())?;
+        Ok(Self {
+            user: Some(user),
+            ..self
         })
     }
 
@@ -118,7 +159,7 @@ impl Pipeline {
 }
 
 /// A part of the conditioning that the network needs.
-fn required<'a>(part: Option<&'a diptych_tensor::Tensor>, name: &'static str) -> Result<&'a diptych_tensor::Tensor> {
+fn required<'a>(part: Option<&'a Tensor>, name: &'static str) -> Result<&'a Tensor> {
     let problem = "is missing, and this network needs it";
     part.ok_or(Error::Conditioning { name, problem })
 }

@@ -27,9 +27,34 @@ pub struct Lcm {
     timesteps: Vec<f32>,
     /// Signal share at each visited timestep and, but for the last, at the next one.
     alphas: Vec<(f64, Option<f64>)>,
-    timestep_scaling: f64,
+    boundary: Boundary,
     reading: Reading,
 }
+
+/// The boundary condition: how much of the clean latents and how much of the noisy ones a consistency function takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Boundary {
+    timestep_scaling: f64,
+}
+
+impl Boundary {
+    /// As the schedule's `timestep_scaling` says, 10 by default.
+    pub(crate) fn of(schedule: &DiscreteSchedule) -> Self {
+        Self {
+            timestep_scaling: schedule.config().timestep_scaling.unwrap_or(10.0),
+        }
+    }
+
+    /// `c_skip` and `c_out` at a timestep.
+    pub(crate) fn scales(self, timestep: f64) -> (f64, f64) {
+        let scaled = timestep * self.timestep_scaling;
+        let sum = scaled.mul_add(scaled, SIGMA_DATA * SIGMA_DATA);
+        (SIGMA_DATA * SIGMA_DATA / sum, scaled / sum.sqrt())
+    }
+}
+
+/// Timesteps that a model is distilled on where `scheduler_config.json` does not say.
+pub(crate) const ORIGINAL_STEPS: usize = 50;
 
 impl Lcm {
     /// Prepares `num_steps` steps.
@@ -50,7 +75,7 @@ impl Lcm {
         Ok(Self {
             timesteps: timesteps.into_iter().map(|timestep| timestep as f32).collect(),
             alphas,
-            timestep_scaling: schedule.config().timestep_scaling.unwrap_or(10.0),
+            boundary: Boundary::of(schedule),
             reading: Reading::new(schedule, Clipping::Off),
         })
     }
@@ -76,9 +101,7 @@ impl Lcm {
     ) -> diptych_tensor::Result<Moments> {
         let (alpha, next) = self.alphas[step_idx];
         let (clean, _) = self.reading.split(prediction, latents, alpha)?;
-        let scaled = f64::from(self.timesteps[step_idx]) * self.timestep_scaling;
-        let sum = scaled.mul_add(scaled, SIGMA_DATA * SIGMA_DATA);
-        let (skip, out) = (SIGMA_DATA * SIGMA_DATA / sum, scaled / sum.sqrt());
+        let (skip, out) = self.boundary.scales(f64::from(self.timesteps[step_idx]));
         let clean = ((clean * out)? + (latents * skip)?)?;
         Ok(Moments {
             mean: (&clean * next.unwrap_or(1.0).sqrt())?,
@@ -90,7 +113,7 @@ impl Lcm {
 fn timesteps(schedule: &DiscreteSchedule, num_steps: usize) -> Result<Vec<usize>> {
     let config = schedule.config();
     let num_train = schedule.num_train_timesteps();
-    let original = config.original_inference_steps.unwrap_or(50);
+    let original = config.original_inference_steps.unwrap_or(ORIGINAL_STEPS);
     if num_steps == 0 {
         return Err(Error::Steps {
             found: num_steps,

@@ -10,7 +10,7 @@ mod euler;
 mod euler_ancestral;
 mod flow_euler;
 mod kind;
-mod lcm;
+pub(crate) mod lcm;
 mod noise;
 pub(crate) mod prediction;
 mod sigmas;

@@ -18,7 +18,7 @@ use std::borrow::Borrow;
 use diptych_tensor::Tensor;
 
 pub use record::{Decisions, Step, Trajectory};
-pub use tail::Tail;
+pub use tail::{Adapters, Against, Tail};
 
 use crate::pipeline::{Denoiser, Guided};
 use crate::sampler::{History, Sampler, SamplerNoise, Transition};

@@ -5,6 +5,7 @@
 mod buckets;
 mod cached;
 mod catalog;
+mod consistency;
 mod flows;
 mod invariants;
 mod online;
@@ -20,4 +21,5 @@ mod schedulers;
 mod sdxl;
 mod trajectories;
 mod transitions;
+mod users;
 mod world;

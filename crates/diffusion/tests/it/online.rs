@@ -88,6 +88,13 @@ fn methods() -> Vec<(&'static str, String)> {
             ),
         ),
         (
+            "step_aware_guided",
+            format!(
+                "{DPO}[method.step_aware]\n{ROLLOUT}{reuse}candidates = 2\nthreshold = 0.0\nstart_step = 1\n\
+                 continue_from = \"best\"\ngradient_guidance.normalized = {{ strength = 0.3 }}\n"
+            ),
+        ),
+        (
             "policy_gradient",
             format!(
                 "{SFT}[method.policy_gradient]\n{ROLLOUT}reuse = {{ updates = 3, fraction = 0.8 }}\nimages_per_prompt = 2\n\
@@ -98,6 +105,13 @@ fn methods() -> Vec<(&'static str, String)> {
             "direct_reward",
             format!("{SFT}[method.direct_reward]\n{ROLLOUT}gradient.truncated = {{ mean = 2.0, deviation = 1.0 }}\n"),
         ),
+        (
+            "direct_divergence",
+            format!(
+                "{SFT}[reference.adapter_off]\n[method.direct_reward]\n{ROLLOUT}gradient.last = {{ steps = 3 }}\n\
+                 divergence = {{ beta = 0.5, kind = \"js\" }}\n"
+            ),
+        ),
     ]
 }
 
@@ -106,6 +120,17 @@ impl World {
         let recipe = self.recipe(output, &format!("{DATA}{text}"));
         let method = prepare_with_reward(&recipe, reward, &mut Reporter::silent()).unwrap();
         (method, LoopConfig::from_recipe(&recipe).unwrap())
+    }
+
+    /// Why a method with a program's own reward is refused before it begins.
+    fn unprepared(&self, text: &str, reward: Arc<dyn Reward>) -> String {
+        let recipe = self.recipe(
+            "unprepared",
+            &format!("{DATA}{text}[train]\nsteps = 1\nsample_every = 0\n"),
+        );
+        prepare_with_reward(&recipe, reward, &mut Reporter::silent())
+            .unwrap_err()
+            .to_string()
     }
 
     fn train_red(&self, output: &str, text: &str) -> Vec<MetricsRow> {
@@ -146,7 +171,7 @@ fn a_run_stopped_between_updates_on_what_it_sampled_goes_on_bit_for_bit() {
             .comparisons
             .iter()
             .any(|comparison| comparison.what == "state of the method");
-        assert_eq!(keeps, name != "direct_reward", "{name}");
+        assert_eq!(keeps, !name.starts_with("direct"), "{name}");
     }
 }
 
@@ -197,6 +222,7 @@ fn the_first_update_starts_where_the_formulas_do() {
         match name {
             "policy_gradient" => assert!(mean("kl") < 1e-9 && mean("clip_ratio") == 0.0, "{name}"),
             "direct_reward" => assert!((loss + mean("reward")).abs() < 1e-6, "{loss}"),
+            "direct_divergence" => assert!((loss + mean("reward")).abs() < 1e-6 && mean("divergence").abs() < 1e-9),
             _ => {
                 assert!((loss - std::f64::consts::LN_2).abs() < 1e-6, "{name}: {loss}");
                 assert!(mean("kl") < 1e-12 && mean("rewards/margins").abs() < 1e-5);
@@ -211,7 +237,7 @@ fn the_first_update_starts_where_the_formulas_do() {
             output.losses.to_vec1::<f32>().unwrap()
         );
         let is_told_once = !again.weighted.contains_key("reward");
-        assert_eq!(is_told_once, name != "direct_reward", "{name}");
+        assert_eq!(is_told_once, !name.starts_with("direct"), "{name}");
     }
 }
 
@@ -234,6 +260,15 @@ fn learners() -> Vec<(&'static str, u64, usize, String)> {
             format!("{pairs}[method.step_aware]\n{rollout}threshold = 0.0\nstart_step = 0\n"),
         ),
         (
+            "step_aware_guided",
+            10,
+            6,
+            format!(
+                "{pairs}[method.step_aware]\n{rollout}threshold = 0.0\nstart_step = 0\n\
+                 gradient_guidance.normalized = {{ strength = 0.5 }}\n"
+            ),
+        ),
+        (
             "policy_gradient",
             9,
             3,
@@ -252,6 +287,15 @@ fn learners() -> Vec<(&'static str, u64, usize, String)> {
             format!(
                 "{SFT}[reference.frozen]\n[method.direct_reward]\nregularization = 0.01\ngradient.last = {{ steps = 1 }}\n\
                  rollout = {{ sampler = \"lcm\", steps = 4, guidance_scale = 1.0, eta = 0.0 }}\n"
+            ),
+        ),
+        (
+            "direct_divergence",
+            6,
+            3,
+            format!(
+                "reference.frozen = {{}}\n{}divergence = {{ beta = 0.001, kind = {{ alpha = 0.5 }} }}\n",
+                direct("last = { steps = 2 }")
             ),
         ),
         ("direct_single", 6, 3, direct("single = { first = 2, last = 3 }")),
@@ -425,6 +469,47 @@ fn nonsense() -> Vec<(String, &'static str)> {
             format!("{SFT}{direct}loss.hinge = {{ target = 2.0, weight = 0.0 }}\n"),
             "method.direct_reward.loss.hinge.weight",
         ),
+        (
+            format!("{SFT}{direct}divergence = {{ beta = 0.0, kind = \"js\" }}\n[reference.adapter_off]\n"),
+            "method.direct_reward.divergence.beta",
+        ),
+        (
+            format!("{SFT}{direct}divergence = {{ beta = 1.0, kind = {{ alpha = 1.0 }} }}\n[reference.adapter_off]\n"),
+            "method.direct_reward.divergence.kind.alpha",
+        ),
+        (
+            format!(
+                "{SFT}{direct}divergence = {{ beta = 1.0, kind = \"js\" }}\nrollout.eta = 0.0\n[reference.adapter_off]\n"
+            ),
+            "method.direct_reward.rollout.eta",
+        ),
+        (
+            format!(
+                "{SFT}{direct}divergence = {{ beta = 1.0, kind = \"js\" }}\ngradient.low_variance.draws = 2\n\
+                 [reference.adapter_off]\n"
+            ),
+            "method.direct_reward.gradient",
+        ),
+        (
+            format!("{SFT}{direct}divergence = {{ beta = 1.0, kind = \"js\" }}\n[reference.ema]\n"),
+            "reference.ema",
+        ),
+        (
+            format!("{SFT}{direct}divergence = {{ beta = 1.0, kind = \"js\" }}\n[reference.none]\n"),
+            "method.direct_reward.divergence",
+        ),
+        (
+            format!("{DPO}{aware}gradient_guidance.gradient = {{ strength = 1.0 }}\n"),
+            "method.step_aware.judge",
+        ),
+        (
+            format!("{DPO}[method.step_aware]\ngradient_guidance.normalized = {{ strength = 0.0 }}\n"),
+            "method.step_aware.gradient_guidance.normalized.strength",
+        ),
+        (
+            format!("{DPO}[method.step_aware]\ngradient_guidance.gradient = {{ strength = 1.0 }}\ninner_steps = 2\n"),
+            "method.step_aware.inner_steps",
+        ),
         (format!("{DPO}{pairs}unknown = 1\n"), "unknown"),
     ]
 }
@@ -451,6 +536,22 @@ fn what_makes_no_sense_is_refused_by_key() {
             "euler",
         ),
     ];
+    let lcm = "rollout = { sampler = \"lcm\", eta = 0.0, guidance_scale = 1.0, steps = 4 }\n";
+    let error = world.unprepared(
+        &format!(
+            "{SFT}[reference.adapter_off]\n[method.direct_reward]\n{lcm}divergence = {{ beta = 1.0, kind = \"js\" }}\n"
+        ),
+        Arc::new(Redness),
+    );
+    assert!(error.contains("always 0") && error.contains("lcm"), "{error}");
+    let error = world.unprepared(
+        &format!("{DPO}[method.step_aware]\ngradient_guidance.gradient = {{ strength = 1.0 }}\n"),
+        Arc::new(Indifference),
+    );
+    assert!(
+        error.contains("method.step_aware.judge") && error.contains("no gradient"),
+        "{error}"
+    );
     for (text, named) in prepared {
         let recipe = world.recipe(
             "unprepared",
@@ -490,4 +591,55 @@ fn recipes_begin() {
         assert!(rows[0].metrics["reward_std"] > 0.0, "{name}");
         assert!(rows.iter().any(|row| row.grad_norm > 0.0), "{name}");
     }
+}
+
+/// Pushed candidates are further from where the step alone leads, and the move is logged.
+#[test]
+fn guidance_moves_as_far_as_it_is_told_and_changes_what_is_learned_from() {
+    let world = World::new();
+    let step = |more: &str| {
+        let text = format!(
+            "{DPO}[method.step_aware]\n{ROLLOUT}threshold = 0.0\nstart_step = 0\ncandidates = 2\n{more}{}",
+            settings(1, 2, 1, 0.01)
+        );
+        let (method, _) = world.rewarded("guided", &text, Arc::new(Redness));
+        let output = method.step(&batch(1, &[(0, 0), (1, 1)])).unwrap();
+        let backward = diptych_tensor::backward(&output.losses.mean_all().unwrap(), method.params()).unwrap();
+        let norm: f64 = backward
+            .iter()
+            .map(|(_, gradient)| f64::from(gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()))
+            .sum();
+        (output, norm.sqrt())
+    };
+    let (plain, of_plain) = step("");
+    let (pushed, of_pushed) = step("gradient_guidance.normalized = { strength = 0.7 }\n");
+    let guidance = pushed.weighted["guidance"];
+    assert!((guidance.sum / guidance.weight - 0.7).abs() < 1e-3, "{guidance:?}");
+    assert!(!plain.weighted.contains_key("guidance"));
+    assert_eq!(plain.weighted["reward"].sum, pushed.weighted["reward"].sum);
+    // The pull between two latents grows with their distance.
+    assert!(of_pushed > of_plain, "{of_pushed} {of_plain}");
+    // Trajectories that go on from the better candidates are rewarded more in the end.
+    let (best, _) = step("continue_from = \"best\"\n");
+    let (guided, _) = step("continue_from = \"best\"\ngradient_guidance.normalized = { strength = 0.7 }\n");
+    let mean = |output: &diptych_train::StepOutput| output.weighted["reward"].sum / output.weighted["reward"].weight;
+    assert!(mean(&best) > mean(&plain), "{} {}", mean(&best), mean(&plain));
+    assert!(mean(&guided) > mean(&best), "{} {}", mean(&guided), mean(&best));
+}
+
+/// A strong divergence holds the policy at its reference, where the reward alone leads it away.
+#[test]
+fn a_divergence_holds_the_policy_back() {
+    let world = World::new();
+    let run = |name: &str, beta: f64| {
+        let text = format!(
+            "{SFT}[reference.adapter_off]\n[method.direct_reward]\n{ROLLOUT}gradient.last = {{ steps = 3 }}\n\
+             divergence = {{ beta = {beta:?}, kind = \"reverse_kl\" }}\n{}",
+            settings(8, 3, 1, 0.01)
+        );
+        let rows = world.train_red(name, &text);
+        rows.last().unwrap().metrics["divergence"]
+    };
+    let (free, held) = (run("free", 1e-9), run("held", 100.0));
+    assert!(free > 0.0 && held < 0.5 * free, "{free} {held}");
 }

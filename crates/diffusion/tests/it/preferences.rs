@@ -185,7 +185,7 @@ fn another_checkpoint_or_adapter_is_a_reference() {
 }
 
 impl World {
-    fn copy(&self, from: &str, to: &str) {
+    pub(crate) fn copy(&self, from: &str, to: &str) {
         for entry in std::fs::read_dir(self.path(from)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let (source, target) = (format!("{from}/{name}"), format!("{to}/{name}"));
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    fn refusal(&self, text: &str) -> String {
+    pub(crate) fn refusal(&self, text: &str) -> String {
         let recipe = match self.try_recipe("refused", text) {
             Ok(recipe) => recipe,
             Err(error) => return error.to_string(),

@@ -8,6 +8,7 @@ use diptych_tensor::autograd::BlockCounter;
 use diptych_tensor::{Result as TensorResult, Tensor, checkpoint};
 
 use super::transformer::{Transformer2D, TransformerConfig};
+use super::users::UserAttention;
 use super::{BlockDepth, DownBlockType, MidBlockType, UNet2DConditionConfig, UpBlockType};
 use crate::resnet::{Downsample2D, ResnetBlock2D, ResnetConfig, Upsample2D};
 use crate::{AdapterSwitch, Builder, Result};
@@ -18,10 +19,20 @@ pub(super) struct Pass {
     pub(super) time_silu: Tensor,
     /// Text, (B, T, D).
     pub(super) text: Tensor,
+    /// Who the image is for, where the network is told.
+    pub(super) users: Option<Users>,
     /// Residual blocks and transformers, as they come.
     pub(super) blocks: BlockCounter,
     /// The switch whose state a recomputed block must run in.
     pub(super) switch: AdapterSwitch,
+}
+
+/// Users of a batch and how the network attends to them.
+#[derive(Debug, Clone)]
+pub(super) struct Users {
+    pub(super) attention: Arc<UserAttention>,
+    /// (B, S, dim) in the type of the activations.
+    pub(super) vectors: Tensor,
 }
 
 impl Pass {
@@ -49,7 +60,10 @@ impl Pass {
     }
 
     fn attention(&self, attention: &Arc<Transformer2D>, x: &Tensor) -> TensorResult<Tensor> {
-        self.run(attention, (x, &self.text), Transformer2D::forward)
+        let users = self.users.clone();
+        self.run(attention, (x, &self.text), move |attention, x, text| {
+            attention.forward(x, text, users.as_ref())
+        })
     }
 }
 
@@ -170,6 +184,10 @@ impl DownBlock {
         })
     }
 
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer2D> {
+        self.layers.iter().filter_map(|layer| layer.attention.as_deref())
+    }
+
     /// Also pushes what the up blocks will want: the output of every layer, and the smaller map.
     pub(super) fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, pass: &Pass) -> TensorResult<Tensor> {
         for layer in &self.layers {
@@ -218,6 +236,10 @@ impl MidBlock {
         })
     }
 
+    pub(super) fn transformer(&self) -> Option<&Transformer2D> {
+        self.rest.as_ref().map(|(attention, _)| &**attention)
+    }
+
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> TensorResult<Tensor> {
         let x = pass.resnet(&self.first, x)?;
         match &self.rest {
@@ -251,6 +273,10 @@ impl UpBlock {
             layers: config.layers(builder, &inputs, kind == UpBlockType::CrossAttnUpBlock2D)?,
             upsampler: (!config.is_finest).then(upsampler).transpose()?,
         })
+    }
+
+    pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer2D> {
+        self.layers.iter().filter_map(|layer| layer.attention.as_deref())
     }
 
     pub(super) fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, pass: &Pass) -> TensorResult<Tensor> {

@@ -11,14 +11,18 @@ mod config;
 mod depth;
 mod time;
 mod transformer;
+mod users;
+
+use std::sync::Arc;
 
 use diptych_tensor::autograd::{BlockCounter, CheckpointPolicy};
 use diptych_tensor::{Tensor, ops};
 
-use self::blocks::{BlockConfig, DownBlock, MidBlock, Pass, UpBlock, Way};
+use self::blocks::{BlockConfig, DownBlock, MidBlock, Pass, UpBlock, Users, Way};
 pub use self::config::{DownBlockType, MidBlockType, TextTimeConfig, UNet2DConditionConfig, UpBlockType};
 pub use self::depth::BlockDepth;
 use self::time::{TextTimeEmbedding, TimestepEmbedding};
+pub use self::users::{CrossAttention, UserAttention, UserAttentionOptions};
 use crate::layers::{Conv2d, Conv2dConfig, GroupNorm};
 use crate::{AdapterSwitch, Builder, Error, Result};
 
@@ -131,14 +135,7 @@ impl UNet2DConditionModel {
     /// [`Error::Shape`] when a shape does not fit, [`Error::Condition`] when the network takes added conditions, or when a tensor
     /// operation fails.
     pub fn forward(&self, sample: &Tensor, timesteps: &Tensor, encoder_hidden_states: &Tensor) -> Result<Tensor> {
-        if self.add_embedding.is_some() {
-            return Err(Error::Condition {
-                name: "text_embeds",
-                problem: "and `time_ids` are missing: the network's `addition_embed_type` is \"text_time\"",
-            });
-        }
-        self.check_shapes(sample, timesteps, encoder_hidden_states)?;
-        Ok(self.run(sample, timesteps, encoder_hidden_states, None)?)
+        self.forward_for(sample, timesteps, encoder_hidden_states, (None, None))
     }
 
     /// [`Self::forward`] of a network with an added embedding, as SDXL's.
@@ -157,15 +154,56 @@ impl UNet2DConditionModel {
         encoder_hidden_states: &Tensor,
         added: &AddedConditions,
     ) -> Result<Tensor> {
-        let Some(config) = self.config.addition_embed else {
-            return Err(Error::Condition {
-                name: "text_embeds",
-                problem: "and `time_ids` are not taken: the network has no `addition_embed_type`",
-            });
-        };
+        self.forward_for(sample, timesteps, encoder_hidden_states, (Some(added), None))
+    }
+
+    /// Either of the two, for users: their attention, and vectors of each example's user. With its adapters switched off the network knows no
+    /// user.
+    ///
+    /// # Shape
+    /// As [`Self::forward_added`], and users (B, S, dim) in any floating type.
+    ///
+    /// # Errors
+    /// As [`Self::forward`] and [`Self::forward_added`].
+    pub fn forward_for(
+        &self,
+        sample: &Tensor,
+        timesteps: &Tensor,
+        encoder_hidden_states: &Tensor,
+        (added, users): (Option<&AddedConditions>, Option<(&Arc<UserAttention>, &Tensor)>),
+    ) -> Result<Tensor> {
         self.check_shapes(sample, timesteps, encoder_hidden_states)?;
-        check_added(added, sample.dims()[0], config)?;
-        Ok(self.run(sample, timesteps, encoder_hidden_states, Some(added))?)
+        let batch = sample.dims()[0];
+        match (added, self.config.addition_embed) {
+            (None, None) => {}
+            (Some(added), Some(config)) => check_added(added, batch, config)?,
+            (None, Some(_)) => {
+                return Err(Error::Condition {
+                    name: "text_embeds",
+                    problem: "and `time_ids` are missing: the network's `addition_embed_type` is \"text_time\"",
+                });
+            }
+            (Some(_), None) => {
+                return Err(Error::Condition {
+                    name: "text_embeds",
+                    problem: "and `time_ids` are not taken: the network has no `addition_embed_type`",
+                });
+            }
+        }
+        if let Some((attention, vectors)) = users {
+            match *vectors.dims() {
+                [b, num, dim] if b == batch && num > 0 && dim == attention.dim() => {}
+                _ => {
+                    return Err(Error::Shape {
+                        what: "users",
+                        found: vectors.dims().to_vec(),
+                        expected: format!("({batch}, S, {})", attention.dim()),
+                    });
+                }
+            }
+        }
+        let users = users.filter(|_| self.switch.is_enabled());
+        Ok(self.run(sample, timesteps, encoder_hidden_states, (added, users))?)
     }
 
     fn run(
@@ -173,7 +211,7 @@ impl UNet2DConditionModel {
         sample: &Tensor,
         timesteps: &Tensor,
         text: &Tensor,
-        added: Option<&AddedConditions>,
+        (added, users): (Option<&AddedConditions>, Option<(&Arc<UserAttention>, &Tensor)>),
     ) -> diptych_tensor::Result<Tensor> {
         let sample = if self.config.center_input_sample {
             sample.affine(2.0, -1.0)?
@@ -187,6 +225,14 @@ impl UNet2DConditionModel {
         let pass = Pass {
             time_silu: ops::silu(&time)?,
             text: text.to_dtype(sample.dtype())?,
+            users: users
+                .map(|(attention, vectors)| -> diptych_tensor::Result<Users> {
+                    Ok(Users {
+                        attention: attention.clone(),
+                        vectors: vectors.to_dtype(sample.dtype())?,
+                    })
+                })
+                .transpose()?,
             blocks: BlockCounter::new(self.gradient_checkpointing),
             switch: self.switch.clone(),
         };

@@ -4,6 +4,8 @@
 
 use diptych_tensor::{Result as TensorResult, Tensor, ops};
 
+use super::blocks::Users;
+use super::users::CrossAttention;
 use crate::attention::{AttendConfig, attend};
 use crate::layers::{Conv2d, Conv2dConfig, GroupNorm, LayerNorm, Linear, LinearConfig};
 use crate::{Builder, Result};
@@ -67,8 +69,13 @@ impl Transformer2D {
         })
     }
 
+    /// Its attentions to the text.
+    pub(super) fn cross_attentions(&self) -> impl Iterator<Item = CrossAttention> + '_ {
+        self.blocks.iter().map(|block| block.attn2.described())
+    }
+
     /// (B, C, Y, X) and text (B, S, D), to (B, C, Y, X).
-    pub(super) fn forward(&self, x_bcyx: &Tensor, text: &Tensor) -> TensorResult<Tensor> {
+    pub(super) fn forward(&self, x_bcyx: &Tensor, text: &Tensor, users: Option<&Users>) -> TensorResult<Tensor> {
         let (_, _, height, width) = x_bcyx.dims4()?;
         let normed = self.norm.forward(x_bcyx)?;
         let mut x_btd = match &self.proj_in {
@@ -76,7 +83,7 @@ impl Transformer2D {
             Projection::Linear(linear) => linear.forward(&ops::image_to_tokens(&normed)?)?,
         };
         for block in &self.blocks {
-            x_btd = block.forward(&x_btd, text)?;
+            x_btd = block.forward(&x_btd, text, users)?;
         }
         let out_bcyx = match &self.proj_out {
             Projection::Conv(conv) => conv.forward(&ops::tokens_to_image(&x_btd, height, width)?)?,
@@ -115,10 +122,10 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> TensorResult<Tensor> {
+    fn forward(&self, x: &Tensor, text: &Tensor, users: Option<&Users>) -> TensorResult<Tensor> {
         let normed = self.norm1.forward(x)?;
-        let x = (self.attn1.forward(&normed, &normed)? + x)?;
-        let x = (self.attn2.forward(&self.norm2.forward(&x)?, text)? + x)?;
+        let x = (self.attn1.forward(&normed, &normed, None)? + x)?;
+        let x = (self.attn2.forward(&self.norm2.forward(&x)?, text, users)? + x)?;
         let hidden = ops::geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
         Ok((self.ff_out.forward(&hidden)? + x)?)
     }
@@ -127,6 +134,8 @@ impl TransformerBlock {
 /// Multi-head attention from pixels to a context: themselves or the text.
 #[derive(Debug)]
 struct Attention {
+    path: String,
+    dim: usize,
     to_q: Linear,
     to_k: Linear,
     to_v: Linear,
@@ -139,6 +148,8 @@ impl Attention {
         let dim = config.channels;
         let input = |name, from| Linear::load(&builder.child(name), LinearConfig::new(from, dim).without_bias());
         Ok(Self {
+            path: builder.path().to_owned(),
+            dim,
             to_q: input("to_q", dim)?,
             to_k: input("to_k", context_dim)?,
             to_v: input("to_v", context_dim)?,
@@ -151,13 +162,26 @@ impl Attention {
         })
     }
 
-    /// (B, T, D) and (B, S, context) to (B, T, D).
-    fn forward(&self, x: &Tensor, context: &Tensor) -> TensorResult<Tensor> {
+    fn described(&self) -> CrossAttention {
+        CrossAttention {
+            path: self.path.clone(),
+            dim: self.dim,
+        }
+    }
+
+    /// (B, T, D) and (B, S, context), and users (B, S', dim), to (B, T, D).
+    fn forward(&self, x: &Tensor, context: &Tensor, users: Option<&Users>) -> TensorResult<Tensor> {
         let (q, k, v) = (
             self.to_q.forward(x)?,
             self.to_k.forward(context)?,
             self.to_v.forward(context)?,
         );
-        self.to_out.forward(&attend(&q, &k, &v, self.heads)?)
+        let mut attended = attend(&q, &k, &v, self.heads)?;
+        if let Some(users) = users
+            && let Some((k, v)) = users.attention.keys_and_values(&self.path, &users.vectors)?
+        {
+            attended = (attended + attend(&q, &k, &v, self.heads)?)?;
+        }
+        self.to_out.forward(&attended)
     }
 }

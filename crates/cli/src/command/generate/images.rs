@@ -1,11 +1,12 @@
 //! Images from prompts.
 
 use diptych_data::{ImageCaption, ImageSource, write_captions};
-use diptych_diffusion::{generate_with, images};
+use diptych_diffusion::{Pipeline, generate_with, images};
 use diptych_train::Reporter;
 
 use crate::arguments::{DEFAULT_GUIDANCE, DEFAULT_STEPS, GenerateArguments, SamplingArguments};
 use crate::command::sampling;
+use crate::failure::usage;
 use crate::interrupt::stop_flag;
 use crate::output::{print, write_directory};
 use crate::progress::Progress;
@@ -17,7 +18,7 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
     }
     let sampling = sampling_of(arguments);
     let config = sampling::config(&sampling)?;
-    let pipeline = sampling::load(&sampling)?;
+    let pipeline = for_users(sampling::load(&sampling)?, arguments)?;
     let stop = stop_flag()?;
     let mut progress = Progress::new();
     let mut reporter = Reporter::new(|event| progress.show(event), &stop);
@@ -38,6 +39,18 @@ pub(super) fn run(arguments: &GenerateArguments) -> anyhow::Result<()> {
         generated.len(),
         arguments.out.display()
     ))
+}
+
+/// The pipeline for the users that are asked for.
+fn for_users(pipeline: Pipeline, arguments: &GenerateArguments) -> anyhow::Result<Pipeline> {
+    let users = &arguments.images.user;
+    if users.is_empty() {
+        return Ok(pipeline);
+    }
+    let adapter = arguments.adapter.as_deref();
+    let adapter = adapter.ok_or_else(|| usage("--user needs --adapter, the result of a training for users"))?;
+    let users: Vec<(String, f64)> = users.iter().map(|user| (user.name.clone(), user.weight)).collect();
+    Ok(pipeline.for_user(adapter, &users)?)
 }
 
 fn sampling_of(arguments: &GenerateArguments) -> SamplingArguments {

@@ -2,7 +2,7 @@
 //!
 //! Kirstain et al., "Pick-a-Pic: An Open Dataset of User Preferences for Text-to-Image Generation", NeurIPS 2023, arXiv:2305.01569.
 //! Columns: `caption`, `jpg_0` and `jpg_1` (encoded images), `label_0` and `label_1` (1 preferred, 0 not, ½ a tie; their sum is 1),
-//! `has_label`, `are_different`. MaPO's have `caption`, `jpg_0`, `jpg_1`, `label_0`, `label_1` alone, the labels as integers.
+//! `has_label`, `are_different`, `user_id`. MaPO's have `caption`, `jpg_0`, `jpg_1`, `label_0`, `label_1` alone, the labels as integers.
 //!
 //! A row with `has_label` false, or else with `are_different` false, is left out whatever its labels say.
 
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::row::Row;
 use crate::{ImagePair, LeftOut};
 
-pub(super) const KEYS: [&str; 7] = [
+pub(super) const KEYS: [&str; 8] = [
     "caption",
     "jpg_0",
     "jpg_1",
@@ -19,10 +19,11 @@ pub(super) const KEYS: [&str; 7] = [
     "label_1",
     "has_label",
     "are_different",
+    "user_id",
 ];
 
 /// Columns of the published data that say nothing about the preference.
-pub(super) const UNREAD: [&str; 12] = [
+pub(super) const UNREAD: [&str; 11] = [
     "best_image_uid",
     "created_at",
     "image_0_uid",
@@ -32,7 +33,6 @@ pub(super) const UNREAD: [&str; 12] = [
     "model_0",
     "model_1",
     "ranking_id",
-    "user_id",
     "num_example_per_prompt",
     "__index_level_0__",
 ];
@@ -60,12 +60,17 @@ pub(super) fn read(mut row: Row) -> Result<ImageRow> {
     if are_different == Some(false) {
         return Ok(ImageRow::LeftOut(LeftOut::SameImages));
     }
+    let user_id = row.take_name("user_id")?;
     let id = row.take_id()?;
+    let pair = |chosen, rejected| ImagePair {
+        user_id,
+        ..ImagePair::new(id, prompt, chosen, rejected)
+    };
     Ok(if (label - 0.5).abs() <= TOLERANCE {
-        ImageRow::Tie(ImagePair::new(id, prompt, first, second))
+        ImageRow::Tie(pair(first, second))
     } else if label > 0.5 {
-        ImageRow::Pair(ImagePair::new(id, prompt, first, second))
+        ImageRow::Pair(pair(first, second))
     } else {
-        ImageRow::Pair(ImagePair::new(id, prompt, second, first))
+        ImageRow::Pair(pair(second, first))
     })
 }

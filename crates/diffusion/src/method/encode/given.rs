@@ -33,11 +33,11 @@ impl Preparation<'_> {
         let tensors = pairs.into_tensors();
         let mut embeddings = PromptEmbeddings::from_rows(tensors.encoder_hidden_states, tensors.pooled);
         let samples = self.samples(&[])?;
-        let is_dropping = settings.prompt_dropout > 0.0;
+        let has_empty = settings.has_empty();
         let (mut empty, mut sample_embeddings, mut vae) = (None, None, None);
-        if is_dropping || samples.is_some() {
+        if has_empty || samples.is_some() {
             let (text, _) = TextConditioner::load(self.pipeline, &self.options, Trainable::None, None)?;
-            if is_dropping {
+            if has_empty {
                 empty = Some(embeddings.add_missing(&text)?);
             }
             if let Some((prompts, config)) = &samples {
@@ -67,6 +67,7 @@ impl Preparation<'_> {
             draws,
             buckets: None,
             guidance: self.told_guidance()?,
+            users: None,
         };
         Ok(Encoded {
             records,

@@ -1,12 +1,12 @@
 //! Which settings of these methods make sense, and with which objectives and references.
 
-use diptych_core::{Kind, ScoreKind};
+use diptych_core::{Divergence, Kind, ScoreKind};
 use diptych_eval::Judge;
 use diptych_train::{Recipe, ReferenceConfig, Result};
 
 use super::config::{
-    AdvantageConfig, DirectRewardConfig, GradientSpan, PolicyGradientConfig, ReuseConfig, RewardLoss, RolloutConfig,
-    StepAwareConfig, TrajectoryPairsConfig,
+    AdvantageConfig, DirectRewardConfig, GradientGuidance, GradientSpan, PolicyGradientConfig, ReuseConfig, RewardLoss,
+    RolloutConfig, StepAwareConfig, StepDivergence, TrajectoryPairsConfig,
 };
 use super::reward::is_differentiable;
 use crate::method::MethodConfig;
@@ -85,7 +85,32 @@ fn step_aware(recipe: &Recipe<Diffusion>, config: &StepAwareConfig) -> Result<()
             Rule::new("inner_steps", config.inner_steps, config.inner_steps >= 1, AT_LEAST_1),
         ],
     )?;
+    if let Some(guidance) = config.gradient_guidance {
+        gradient_guidance(recipe, config, guidance)?;
+    }
     pairs(recipe, config.clip_range)
+}
+
+fn gradient_guidance(recipe: &Recipe<Diffusion>, config: &StepAwareConfig, guidance: GradientGuidance) -> Result<()> {
+    let (key, strength) = match guidance {
+        GradientGuidance::Gradient { strength } => ("gradient_guidance.gradient.strength", strength),
+        GradientGuidance::Normalized { strength } => ("gradient_guidance.normalized.strength", strength),
+    };
+    let one = "1 with `gradient_guidance`, which pushes what a single transition leads to";
+    ensure(
+        recipe,
+        [
+            Rule::new(key, strength, is_positive(strength), ABOVE_0),
+            Rule::new("inner_steps", config.inner_steps, config.inner_steps == 1, one),
+        ],
+    )?;
+    match &config.judge {
+        Some(judge) if !is_differentiable(judge) => {
+            let expected = "a judge whose scores have a gradient, or no `gradient_guidance`";
+            Err(recipe.invalid("method.step_aware.judge", format!("`{judge}`"), expected))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn policy_gradient(recipe: &Recipe<Diffusion>, config: &PolicyGradientConfig) -> Result<()> {
@@ -127,7 +152,12 @@ fn policy_gradient(recipe: &Recipe<Diffusion>, config: &PolicyGradientConfig) ->
 }
 
 fn direct_reward(recipe: &Recipe<Diffusion>, config: &DirectRewardConfig) -> Result<()> {
-    rollout(recipe, &config.rollout, Density::Unused)?;
+    let density = if config.divergence.is_some() {
+        Density::Needed
+    } else {
+        Density::Unused
+    };
+    rollout(recipe, &config.rollout, density)?;
     span(recipe, config.gradient, config.rollout.steps)?;
     let weight = match config.loss {
         RewardLoss::Maximize { weight } => Rule::new("loss.maximize.weight", weight, is_positive(weight), ABOVE_0),
@@ -156,7 +186,46 @@ fn direct_reward(recipe: &Recipe<Diffusion>, config: &DirectRewardConfig) -> Res
     if regularization > 0.0 {
         comparable(recipe)?;
     }
+    if let Some(section) = config.divergence {
+        divergence(recipe, config, section)?;
+    }
     scores_alone(recipe)
+}
+
+/// Distributions of steps that are compared with a reference's.
+fn divergence(recipe: &Recipe<Diffusion>, config: &DirectRewardConfig, section: StepDivergence) -> Result<()> {
+    let alpha = match section.kind {
+        Divergence::Alpha(alpha) => alpha,
+        Divergence::ReverseKl | Divergence::ForwardKl | Divergence::Js => 0.5,
+    };
+    ensure(
+        recipe,
+        [
+            Rule::new("divergence.beta", section.beta, is_positive(section.beta), ABOVE_0),
+            Rule::new(
+                "divergence.kind.alpha",
+                alpha,
+                alpha > 0.0 && alpha < 1.0,
+                "a number above 0 and below 1",
+            ),
+        ],
+    )?;
+    let spanned = match config.gradient {
+        GradientSpan::All {} | GradientSpan::Last { .. } | GradientSpan::Truncated { .. } => None,
+        GradientSpan::LowVariance { .. } => Some("low_variance"),
+        GradientSpan::Single { .. } => Some("single"),
+    };
+    if let Some(name) = spanned {
+        let found = format!("`{name}` with `divergence`, and its one step leads to no distribution");
+        return Err(recipe.invalid("method.direct_reward.gradient", found, "`all`, `last` or `truncated`"));
+    }
+    comparable(recipe)?;
+    if let ReferenceConfig::Ema { .. } = recipe.reference {
+        let found =
+            "a reference that changes, where `method.direct_reward.divergence` needs its gradient by the latents";
+        return Err(recipe.invalid("reference.ema", found, "`adapter_off`, `frozen` or `checkpoint`"));
+    }
+    Ok(())
 }
 
 /// A judge that can see new images.

@@ -1,5 +1,6 @@
 //! `[method.*]` of the methods that sample what they learn from.
 
+use diptych_core::Divergence;
 use diptych_eval::Judge;
 use serde::{Deserialize, Serialize};
 
@@ -161,6 +162,39 @@ pub struct StepAwareConfig {
     pub start_step: usize,
     /// Transitions of a candidate, at least 1: all of them are labeled with its rank. SPO has 3 for SDXL.
     pub inner_steps: usize,
+    /// Pushes the better candidate of every pair towards what the judge likes: TailorPO-G. Without the section none is pushed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_guidance: Option<GradientGuidance>,
+    /// Which candidate the trajectory goes on from.
+    pub continue_from: Continuation,
+}
+
+/// How far the better candidate of a pair is pushed along the gradient of the judge's score of the clean image that it promises.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum GradientGuidance {
+    /// `strength` times the gradient.
+    Gradient {
+        /// Above 0, in latents a unit of the gradient.
+        strength: f64,
+    },
+    /// Along the gradient as far that the mean square of the move is that of `strength` standard deviations of the step, whatever the scale of the
+    /// judge's scores.
+    Normalized {
+        /// Above 0, in standard deviations of the step.
+        strength: f64,
+    },
+}
+
+/// Which candidate a trajectory goes on from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Continuation {
+    /// Any, as in SPO.
+    #[default]
+    Random,
+    /// The better one of the pair, where there is a pair, with what it was pushed by.
+    Best,
 }
 
 impl Default for StepAwareConfig {
@@ -174,6 +208,8 @@ impl Default for StepAwareConfig {
             threshold: 0.3,
             start_step: 4,
             inner_steps: 1,
+            gradient_guidance: None,
+            continue_from: Continuation::default(),
         }
     }
 }
@@ -253,6 +289,20 @@ pub struct DirectRewardConfig {
     /// Weight of the mean squared difference between the latents that policy and reference reach by the steps that get a gradient, from
     /// the same latents and with the same noise; at least 0. Above 0 it needs a reference.
     pub regularization: f64,
+    /// A cost of every step that gets a gradient, for how far its distribution is from the reference's: ROCM. Without the section there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divergence: Option<StepDivergence>,
+}
+
+/// `[method.direct_reward.divergence]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepDivergence {
+    /// Weight of the divergence against the reward, above 0. It is that of one component, summed over steps.
+    pub beta: f64,
+    /// The divergence, as in `[objective.f_dpo]`. The two Kullback-Leibler ones are the same here; `{ alpha = 0.5 }` is 4 times the squared
+    /// Hellinger distance.
+    pub kind: Divergence,
 }
 
 /// Which of the sampler's predictions get a gradient. Those before are taken as they are.

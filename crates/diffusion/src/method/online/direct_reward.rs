@@ -4,9 +4,17 @@
 //! - Prabhudesai et al., "Aligning Text-to-Image Diffusion Models with Reward Backpropagation" (AlignProp), arXiv:2310.03739
 //! - Xu et al., "ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation" (ReFL), NeurIPS 2023, arXiv:2304.05977
 //!
+//! - Shekhar and Zhang, "ROCM: RLHF on consistency models", arXiv:2503.06171
+//!
 //! They differ in which of the sampler's predictions get a gradient and in what a reward is worth. Latents before the first such
 //! prediction are constants; behind it the gradient goes through the latents, too. Each of several steps computes its activations again
 //! in the backward pass, so that only one of them is there at a time.
+//!
+//! ROCM makes `reward - beta * sum over steps of D_f(policy's step | reference's step)` greater, through the few steps of a consistency model's
+//! sampler. Every step but the last is a normal distribution, of the same deviation under policy and reference, from latents that the policy itself
+//! has led to: the gradient goes through those latents, too, in the reward as in the divergence. Our reading of what the paper leaves open: the
+//! divergence is that of one component, averaged over components as log-densities are here, because one of all components together
+//! would be at its bound as soon as policy and reference differ at all.
 //!
 //! Shape letters: B images, C channels, Y x X spatial.
 
@@ -23,8 +31,9 @@ use super::config::{DirectRewardConfig, GradientSpan, RewardLoss};
 use super::pair_step::{reward_metrics, weighted};
 use super::studio::Studio;
 use crate::pipeline::{Checkpointing, Denoiser, Guided};
+use crate::sampler::Sampler;
 use crate::tensors::host_f64;
-use crate::trajectory::{State, Tail};
+use crate::trajectory::{Against, State, Tail, Walk};
 use crate::{Error, Result};
 
 /// The method `direct_reward`.
@@ -34,10 +43,12 @@ pub(super) struct DirectReward {
     pub(super) objective: Objective,
 }
 
-/// Rewards (B,) and, with a reference, the mean squared differences to it (B,), with their graph.
+/// Rewards (B,) and, with a reference, how far from it (B,), with their graph.
 pub(super) struct Rewarded {
     pub(super) rewards: Tensor,
-    penalties: Option<Tensor>,
+    pub(super) penalties: Option<Tensor>,
+    /// Divergences of steps from the reference's, summed, (B,).
+    pub(super) divergences: Option<Tensor>,
 }
 
 /// Prompts that are sampled together, and the policy that knows them.
@@ -85,7 +96,33 @@ impl DirectReward {
         if let Some(penalties) = &rewarded.penalties {
             output.weighted.insert("penalty", weighted(&host_f64(penalties)?));
         }
+        if let Some(divergences) = &rewarded.divergences {
+            output.weighted.insert("divergence", weighted(&host_f64(divergences)?));
+        }
         Ok(output)
+    }
+
+    /// Refuses a divergence that no step with a gradient would have.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`].
+    pub(super) fn check_density(&self, sampler: &Sampler) -> Result<()> {
+        let num_steps = sampler.num_steps();
+        let first = match self.config.gradient {
+            GradientSpan::Last { steps } => num_steps.saturating_sub(steps),
+            _ => 0,
+        };
+        if self.config.divergence.is_none() || (first..num_steps).any(|step| sampler.std(step) > 0.0) {
+            return Ok(());
+        }
+        Err(Error::Recipe {
+            key: "method.direct_reward.divergence".into(),
+            problem: format!(
+                "is always 0: no step of `{}` with a gradient adds noise",
+                sampler.kind().name()
+            ),
+            hint: "take more steps, or a sampler with noise".into(),
+        })
     }
 
     /// The first step whose prediction gets a gradient. Drawn from the seed and the optimizer step alone, so that all micro batches of one
@@ -110,8 +147,10 @@ impl DirectReward {
     pub(super) fn rewarded(&self, party: &Party<'_>, start: &State, end: usize, what: Rewardable) -> Result<Rewarded> {
         let studio = party.studio;
         let checkpointing: Checkpointing = (end - start.step_idx > 1).into();
-        let walk = studio.walk(&party.network, party.batch, &party.images);
-        let reached = walk.tail(start.clone(), end, checkpointing)?;
+        let walk = party.walk();
+        let against = self.against(party)?;
+        let mut reached = walk.tail_against(start.clone(), end, checkpointing, against.as_ref())?;
+        let divergences = reached.as_mut().and_then(|tail| tail.divergences.take());
         let timestep = match what {
             Rewardable::Finished => 0.0,
             Rewardable::Promised => studio.timestep(end - 1),
@@ -131,9 +170,28 @@ impl DirectReward {
             penalties = of_reference.map(|other| mean_squares(&latents, &other)).transpose()?;
         }
         Ok(Rewarded {
-            rewards: studio.rewards(&party.records, &latents, timestep)?,
+            rewards: party.rewards(&latents, timestep)?,
             penalties,
+            divergences,
         })
+    }
+
+    /// The network that steps are compared with, where they are.
+    pub(super) fn against(&self, party: &Party<'_>) -> Result<Option<Against>> {
+        let Some(section) = &self.config.divergence else {
+            return Ok(None);
+        };
+        let studio = party.studio;
+        let (network, adapters) = studio.reference.constant(&studio.policy).ok_or_else(|| Error::Recipe {
+            key: "method.direct_reward.divergence".into(),
+            problem: "has no reference that stays as it is".into(),
+            hint: "use `adapter_off`, `frozen` or `checkpoint`".into(),
+        })?;
+        Ok(Some(Against {
+            network: party.network.with_denoiser(network),
+            adapters,
+            divergence: section.kind,
+        }))
     }
 
     /// Losses of rewards, (B,).
@@ -150,10 +208,15 @@ impl DirectReward {
                 RewardLoss::Distance { target, weight } => ((rewards - target)?.abs()? * -weight)?,
                 RewardLoss::Hinge { target, weight } => (rewards.affine(-1.0, target)?.relu()? * -weight)?,
             };
-            match &rewarded.penalties {
-                Some(penalties) => Ok((scores - (penalties * self.config.regularization)?)?),
+            let beta = self.config.divergence.map_or(0.0, |section| section.beta);
+            let costs = [
+                (&rewarded.penalties, self.config.regularization),
+                (&rewarded.divergences, beta),
+            ];
+            costs.into_iter().try_fold(scores, |scores, (cost, weight)| match cost {
+                Some(cost) => Ok((scores - (cost * weight)?)?),
                 None => Ok(scores),
-            }
+            })
         };
         Ok(compute()?)
     }
@@ -171,9 +234,18 @@ impl<'a> Party<'a> {
         })
     }
 
+    pub(super) fn walk(&self) -> Walk<'_, Arc<Denoiser>> {
+        self.studio.walk(&self.network, self.batch, &self.images)
+    }
+
+    /// Rewards of clean latents, (B,), promised at a timestep or finished.
+    pub(super) fn rewards(&self, clean: &Tensor, timestep: f32) -> Result<Tensor> {
+        self.studio.rewards(&self.records, clean, timestep)
+    }
+
     /// Where the first `end` steps lead, without a graph.
     fn before(&self, end: usize) -> Result<State> {
-        let walk = self.studio.walk(&self.network, self.batch, &self.images);
+        let walk = self.walk();
         let mut state = walk.start()?;
         walk.advance(&mut state, end)?;
         Ok(state)
@@ -220,8 +292,10 @@ fn mean_squares(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 fn averaged(all: &[Rewarded]) -> Result<Rewarded> {
     let mean = |tensors: Vec<&Tensor>| -> diptych_tensor::Result<Tensor> { Ok(Tensor::stack(&tensors, 0)?.mean(0)?) };
     let penalties: Option<Vec<&Tensor>> = all.iter().map(|one| one.penalties.as_ref()).collect();
+    let divergences: Option<Vec<&Tensor>> = all.iter().map(|one| one.divergences.as_ref()).collect();
     Ok(Rewarded {
         rewards: mean(all.iter().map(|one| &one.rewards).collect())?,
         penalties: penalties.map(mean).transpose()?,
+        divergences: divergences.map(mean).transpose()?,
     })
 }

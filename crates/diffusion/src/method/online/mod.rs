@@ -5,7 +5,7 @@
 //! | `trajectory_pairs` | two trajectories a prompt, of which a judge prefers one | D3PO |
 //! | `step_aware` | candidates for each step, ranked by the images that they promise | SPO, TailorPO |
 //! | `policy_gradient` | trajectories and their rewards | DDPO |
-//! | `direct_reward` | the gradient of a reward through the sampler | DRaFT, AlignProp, ReFL |
+//! | `direct_reward` | the gradient of a reward through the sampler | DRaFT, AlignProp, ReFL, ROCM |
 //!
 //! Records are prompts. What is sampled for those of an optimizer step is a function of the parameters at that time, the seed, the step and
 //! the place in the batch; it is kept for as many updates as the section asks for, and written into checkpoints made between them.
@@ -19,6 +19,7 @@ mod pair_step;
 mod policy_gradient;
 mod prepare;
 mod reward;
+mod reward_guidance;
 mod step_aware;
 mod studio;
 #[cfg(test)]
@@ -34,8 +35,8 @@ use diptych_train::{Method, MicroBatch, StepOutput, Weighted};
 
 pub(crate) use checks::validate;
 pub use config::{
-    AdvantageConfig, DirectRewardConfig, GradientSpan, PolicyGradientConfig, ReuseConfig, RewardLoss, RolloutConfig,
-    StepAwareConfig, TrajectoryPairsConfig,
+    AdvantageConfig, Continuation, DirectRewardConfig, GradientGuidance, GradientSpan, PolicyGradientConfig,
+    ReuseConfig, RewardLoss, RolloutConfig, StepAwareConfig, StepDivergence, TrajectoryPairsConfig,
 };
 pub(super) use prepare::check_reward;
 pub(crate) use prepare::judge_files;
@@ -61,6 +62,7 @@ use crate::{Error, Result};
 /// - DDPO: Training Diffusion Models with Reinforcement Learning (arXiv:2305.13301)
 /// - DRaFT: Directly Fine-Tuning Diffusion Models on Differentiable Rewards (arXiv:2309.17400)
 /// - AlignProp: Aligning Text-to-Image Diffusion Models with Reward Backpropagation (arXiv:2310.03739)
+/// - ROCM: RLHF on consistency models (arXiv:2503.06171)
 /// - ReFL: ImageReward: Learning and Evaluating Human Preferences for Text-to-Image Generation (arXiv:2304.05977)
 #[derive(Debug)]
 pub struct Online {

@@ -33,7 +33,11 @@ pub(in crate::method) fn check_reward(recipe: &Recipe<Diffusion>, reward: Option
     let (problem, hint) = match (recipe.method.is_online(), recipe.method.judge(), reward) {
         (false, _, None) | (true, Some(_), None) => return Ok(()),
         (true, None, Some(reward)) => {
-            let needs_gradient = matches!(recipe.method, MethodConfig::DirectReward(_));
+            let needs_gradient = match &recipe.method {
+                MethodConfig::DirectReward(_) => true,
+                MethodConfig::StepAware(config) => config.gradient_guidance.is_some(),
+                _ => false,
+            };
             if reward.is_differentiable() || !needs_gradient {
                 return Ok(());
             }
@@ -110,8 +114,9 @@ impl Preparation<'_> {
         let latent_shape = self.latent_shape(&rollout, &policy.denoiser, &vae)?;
         let schedule = policy.denoiser.schedule().with_image_tokens(image_tokens(latent_shape));
         let sampler = rollout.sampler().prepare(&schedule)?;
-        if !matches!(way, Way::DirectReward(_)) {
-            sampler.ensure_density()?;
+        match &way {
+            Way::DirectReward(way) => way.check_density(&sampler)?,
+            Way::Pairs(_) | Way::PolicyGradient(_) => sampler.ensure_density()?,
         }
         let showcase = samples
             .map(|samples| Showcase::new(vae.clone(), sample_embeddings, samples, &policy, latent_shape, reporter))

@@ -3,8 +3,8 @@
 //! Liang et al., "Aesthetic Post-Training Diffusion Models from Generic Preferences with Step-by-step Preference Optimization" (SPO),
 //! CVPR 2025, arXiv:2406.04314. From the latents of a step several candidates are drawn; the best and the worst make a pair where
 //! the judge is sure enough, and the trajectory goes on from a random one. With a step-aware judge this is SPO; with one of finished
-//! images it is the stepwise ranking of TailorPO (Ren et al., ICLR 2025, arXiv:2502.01667), but for the candidate that the trajectory goes on
-//! from, which is random here as in SPO.
+//! images it is the stepwise ranking of TailorPO (Ren et al., ICLR 2025, arXiv:2502.01667), and with `gradient_guidance` TailorPO-G. Which
+//! candidate their trajectories go on from is for `continue_from` to say: any, as in SPO, or the best.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,9 +15,10 @@ use diptych_train::{Item, MicroBatch};
 use rand::Rng;
 
 use super::Collected;
-use super::config::StepAwareConfig;
+use super::config::{Continuation, StepAwareConfig};
 use super::kept::{Kept, Move, TransitionPair, nothing};
-use super::pair_step::reward_metrics;
+use super::pair_step::{reward_metrics, weighted};
+use super::reward_guidance::{self, Pushed};
 use super::studio::{Studio, each, gather, joined};
 use crate::Result;
 use crate::pipeline::{Denoiser, Guided};
@@ -31,6 +32,8 @@ struct Found {
     num_latents: usize,
     pairs: Vec<TransitionPair>,
     scores: Vec<f64>,
+    /// How far candidates were pushed.
+    moves: Vec<f64>,
     num_branches: usize,
     num_kept: usize,
 }
@@ -64,9 +67,13 @@ pub(super) fn collect(
         ("pairs", found.num_kept as f64),
         ("unsure", (found.num_branches - found.num_kept) as f64),
     ]);
+    let mut means = reward_metrics(&found.scores);
+    if config.gradient_guidance.is_some() && !found.moves.is_empty() {
+        means.insert("guidance", weighted(&found.moves));
+    }
     Ok(Collected {
         kept: Kept::new(batch, latents, found.pairs),
-        weighted: reward_metrics(&found.scores),
+        weighted: means,
         totals,
     })
 }
@@ -127,19 +134,61 @@ impl<'a> Party<'a> {
         while state.step_idx < num_steps {
             let end = (state.step_idx + self.config.inner_steps).min(num_steps);
             let branch = self.branch(&state, &transition, end)?;
-            self.keep_pairs(&branch, found)?;
-            let candidates = usize::from(self.config.candidates);
-            let picks = self.choices.iter_mut().enumerate();
-            let picks: Vec<usize> = picks
-                .map(|(place, rng)| place * candidates + rng.random_range(0..candidates))
-                .collect();
+            let ranked = self.ranked(&branch);
+            let pushed = self.pushed(&branch, &ranked)?;
+            self.keep_pairs(&branch, &ranked, pushed.as_ref(), found)?;
+            let picks = self.picks(&ranked);
             let latents = gather(&branch.latents[branch.latents.len() - 1], picks.iter().copied())?;
             state = State::new(latents, end);
             if let Some(next) = &branch.next {
                 transition = rows(next, &picks)?;
             }
+            if let Some(pushed) = pushed.filter(|_| self.config.continue_from == Continuation::Best) {
+                state = State::new(replaced(&state.latents, &ranked, &pushed.latents)?, end);
+                if end < num_steps {
+                    let walk = self.studio.walk(&network, self.batch, &self.images);
+                    transition = walk.transition(&mut state)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Which candidate each prompt's trajectory goes on from, as a row of all candidates.
+    fn picks(&mut self, ranked: &[Ranked]) -> Vec<usize> {
+        let candidates = usize::from(self.config.candidates);
+        let drawn = self.choices.iter_mut().enumerate();
+        let mut picks: Vec<usize> = drawn
+            .map(|(place, rng)| place * candidates + rng.random_range(0..candidates))
+            .collect();
+        match self.config.continue_from {
+            Continuation::Random => {}
+            Continuation::Best => ranked.iter().for_each(|pair| picks[pair.place] = pair.sides[0]),
+        }
+        picks
+    }
+
+    /// The better candidates, pushed along the gradient of the reward where the recipe asks for it.
+    fn pushed(&self, branch: &Branch, ranked: &[Ranked]) -> Result<Option<Pushed>> {
+        // Where no noise is added no pair is learned from.
+        let Some(guidance) = self
+            .config
+            .gradient_guidance
+            .filter(|_| self.is_learned(branch.first_step))
+        else {
+            return Ok(None);
+        };
+        if ranked.is_empty() {
+            return Ok(None);
+        }
+        let records: Vec<usize> = ranked.iter().map(|pair| self.records[pair.place]).collect();
+        let latents = gather(&branch.latents[0], ranked.iter().map(|pair| pair.sides[0]))?;
+        reward_guidance::push(self.studio, guidance, &records, &latents, branch.first_step).map(Some)
+    }
+
+    /// Whether a step adds noise, so that its pairs have densities.
+    fn is_learned(&self, step: usize) -> bool {
+        self.studio.sampler.std(step) > 0.0
     }
 
     /// Draws candidates from `transition` on, up to step `end`, and has the clean images that they promise judged.
@@ -198,32 +247,43 @@ impl<'a> Party<'a> {
         gather(&joined(&noise)?, order).map(Some)
     }
 
-    /// Keeps the best and the worst candidate of each prompt about which the judge is sure.
-    fn keep_pairs(&self, branch: &Branch, found: &mut Found) -> Result<()> {
+    /// The best and the worst candidate of each prompt about which the judge is sure.
+    fn ranked(&self, branch: &Branch) -> Vec<Ranked> {
+        let candidates = usize::from(self.config.candidates);
+        let ranked = |place| {
+            let first = place * candidates;
+            let scores = &branch.scores[first..first + candidates];
+            let [best, worst] = best_and_worst(scores, self.config.threshold)?;
+            let sides = [first + best, first + worst];
+            Some(Ranked { place, sides })
+        };
+        (0..self.items.len()).filter_map(ranked).collect()
+    }
+
+    /// Keeps pairs, the better candidates as they were pushed.
+    fn keep_pairs(&self, branch: &Branch, ranked: &[Ranked], pushed: Option<&Pushed>, found: &mut Found) -> Result<()> {
         found.scores.extend_from_slice(&branch.scores);
         found.num_branches += self.items.len();
-        let candidates = usize::from(self.config.candidates);
-        let ranked: Vec<(usize, [usize; 2])> = (0..self.items.len())
-            .filter_map(|place| {
-                let first = place * candidates;
-                let scores = &branch.scores[first..first + candidates];
-                let [best, worst] = best_and_worst(scores, self.config.threshold)?;
-                Some((place, [first + best, first + worst]))
-            })
-            .collect();
         if ranked.is_empty() {
             return Ok(());
         }
+        if let Some(pushed) = pushed {
+            found.moves.extend_from_slice(&pushed.moves);
+        }
         found.num_kept += ranked.len();
         // Of the candidates only the ranked ones are needed again: first their common starts, then both sides after every transition.
-        let mut from = found.push(gather(&branch.start, ranked.iter().map(|(place, _)| *place))?);
+        let mut from = found.push(gather(&branch.start, ranked.iter().map(|pair| pair.place))?);
         for (offset, latents) in branch.latents.iter().enumerate() {
-            let to = found.push(gather(latents, ranked.iter().flat_map(|(_, sides)| *sides))?);
+            let sides = gather(latents, ranked.iter().flat_map(|pair| pair.sides))?;
+            let to = found.push(match pushed {
+                None => sides,
+                Some(pushed) => with_pushed(&sides, &pushed.latents)?,
+            });
             let step = branch.first_step + offset;
-            if self.studio.sampler.std(step) > 0.0 {
+            if self.is_learned(step) {
                 found
                     .pairs
-                    .extend(ranked.iter().enumerate().map(|(at, (place, sides))| {
+                    .extend(ranked.iter().enumerate().map(|(at, Ranked { place, sides })| {
                         let side = |side: usize| Move {
                             from: if offset == 0 { from + at } else { from + 2 * at + side },
                             to: to + 2 * at + side,
@@ -241,6 +301,32 @@ impl<'a> Party<'a> {
         }
         Ok(())
     }
+}
+
+/// The best and the worst candidate of a prompt.
+#[derive(Debug, Clone, Copy)]
+struct Ranked {
+    /// Place of the prompt among those that are sampled together.
+    place: usize,
+    /// Rows of the two among all candidates.
+    sides: [usize; 2],
+}
+
+/// Latents of pairs, (2N, C, Y, X), the better ones replaced by what they were pushed to, (N, C, Y, X).
+fn with_pushed(sides: &Tensor, pushed: &Tensor) -> Result<Tensor> {
+    let num = pushed.dims()[0];
+    let order = (0..num).flat_map(|pair| [2 * num + pair, 2 * pair + 1]);
+    gather(&joined(&[sides.clone(), pushed.clone()])?, order)
+}
+
+/// Latents of all prompts, those of ranked ones replaced by what their better candidates were pushed to.
+fn replaced(latents: &Tensor, ranked: &[Ranked], pushed: &Tensor) -> Result<Tensor> {
+    let num = latents.dims()[0];
+    let mut order: Vec<usize> = (0..num).collect();
+    for (at, pair) in ranked.iter().enumerate() {
+        order[pair.place] = num + at;
+    }
+    gather(&joined(&[latents.clone(), pushed.clone()])?, order.into_iter())
 }
 
 /// Some examples of a batch of distributions.

@@ -250,6 +250,7 @@ fn promises(
         posterior: config.posterior,
         resolution: config.resolution,
         text: TextTraining::Frozen,
+        needs_empty: false,
     };
     let encoded = preparation.encode(&settings, dataset, reporter)?;
     let (denoiser, _) = Denoiser::load(&pipeline, options, Trainable::None, None)?;

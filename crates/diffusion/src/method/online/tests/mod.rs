@@ -1,6 +1,7 @@
 //! The mathematics of these methods against an independent program, on a studio without records.
 
-mod golden;
+mod golden_runs;
+mod reward_steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -32,7 +32,7 @@ fn expected() -> Value {
     serde_json::from_str(&std::fs::read_to_string(golden().join("expected.json")).unwrap()).unwrap()
 }
 
-fn assert_close(found: f64, expected: f64, scale: f64, what: &str) {
+pub(super) fn assert_close(found: f64, expected: f64, scale: f64, what: &str) {
     let error = (found - expected).abs() / expected.abs().max(scale);
     assert!(
         error <= TOLERANCE,
@@ -41,7 +41,7 @@ fn assert_close(found: f64, expected: f64, scale: f64, what: &str) {
 }
 
 /// Lengths of gradients and their products with cosines.
-fn assert_gradients(found: &Gradients, expected: &Value, what: &str) {
+pub(super) fn assert_gradients(found: &Gradients, expected: &Value, what: &str) {
     let expected = expected.as_object().unwrap();
     assert_eq!(found.iter().count(), expected.len(), "{what}");
     assert!(expected.len() > 20, "{what}");
@@ -59,7 +59,7 @@ fn assert_gradients(found: &Gradients, expected: &Value, what: &str) {
     }
 }
 
-fn whole(step: u64) -> MicroBatch {
+pub(super) fn whole(step: u64) -> MicroBatch {
     let item = |index| Item {
         index,
         position: index as u64,
@@ -72,7 +72,7 @@ fn mean_gradients(method: &Online) -> Gradients {
     backward(&losses.mean_all().unwrap(), method.params()).unwrap()
 }
 
-fn rollout(steps: usize, eta: f64) -> RolloutConfig {
+pub(super) fn rollout(steps: usize, eta: f64) -> RolloutConfig {
     RolloutConfig {
         steps,
         eta,
