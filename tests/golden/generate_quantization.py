@@ -52,18 +52,32 @@ def levels():
     return values / values.max()
 
 
+def coded(absmax, state):
+    """Scales in eight bits. bitsandbytes' kernel takes the second nearest entry of its map where two are about equally near."""
+    entries, centered = state.state2.code, absmax - state.offset
+    middles = (entries[:-1] + entries[1:]) / 2
+    found = []
+    for block in centered.split(256):
+        largest = block.abs().max()
+        found.append((torch.bucketize(block * (1 / largest), middles), largest))
+    codes = torch.cat([codes for codes, _ in found])
+    other = (codes - state.absmax.long()).abs()
+    assert other.max() <= 1 and other.sum() <= 3
+    return torch.cat([entries[codes] * largest for codes, largest in found]) + state.offset
+
+
 def nf4(rows, cols, double, dtype=torch.float32):
     w = weight(rows, cols).to(dtype)
     packed, state = bnb.quantize_4bit(w, blocksize=64, quant_type="nf4", compress_statistics=double)
     assert np.abs(state.code.numpy() - levels()).max() < 1e-6
     absmax = state.absmax
     if double:
-        absmax = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
+        absmax = coded(bnb.quantize_4bit(w, blocksize=64, quant_type="nf4")[1].absmax, state)
     codes = packed.reshape(-1).long()
     each = torch.stack([codes >> 4, codes & 15], 1).reshape(-1)[: rows * cols]
     found = (state.code[each] * absmax.repeat_interleave(64)[: rows * cols]).reshape(rows, cols)
     # Its kernel for the CPU reads wrong scales where a block goes on from one row to the next and the width is even.
-    if cols % 64 == 0:
+    if cols % 64 == 0 and not double:
         assert dtype == torch.float32 and torch.equal(found, bnb.dequantize_4bit(packed, state))
     case = {"rows": rows, "cols": cols, "double": double, "dtype": str(dtype).removeprefix("torch.")}
     if codes.numel() <= 1000:
@@ -77,7 +91,7 @@ def nf4(rows, cols, double, dtype=torch.float32):
     x = wave((3, cols), 0.2).requires_grad_()
     y = torch.nn.functional.linear(x, found)
     y.backward(wave(y.shape, 1.0))
-    if cols % 64 == 0:
+    if cols % 64 == 0 and not double:
         state.dtype = torch.float32
         other = x.detach().requires_grad_()
         found = matmul_4bit(other, packed.t(), quant_state=state)
