@@ -13,7 +13,7 @@ use std::sync::Arc;
 use diptych_models::diffusers::ComponentDir;
 use diptych_models::unet::{UNet2DConditionConfig, UNet2DConditionModel, UserAttention, UserAttentionOptions};
 use diptych_models::{Builder, BuilderConfig};
-use diptych_tensor::{DType, Device, Tensor, Weights, backward, save_tensors};
+use diptych_tensor::{CheckpointPolicy, DType, Device, Tensor, Weights, backward, save_tensors};
 use named_values::{named, uniform};
 use serde_json::Value;
 use support::{check_gradients, randn, same_gradients, shake, tiny_unet, unet_inputs, values};
@@ -147,7 +147,7 @@ fn fresh_attention_changes_nothing_and_every_weight_learns() {
     shake(&params, 60);
     assert_ne!(values(&predict(&unet)), plain);
     let mut results = Vec::new();
-    for checkpointing in [false, true] {
+    for checkpointing in [CheckpointPolicy::Off, CheckpointPolicy::ALL] {
         unet.gradient_checkpointing = checkpointing;
         let loss = || (predict(&unet) * &weight).unwrap().sum_all().unwrap();
         results.push(check_gradients(&params, loss));
