@@ -16,7 +16,8 @@ use crate::worker::Cost;
 pub(crate) struct Measured {
     /// What was trained: see [`key`].
     pub(crate) key: String,
-    /// See [`world_of`].
+    /// See [`world_of`]; results from before it was written count no more.
+    #[serde(default)]
     pub(crate) world: String,
     pub(crate) seed: u64,
     /// Of the prompts and noise that `scores` are for.

@@ -243,8 +243,14 @@ impl Reading {
                 });
             }
             (TiePolicy::Both, ImageRow::Tie(pair), Dataset::Pairs(pairs)) => {
-                let id = format!("{}#swapped", pair.id);
-                let swapped = ImagePair::new(id, &pair.prompt, pair.rejected.clone(), pair.chosen.clone());
+                let swapped = ImagePair {
+                    id: format!("{}#swapped", pair.id),
+                    chosen: pair.rejected.clone(),
+                    rejected: pair.chosen.clone(),
+                    chosen_score: pair.rejected_score,
+                    rejected_score: pair.chosen_score,
+                    ..pair.clone()
+                };
                 pairs.extend([pair, swapped]);
             }
             (TiePolicy::Both, ImageRow::UnclearLabel(label), Dataset::Labels(labels)) => {

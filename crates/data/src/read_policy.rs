@@ -22,7 +22,7 @@ pub enum TiePolicy {
     Both,
     /// It is an error.
     Fail,
-    /// It is one record whose scores are equal, for those who compare a judge with labels. No recipe has it: nothing is learned from it.
+    /// A pair is one record whose scores are equal, for those who compare a judge with labels. No recipe has it: nothing is learned from it.
     #[serde(skip)]
     Keep,
 }

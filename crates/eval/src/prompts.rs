@@ -54,7 +54,7 @@ pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
     let prompts = match extension.to_str() {
         Some("jsonl" | "ndjson") => prompts_of_rows(path)?,
         Some("json") => match serde_json::from_str::<Vec<String>>(&text_of(path)?) {
-            Ok(prompts) => prompts,
+            Ok(prompts) => prompts.into_iter().filter(|prompt| !prompt.trim().is_empty()).collect(),
             Err(_) => prompts_of_data(path)?,
         },
         Some("parquet") => prompts_of_data(path)?,
@@ -100,15 +100,20 @@ fn prompts_of_rows(path: &Path) -> Result<Vec<String>> {
         .collect()
 }
 
-/// Of each record, those of ties too: only their prompts are wanted.
+/// The different prompts, those of ties too: published pairs have many of one prompt, and nothing but the prompts is wanted.
 fn prompts_of_data(path: &Path) -> Result<Vec<String>> {
     let files = DataFiles::find(&[path.to_path_buf()], Layout::Auto)?;
     let policy = ReadPolicy {
         ties: TiePolicy::Keep,
         ..ReadPolicy::default()
     };
-    let (dataset, _) = Dataset::read_with(&files, policy)?;
-    Ok(dataset.prompts().into_iter().map(str::to_owned).collect())
+    let (dataset, report) = Dataset::read_with(&files, policy)?;
+    if !report.is_complete() {
+        tracing::warn!("{}: {report}", path.display());
+    }
+    let mut seen = BTreeSet::new();
+    let different = dataset.prompts().into_iter().filter(|prompt| seen.insert(*prompt));
+    Ok(different.map(str::to_owned).collect())
 }
 
 /// The first `num` prompts of a file, or all of them. A file with fewer is not what was meant.

@@ -156,6 +156,7 @@ fn ties_follow_the_policy() {
                 (name(&tie.chosen), name(&tie.rejected)),
                 (name(&other.rejected), name(&other.chosen))
             );
+            assert_eq!(tie.user_id, other.user_id);
         }
     }
     assert_eq!(num_with_ties, if cfg!(feature = "parquet") { 3 } else { 1 });

@@ -108,13 +108,19 @@ fn training(
     let width = recipe.run.precision.dtype().size_in_bytes() as u64;
     let trained = counts.trained * WIDE;
     let reference = match recipe.reference {
+        // A round has a reference of its own, whatever stands in the recipe of all.
+        _ if recipe.rounds.is_some() => {
+            if is_network_beside(recipe) {
+                count(pipeline, denoiser_component(pipeline))? * width
+            } else {
+                0
+            }
+        }
         ReferenceConfig::Frozen {} | ReferenceConfig::Checkpoint { .. } => {
             count(pipeline, denoiser_component(pipeline))? * width
         }
         // Its parameters, and those of the policy while it borrows the policy's network.
         ReferenceConfig::Ema { .. } => 2 * trained,
-        // A round has a reference of its own.
-        ReferenceConfig::None {} if is_network_beside(recipe) => count(pipeline, denoiser_component(pipeline))? * width,
         ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Cached { .. } => 0,
     };
     let [latents, texts] = cached(recipe, pipeline, volume)?;

@@ -196,8 +196,8 @@ fn validate_users(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig, users
         return Err(recipe.invalid(key, found, format!("no such key, or no `[{SECTION}]`")));
     }
     match recipe.reference {
-        ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} | ReferenceConfig::Ema { .. } => Ok(()),
-        ReferenceConfig::Frozen {} | ReferenceConfig::Cached { .. } | ReferenceConfig::Checkpoint { .. } => {
+        ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} => Ok(()),
+        ReferenceConfig::Ema { .. } | ReferenceConfig::Frozen {} | ReferenceConfig::Cached { .. } | ReferenceConfig::Checkpoint { .. } => {
             let name = recipe.reference.name();
             let expected = "`adapter_off`, the network that attends to no user";
             Err(recipe.invalid(&format!("reference.{name}"), format!("`{name}` with users"), expected))

@@ -144,7 +144,12 @@ impl<D: Borrow<Denoiser>> Guided<D> {
         if let Some(negative) = &self.negative {
             let batch = timesteps.len();
             let half = |first: usize| self.conditioning.gather(&(first..first + batch).collect::<Vec<_>>());
-            let unconditional = negative.borrow().predict(input, timesteps, &half(0)?)?;
+            // It leads away from what it learned for nobody in particular.
+            let for_nobody = Conditioning {
+                users: None,
+                ..half(0)?
+            };
+            let unconditional = negative.borrow().predict(input, timesteps, &for_nobody)?;
             let conditional = denoiser.predict(input, timesteps, &half(batch)?)?;
             return Ok(extrapolated(
                 &cast(&unconditional, dtype)?,

@@ -88,7 +88,7 @@ impl UserEmbeddings {
     /// The values of a user, row-major.
     ///
     /// # Errors
-    /// [`Error::Users`] for a user that is not there, with the nearest name.
+    /// [`Error::Users`] for a user that is not there, with the first names that are.
     pub fn values(&self, name: &str) -> Result<&[f32]> {
         if let Some(values) = self.users.get(name) {
             return Ok(values);
@@ -97,9 +97,10 @@ impl UserEmbeddings {
         Err(Error::Users {
             path: self.file.clone(),
             problem: format!(
-                "has no user `{name}`; it has {} users: {}, …",
+                "has no user `{name}`; it has {} users: {}{}",
                 self.users.len(),
-                known.join(", ")
+                known.join(", "),
+                if self.users.len() > known.len() { ", …" } else { "" }
             ),
         })
     }

@@ -42,6 +42,11 @@ pub(crate) fn round_inputs(recipe: &Recipe<Diffusion>) -> Result<Vec<(String, Pa
 pub(crate) fn validate_rounds(recipe: &Recipe<Diffusion>) -> Result<()> {
     let Some(rounds) = &recipe.rounds else { return Ok(()) };
     validate_counts(recipe, rounds)?;
+    if recipe.method.consistency().is_some() {
+        let key = format!("method.{}.error", recipe.method.name());
+        let found = "`consistency` with `[rounds]`, whose references and teachers rounds do not hand on";
+        return Err(recipe.invalid(&key, found, "`denoising`"));
+    }
     validate_method(recipe, &rounds.records)?;
     validate_prompts(recipe, rounds)?;
     validate_data(recipe, rounds)?;

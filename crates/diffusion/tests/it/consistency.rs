@@ -56,7 +56,7 @@ fn pairs_do_not_see_each_other() {
     let world = World::new();
     for (number, kind) in KINDS.iter().enumerate() {
         let run = |cut: &str, micro_batch, accumulation| {
-            let text = format!("{DPO}{SECTION}{kind}{}", train(3, micro_batch, accumulation, 0.01));
+            let text = format!("{DPO}{SECTION}{kind}{}", train(3, micro_batch, accumulation, 0.0005));
             world.rows(&format!("{cut}-{number}"), &text)
         };
         let (whole, parts) = (run("whole", 4, 1), run("parts", 1, 4));

@@ -49,7 +49,7 @@ pub struct UNet2DConditionModel {
     conv_out: Conv2d,
     config: UNet2DConditionConfig,
     switch: AdapterSwitch,
-    /// Whether the backward pass computes the activations inside residual and transformer blocks again instead of keeping them.
+    /// Of which residual and transformer blocks the backward pass computes the activations again instead of keeping them.
     pub gradient_checkpointing: CheckpointPolicy,
 }
 

@@ -101,7 +101,7 @@ pub struct SiglipVisionModel {
     config: SiglipVisionConfig,
     dtype: DType,
     switch: AdapterSwitch,
-    /// Whether the backward pass computes the activations inside layers again instead of keeping them.
+    /// Of which layers the backward pass computes the activations again instead of keeping them.
     pub gradient_checkpointing: CheckpointPolicy,
 }
 

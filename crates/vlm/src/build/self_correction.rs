@@ -125,8 +125,12 @@ impl SelfCorrection {
                 Text::Messages(messages).into_blocks()
             }
             Text::Plain(text) => {
-                let again = speaker.request(&self.request, 0)?;
-                Text::Plain(format!("{text} {answer}\n{}", again.content()))
+                // A row without roles stays one; of a format, only words around words fit into it.
+                let again = match speaker.request(&self.request, 0)? {
+                    Text::Plain(request) => request,
+                    Text::Messages(_) | Text::Ids(_) => self.request.clone(),
+                };
+                Text::Plain(format!("{text} {answer}\n{again}"))
             }
             Text::Ids(ids) => Text::Ids(ids.clone()),
         };

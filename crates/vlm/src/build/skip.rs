@@ -36,7 +36,7 @@ pub enum Skip {
     BothRight,
     /// First and second answer are both wrong.
     BothWrong,
-    /// No answer makes a claim.
+    /// The first answer, which is the one that is overwritten, makes no claim.
     NoClaims,
     /// The scores of the answers are too close.
     NoGap,
@@ -65,7 +65,7 @@ impl Skip {
             Self::Contained => "the chosen answer is part of the rejected one",
             Self::BothRight => "both answers are right",
             Self::BothWrong => "both answers are wrong",
-            Self::NoClaims => "no answer makes a claim",
+            Self::NoClaims => "the first answer makes no claim",
             Self::NoGap => "the scores of the answers are too close",
             Self::NoCaption => "there is no caption of the row",
             Self::MuchShorter => "the chosen answer is much shorter",

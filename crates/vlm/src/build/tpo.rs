@@ -79,6 +79,7 @@ impl Tpo {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
+        // The first answer is the one that is overwritten.
         if claims.first().is_none_or(Vec::is_empty) {
             return Ok(outcome.and(Skip::NoClaims));
         }

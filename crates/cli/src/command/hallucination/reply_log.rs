@@ -33,11 +33,14 @@ impl ReplyLog {
         let path = out.with_file_name(format!("judging-{:016x}.jsonl", digest(&asked)));
         create_parent(&path)?;
         let cannot = |action: &str| format!("cannot {action} {}", path.display());
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        let mut bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).with_context(|| cannot("read")),
         };
+        // A line may have been cut off in the middle of a character.
+        bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        let text = String::from_utf8(bytes).with_context(|| cannot("read"))?;
         let (replies, whole) = kept(&text, &asked);
         let mut file = OpenOptions::new()
             .create(true)

@@ -104,7 +104,10 @@ pub(crate) fn check_solver(
             hint: format!("expected a divisor of {len}, the length of the noise schedule"),
         });
     }
-    Ok((schedule, len / steps))
+    let stride = len / steps;
+    let alphas = schedule.alphas_cumprod().iter().skip(stride - 1).step_by(stride);
+    refuse_blind("lcm", &schedule, alphas.map(|&alpha| f64::from(alpha)))?;
+    Ok((schedule, stride))
 }
 
 impl Consistency {

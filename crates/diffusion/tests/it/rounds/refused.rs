@@ -56,6 +56,10 @@ fn of_rounds() -> Vec<(String, &'static str)> {
 fn of_others() -> Vec<(String, &'static str)> {
     vec![
         (
+            text("") + "[method.offline_pairs.error.consistency]\n",
+            "method.offline_pairs.error",
+        ),
+        (
             candidates("").replace("\"captions.jsonl\"", "[]") + "[rounds.prompts.scenes]\n",
             "rounds.prompts_per_round",
         ),
