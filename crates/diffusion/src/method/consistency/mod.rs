@@ -33,6 +33,7 @@ pub use config::{ConsistencyConfig, ConsistencySolver, ConsistencyTarget, ImageE
 use super::scoring::DenoisingInput;
 use crate::pipeline::{Conditioning, Denoiser, Guided};
 use crate::sampler::lcm::{Boundary, ORIGINAL_STEPS};
+use crate::sampler::prediction::refuse_blind;
 use crate::schedule::{DiscreteSchedule, NoiseSchedule, PredictionType, per_example};
 use crate::tensors::cast;
 use crate::{Error, Result};
