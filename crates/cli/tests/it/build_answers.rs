@@ -169,7 +169,7 @@ fn settings_come_from_files_and_wrong_ones_are_named() {
         build(&place, words).failure(code, said);
     }
     assert!(!place.path("out.jsonl").exists());
-    build(&place, "temple --out out.jsonl").failure(1, &["1 images", "frames of a video"]);
+    build(&place, "temple --out temple.jsonl").failure(1, &["1 images", "frames of a video"]);
 
     let texts = Place::with_language();
     texts

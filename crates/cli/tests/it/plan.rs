@@ -56,7 +56,7 @@ const CASES: [Case; 17] = [
         LORA,
         "adapter_off",
         8,
-        &["train.gradient_checkpointing.memory=120"],
+        &["train.gradient_checkpointing.memory=230"],
     ),
     case("wide", LORA, "adapter_off", 1, &["model.quantization=nf4"]),
     case("wide", EVERY_LAYER, "frozen", 4, &["model.quantization=int8"]),

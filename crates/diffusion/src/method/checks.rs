@@ -197,7 +197,10 @@ fn validate_users(recipe: &Recipe<Diffusion>, config: &OfflinePairsConfig, users
     }
     match recipe.reference {
         ReferenceConfig::None {} | ReferenceConfig::AdapterOff {} => Ok(()),
-        ReferenceConfig::Ema { .. } | ReferenceConfig::Frozen {} | ReferenceConfig::Cached { .. } | ReferenceConfig::Checkpoint { .. } => {
+        ReferenceConfig::Ema { .. }
+        | ReferenceConfig::Frozen {}
+        | ReferenceConfig::Cached { .. }
+        | ReferenceConfig::Checkpoint { .. } => {
             let name = recipe.reference.name();
             let expected = "`adapter_off`, the network that attends to no user";
             Err(recipe.invalid(&format!("reference.{name}"), format!("`{name}` with users"), expected))
