@@ -6,7 +6,7 @@ use diptych_models::clip::{
     ClipConfig, ClipModel, TimeConditionedClip, from_open_clip, normalized, read_open_clip_config, vit_h_14,
 };
 use diptych_models::text_encoder::ClipTokenizer;
-use diptych_models::vision::{CropRounding, Filter, ImageProcessor, Resize, ResizeArithmetic};
+use diptych_models::vision::{Filter, ImageProcessor, Resize, ResizeArithmetic};
 use diptych_models::{Builder, BuilderConfig, Error as ModelError};
 use diptych_tensor::{DType, Device, Result as TensorResult, Tensor, Weights};
 use image::RgbImage;
@@ -21,9 +21,6 @@ use crate::error::{Error, Result};
 
 /// The last of the thousand steps that step-aware models know.
 const LAST_TIMESTEP: f64 = 999.0;
-
-/// How prompts begin for the score of the paper: Hessel et al., "`CLIPScore`", EMNLP 2021, arXiv:2104.08718.
-const PHOTO: &str = "A photo depicts ";
 
 /// What is made of features.
 #[derive(Debug)]
@@ -72,7 +69,7 @@ impl ClipJudge {
         let (factor, is_clipped, prefix) = match config.convention {
             ClipScoreConvention::Cosine => (1.0, false, ""),
             ClipScoreConvention::Percent => (100.0, true, ""),
-            ClipScoreConvention::Paper => (2.5, true, PHOTO),
+            ClipScoreConvention::Paper => (2.5, true, "A photo depicts "),
         };
         let formula = Formula::Cosine {
             factor,
@@ -114,14 +111,7 @@ impl ClipJudge {
                 expected: "a plain one; this is a judge `step_aware`".to_owned(),
             });
         }
-        let processor = match &formula {
-            // The programs of both publications crop with torchvision.
-            Formula::Head(_) | Formula::Cosine { prefix: PHOTO, .. } => ImageProcessor {
-                crop_rounding: CropRounding::HalfToEven,
-                ..ImageProcessor::from_dir(path)?
-            },
-            Formula::Cosine { .. } | Formula::Scaled => ImageProcessor::from_dir(path)?,
-        };
+        let processor = ImageProcessor::from_dir(path)?;
         let network = Network::Plain(load(&weights, options, |builder| ClipModel::load(builder, &config))?);
         Self::assemble((network, &config), formula, path, processor, options)
     }

@@ -115,7 +115,7 @@ fn what_rounds_cannot_do_is_refused_by_key_before_anything_is_loaded() {
         assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
         num_refused += 1;
     }
-    assert_eq!(num_refused, 22);
+    assert_eq!(num_refused, 24);
 }
 
 #[test]

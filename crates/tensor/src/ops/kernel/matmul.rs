@@ -155,7 +155,8 @@ pub(in crate::ops) fn matmul<T: Float>(
         return turned((m, n), &dst, accumulate, &product((n, m, k), rhs.t(), lhs.t(), threads));
     }
     let copied;
-    let rhs = if threads == Threads::All && n <= PACKED_COLUMNS && m > FEW_COLUMNS && rhs.row == 1 && rhs.col > 1 {
+    // Whatever m is: a row is the same number in a batch of any size.
+    let rhs = if threads == Threads::All && n <= PACKED_COLUMNS && rhs.row == 1 && rhs.col > 1 {
         copied = in_order(rhs, (k, n));
         Matrix::rows(&copied, n)
     } else {
