@@ -101,10 +101,7 @@ fn rounds_are_planned() {
         said.contains("72 images of 12 prompts and trains on 12 records"),
         "{said}"
     );
-    assert_eq!(
-        plan.memory.moment, "sampling for a round",
-        "a small adapter of a whole pipeline"
-    );
+    assert_eq!(plan.memory.moment, "training", "with the policy of the round before");
     let full = text.replace("adapter.lora.rank = 2", "adapter.full = {}");
     let plan = estimate(&world.recipe("full", &full)).unwrap();
     assert_eq!(plan.memory.moment, "training");
@@ -123,6 +120,11 @@ fn rounds_are_planned() {
     let initial = text.replace("num_rounds = 2", "num_rounds = 2\nreference = \"initial\"");
     assert_ne!(initial, text);
     assert_eq!(of_reference(&initial), None, "the adapter switched off");
+    let plan = estimate(&world.recipe("initial", &initial)).unwrap();
+    assert_eq!(
+        plan.memory.moment, "sampling for a round",
+        "a small adapter of a whole pipeline"
+    );
 
     let all = text.replace("num_candidates = 6", "num_candidates = 6, rule = \"all\"");
     let plan = estimate(&world.recipe("all", &all)).unwrap();

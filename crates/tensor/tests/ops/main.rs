@@ -2,6 +2,7 @@
 //! another number of threads.
 #![expect(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod batches;
 mod cases;
 mod decoder;
 mod masks;

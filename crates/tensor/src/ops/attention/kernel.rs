@@ -98,26 +98,18 @@ impl<'a, T: Float> Inputs<'a, T> {
         }
     }
 
-    /// The rows of keys or values as columns, for products that need them so more than once.
-    fn transposed(&self, rows: &Rows<'_, T>) -> Option<Transposed<T>> {
+    /// The rows of keys or values as columns: also where one product needs them, since the gemm crate sums small products of rows with rows in
+    /// another order than large ones, and a row is to be the same number in a batch of any size.
+    fn transposed(&self, rows: &Rows<'_, T>) -> Transposed<T> {
         let sizes = &self.sizes;
-        (self.tiles() * sizes.group() > 1).then(|| rows.transposed(sizes.key_units(), sizes.keys, sizes.head_dim))
+        rows.transposed(sizes.key_units(), sizes.keys, sizes.head_dim)
     }
 
     /// Writes the products of `lhs`, which has the rows of the tile, with the keys or values that the tile sees.
-    fn times_columns(
-        &self,
-        tile: &Tile,
-        lhs: Matrix<'_, T>,
-        (rows, transposed): (&Rows<'_, T>, Option<&Transposed<T>>),
-        products: &mut [T],
-    ) {
+    fn times_columns(&self, tile: &Tile, lhs: Matrix<'_, T>, rhs: &Transposed<T>, products: &mut [T]) {
         for Piece { keys, start } in tile.columns.pieces() {
             let place = MatrixMut::rows(&mut products[*start..], tile.stride);
-            let rhs = match transposed {
-                Some(transposed) => transposed.matrix(tile.key_unit, keys.start),
-                None => rows.matrix(tile.key_unit, keys.start).t(),
-            };
+            let rhs = rhs.matrix(tile.key_unit, keys.start);
             let sizes = (tile.rows.len(), keys.len(), self.sizes.head_dim);
             matmul(sizes, place, Accumulate::Replace, lhs, rhs, Threads::One);
         }
@@ -125,16 +117,9 @@ impl<'a, T: Float> Inputs<'a, T> {
 
     /// Writes `e^(score - max)` of the tile and the reciprocal of each row's sum. Where scores are capped, `slopes` gets the
     /// derivative of the scores with respect to the products of queries and keys, unless it is empty.
-    fn exponentials(
-        &self,
-        tile: &Tile,
-        k: Option<&Transposed<T>>,
-        scores: &mut [T],
-        reciprocals: &mut [T],
-        slopes: &mut [T],
-    ) {
+    fn exponentials(&self, tile: &Tile, k: &Transposed<T>, scores: &mut [T], reciprocals: &mut [T], slopes: &mut [T]) {
         let (rows, len) = (&tile.rows, tile.columns.len());
-        self.times_columns(tile, self.q.matrix(tile.unit, rows.start), (&self.k, k), scores);
+        self.times_columns(tile, self.q.matrix(tile.unit, rows.start), k, scores);
         let factor = match self.scores.softcap {
             None => T::of(self.scores.scale),
             Some(cap) => {
@@ -164,7 +149,7 @@ impl<'a, T: Float> Inputs<'a, T> {
             let rows = &tile.rows;
             T::with_scratch(tile.len() + rows.len(), |scratch| {
                 let (scores, reciprocals) = scratch.split_at_mut(tile.len());
-                self.exponentials(&tile, k.as_ref(), scores, reciprocals, &mut []);
+                self.exponentials(&tile, &k, scores, reciprocals, &mut []);
                 let start = strides.at(tile.unit, rows.start);
                 self.times_keys(&tile, scores, &self.v, (place, start, strides.row));
                 for (i, &reciprocal) in reciprocals.iter().enumerate() {
@@ -221,7 +206,7 @@ impl<'a, T: Float> Inputs<'a, T> {
             inputs: self,
             outputs,
             k: self.transposed(&self.k),
-            v: tracked[..2].contains(&true).then(|| self.transposed(&self.v)).flatten(),
+            v: tracked[..2].contains(&true).then(|| self.transposed(&self.v)),
             dq: gradients.q.as_mut().map(|dq| (Shared::new(dq), of_queries)),
         };
         let places = [&mut gradients.k, &mut gradients.v].map(|sum| sum.as_mut().map(|sum| Shared::new(sum)));
@@ -274,7 +259,8 @@ impl<'a, T: Float> Inputs<'a, T> {
 struct Backward<'a, T> {
     inputs: &'a Inputs<'a, T>,
     outputs: Outputs<'a, T>,
-    k: Option<Transposed<T>>,
+    k: Transposed<T>,
+    /// None where neither dQ nor dK is wanted.
     v: Option<Transposed<T>>,
     dq: Option<(Shared<'a, T>, Strides)>,
 }
@@ -290,7 +276,7 @@ impl<T: Float> Backward<'_, T> {
             let (ds, rest) = rest.split_at_mut(len);
             let (slopes, rest) = rest.split_at_mut(slopes);
             let (reciprocals, dout) = rest.split_at_mut(rows.len());
-            inputs.exponentials(tile, self.k.as_ref(), e, reciprocals, slopes);
+            inputs.exponentials(tile, &self.k, e, reciprocals, slopes);
             // P is e over the sum of its row: dividing dO instead takes a pass over fewer numbers, for P^T dO and dO V^T alike.
             for (i, (dout, &reciprocal)) in dout.chunks_exact_mut(head_dim.max(1)).zip(&*reciprocals).enumerate() {
                 dout.copy_from_slice(self.outputs.grad.row(tile.unit, rows.start + i, head_dim));
@@ -298,10 +284,8 @@ impl<T: Float> Backward<'_, T> {
             }
             let dout = Matrix::rows(&*dout, head_dim);
             self.add_to_keys(tile, e, dout, dv);
-            if self.dq.is_none() && dk.is_empty() {
-                return;
-            }
-            self.score_gradients(tile, dout, e, ds);
+            let Some(v) = &self.v else { return };
+            self.score_gradients(tile, (dout, v), e, ds);
             multiply(slopes, ds);
             if let Some((place, strides)) = self.dq {
                 let start = strides.at(tile.unit, rows.start);
@@ -329,10 +313,10 @@ impl<T: Float> Backward<'_, T> {
     /// Writes the gradient of the scores of a tile with probabilities P: `P (dP - sum(P dP)) scale` with `dP = dO V^T`, where the sum
     /// of a row is that of `O dO`. With `e` and `dout`, dO over the sums of e, that is `e (dout V^T - sum(O dout)) scale`. The scale of
     /// capped scores is part of their slopes.
-    fn score_gradients(&self, tile: &Tile, dout: Matrix<'_, T>, e: &[T], ds: &mut [T]) {
+    fn score_gradients(&self, tile: &Tile, (dout, v): (Matrix<'_, T>, &Transposed<T>), e: &[T], ds: &mut [T]) {
         let (rows, len, inputs) = (&tile.rows, tile.columns.len(), self.inputs);
         let head_dim = inputs.sizes.head_dim;
-        inputs.times_columns(tile, dout, (&inputs.v, self.v.as_ref()), ds);
+        inputs.times_columns(tile, dout, v, ds);
         let factor = match inputs.scores.softcap {
             None => T::of(inputs.scores.scale),
             Some(_) => T::one(),
