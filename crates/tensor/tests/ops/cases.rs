@@ -392,7 +392,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let of_decoders = 2 * 3 + 3 + 4 + 11 * 3 + 5 * 2;
     assert_eq!(
         cases.len(),
-        2 * 4 + 7 * 3 + 3 + 4 + 2 * 5 + 3 + 2 * 4 + 2 * 25 + 2 * 2 * 6 + of_decoders
+        2 * 4 + 7 * 3 + 3 + 4 + 2 * 5 + 3 + 2 * 4 + 2 * 26 + 2 * 2 * 6 + of_decoders
     );
     cases
 }

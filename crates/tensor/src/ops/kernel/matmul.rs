@@ -122,7 +122,8 @@ pub(in crate::ops) enum Threads {
 
 /// `dst = lhs * rhs` or `dst += lhs * rhs`, with `lhs` (m, k) and `rhs` (k, n).
 ///
-/// Each element is summed over k in an order that depends on the sizes only.
+/// Each element is summed over k in an order that depends on the sizes and the layouts only, and not on m and n where there are more than
+/// 256 of them: fewer, of rows with rows, the gemm crate sums in lanes.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the place is an exclusive borrow, and ends with the product"
@@ -155,8 +156,7 @@ pub(in crate::ops) fn matmul<T: Float>(
         return turned((m, n), &dst, accumulate, &product((n, m, k), rhs.t(), lhs.t(), threads));
     }
     let copied;
-    // Whatever m is: a row is the same number in a batch of any size.
-    let rhs = if threads == Threads::All && n <= PACKED_COLUMNS && rhs.row == 1 && rhs.col > 1 {
+    let rhs = if threads == Threads::All && n <= PACKED_COLUMNS && m > FEW_COLUMNS && rhs.row == 1 && rhs.col > 1 {
         copied = in_order(rhs, (k, n));
         Matrix::rows(&copied, n)
     } else {
