@@ -225,6 +225,13 @@ pub(crate) fn assert_same_rows(found: &[MetricsRow], expected: &[MetricsRow], to
         let (found_numbers, expected_numbers) = (numbers(found), numbers(expected));
         for (key, expected_value) in &expected_numbers {
             let Some(value) = found_numbers.get(key) else { continue };
+            // A policy that is its reference has margins of rounding, whose signs say nothing.
+            let is_tied = expected_numbers
+                .get("rewards/margins")
+                .is_some_and(|margin| margin.abs() < 1e-5);
+            if key == "rewards/accuracies" && is_tied {
+                continue;
+            }
             let bound = tolerance * expected_value.abs().max(1.0);
             assert!(
                 (value - expected_value).abs() <= bound,

@@ -42,7 +42,8 @@ fn cached_scores_are_live_ones() {
         ("read", bench.run(&on_disk)),
         ("of the data", bench.run(&columns)),
     ] {
-        num += assert_same_rows(&cached, &live, 1e-5, what);
+        // A text is summed in another company: a few of the last digits of sums of some tens.
+        num += assert_same_rows(&cached, &live, 5e-5, what);
     }
     assert!(path.is_file());
     assert!(live[4].metrics["rewards/margins"].abs() > 1e-3, "the policy has moved");
